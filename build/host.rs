@@ -1,0 +1,95 @@
+//! The kernels for the host device: one C++ file a family and variant, generated from the manifest.
+
+use crate::Build;
+use crate::manifest::{Kernel, Manifest};
+
+/// A way in which the same kernels are compiled for the CPU.
+#[derive(Clone, Copy)]
+pub struct Variant {
+    pub name: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// What every x86-64 or aarch64 CPU runs.
+const PORTABLE: Variant = Variant { name: "portable", flags: &[] };
+/// Chosen at run time where the CPU has the instructions.
+const AVX2: Variant = Variant { name: "avx2", flags: &["-mavx2", "-mfma", "-mf16c"] };
+/// Every access calls src/device/host/checker.rs: the compiler's instrumentation with our own callbacks.
+const CHECKED: Variant = Variant { name: "checked", flags: &["-fsanitize=thread", "-DWC_CHECKED", "-g1"] };
+
+impl Variant {
+    pub fn symbol(&self, build: &Build, kernel: &Kernel) -> String {
+        format!("{}{}_{}", build.prefix, self.name, kernel.name)
+    }
+}
+
+#[cfg(not(feature = "host"))]
+pub fn compile(_: &Build, _: &Manifest) -> Result<Vec<Variant>, String> {
+    Err("the feature host is off".into())
+}
+
+/// Compiles every variant that this target has; the archives are linked into the crate.
+#[cfg(feature = "host")]
+pub fn compile(build: &Build, manifest: &Manifest) -> Result<Vec<Variant>, String> {
+    let mut variants = vec![PORTABLE];
+    if crate::env("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+        variants.push(AVX2);
+    }
+    if crate::feature("checked-host") {
+        variants.push(CHECKED);
+    }
+    let compiler = |name: &str| {
+        let mut cc = cc::Build::new();
+        cc.cpp(true).std("c++17").opt_level(3).include(&build.kernels).define("WC_PREFIX", build.prefix.as_str()).cargo_warnings(false);
+        // contraction off: a * b + c is fused only where the kernel says fmaf, as under nvcc
+        for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"]
+        {
+            cc.flag(flag);
+        }
+        (cc, format!("{}{name}", build.prefix))
+    };
+    for variant in &variants {
+        let (mut cc, library) = compiler(variant.name);
+        for flag in variant.flags {
+            cc.flag(flag);
+        }
+        for family in manifest.families() {
+            let file = build.out.join(format!("{family}_{}.cpp", variant.name));
+            std::fs::write(&file, source(build, manifest, family, variant)).map_err(|e| format!("{}: {e}", file.display()))?;
+            cc.file(file);
+        }
+        cc.try_compile(&library).map_err(advice)?;
+    }
+    let (mut cc, library) = compiler("runtime");
+    cc.file(build.kernels.join("host/runtime.cpp"));
+    if crate::feature("checked-host") {
+        cc.file(build.kernels.join("host/callbacks.cpp"));
+    }
+    cc.try_compile(&library).map_err(advice)?;
+    Ok(variants)
+}
+
+#[cfg(feature = "host")]
+fn advice(error: cc::Error) -> String {
+    format!(
+        "{error}\nThe feature `host` compiles the kernels with a C++17 compiler (gcc 11 or clang 14 and newer; clang-cl on Windows).\n\
+         Debian, Ubuntu: apt-get install g++    Fedora: dnf install gcc-c++    macOS: xcode-select --install\n\
+         or build without the host device: --no-default-features --features cuda"
+    )
+}
+
+/// A family's entry points. The kernels are in a namespace of their own for each variant: otherwise the linker would keep
+/// one copy of each template, and a CPU without AVX2 might get the one that needs it.
+#[cfg(feature = "host")]
+fn source(build: &Build, manifest: &Manifest, family: &str, variant: &Variant) -> String {
+    let namespace = format!("{}{}", build.prefix, variant.name);
+    let mut out =
+        format!("#include \"device/platform.cuh\"\nnamespace {namespace} {{\n#include \"{family}.cu\"\n}}\nusing namespace {namespace};\n");
+    for kernel in manifest.kernels.iter().filter(|k| k.family == family) {
+        let (symbol, function, params) = (variant.symbol(build, kernel), &kernel.function, &kernel.params);
+        out += &format!(
+            "extern \"C\" __attribute__((visibility(\"default\"))) void {symbol}(const void* params) {{ {function}(*(const {params}*)params); }}\n"
+        );
+    }
+    out
+}

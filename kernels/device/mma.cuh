@@ -1,0 +1,105 @@
+// Tensor cores: a warp's whole tile a call, so that the host device switches lanes once a tile and nvcc unrolls the call
+// to the same instructions. Fragments are laid out as PTX's mma.m16n8k16 and ldmatrix define them.
+#pragma once
+#include "scalar.cuh"
+
+#ifndef __CUDACC__
+template <int kCount> struct LdmatrixArgs {
+    const void* const* rows;
+    uint32_t (*out)[4];
+};
+template <int kCount, bool kTranspose> WC_UNCHECKED void ldmatrix_act(void** lanes) {
+    for (int n = 0; n < kCount; ++n)
+        for (int m = 0; m < 4; ++m)
+            for (int r = 0; r < 8; ++r) {
+                const uint16_t* row = (const uint16_t*)((LdmatrixArgs<kCount>*)lanes[m * 8 + r])->rows[n];
+                for (int c = 0; c < 8; ++c) {
+                    const int lane = kTranspose ? c * 4 + r / 2 : r * 4 + c / 2, half = (kTranspose ? r : c) & 1;
+                    uint32_t* word = &((LdmatrixArgs<kCount>*)lanes[lane])->out[n][m];
+                    *word = half ? (*word & 0xffffu) | (uint32_t)row[c] << 16 : (*word & 0xffff0000u) | row[c];
+                }
+            }
+}
+
+// Gathers the fragments of all lanes into plain matrices, multiplies them, and scatters the sums back.
+template <int kM, int kN> struct MmaArgs {
+    float (*d)[kN][4];
+    const uint32_t (*a)[4];
+    const uint32_t (*b)[2];
+};
+template <typename T, int kM, int kN> WC_UNCHECKED void mma_act(void** lanes) {
+    alignas(64) float a[kM * 16][16], b[16][kN * 8], d[kM * 16][kN * 8];
+    for (int l = 0; l < 32; ++l) {
+        const MmaArgs<kM, kN>* p = (const MmaArgs<kM, kN>*)lanes[l];
+        const int g = l / 4, t = l % 4 * 2;
+        for (int i = 0; i < 4; ++i)
+            for (int h = 0; h < 2; ++h) {
+                for (int m = 0; m < kM; ++m) a[m * 16 + g + 8 * (i & 1)][t + h + 8 * (i >> 1)] = to_float(T{(uint16_t)(p->a[m][i] >> 16 * h)});
+                for (int n = 0; i < 2 && n < kN; ++n) b[t + h + 8 * i][n * 8 + g] = to_float(T{(uint16_t)(p->b[n][i] >> 16 * h)});
+            }
+        for (int m = 0; m < kM; ++m)
+            for (int n = 0; n < kN; ++n)
+                for (int i = 0; i < 4; ++i) d[m * 16 + g + 8 * (i >> 1)][n * 8 + t + (i & 1)] = p->d[m][n][i];
+    }
+    for (int i = 0; i < kM * 16; ++i)
+        for (int k = 0; k < 16; ++k)
+            for (int j = 0; j < kN * 8; ++j) d[i][j] += a[i][k] * b[k][j];
+    for (int l = 0; l < 32; ++l) {
+        const MmaArgs<kM, kN>* p = (const MmaArgs<kM, kN>*)lanes[l];
+        const int g = l / 4, t = l % 4 * 2;
+        for (int m = 0; m < kM; ++m)
+            for (int n = 0; n < kN; ++n)
+                for (int i = 0; i < 4; ++i) p->d[m][n][i] = d[m * 16 + g + 8 * (i >> 1)][n * 8 + t + (i & 1)];
+    }
+}
+#endif
+
+// kCount loads of four 8x8 matrices of 16-bit words from shared memory; lane l gives the address of row l % 8 of matrix
+// l / 8, 16-byte aligned.
+template <bool kTranspose, int kCount>
+WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)[kCount]) {
+#ifdef __CUDACC__
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+        const uint32_t from = (uint32_t)__cvta_generic_to_shared(rows[n]);
+        if constexpr (kTranspose)
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3]) : "r"(from) : "memory");
+        else
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3]) : "r"(from) : "memory");
+    }
+#else
+#ifdef WC_CHECKED
+    for (int n = 0; n < kCount; ++n) wc_lane->calls->touch(wc_lane, rows[n], 16, 0, __builtin_return_address(0));
+#endif
+    LdmatrixArgs<kCount> args{rows, out};
+    wc_lane->calls->collective(wc_lane, ldmatrix_act<kCount, kTranspose>, &args);
+#endif
+}
+
+#ifdef __CUDACC__
+template <typename T> WC_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <> WC_DEVICE void mma_m16n8k16<f16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <> WC_DEVICE void mma_m16n8k16<bf16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// d[m][n] += a[m] * b[n] for the kM x kN fragments (16x8 each, k = 16) of one warp's tile, f32 sums.
+template <typename T, int kM, int kN>
+WC_DEVICE void warp_mma(float (&d)[kM][kN][4], const uint32_t (&a)[kM][4], const uint32_t (&b)[kN][2]) {
+#ifdef __CUDACC__
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kN; ++n) mma_m16n8k16<T>(d[m][n], a[m], b[n]);
+#else
+    MmaArgs<kM, kN> args{d, a, b};
+    wc_lane->calls->collective(wc_lane, mma_act<T, kM, kN>, &args);
+#endif
+}

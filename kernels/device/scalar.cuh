@@ -1,0 +1,60 @@
+// Scalars: 16-bit floats as plain storage without operators, so that every conversion is written where it happens and
+// both compilers do the same one. Sums and products are f32.
+#pragma once
+#include "platform.cuh"
+
+struct f16_t {
+    uint16_t bits;
+};
+struct bf16_t {
+    uint16_t bits;
+};
+
+#ifdef __CUDACC__
+WC_DEVICE uint32_t float_bits(float f) { return __float_as_uint(f); }
+WC_DEVICE float bits_float(uint32_t u) { return __uint_as_float(u); }
+WC_DEVICE float to_float(f16_t v) { return __half2float(__ushort_as_half(v.bits)); }
+#else
+WC_DEVICE uint32_t float_bits(float f) { return __builtin_bit_cast(uint32_t, f); }
+WC_DEVICE float bits_float(uint32_t u) { return __builtin_bit_cast(float, u); }
+WC_DEVICE float to_float(f16_t v) {
+#if defined(__F16C__)
+    return _cvtsh_ss(v.bits);
+#else
+    // Shift exponent and mantissa into place; the multiplication by 2^112 corrects the exponent's bias, and makes
+    // subnormals normal. Infinity and NaN keep their all-ones exponent.
+    uint32_t magnitude = (uint32_t)(v.bits & 0x7fff) << 13;
+    uint32_t special = magnitude >= 0x0f800000u ? 0x70000000u : 0u;
+    float f = special ? bits_float(magnitude + special) : bits_float(magnitude) * 5.192296858534828e33f;
+    return bits_float(float_bits(f) | (uint32_t)(v.bits & 0x8000) << 16);
+#endif
+}
+#endif
+WC_DEVICE float to_float(float v) { return v; }
+WC_DEVICE float to_float(bf16_t v) { return bits_float((uint32_t)v.bits << 16); }
+
+// Rounds to nearest, ties to even; overflow becomes infinity, NaN stays NaN.
+template <typename T> WC_DEVICE T from_float(float f);
+template <> WC_DEVICE float from_float<float>(float f) { return f; }
+template <> WC_DEVICE f16_t from_float<f16_t>(float f) {
+#if defined(__CUDACC__)
+    return f16_t{__half_as_ushort(__float2half_rn(f))};
+#elif defined(__F16C__)
+    return f16_t{(uint16_t)_cvtss_sh(f, 0)};
+#else
+    uint32_t u = float_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+    if (a > 0x7f800000) return f16_t{(uint16_t)(sign | 0x7e00)};
+    if (a >= 0x47800000) return f16_t{(uint16_t)(sign | 0x7c00)};
+    if (a < 0x38800000) { // below the smallest normal: adding 0.5 rounds to steps of 2^-24
+        uint32_t r = float_bits(bits_float(a) + 0.5f);
+        return f16_t{(uint16_t)(sign | (r - 0x3f000000))};
+    }
+    a += 0xc8000fffu + (a >> 13 & 1); // rebias the exponent by -112 and round
+    return f16_t{(uint16_t)(sign | a >> 13)};
+#endif
+}
+template <> WC_DEVICE bf16_t from_float<bf16_t>(float f) {
+    uint32_t u = float_bits(f);
+    if ((u & 0x7fffffff) > 0x7f800000) return bf16_t{(uint16_t)(u >> 16 | 0x40)};
+    return bf16_t{(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+}

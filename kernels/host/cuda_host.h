@@ -1,0 +1,58 @@
+// A stand-in for the CUDA runtime when the host's C++ compiler reads a kernel. A CUDA thread is a lane that the host
+// device (src/device/host/) runs; whatever a lane cannot do alone it asks of the host device through `HostCalls`.
+// Included before the kernels' namespace is opened, so that these C names exist once.
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+struct WcDim3 {
+    uint32_t x, y, z;
+};
+
+struct WcLane;
+// Functions of src/device/host/calls.rs, in this order.
+struct WcHostCalls {
+    void (*barrier)(WcLane*);
+    void (*sync_warp)(WcLane*);
+    // The last of a warp's 32 lanes to arrive runs `act` over the arguments of all; `act` is also the collective's identity.
+    void (*collective)(WcLane*, void (*act)(void**), void* argument);
+    void (*copy_async)(WcLane*, void* shared, const void* global, uint32_t bytes, uint32_t valid);
+    void (*copy_commit)(WcLane*);
+    void (*copy_wait)(WcLane*, uint32_t pending);
+    // An access that the compiler's instrumentation does not see: one made by a collective on behalf of this lane.
+    void (*touch)(WcLane*, const void* address, uint64_t bytes, uint32_t write, const void* place);
+};
+struct WcLane {
+    WcDim3 thread, block, block_dim, grid_dim;
+    unsigned char* shared;
+    const WcHostCalls* calls;
+    void* state; // the host device's own
+    uint32_t linear, reserved;
+};
+
+// Both names carry the crate's version, so that two versions may be linked into one program.
+#define WC_JOIN_(a, b) a##b
+#define WC_JOIN(a, b) WC_JOIN_(a, b)
+#define wc_lane WC_JOIN(WC_PREFIX, lane)
+extern "C" __thread WcLane* wc_lane; // the lane that this OS thread runs now
+
+#define threadIdx (wc_lane->thread)
+#define blockIdx (wc_lane->block)
+#define blockDim (wc_lane->block_dim)
+#define gridDim (wc_lane->grid_dim)
+#define WC_DEVICE inline __attribute__((always_inline))
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __restrict__ __restrict
+#ifdef WC_CHECKED
+#define WC_UNCHECKED __attribute__((no_sanitize("thread")))
+#else
+#define WC_UNCHECKED
+#endif
+
+WC_DEVICE unsigned char* shared_memory() { return wc_lane->shared; }
+WC_DEVICE void __syncthreads() { wc_lane->calls->barrier(wc_lane); }

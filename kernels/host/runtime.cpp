@@ -1,0 +1,7 @@
+// The one global that kernels on the host device need, and its setter.
+#include "cuda_host.h"
+extern "C" {
+__thread WcLane* wc_lane;
+void WC_JOIN(WC_PREFIX, set_lane)(WcLane* lane) { wc_lane = lane; }
+WcLane* WC_JOIN(WC_PREFIX, get_lane)() { return wc_lane; }
+}

@@ -1,0 +1,79 @@
+// Parameter structs of the kernels, passed by value. Mirrored to Rust by bindgen (src/kernels/params.rs: feature
+// `regenerate-bindings`). Fixed-width integers and 64-bit device addresses only; strides are in elements.
+#pragma once
+#include <stdint.h>
+
+// How far a thread may reach in a tensor: 64 bits per image, 32 bits inside one.
+typedef struct Tensor4 {
+    uint64_t address;
+    int64_t stride_n;
+    int32_t stride_c, stride_h, stride_w;
+    int32_t reserved;
+} Tensor4;
+
+typedef enum ActivationCode {
+    ACTIVATION_NONE = 0,
+    ACTIVATION_RELU = 1,
+    ACTIVATION_RELU6 = 2,
+    ACTIVATION_LEAKY_RELU = 3,
+    ACTIVATION_PRELU = 4,
+    ACTIVATION_SIGMOID = 5,
+    ACTIVATION_TANH = 6,
+    ACTIVATION_SILU = 7,
+    ACTIVATION_GELU = 8,
+    ACTIVATION_HARDSWISH = 9
+} ActivationCode;
+
+// y = activation(z + bias[c] + residual): the tail of every convolution. An address of 0 means absent.
+typedef struct EpilogueParams {
+    uint64_t bias;      // f32 [c_out]
+    uint64_t slope;     // f32 [c_out], prelu only
+    Tensor4 residual;   // T, shaped as the output
+    int32_t activation; // ActivationCode
+    float alpha;        // leaky_relu only
+} EpilogueParams;
+
+typedef struct ConvGeometryParams {
+    int32_t n, c_in, h, w;
+    int32_t c_out, h_out, w_out;
+    int32_t kernel_h, kernel_w;
+    int32_t stride_h, stride_w;
+    int32_t pad_top, pad_left;
+    int32_t dilation_h, dilation_w;
+    int32_t groups;
+} ConvGeometryParams;
+
+// conv_direct.cu
+typedef struct ConvDirectParams {
+    Tensor4 x;
+    Tensor4 y;
+    uint64_t weight; // T [tap][c_in / groups][c_out]
+    ConvGeometryParams geometry;
+    EpilogueParams epilogue;
+} ConvDirectParams;
+
+// rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
+typedef struct TransposeParams {
+    uint64_t x, y;
+    int64_t x_batch_stride, y_batch_stride;
+    int64_t x_row_stride, y_row_stride;
+    int32_t batch, rows, columns;
+    int32_t reserved;
+} TransposeParams;
+
+// rearrange.cu: `batch` runs of `length` elements, converted from one dtype to another
+typedef struct CastParams {
+    uint64_t x, y;
+    int64_t x_batch_stride, y_batch_stride;
+    int64_t length;
+    int64_t batch;
+} CastParams;
+
+#ifdef __cplusplus
+static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
+static_assert(sizeof(EpilogueParams) == 56, "EpilogueParams has no hidden padding");
+static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
+static_assert(sizeof(ConvDirectParams) == 192, "ConvDirectParams has no hidden padding");
+static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
+static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
+#endif

@@ -1,0 +1,216 @@
+//! The host device: runs the kernels' own sources, compiled by the host's C++ compiler, on the CPU.
+//!
+//! Blocks are spread over worker threads (rayon). Inside a block, each CUDA thread (a *lane*) is a coroutine: a barrier or a
+//! warp collective suspends it until the others have come. Kernels whose threads never meet are run without coroutines,
+//! thread after thread.
+
+mod block;
+mod calls;
+#[cfg(feature = "checked-host")]
+mod checker;
+
+use super::{Backend, DeviceKind, Launch, Properties, Stream, StreamKind};
+use crate::error::{Error, Result};
+use crate::kernels::{Kernel, KernelInfo};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::c_void;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A kernel's entry point on the host: takes the address of its parameter struct.
+pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
+
+/// A kernel's entry points, one for each way in which it was compiled.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    pub portable: Entry,
+    pub avx2: Option<Entry>,
+    #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
+    pub checked: Option<Entry>,
+}
+
+/// How a host device runs kernels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Worker threads; 0 is one for each core. With 1 a launch stays on the calling thread.
+    pub threads: usize,
+    /// Runs the instrumented build, in which every access of every thread is checked. Needs the feature `checked-host`.
+    pub checked: bool,
+    /// Draws the order in which the threads of a block run.
+    pub seed: u64,
+    /// Uses AVX2, FMA and F16C where the CPU has them.
+    pub simd: bool,
+    /// Turns that the threads of one block may take before the kernel counts as endless.
+    pub max_steps: u64,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self { threads: 0, checked: false, seed: 0, simd: true, max_steps: 1 << 28 }
+    }
+}
+
+/// What several failed blocks of one launch may add to its error.
+const MAX_FINDINGS: usize = 8;
+const ALIGNMENT: usize = 128;
+/// As on a Hopper GPU.
+const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct HostDevice {
+    options: HostOptions,
+    avx2: bool,
+    properties: Properties,
+    pool: Option<rayon::ThreadPool>,
+}
+
+impl HostDevice {
+    pub fn new(options: HostOptions) -> Result<Self> {
+        if options.checked && !cfg!(feature = "checked-host") {
+            return Err(Error::MissingFeature { feature: "checked-host" });
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = if options.threads == 0 { cores } else { options.threads };
+        let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
+        let pool = pool.map_err(|e| Error::DeviceUnavailable { requested: "host".into(), why: e.to_string() })?;
+        let avx2 = options.simd && has_avx2() && !options.checked;
+        let build = match (options.checked, avx2) {
+            (true, _) => "checked",
+            (false, true) => "AVX2",
+            (false, false) => "portable",
+        };
+        let properties = Properties {
+            name: format!("CPU, {threads} threads, {build} build"),
+            multiprocessors: threads as u32,
+            shared_bytes_per_block: SHARED_BYTES_PER_BLOCK,
+            compute_capability: (8, 0),
+        };
+        Ok(Self { options, avx2, properties, pool })
+    }
+
+    fn entry(&self, kernel: &KernelInfo) -> Entry {
+        #[cfg(feature = "checked-host")]
+        if self.options.checked {
+            return kernel.host.checked.expect("compiled with the feature checked-host");
+        }
+        if self.avx2 { kernel.host.avx2.unwrap_or(kernel.host.portable) } else { kernel.host.portable }
+    }
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+fn memory_layout(bytes: usize) -> Option<Layout> {
+    Layout::from_size_align(bytes, ALIGNMENT).ok()
+}
+
+impl Backend for HostDevice {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Host
+    }
+
+    fn ordinal(&self) -> usize {
+        0
+    }
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let fail = |message: &str| Error::OutOfMemory { bytes, device: "the host device".into(), message: message.into() };
+        let layout = memory_layout(bytes).ok_or_else(|| fail("the size is too large"))?;
+        // SAFETY: the caller (`Device::allocate`) never asks for 0 bytes
+        let pointer = unsafe { alloc(layout) };
+        if pointer.is_null() {
+            return Err(fail("the system has no more memory"));
+        }
+        // What a kernel fails to write must not look like a result: NaN in every dtype.
+        // SAFETY: just allocated with this size
+        unsafe { std::ptr::write_bytes(pointer, 0xff, bytes) };
+        Ok(pointer as u64)
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        let layout = memory_layout(bytes).expect("it was allocated with this layout");
+        // SAFETY: the caller promises that it is from `allocate(bytes)`
+        unsafe { dealloc(address as *mut u8, layout) }
+    }
+
+    unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller promises valid memory; a slice of the caller's cannot overlap memory that only devices hold
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as in `upload`
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
+        // SAFETY: the caller promises valid memory
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
+        Ok(Kernel {
+            info,
+            #[cfg(feature = "cuda")]
+            cuda: None,
+        })
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>, _: &Stream) -> Result<()> {
+        let info = launch.kernel.info;
+        if launch.shared_bytes > SHARED_BYTES_PER_BLOCK {
+            let what = "the shared memory of a block in bytes";
+            return Err(Error::Limit { what, value: launch.shared_bytes.into(), limit: SHARED_BYTES_PER_BLOCK.into() });
+        }
+        let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
+        let failed = AtomicBool::new(false);
+        let findings: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let job = block::Job { entry: self.entry(info), launch, options: &self.options };
+        let run = |index: u64| {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(found) = job.run(index) {
+                failed.store(true, Ordering::Relaxed);
+                let mut all = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                all.extend(found);
+            }
+        };
+        match &self.pool {
+            Some(pool) if blocks > 1 => pool.install(|| (0..blocks).into_par_iter().for_each(run)),
+            _ => (0..blocks).for_each(run),
+        }
+        let mut findings = findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if findings.is_empty() {
+            return Ok(());
+        }
+        findings.sort();
+        findings.dedup();
+        findings.truncate(MAX_FINDINGS);
+        Err(Error::Kernel { kernel: info.name, findings })
+    }
+
+    fn default_stream(&self) -> StreamKind {
+        StreamKind::Immediate
+    }
+
+    fn new_stream(&self) -> Result<StreamKind> {
+        Ok(StreamKind::Immediate)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,431 @@
+//! Devices: where memory lives and kernels run. A device knows no convolution.
+//!
+//! Two kinds, behind one interface: a CUDA device (feature `cuda`), and the host device (feature `host`), which runs the
+//! same kernel sources on the CPU.
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+#[cfg(feature = "host")]
+pub(crate) mod host;
+
+use crate::error::{Error, Result};
+use crate::kernels::{Kernel, KernelInfo};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(feature = "host")]
+pub use host::HostOptions;
+
+/// The kind of a [`Device`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// The kernels run on the CPU.
+    Host,
+    /// The kernels run on an NVIDIA GPU.
+    Cuda,
+}
+
+/// What kernel selection may know of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Properties {
+    /// "NVIDIA H200", or the CPU build that runs.
+    pub name: String,
+    /// Streaming multiprocessors, or worker threads.
+    pub multiprocessors: u32,
+    /// Dynamic shared memory that a block may ask for, in bytes.
+    pub shared_bytes_per_block: u32,
+    /// Compute capability (major, minor); of the host device: the one that it imitates.
+    pub compute_capability: (u32, u32),
+}
+
+/// A tensor that a kernel touches, for the host device's checker: its address and the elements that belong to it.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
+pub(crate) struct Operand {
+    pub name: &'static str,
+    pub address: u64,
+    pub element_bytes: u32,
+    pub shape: [usize; 4],
+    pub strides: [usize; 4],
+    pub access: Access,
+}
+
+/// What a kernel may do with an [`Operand`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    /// Every element must be written exactly once, and none read.
+    Write,
+    /// Every element is read and then written by the same thread.
+    Update,
+}
+
+impl Operand {
+    /// `count` consecutive elements.
+    pub fn packed(name: &'static str, address: u64, element_bytes: usize, count: usize, access: Access) -> Self {
+        Self { name, address, element_bytes: element_bytes as u32, shape: [1, 1, 1, count], strides: [0, 0, 0, 1], access }
+    }
+}
+
+/// One launch of a kernel.
+pub(crate) struct Launch<'a> {
+    pub kernel: &'a Kernel,
+    pub grid: [u32; 3],
+    pub shared_bytes: u32,
+    /// The kernel's parameter struct.
+    pub params: &'a [u8],
+    #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
+    pub operands: &'a [Operand],
+}
+
+/// What a kind of device does.
+pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
+    fn kind(&self) -> DeviceKind;
+    fn ordinal(&self) -> usize;
+    fn properties(&self) -> &Properties;
+    /// Memory aligned to at least 128 bytes; `bytes` is above 0. Its content is arbitrary.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// # Safety
+    /// `address` is from `allocate(bytes)` and not used any more.
+    unsafe fn free(&self, address: u64, bytes: usize);
+    /// # Safety
+    /// `bytes` from `address` on are valid memory of this device.
+    unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()>;
+    /// Waits for all work queued before.
+    /// # Safety
+    /// As `upload`.
+    unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()>;
+    /// # Safety
+    /// As `upload`.
+    unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()>;
+    fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
+    /// # Safety
+    /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
+    unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()>;
+    fn default_stream(&self) -> StreamKind;
+    fn new_stream(&self) -> Result<StreamKind>;
+    fn synchronize(&self) -> Result<()>;
+}
+
+struct Inner {
+    id: u64,
+    backend: Box<dyn Backend>,
+    allocations: AtomicU64,
+}
+
+/// Where tensors live and layers run. Cheap to clone; two clones are the same device.
+///
+/// ```
+/// let device = warpconv::Device::best()?;
+/// println!("{device}: {}", device.describe());
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for Device {}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({self} #{})", self.0.id)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            DeviceKind::Host => f.write_str("host"),
+            DeviceKind::Cuda => write!(f, "cuda:{}", self.0.backend.ordinal()),
+        }
+    }
+}
+
+impl Device {
+    #[cfg(any(feature = "host", feature = "cuda"))]
+    fn from_backend(backend: impl Backend) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0) }))
+    }
+
+    /// A new host device, on all cores. Each call gives a distinct device.
+    ///
+    /// # Errors
+    /// [`Error::MissingFeature`] without the feature `host`.
+    pub fn host() -> Result<Self> {
+        #[cfg(feature = "host")]
+        return Self::host_with(HostOptions::default());
+        #[cfg(not(feature = "host"))]
+        Err(Error::MissingFeature { feature: "host" })
+    }
+
+    /// A new host device with options: threads, checker, order of threads.
+    ///
+    /// # Errors
+    /// [`Error::MissingFeature`] when the checker is asked for and the feature `checked-host` is off.
+    #[cfg(feature = "host")]
+    pub fn host_with(options: HostOptions) -> Result<Self> {
+        Ok(Self::from_backend(host::HostDevice::new(options)?))
+    }
+
+    /// The GPU `ordinal`, with its primary context.
+    ///
+    /// # Errors
+    /// [`Error::MissingFeature`] without the feature `cuda`; [`Error::DeviceUnavailable`] without a driver or such a GPU.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self::from_backend(cuda::CudaDevice::new(ordinal)?));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = ordinal;
+            Err(Error::MissingFeature { feature: "cuda" })
+        }
+    }
+
+    /// The GPU of a context that the caller owns.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when the device's properties cannot be read.
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda(context: Arc<cudarc::driver::CudaContext>) -> Result<Self> {
+        Ok(Self::from_backend(cuda::CudaDevice::from_context(context)?))
+    }
+
+    /// The first GPU when this build has the feature `cuda` and there are a driver and a GPU; otherwise the host device.
+    /// [`Device::describe`] says which it is, and why it is not a GPU.
+    ///
+    /// # Errors
+    /// When neither can be had.
+    pub fn best() -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if cuda::unavailable().is_none() {
+            return Self::cuda(0);
+        }
+        Self::host()
+    }
+
+    /// "best", "host" or "cuda:N", as the program's `--device` takes it.
+    ///
+    /// # Errors
+    /// [`Error::Parse`], and those of the constructors.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "best" => Self::best(),
+            "host" => Self::host(),
+            "cuda" => Self::cuda(0),
+            _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Self::cuda(ordinal),
+                None => Err(Error::Parse { source_name: format!("device {text:?}"), message: "expected best, host or cuda:N".into() }),
+            },
+        }
+    }
+
+    /// What the device is, in words; for a host device also why no GPU is used.
+    pub fn describe(&self) -> String {
+        let name = &self.properties().name;
+        match self.kind() {
+            DeviceKind::Cuda => name.clone(),
+            DeviceKind::Host => match gpu_hint() {
+                Some(hint) => format!("{name} ({hint})"),
+                None => name.clone(),
+            },
+        }
+    }
+
+    /// Host or CUDA.
+    pub fn kind(&self) -> DeviceKind {
+        self.0.backend.kind()
+    }
+
+    /// Its name and limits.
+    pub fn properties(&self) -> &Properties {
+        self.0.backend.properties()
+    }
+
+    /// Allocations of device memory so far: a planned layer's `run` adds none.
+    pub fn allocations(&self) -> u64 {
+        self.0.allocations.load(Ordering::Relaxed)
+    }
+
+    /// Waits for all work queued on the device.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when something queued has failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.0.backend.synchronize()
+    }
+
+    /// Memory of this device; `bytes` may be 0.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Memory> {
+        let address = if bytes == 0 { 0 } else { self.0.backend.allocate(bytes)? };
+        self.0.allocations.fetch_add(1, Ordering::Relaxed);
+        Ok(Memory { device: self.clone(), address, bytes })
+    }
+
+    pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
+        self.0.backend.load(kernel)
+    }
+
+    /// The one place where kernels are launched.
+    ///
+    /// # Safety
+    /// The kernel's parameter struct is `P`, and the addresses in it are valid for what the kernel does with them until the
+    /// stream has run it.
+    pub(crate) unsafe fn launch<P: bytemuck::NoUninit>(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        params: &P,
+        operands: &[Operand],
+        stream: &Stream,
+    ) -> Result<()> {
+        debug_assert_eq!(size_of::<P>(), kernel.info.params_bytes);
+        let launch = Launch { kernel, grid, shared_bytes, params: bytemuck::bytes_of(params), operands };
+        // SAFETY: passed on to the caller
+        unsafe { self.0.backend.launch(&launch, stream) }
+    }
+}
+
+/// Why the best device is not a GPU, when there may be one.
+fn gpu_hint() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    return cuda::unavailable();
+    #[cfg(not(feature = "cuda"))]
+    std::path::Path::new("/proc/driver/nvidia/version")
+        .exists()
+        .then(|| "an NVIDIA driver is there, but this build has no CUDA: build with --features cuda".into())
+}
+
+/// Memory of a device, freed on drop.
+pub(crate) struct Memory {
+    device: Device,
+    address: u64,
+    bytes: usize,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {:#x} on {}", self.bytes, self.address, self.device)
+    }
+}
+
+impl Memory {
+    /// A copy of `values` on the device.
+    pub fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
+        let memory = device.allocate(size_of_val(values))?;
+        memory.upload(bytemuck::cast_slice(values))?;
+        Ok(memory)
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn upload(&self, from: &[u8]) -> Result<()> {
+        assert!(from.len() <= self.bytes, "an upload fits its memory");
+        // SAFETY: this memory is alive and long enough
+        if from.is_empty() { Ok(()) } else { unsafe { self.device.0.backend.upload(self.address, from) } }
+    }
+
+    pub fn fill_zero(&self) -> Result<()> {
+        // SAFETY: this memory is alive
+        if self.bytes == 0 { Ok(()) } else { unsafe { self.device.0.backend.fill_zero(self.address, self.bytes) } }
+    }
+}
+
+/// Copies device memory to the host, after all work queued before.
+///
+/// # Safety
+/// `to.len()` bytes from `address` on are memory of `device`.
+pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
+    // SAFETY: passed on to the caller
+    if to.is_empty() { Ok(()) } else { unsafe { device.0.backend.download(address, to) } }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: it came from `allocate` with these bytes, and its only owner goes
+            unsafe { self.device.0.backend.free(self.address, self.bytes) }
+        }
+    }
+}
+
+/// A queue of work on a device.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    device: Device,
+    pub(crate) kind: StreamKind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum StreamKind {
+    /// Work is done when it is queued.
+    #[cfg_attr(not(feature = "host"), allow(dead_code))]
+    Immediate,
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<cudarc::driver::CudaStream>),
+}
+
+impl Stream {
+    /// The device's own stream, which uploads and conversions use.
+    pub fn default_of(device: &Device) -> Self {
+        Self { device: device.clone(), kind: device.0.backend.default_stream() }
+    }
+
+    /// A new stream, which runs beside the others. On the host device all streams run at once when they are called.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self { device: device.clone(), kind: device.0.backend.new_stream()? })
+    }
+
+    /// A stream that the caller owns. It must belong to the device's context.
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] when it belongs to another context.
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda(device: &Device, stream: Arc<cudarc::driver::CudaStream>) -> Result<Self> {
+        cuda::check_stream(device, &stream)?;
+        Ok(Self { device: device.clone(), kind: StreamKind::Cuda(stream) })
+    }
+
+    /// The cudarc stream, for a CUDA device.
+    #[cfg(feature = "cuda")]
+    pub fn as_cuda(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
+        match &self.kind {
+            StreamKind::Cuda(stream) => Some(stream),
+            StreamKind::Immediate => None,
+        }
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Waits for the work queued on it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when something queued has failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.kind {
+            StreamKind::Immediate => Ok(()),
+            #[cfg(feature = "cuda")]
+            StreamKind::Cuda(stream) => stream.synchronize().map_err(|e| cuda::driver_error("cuStreamSynchronize", e)),
+        }
+    }
+}

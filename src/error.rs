@@ -1,0 +1,262 @@
+//! The crate's error type.
+
+use std::path::PathBuf;
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the values that made it so.
+///
+/// Everything that depends on shapes, attributes or weights is refused when a layer or a plan is built, before any launch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An attribute of a layer is outside its domain.
+    #[error("{name} is {value}, but must be {requirement}")]
+    Attribute {
+        /// The attribute's name.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// What it must be.
+        requirement: &'static str,
+    },
+    /// A tensor has the wrong number of dimensions.
+    #[error("{name} has shape {shape:?} (rank {}), but must have rank {expected}: {meaning}", shape.len())]
+    Rank {
+        /// The tensor's name.
+        name: &'static str,
+        /// The shape given.
+        shape: Vec<usize>,
+        /// The rank it must have.
+        expected: usize,
+        /// What the dimensions mean.
+        meaning: &'static str,
+    },
+    /// A tensor's shape does not fit the layer or the other tensors.
+    #[error("{name} has shape {shape:?}, but must have {expected}")]
+    Shape {
+        /// The tensor's name.
+        name: &'static str,
+        /// The shape given.
+        shape: Vec<usize>,
+        /// What it must have.
+        expected: String,
+    },
+    /// A number of channels is not divisible as the layer needs.
+    #[error("{name} is {value}, which is not divisible by {divisor_name} = {divisor}")]
+    Divisibility {
+        /// What must be divisible.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// By what.
+        divisor_name: &'static str,
+        /// Its value.
+        divisor: usize,
+    },
+    /// The output would have no rows or no columns.
+    #[error(
+        "the output {axis} is not positive: a kernel of {kernel} with dilation {dilation} spans {span} and does not fit an input {axis} of {input} with padding {before} + {after}"
+    )]
+    EmptyOutput {
+        /// "height" or "width".
+        axis: &'static str,
+        /// Input size.
+        input: usize,
+        /// Padding before and after.
+        before: usize,
+        /// Padding after.
+        after: usize,
+        /// Kernel size.
+        kernel: usize,
+        /// Dilation rate.
+        dilation: usize,
+        /// dilation * (kernel - 1) + 1.
+        span: usize,
+    },
+    /// A size is too large to be computed in 64 bits.
+    #[error("{what} overflows: {values}")]
+    Overflow {
+        /// What was computed.
+        what: &'static str,
+        /// From which values.
+        values: String,
+    },
+    /// A configuration is beyond a limit of the kernels or of the device.
+    #[error("{what} is {value}, above the limit of {limit}")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// The value given.
+        value: u128,
+        /// The largest value allowed.
+        limit: u128,
+    },
+    /// The number of elements given does not fit the shape.
+    #[error("{name}: shape {shape:?} has {expected} elements, but {got} were given")]
+    Length {
+        /// The tensor's name.
+        name: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Elements of that shape.
+        expected: usize,
+        /// Elements given.
+        got: usize,
+    },
+    /// A tensor is in another memory format than the plan was built for.
+    #[error("{name} is {got}, but the plan was built for {expected}")]
+    Format {
+        /// The tensor's name.
+        name: &'static str,
+        /// The plan's format.
+        expected: crate::MemoryFormat,
+        /// The tensor's format.
+        got: crate::MemoryFormat,
+    },
+    /// A tensor has another dtype than the operation needs.
+    #[error("{name} is {got}, but must be {expected}")]
+    DType {
+        /// The tensor's name.
+        name: String,
+        /// The dtype needed.
+        expected: String,
+        /// The dtype given.
+        got: String,
+    },
+    /// Tensors, streams or plans of different devices were mixed.
+    #[error("{name} is on {got}, but the operation runs on {expected}")]
+    WrongDevice {
+        /// What is on the wrong device.
+        name: &'static str,
+        /// The device needed.
+        expected: String,
+        /// The device given.
+        got: String,
+    },
+    /// The output's memory overlaps an input's.
+    #[error("the output overlaps the memory of {name} (addresses {start:#x}..{end:#x})")]
+    Aliased {
+        /// The input.
+        name: &'static str,
+        /// First address shared.
+        start: u64,
+        /// End of the addresses shared.
+        end: u64,
+    },
+    /// An address is not aligned as the elements need.
+    #[error("{name} is at address {address:#x}, which is not aligned to {alignment} bytes")]
+    Alignment {
+        /// The tensor's name.
+        name: &'static str,
+        /// Its address.
+        address: u64,
+        /// The alignment needed.
+        alignment: usize,
+    },
+    /// The layer needs a tensor that was not given.
+    #[error("{op} needs {name}, which was not given{available}")]
+    MissingTensor {
+        /// The layer's op.
+        op: &'static str,
+        /// The tensor's name.
+        name: String,
+        /// " (there are: ...)", where known.
+        available: String,
+    },
+    /// A tensor was given that the layer does not know.
+    #[error("{op} has no {name}; it takes {known}")]
+    UnexpectedTensor {
+        /// The layer's op.
+        op: &'static str,
+        /// The tensor's name.
+        name: String,
+        /// What the layer takes.
+        known: String,
+    },
+    /// No kernel can run this configuration.
+    #[error("no kernel of {op} applies: {reasons}")]
+    NoKernel {
+        /// The layer's op.
+        op: &'static str,
+        /// Each candidate with the reason against it.
+        reasons: String,
+    },
+    /// A device cannot be had.
+    #[error("device {requested} is not available: {why}")]
+    DeviceUnavailable {
+        /// What was asked for.
+        requested: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The GPU can run none of the machine code embedded in this build.
+    #[error("{gpu} (compute capability {capability}) can run none of the code in this build ({embedded}): rebuild with WARPCONV_CUDA_ARCHS={capability_number}")]
+    NoKernelImage {
+        /// The GPU's name.
+        gpu: String,
+        /// Its compute capability, "9.0".
+        capability: String,
+        /// As WARPCONV_CUDA_ARCHS wants it, "90".
+        capability_number: String,
+        /// Architectures embedded.
+        embedded: String,
+    },
+    /// The driver is older than the code embedded in this build.
+    #[error("the CUDA driver supports CUDA {driver}, but this build's code needs {needed}: update the driver, or rebuild with an older nvcc or with machine code for this GPU (WARPCONV_CUDA_ARCHS)")]
+    DriverTooOld {
+        /// What the driver supports, "12.4".
+        driver: String,
+        /// What the code was built with, "13.0".
+        needed: String,
+    },
+    /// A call of the CUDA driver failed.
+    #[error("{call} failed: {message}")]
+    Driver {
+        /// The call.
+        call: &'static str,
+        /// The driver's words.
+        message: String,
+    },
+    /// Device memory could not be allocated.
+    #[error("could not allocate {bytes} bytes on {device}: {message}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The device.
+        device: String,
+        /// The allocator's words.
+        message: String,
+    },
+    /// A kernel failed while it ran.
+    #[error("kernel {kernel} failed: {}", findings.join("; "))]
+    Kernel {
+        /// The kernel's name.
+        kernel: &'static str,
+        /// What was found, each with block and thread.
+        findings: Vec<String>,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file or text is not what it should be.
+    #[error("{source_name}: {message}")]
+    Parse {
+        /// The file or the kind of text.
+        source_name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A feature that this build was made without is needed.
+    #[error("this build has no {feature}: build with --features {feature}")]
+    MissingFeature {
+        /// The cargo feature.
+        feature: &'static str,
+    },
+}

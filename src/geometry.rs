@@ -1,0 +1,191 @@
+//! Shape inference: from a spec and an input's shape to the output's, in checked arithmetic. Every output size in the crate
+//! is computed here, and only here.
+
+use crate::error::{Error, Result};
+use crate::layers::Conv2dSpec;
+
+/// A logical shape [N, C, H, W].
+pub type Shape = [usize; 4];
+
+/// `shape` as a [`Shape`], or an error that names the tensor.
+pub fn rank4(name: &'static str, shape: &[usize]) -> Result<Shape> {
+    shape.try_into().map_err(|_| Error::Rank { name, shape: shape.to_vec(), expected: 4, meaning: "[N, C, H, W]" })
+}
+
+/// Elements of a shape.
+///
+/// # Errors
+/// [`Error::Overflow`] when their number, or their size in bytes at 8 bytes each, does not fit 63 bits.
+pub fn elements(shape: &[usize]) -> Result<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |product, &size| product.checked_mul(size))
+        .filter(|&count| count <= isize::MAX as usize / 8)
+        .map_or_else(|| Err(Error::Overflow { what: "the number of elements", values: format!("shape {shape:?}") }), Ok)
+}
+
+/// The extent of a dilated kernel, `dilation * (kernel - 1) + 1`: its receptive field on its own input.
+pub fn kernel_span(kernel: usize, dilation: usize) -> Result<usize> {
+    let overflow = || Error::Overflow { what: "dilation * (kernel - 1) + 1", values: format!("dilation {dilation}, kernel {kernel}") };
+    kernel.checked_sub(1).and_then(|k| k.checked_mul(dilation)).and_then(|s| s.checked_add(1)).ok_or_else(overflow)
+}
+
+/// One axis of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axis {
+    /// Input size.
+    pub input: usize,
+    /// Zeros before and after the input.
+    pub padding: [usize; 2],
+    /// Kernel size.
+    pub kernel: usize,
+    /// Step of the kernel between outputs.
+    pub stride: usize,
+    /// Distance of neighbouring taps.
+    pub dilation: usize,
+}
+
+impl Axis {
+    /// `floor((input + padding - dilation * (kernel - 1) - 1) / stride) + 1`.
+    ///
+    /// ```
+    /// use warpconv::geometry::Axis;
+    /// let axis = Axis { input: 224, padding: [3, 3], kernel: 7, stride: 2, dilation: 1 };
+    /// assert_eq!(axis.conv_output("height")?, 112);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::EmptyOutput`] when the kernel does not fit the padded input; [`Error::Attribute`] for a stride, dilation or
+    /// kernel of 0; [`Error::Overflow`].
+    pub fn conv_output(self, axis: &'static str) -> Result<usize> {
+        let Axis { input, padding: [before, after], kernel, stride, dilation } = self;
+        positive("kernel size", kernel)?;
+        positive("stride", stride)?;
+        positive("dilation", dilation)?;
+        let span = kernel_span(kernel, dilation)?;
+        let padded = input
+            .checked_add(before)
+            .and_then(|s| s.checked_add(after))
+            .ok_or_else(|| Error::Overflow { what: "the padded input size", values: format!("{axis} {input}, padding {before} + {after}") })?;
+        if span > padded {
+            return Err(Error::EmptyOutput { axis, input, before, after, kernel, dilation, span });
+        }
+        Ok((padded - span) / stride + 1)
+    }
+}
+
+/// Refuses 0.
+pub(crate) fn positive(name: &'static str, value: usize) -> Result<()> {
+    if value == 0 {
+        return Err(Error::Attribute { name, value: "0".into(), requirement: "at least 1" });
+    }
+    Ok(())
+}
+
+/// Refuses a number of channels that the groups do not divide.
+pub(crate) fn divisible(name: &'static str, value: usize, divisor_name: &'static str, divisor: usize) -> Result<()> {
+    if !value.is_multiple_of(divisor) {
+        return Err(Error::Divisibility { name, value, divisor_name, divisor });
+    }
+    Ok(())
+}
+
+/// A convolution whose every size is known and fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvGeometry {
+    /// Images.
+    pub n: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Input height and width.
+    pub input: [usize; 2],
+    /// Output channels.
+    pub c_out: usize,
+    /// Output height and width.
+    pub output: [usize; 2],
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Vertical and horizontal stride.
+    pub stride: [usize; 2],
+    /// Zeros at the top, left, bottom and right.
+    pub padding: [usize; 4],
+    /// Vertical and horizontal dilation.
+    pub dilation: [usize; 2],
+    /// Groups of channels.
+    pub groups: usize,
+}
+
+impl ConvGeometry {
+    /// The geometry of `spec` with a weight [C_out, C_in / groups, kh, kw] on an input of shape `x`.
+    ///
+    /// # Errors
+    /// What [`Conv2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of `x` are not the weight's;
+    /// [`Error::EmptyOutput`]; [`Error::Overflow`].
+    pub fn conv2d(spec: &Conv2dSpec, x: Shape, weight: Shape) -> Result<Self> {
+        spec.check_weight(weight)?;
+        let [n, c_in, h, w] = x;
+        let [c_out, group_channels, kh, kw] = weight;
+        let expected = group_channels.checked_mul(spec.groups);
+        if expected != Some(c_in) {
+            return Err(Error::Shape {
+                name: "x",
+                shape: x.to_vec(),
+                expected: format!("{group_channels} channels in each of {} groups, as the weight {weight:?} has", spec.groups),
+            });
+        }
+        let padding = spec.padding.resolve([kh, kw], spec.dilation, spec.stride)?;
+        let axis = |i: usize, input, kernel| Axis {
+            input,
+            padding: [padding[i], padding[i + 2]],
+            kernel,
+            stride: spec.stride[i],
+            dilation: spec.dilation[i],
+        };
+        let output = [axis(0, h, kh).conv_output("height")?, axis(1, w, kw).conv_output("width")?];
+        let geometry = Self { n, c_in, input: [h, w], c_out, output, kernel: [kh, kw], stride: spec.stride, padding, dilation: spec.dilation, groups: spec.groups };
+        elements(&x)?;
+        elements(&geometry.output_shape())?;
+        geometry.macs()?;
+        Ok(geometry)
+    }
+
+    /// [N, C_in, H, W].
+    pub fn input_shape(&self) -> Shape {
+        [self.n, self.c_in, self.input[0], self.input[1]]
+    }
+
+    /// [N, C_out, H_out, W_out].
+    pub fn output_shape(&self) -> Shape {
+        [self.n, self.c_out, self.output[0], self.output[1]]
+    }
+
+    /// Products that are summed into one output element, those with padding's zeros included.
+    pub fn products(&self) -> usize {
+        self.c_in / self.groups * self.kernel[0] * self.kernel[1]
+    }
+
+    /// Multiply-adds, those with padding's zeros included: outputs times [`ConvGeometry::products`].
+    pub fn macs(&self) -> Result<u64> {
+        let factors = [self.n, self.c_out, self.output[0], self.output[1], self.c_in / self.groups, self.kernel[0], self.kernel[1]];
+        factors
+            .iter()
+            .try_fold(1u64, |product, &f| product.checked_mul(f as u64))
+            .ok_or_else(|| Error::Overflow { what: "the number of multiply-adds", values: format!("{self:?}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_near_the_limit_are_errors_not_panics() {
+        let axis = Axis { input: usize::MAX, padding: [1, 0], kernel: 3, stride: 1, dilation: 1 };
+        assert!(matches!(axis.conv_output("width"), Err(Error::Overflow { .. })));
+        let axis = Axis { input: 8, padding: [0, 0], kernel: usize::MAX, stride: 1, dilation: 3 };
+        assert!(matches!(axis.conv_output("width"), Err(Error::Overflow { .. })));
+        assert!(elements(&[1 << 31, 1 << 31, 2, 1]).is_err());
+        assert_eq!(elements(&[0, usize::MAX]).unwrap(), 0);
+    }
+}

@@ -1,0 +1,211 @@
+//! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
+
+pub(crate) mod conv2d;
+pub(crate) mod params;
+pub(crate) mod rearrange;
+
+use crate::device::{Access, Memory, Operand};
+use crate::error::{Error, Result};
+use crate::layers::{Activation, Choice, Parameter};
+use crate::tensor::TensorView;
+use crate::{DType, Device, Element, MemoryFormat};
+use std::sync::{Arc, Mutex};
+
+/// A kernel of the manifest.
+#[derive(Debug)]
+pub(crate) struct KernelInfo {
+    /// Its entry point, and the name that users see.
+    pub name: &'static str,
+    /// The file that it is from.
+    pub family: &'static str,
+    /// Threads a block.
+    pub threads: u32,
+    /// Whether its threads meet.
+    #[cfg_attr(not(feature = "host"), allow(dead_code))]
+    pub collectives: bool,
+    /// sizeof its parameter struct.
+    pub params_bytes: usize,
+    pub dtype: Option<DType>,
+    pub format: Option<MemoryFormat>,
+    /// The manifest's other axes.
+    pub tags: &'static [(&'static str, &'static str)],
+    #[cfg(feature = "host")]
+    pub host: crate::device::host::Entries,
+}
+
+impl KernelInfo {
+    pub fn tag(&self, axis: &str) -> Option<&'static str> {
+        self.tags.iter().find(|(name, _)| *name == axis).map(|(_, value)| *value)
+    }
+}
+
+/// A kernel loaded on a device.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub info: &'static KernelInfo,
+    #[cfg(feature = "cuda")]
+    pub cuda: Option<crate::device::cuda::Function>,
+}
+
+mod table {
+    use super::*;
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}
+pub(crate) use table::*;
+
+/// The kernels of a family.
+pub(crate) fn family(family: &str) -> impl Iterator<Item = &'static KernelInfo> {
+    KERNELS.iter().filter(move |kernel| kernel.family == family)
+}
+
+/// The one kernel of a family that has these properties. The manifest holds it: a test asks for each.
+pub(crate) fn find(name: &str) -> &'static KernelInfo {
+    KERNELS.iter().find(|kernel| kernel.name == name).expect("the manifest names every kernel that the crate asks for")
+}
+
+/// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
+pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
+    i32::try_from(value).map_err(|_| Error::Limit { what, value: value as u128, limit: i32::MAX as u128 })
+}
+
+/// A view as kernels take it. One image must lie within 2^31 elements.
+pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Tensor4> {
+    let layout = view.layout();
+    let [n, c, h, w] = layout.strides();
+    let [_, channels, height, width] = layout.shape();
+    let last = c * (channels.max(1) - 1) + h * (height.max(1) - 1) + w * (width.max(1) - 1);
+    to_i32("the distance of the last element of an image from its first", last)?;
+    let stride = |value| to_i32("a stride in elements", value);
+    Ok(params::Tensor4 { address: view.address(), stride_n: n as i64, stride_c: stride(c)?, stride_h: stride(h)?, stride_w: stride(w)?, reserved: 0 })
+}
+
+/// The tail of a layer, before it is on a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epilogue<'a> {
+    pub bias: Option<&'a Parameter>,
+    pub slope: Option<&'a Parameter>,
+    pub activation: Activation,
+}
+
+/// Weights, bias and slope on a device, as one kernel layout wants them.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    device: Device,
+    dtype: DType,
+    layout: &'static str,
+    pub weight: Memory,
+    bias: Option<Memory>,
+    slope: Option<Memory>,
+    activation: Activation,
+}
+
+impl Packed {
+    /// The epilogue's parameters, without a residual.
+    pub fn epilogue(&self) -> params::EpilogueParams {
+        use params::*;
+        let alpha = if let Activation::LeakyRelu { alpha } = self.activation { alpha } else { 0.0 };
+        let activation = match self.activation {
+            Activation::None => ActivationCode_ACTIVATION_NONE,
+            Activation::Relu => ActivationCode_ACTIVATION_RELU,
+            Activation::Relu6 => ActivationCode_ACTIVATION_RELU6,
+            Activation::LeakyRelu { .. } => ActivationCode_ACTIVATION_LEAKY_RELU,
+            Activation::Prelu => ActivationCode_ACTIVATION_PRELU,
+            Activation::Sigmoid => ActivationCode_ACTIVATION_SIGMOID,
+            Activation::Tanh => ActivationCode_ACTIVATION_TANH,
+            Activation::Silu => ActivationCode_ACTIVATION_SILU,
+            Activation::Gelu => ActivationCode_ACTIVATION_GELU,
+            Activation::Hardswish => ActivationCode_ACTIVATION_HARDSWISH,
+        };
+        let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
+        EpilogueParams { bias: address(&self.bias), slope: address(&self.slope), residual: Tensor4::default(), activation: activation as i32, alpha }
+    }
+
+    /// The memory of bias and slope, for the launch.
+    pub fn bias_and_slope(&self) -> impl Iterator<Item = (&'static str, &Memory)> {
+        [("bias", self.bias.as_ref()), ("slope", self.slope.as_ref())].into_iter().filter_map(|(name, memory)| Some((name, memory?)))
+    }
+}
+
+/// A layer's packed weights, made once for each device, dtype and kernel layout and shared among plans.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PackedWeights(Arc<Mutex<Vec<Arc<Packed>>>>);
+
+impl PackedWeights {
+    /// The weights in `layout`, packed by `pack` (from the canonical values to the order of the layout) if they are not there.
+    pub fn get<T: Element>(
+        &self,
+        device: &Device,
+        layout: &'static str,
+        epilogue: &Epilogue<'_>,
+        pack: impl FnOnce() -> Vec<T>,
+    ) -> Result<Arc<Packed>> {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(found) = all.iter().find(|p| p.device == *device && p.dtype == T::DTYPE && p.layout == layout) {
+            return Ok(found.clone());
+        }
+        let upload = |p: Option<&Parameter>| p.map(|p| Memory::from_slice(device, p.values())).transpose();
+        let packed = Arc::new(Packed {
+            device: device.clone(),
+            dtype: T::DTYPE,
+            layout,
+            weight: Memory::from_slice(device, &pack())?,
+            bias: upload(epilogue.bias)?,
+            slope: upload(epilogue.slope)?,
+            activation: epilogue.activation,
+        });
+        all.push(packed.clone());
+        Ok(packed)
+    }
+}
+
+/// The cheapest candidate that applies, or the one that was asked for by name; the list comes back with it in front.
+pub(crate) fn choose(op: &'static str, wanted: Option<&str>, mut choices: Vec<Choice>) -> Result<(&'static KernelInfo, Vec<Choice>)> {
+    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&c| c);
+    choices.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let index = match wanted {
+        Some(name) => choices.iter().position(|choice| choice.kernel == name && choice.verdict.is_ok()),
+        None => choices.iter().position(|choice| choice.verdict.is_ok()),
+    };
+    let Some(index) = index else {
+        let matching = choices.iter().filter(|choice| wanted.is_none_or(|name| choice.kernel == name));
+        let reasons: Vec<String> = matching.map(|choice| format!("{}: {}", choice.kernel, choice.verdict.as_ref().err().map_or("", String::as_str))).collect();
+        let reasons = match (reasons.is_empty(), wanted) {
+            (true, Some(name)) => format!("{name} is none of {}", choices.iter().map(|c| c.kernel).collect::<Vec<_>>().join(", ")),
+            _ => reasons.join("; "),
+        };
+        return Err(Error::NoKernel { op, reasons });
+    };
+    let chosen = choices.remove(index);
+    let kernel = find(chosen.kernel);
+    choices.insert(0, chosen);
+    Ok((kernel, choices))
+}
+
+/// A view as the launch's checker takes it.
+pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
+    let layout = view.layout();
+    Operand { name, address: view.address(), element_bytes: size_of::<T>() as u32, shape: layout.shape(), strides: layout.strides(), access }
+}
+
+/// The operands of a launch, on the stack: running allocates nothing.
+pub(crate) struct Operands {
+    items: [Operand; Self::CAPACITY],
+    len: usize,
+}
+
+impl Operands {
+    const CAPACITY: usize = 8;
+
+    pub fn new() -> Self {
+        Self { items: [Operand::packed("", 0, 1, 0, Access::Read); Self::CAPACITY], len: 0 }
+    }
+
+    pub fn push(&mut self, operand: Operand) {
+        self.items[self.len] = operand;
+        self.len += 1;
+    }
+
+    pub fn as_slice(&self) -> &[Operand] {
+        &self.items[..self.len]
+    }
+}

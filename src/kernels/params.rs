@@ -1,0 +1,199 @@
+//! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.
+#![allow(missing_docs, non_upper_case_globals, dead_code, clippy::undocumented_unsafe_blocks)]
+use bytemuck::{Pod, Zeroable};
+
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct Tensor4 {
+    pub address: u64,
+    pub stride_n: i64,
+    pub stride_c: i32,
+    pub stride_h: i32,
+    pub stride_w: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Tensor4"][::std::mem::size_of::<Tensor4>() - 32usize];
+    ["Alignment of Tensor4"][::std::mem::align_of::<Tensor4>() - 8usize];
+    ["Offset of field: Tensor4::address"][::std::mem::offset_of!(Tensor4, address) - 0usize];
+    ["Offset of field: Tensor4::stride_n"][::std::mem::offset_of!(Tensor4, stride_n) - 8usize];
+    ["Offset of field: Tensor4::stride_c"][::std::mem::offset_of!(Tensor4, stride_c) - 16usize];
+    ["Offset of field: Tensor4::stride_h"][::std::mem::offset_of!(Tensor4, stride_h) - 20usize];
+    ["Offset of field: Tensor4::stride_w"][::std::mem::offset_of!(Tensor4, stride_w) - 24usize];
+    ["Offset of field: Tensor4::reserved"][::std::mem::offset_of!(Tensor4, reserved) - 28usize];
+};
+pub const ActivationCode_ACTIVATION_NONE: ActivationCode = 0;
+pub const ActivationCode_ACTIVATION_RELU: ActivationCode = 1;
+pub const ActivationCode_ACTIVATION_RELU6: ActivationCode = 2;
+pub const ActivationCode_ACTIVATION_LEAKY_RELU: ActivationCode = 3;
+pub const ActivationCode_ACTIVATION_PRELU: ActivationCode = 4;
+pub const ActivationCode_ACTIVATION_SIGMOID: ActivationCode = 5;
+pub const ActivationCode_ACTIVATION_TANH: ActivationCode = 6;
+pub const ActivationCode_ACTIVATION_SILU: ActivationCode = 7;
+pub const ActivationCode_ACTIVATION_GELU: ActivationCode = 8;
+pub const ActivationCode_ACTIVATION_HARDSWISH: ActivationCode = 9;
+pub type ActivationCode = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct EpilogueParams {
+    pub bias: u64,
+    pub slope: u64,
+    pub residual: Tensor4,
+    pub activation: i32,
+    pub alpha: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EpilogueParams"][::std::mem::size_of::<EpilogueParams>() - 56usize];
+    ["Alignment of EpilogueParams"][::std::mem::align_of::<EpilogueParams>() - 8usize];
+    ["Offset of field: EpilogueParams::bias"]
+        [::std::mem::offset_of!(EpilogueParams, bias) - 0usize];
+    ["Offset of field: EpilogueParams::slope"]
+        [::std::mem::offset_of!(EpilogueParams, slope) - 8usize];
+    ["Offset of field: EpilogueParams::residual"]
+        [::std::mem::offset_of!(EpilogueParams, residual) - 16usize];
+    ["Offset of field: EpilogueParams::activation"]
+        [::std::mem::offset_of!(EpilogueParams, activation) - 48usize];
+    ["Offset of field: EpilogueParams::alpha"]
+        [::std::mem::offset_of!(EpilogueParams, alpha) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvGeometryParams {
+    pub n: i32,
+    pub c_in: i32,
+    pub h: i32,
+    pub w: i32,
+    pub c_out: i32,
+    pub h_out: i32,
+    pub w_out: i32,
+    pub kernel_h: i32,
+    pub kernel_w: i32,
+    pub stride_h: i32,
+    pub stride_w: i32,
+    pub pad_top: i32,
+    pub pad_left: i32,
+    pub dilation_h: i32,
+    pub dilation_w: i32,
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvGeometryParams"][::std::mem::size_of::<ConvGeometryParams>() - 64usize];
+    ["Alignment of ConvGeometryParams"][::std::mem::align_of::<ConvGeometryParams>() - 4usize];
+    ["Offset of field: ConvGeometryParams::n"]
+        [::std::mem::offset_of!(ConvGeometryParams, n) - 0usize];
+    ["Offset of field: ConvGeometryParams::c_in"]
+        [::std::mem::offset_of!(ConvGeometryParams, c_in) - 4usize];
+    ["Offset of field: ConvGeometryParams::h"]
+        [::std::mem::offset_of!(ConvGeometryParams, h) - 8usize];
+    ["Offset of field: ConvGeometryParams::w"]
+        [::std::mem::offset_of!(ConvGeometryParams, w) - 12usize];
+    ["Offset of field: ConvGeometryParams::c_out"]
+        [::std::mem::offset_of!(ConvGeometryParams, c_out) - 16usize];
+    ["Offset of field: ConvGeometryParams::h_out"]
+        [::std::mem::offset_of!(ConvGeometryParams, h_out) - 20usize];
+    ["Offset of field: ConvGeometryParams::w_out"]
+        [::std::mem::offset_of!(ConvGeometryParams, w_out) - 24usize];
+    ["Offset of field: ConvGeometryParams::kernel_h"]
+        [::std::mem::offset_of!(ConvGeometryParams, kernel_h) - 28usize];
+    ["Offset of field: ConvGeometryParams::kernel_w"]
+        [::std::mem::offset_of!(ConvGeometryParams, kernel_w) - 32usize];
+    ["Offset of field: ConvGeometryParams::stride_h"]
+        [::std::mem::offset_of!(ConvGeometryParams, stride_h) - 36usize];
+    ["Offset of field: ConvGeometryParams::stride_w"]
+        [::std::mem::offset_of!(ConvGeometryParams, stride_w) - 40usize];
+    ["Offset of field: ConvGeometryParams::pad_top"]
+        [::std::mem::offset_of!(ConvGeometryParams, pad_top) - 44usize];
+    ["Offset of field: ConvGeometryParams::pad_left"]
+        [::std::mem::offset_of!(ConvGeometryParams, pad_left) - 48usize];
+    ["Offset of field: ConvGeometryParams::dilation_h"]
+        [::std::mem::offset_of!(ConvGeometryParams, dilation_h) - 52usize];
+    ["Offset of field: ConvGeometryParams::dilation_w"]
+        [::std::mem::offset_of!(ConvGeometryParams, dilation_w) - 56usize];
+    ["Offset of field: ConvGeometryParams::groups"]
+        [::std::mem::offset_of!(ConvGeometryParams, groups) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvDirectParams {
+    pub x: Tensor4,
+    pub y: Tensor4,
+    pub weight: u64,
+    pub geometry: ConvGeometryParams,
+    pub epilogue: EpilogueParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvDirectParams"][::std::mem::size_of::<ConvDirectParams>() - 192usize];
+    ["Alignment of ConvDirectParams"][::std::mem::align_of::<ConvDirectParams>() - 8usize];
+    ["Offset of field: ConvDirectParams::x"][::std::mem::offset_of!(ConvDirectParams, x) - 0usize];
+    ["Offset of field: ConvDirectParams::y"][::std::mem::offset_of!(ConvDirectParams, y) - 32usize];
+    ["Offset of field: ConvDirectParams::weight"]
+        [::std::mem::offset_of!(ConvDirectParams, weight) - 64usize];
+    ["Offset of field: ConvDirectParams::geometry"]
+        [::std::mem::offset_of!(ConvDirectParams, geometry) - 72usize];
+    ["Offset of field: ConvDirectParams::epilogue"]
+        [::std::mem::offset_of!(ConvDirectParams, epilogue) - 136usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct TransposeParams {
+    pub x: u64,
+    pub y: u64,
+    pub x_batch_stride: i64,
+    pub y_batch_stride: i64,
+    pub x_row_stride: i64,
+    pub y_row_stride: i64,
+    pub batch: i32,
+    pub rows: i32,
+    pub columns: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TransposeParams"][::std::mem::size_of::<TransposeParams>() - 64usize];
+    ["Alignment of TransposeParams"][::std::mem::align_of::<TransposeParams>() - 8usize];
+    ["Offset of field: TransposeParams::x"][::std::mem::offset_of!(TransposeParams, x) - 0usize];
+    ["Offset of field: TransposeParams::y"][::std::mem::offset_of!(TransposeParams, y) - 8usize];
+    ["Offset of field: TransposeParams::x_batch_stride"]
+        [::std::mem::offset_of!(TransposeParams, x_batch_stride) - 16usize];
+    ["Offset of field: TransposeParams::y_batch_stride"]
+        [::std::mem::offset_of!(TransposeParams, y_batch_stride) - 24usize];
+    ["Offset of field: TransposeParams::x_row_stride"]
+        [::std::mem::offset_of!(TransposeParams, x_row_stride) - 32usize];
+    ["Offset of field: TransposeParams::y_row_stride"]
+        [::std::mem::offset_of!(TransposeParams, y_row_stride) - 40usize];
+    ["Offset of field: TransposeParams::batch"]
+        [::std::mem::offset_of!(TransposeParams, batch) - 48usize];
+    ["Offset of field: TransposeParams::rows"]
+        [::std::mem::offset_of!(TransposeParams, rows) - 52usize];
+    ["Offset of field: TransposeParams::columns"]
+        [::std::mem::offset_of!(TransposeParams, columns) - 56usize];
+    ["Offset of field: TransposeParams::reserved"]
+        [::std::mem::offset_of!(TransposeParams, reserved) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct CastParams {
+    pub x: u64,
+    pub y: u64,
+    pub x_batch_stride: i64,
+    pub y_batch_stride: i64,
+    pub length: i64,
+    pub batch: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CastParams"][::std::mem::size_of::<CastParams>() - 48usize];
+    ["Alignment of CastParams"][::std::mem::align_of::<CastParams>() - 8usize];
+    ["Offset of field: CastParams::x"][::std::mem::offset_of!(CastParams, x) - 0usize];
+    ["Offset of field: CastParams::y"][::std::mem::offset_of!(CastParams, y) - 8usize];
+    ["Offset of field: CastParams::x_batch_stride"]
+        [::std::mem::offset_of!(CastParams, x_batch_stride) - 16usize];
+    ["Offset of field: CastParams::y_batch_stride"]
+        [::std::mem::offset_of!(CastParams, y_batch_stride) - 24usize];
+    ["Offset of field: CastParams::length"][::std::mem::offset_of!(CastParams, length) - 32usize];
+    ["Offset of field: CastParams::batch"][::std::mem::offset_of!(CastParams, batch) - 40usize];
+};

@@ -1,0 +1,94 @@
+//! Copies between formats and dtypes. kernels/rearrange.cu.
+
+use super::params::{CastParams, TransposeParams};
+use super::{KernelInfo, family, find, operand, to_i32};
+use crate::device::Access;
+use crate::error::Result;
+use crate::tensor::{TensorView, TensorViewMut};
+use crate::{DType, Element, MemoryFormat, Stream};
+
+/// The tile of `TransposeTile` in rearrange.cu.
+const TILE: usize = 32;
+const MAX_GRID_Y: usize = 65_535;
+const MAX_GRID_X: usize = 1 << 20;
+
+/// Copies `x` into `y` of the same shape, whatever their formats.
+pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
+    if x.format() == y.format() { cast(x, y) } else { transpose(x, y) }
+}
+
+fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
+    let y = y.as_view();
+    let [n, c, h, w] = x.shape();
+    if x.shape().contains(&0) {
+        return Ok(());
+    }
+    let pixels = h * w;
+    let (rows, columns, x_row, y_row) = match x.format() {
+        MemoryFormat::Contiguous => (c, pixels, pixels, y.layout().channel_stride()),
+        MemoryFormat::ChannelsLast => (pixels, c, x.layout().channel_stride(), pixels),
+    };
+    let params = TransposeParams {
+        x: x.address(),
+        y: y.address(),
+        x_batch_stride: x.layout().strides()[0] as i64,
+        y_batch_stride: y.layout().strides()[0] as i64,
+        x_row_stride: x_row as i64,
+        y_row_stride: y_row as i64,
+        batch: to_i32("N", n)?,
+        rows: to_i32("the rows of the transposed matrix", rows)?,
+        columns: to_i32("the columns of the transposed matrix", columns)?,
+        reserved: 0,
+    };
+    let tiles = rows.div_ceil(TILE) * columns.div_ceil(TILE);
+    let grid = [to_i32("the number of tiles", tiles)? as u32, n.min(MAX_GRID_Y) as u32, 1];
+    let device = x.device();
+    let kernel = device.load(find(if size_of::<T>() == 2 { "transpose_16" } else { "transpose_32" }))?;
+    let shared_bytes = (TILE * (TILE + 1) * size_of::<T>()) as u32;
+    let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
+    // SAFETY: the kernel takes TransposeParams; both views are valid, of one shape and on this device
+    unsafe { device.launch(&kernel, grid, shared_bytes, &params, &operands, &Stream::default_of(device)) }
+}
+
+/// Copies `x` into `y` of the same shape and format, converting each element.
+pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
+    let y = y.as_view();
+    if x.shape().contains(&0) {
+        return Ok(());
+    }
+    let (batch, length, x_batch, y_batch) = runs(x, &y);
+    let params = CastParams {
+        x: x.address(),
+        y: y.address(),
+        x_batch_stride: x_batch as i64,
+        y_batch_stride: y_batch as i64,
+        length: length as i64,
+        batch: batch as i64,
+    };
+    let device = x.device();
+    let kernel = device.load(cast_kernel(T::DTYPE, U::DTYPE))?;
+    let blocks = length.div_ceil(kernel.info.threads as usize).min(MAX_GRID_X);
+    let grid = [blocks as u32, batch.min(MAX_GRID_Y) as u32, 1];
+    let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
+    // SAFETY: the kernel takes CastParams; both views are valid, of one shape and on this device
+    unsafe { device.launch(&kernel, grid, 0, &params, &operands, &Stream::default_of(device)) }
+}
+
+/// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts.
+fn runs<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> (usize, usize, usize, usize) {
+    let [n, c, h, w] = x.shape();
+    let (a, b) = (x.layout(), y.layout());
+    if a.is_packed() && b.is_packed() {
+        return (1, n * c * h * w, 0, 0);
+    }
+    match a.format() {
+        MemoryFormat::Contiguous => (n, c * h * w, a.strides()[0], b.strides()[0]),
+        MemoryFormat::ChannelsLast => (n * h * w, c, a.channel_stride(), b.channel_stride()),
+    }
+}
+
+/// The kernel that converts between two dtypes.
+fn cast_kernel(from: DType, to: DType) -> &'static KernelInfo {
+    let mut kernels = family("rearrange");
+    kernels.find(|k| k.tag("from") == Some(from.name()) && k.dtype == Some(to)).expect("the manifest lists every pair of dtypes")
+}

@@ -1,0 +1,277 @@
+//! Conv2d: dense, 1x1, grouped, depthwise and dilated convolution.
+
+use super::activation::ActivationName;
+use super::{Activation, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, attributes};
+use crate::error::{Error, Result};
+use crate::geometry::{ConvGeometry, divisible, positive, rank4};
+use crate::kernels::{Epilogue, PackedWeights, conv2d};
+use crate::{Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`Conv2d`]. PyTorch's semantics, with padding for each side.
+///
+/// ```
+/// use warpconv::{Activation, Conv2dSpec, Padding};
+/// let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), activation: Activation::Relu, ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert_eq!(json, r#"{"stride":[2,2],"padding":[1,1,1,1],"dilation":[1,1],"groups":1,"activation":"relu"}"#);
+/// assert_eq!(serde_json::from_str::<Conv2dSpec>(&json).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Attributes", into = "Attributes")]
+pub struct Conv2dSpec {
+    /// Vertical and horizontal step between outputs, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros around the input.
+    pub padding: Padding,
+    /// Vertical and horizontal distance of neighbouring taps, at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels, each convolved on its own: 1 is dense, C_in is depthwise. Divides C_in and C_out.
+    pub groups: usize,
+    /// The nonlinearity at the end.
+    pub activation: Activation,
+}
+
+impl Default for Conv2dSpec {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: Padding::default(), dilation: [1, 1], groups: 1, activation: Activation::None }
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Attributes {
+    #[serde(deserialize_with = "attributes::pair")]
+    stride: [usize; 2],
+    padding: Padding,
+    #[serde(deserialize_with = "attributes::pair")]
+    dilation: [usize; 2],
+    groups: usize,
+    activation: ActivationName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Conv2dSpec::default().into()
+    }
+}
+
+impl From<Conv2dSpec> for Attributes {
+    fn from(spec: Conv2dSpec) -> Self {
+        let (activation, alpha) = spec.activation.into_parts();
+        Self { stride: spec.stride, padding: spec.padding, dilation: spec.dilation, groups: spec.groups, activation, alpha }
+    }
+}
+
+impl TryFrom<Attributes> for Conv2dSpec {
+    type Error = String;
+    fn try_from(a: Attributes) -> Result<Self, String> {
+        let activation = Activation::from_parts(a.activation, a.alpha)?;
+        Ok(Self { stride: a.stride, padding: a.padding, dilation: a.dilation, groups: a.groups, activation })
+    }
+}
+
+impl Conv2dSpec {
+    /// Whether these attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a stride, dilation or groups of 0, `same` with a stride above 1, or a weight without channels
+    /// or taps; [`Error::Divisibility`] when the groups do not divide C_out.
+    pub fn check_weight(&self, weight: Shape) -> Result<()> {
+        positive("stride", self.stride[0].min(self.stride[1]))?;
+        positive("dilation", self.dilation[0].min(self.dilation[1]))?;
+        positive("groups", self.groups)?;
+        let [c_out, group_channels, kh, kw] = weight;
+        positive("C_out", c_out)?;
+        positive("C_in / groups", group_channels)?;
+        positive("kernel height", kh)?;
+        positive("kernel width", kw)?;
+        divisible("C_out", c_out, "groups", self.groups)?;
+        self.padding.resolve([kh, kw], self.dilation, self.stride)?;
+        Ok(())
+    }
+}
+
+/// 2-D convolution (cross-correlation, as in PyTorch) with its tail:
+///
+/// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * xpad[n, g(o)*C_in/groups + c, y*sh + i*dh, x*sw + j*dw]`,
+/// `y = activation(z + bias[o] + residual[n,o,y,x])`, with group `g(o) = o / (C_out / groups)`.
+///
+/// | kind | how |
+/// | --- | --- |
+/// | dense | `groups: 1` |
+/// | 1x1 | a weight [C_out, C_in, 1, 1] |
+/// | grouped | any `groups` that divides C_in and C_out |
+/// | depthwise | `groups: C_in`, weight [C_in * multiplier, 1, kh, kw] |
+/// | dilated (atrous) | `dilation` above 1, each axis its own |
+///
+/// Sources: PyTorch `torch.nn.Conv2d`; Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+///
+/// ```
+/// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, Parameter, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 3, 3], &[1f32, 2., 3., 4., 5., 6., 7., 8., 9.])?;
+/// let sum = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[1, 1, 2, 2], &[1f32; 4])?)?;
+/// assert_eq!(sum.forward(&Inputs::new(&x))?.to_vec()?, [12., 16., 24., 28.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    spec: Conv2dSpec,
+    weight: Parameter,
+    weight_shape: Shape,
+    bias: Option<Parameter>,
+    slope: Option<Parameter>,
+    packed: PackedWeights,
+}
+
+/// The statistics and affine parameters of a batch normalisation, each of length C_out.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNorm<'a> {
+    /// Scale (PyTorch's `weight`).
+    pub gamma: &'a [f32],
+    /// Shift (PyTorch's `bias`).
+    pub beta: &'a [f32],
+    /// Running mean.
+    pub mean: &'a [f32],
+    /// Running variance.
+    pub variance: &'a [f32],
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+impl Conv2d {
+    /// A convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
+    ///
+    /// # Errors
+    /// [`Error::Rank`], and what [`Conv2dSpec::check_weight`] refuses; [`Error::MissingTensor`] is left to
+    /// [`Conv2d::with_slope`], which a prelu needs before it can be planned.
+    pub fn new(spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
+        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
+            name: "weight",
+            shape: weight.shape().to_vec(),
+            expected: 4,
+            meaning: "[C_out, C_in / groups, kernel height, kernel width]",
+        })?;
+        spec.check_weight(weight_shape)?;
+        Ok(Self { spec, weight, weight_shape, bias: None, slope: None, packed: PackedWeights::default() })
+    }
+
+    /// Adds a bias [C_out].
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
+        bias.check_vector("bias", self.weight_shape[0], "one value for each output channel")?;
+        self.bias = Some(bias);
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Adds the slope [C_out] that [`Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
+        if self.spec.activation != Activation::Prelu {
+            let known = format!("a slope with activation prelu only, not {}", self.spec.activation.name());
+            return Err(Error::UnexpectedTensor { op: "conv2d", name: "slope".into(), known });
+        }
+        slope.check_vector("slope", self.weight_shape[0], "one value for each output channel")?;
+        self.slope = Some(slope);
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation that follows the convolution (and comes before the activation) into weight and bias:
+    /// `w' = w * gamma / sqrt(variance + epsilon)`, `b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta`, computed in
+    /// f64 and rounded once to f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a vector's length is not C_out; [`Error::Attribute`] for a variance + epsilon that is not
+    /// positive.
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm<'_>) -> Result<Self> {
+        let c_out = self.weight_shape[0];
+        let named = [("gamma", norm.gamma), ("beta", norm.beta), ("mean", norm.mean), ("variance", norm.variance)];
+        for (name, values) in named {
+            if values.len() != c_out {
+                let expected = format!("shape [{c_out}]: one value for each output channel");
+                return Err(Error::Shape { name, shape: vec![values.len()], expected });
+            }
+        }
+        let mut weight = self.weight.values().to_vec();
+        let mut bias = vec![0f32; c_out];
+        for (channel, filter) in weight.chunks_exact_mut(self.weight.values().len() / c_out).enumerate() {
+            let variance = f64::from(norm.variance[channel]) + f64::from(norm.epsilon);
+            if variance.is_nan() || variance <= 0.0 {
+                return Err(Error::Attribute { name: "variance + epsilon", value: variance.to_string(), requirement: "positive" });
+            }
+            let scale = f64::from(norm.gamma[channel]) / variance.sqrt();
+            filter.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
+            let before = self.bias.as_ref().map_or(0.0, |b| f64::from(b.values()[channel]));
+            bias[channel] = ((before - f64::from(norm.mean[channel])) * scale + f64::from(norm.beta[channel])) as f32;
+        }
+        self.weight = Parameter::new(&self.weight_shape, &weight)?;
+        self.bias = Some(Parameter::vector(&bias));
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &Conv2dSpec {
+        &self.spec
+    }
+
+    /// Its weight [C_out, C_in / groups, kh, kw].
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
+    /// Its bias [C_out].
+    pub fn bias(&self) -> Option<&Parameter> {
+        self.bias.as_ref()
+    }
+
+    /// Its prelu slope [C_out].
+    pub fn slope(&self) -> Option<&Parameter> {
+        self.slope.as_ref()
+    }
+
+    /// The geometry on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`ConvGeometry::conv2d`].
+    pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
+        ConvGeometry::conv2d(&self.spec, x, self.weight_shape)
+    }
+
+    /// Refuses a prelu without its slope.
+    pub(crate) fn check_complete(&self) -> Result<()> {
+        if self.spec.activation == Activation::Prelu && self.slope.is_none() {
+            return Err(Error::MissingTensor { op: "conv2d", name: "slope [C_out] for activation prelu".into(), available: String::new() });
+        }
+        Ok(())
+    }
+}
+
+impl Layer for Conv2d {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::Conv2d(self.spec)
+    }
+
+    fn output_shape(&self, x: Shape) -> Result<Shape> {
+        Ok(self.geometry(x)?.output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.check_complete()?;
+        let geometry = self.geometry(request.x)?;
+        let epilogue = Epilogue { bias: self.bias.as_ref(), slope: self.slope.as_ref(), activation: self.spec.activation };
+        conv2d::plan(device, request, geometry, &self.weight, epilogue, &self.packed)
+    }
+}

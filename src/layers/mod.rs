@@ -1,0 +1,53 @@
+//! The layers: what a user writes, validated once.
+//!
+//! A layer is a spec (its attributes) with its weights. [`Layer::plan`] turns it into a [`Plan`] for one input shape, and
+//! [`Layer::forward`] plans, allocates the output and runs, all in one.
+
+mod activation;
+mod any;
+mod attributes;
+mod conv2d;
+mod parameter;
+mod plan;
+
+pub use activation::Activation;
+pub use any::{AnyLayer, LayerSpec, Signature};
+pub use attributes::Padding;
+pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec};
+pub use parameter::Parameter;
+pub(crate) use plan::Executable;
+pub use plan::{Choice, Explanation, Inputs, Plan, PlanRequest, Residual, Workspace};
+
+use crate::{Element, Result, Shape, Stream, Tensor};
+
+/// A layer of a network: shape inference, planning and running.
+pub trait Layer: Send + Sync + 'static {
+    /// The spec it was built from, as JSON knows it.
+    fn spec(&self) -> LayerSpec;
+
+    /// The shape of the output for an input of shape `x`.
+    ///
+    /// # Errors
+    /// When the layer cannot be applied to such an input.
+    fn output_shape(&self, x: Shape) -> Result<Shape>;
+
+    /// Chooses the kernel and prepares all that running needs: validated geometry, packed weights on the device, the loaded
+    /// kernel. May allocate and take milliseconds; [`Plan::run`] does neither.
+    ///
+    /// # Errors
+    /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device fails.
+    fn plan<T: Element>(&self, device: &crate::Device, request: &PlanRequest) -> Result<Plan<T>>;
+
+    /// Plans, allocates the output in the format of `x`, and runs on the device's own stream.
+    ///
+    /// # Errors
+    /// As [`Layer::plan`] and [`Plan::run`].
+    fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
+        let x = &inputs.x;
+        let device = x.device().clone();
+        let plan = self.plan::<T>(&device, &PlanRequest::new(x.shape()).format(x.format()))?;
+        let mut y = Tensor::uninitialised(&device, plan.output_shape(), plan.output_format())?;
+        plan.run(inputs, &mut y, Workspace::none(), &Stream::default_of(&device))?;
+        Ok(y)
+    }
+}

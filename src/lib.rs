@@ -1,0 +1,55 @@
+//! Hand-written CUDA kernels for every kind of convolution that modern CNNs use, in one safe API that can be tested with no
+//! GPU: the very kernels that nvcc compiles for a GPU also run on the CPU, on the *host device*.
+//!
+//! The way of the data: a spec ([`Conv2dSpec`]) with weights is a layer ([`Conv2d`]); a layer and an input's shape give a
+//! [`Plan`], which has chosen and loaded a kernel; a plan runs on [`Tensor`]s of a [`Device`].
+//!
+//! ```
+//! use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream, Tensor, Workspace};
+//! # fn main() -> warpconv::Result<()> {
+//! let device = Device::best()?; // a GPU if there is one, else the host device
+//! let spec = Conv2dSpec { padding: Padding::Same, activation: Activation::Silu, ..Default::default() };
+//! let layer = Conv2d::new(spec, Parameter::new(&[8, 4, 3, 3], &[0.1f32; 8 * 4 * 9])?)?;
+//!
+//! // all in one ...
+//! let x = Tensor::<half::f16>::randn(&device, [1, 4, 32, 32], MemoryFormat::ChannelsLast, 42)?;
+//! let y = layer.forward(&Inputs::new(&x))?;
+//! assert_eq!(y.shape(), [1, 8, 32, 32]);
+//!
+//! // ... or planned once and run often, without allocation or synchronisation
+//! let plan = layer.plan::<half::f16>(&device, &PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast))?;
+//! let mut z = Tensor::zeros(&device, plan.output_shape(), plan.output_format())?;
+//! plan.run(&Inputs::new(&x), &mut z, Workspace::none(), &Stream::default_of(&device))?;
+//! assert_eq!(y.to_vec()?, z.to_vec()?);
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod analysis;
+mod device;
+mod dtype;
+mod error;
+pub mod geometry;
+pub mod io;
+mod kernels;
+pub mod layers;
+pub mod numerics;
+pub mod reference;
+mod tensor;
+
+#[cfg(feature = "cuda")]
+pub use cudarc;
+#[cfg(feature = "host")]
+pub use device::HostOptions;
+pub use device::{Device, DeviceKind, Properties, Stream};
+pub use dtype::{DType, Element, MemoryFormat};
+pub use error::{Error, Result};
+pub use geometry::Shape;
+pub use half;
+pub use layers::{
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, Explanation, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Residual, Workspace,
+};
+pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

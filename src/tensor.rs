@@ -1,0 +1,509 @@
+//! Tensors: a logical shape [N, C, H, W] over memory of a device, in one of two memory formats.
+
+use crate::device::{Memory, download};
+use crate::error::{Error, Result};
+use crate::geometry::elements;
+use crate::kernels::rearrange;
+use crate::{DType, Device, Element, MemoryFormat, Shape};
+use half::{bf16, f16};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution, StandardNormal};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// How the elements of a tensor lie in memory.
+///
+/// A view of some channels of a wider tensor has that tensor's channels as its `channel_stride`: a slice of a concatenation
+/// is read and written in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    shape: Shape,
+    format: MemoryFormat,
+    channel_stride: usize,
+}
+
+impl Layout {
+    /// Elements packed without gaps.
+    pub fn packed(shape: Shape, format: MemoryFormat) -> Self {
+        Self { shape, format, channel_stride: shape[1] }
+    }
+
+    /// The first channels of a tensor that has `channel_stride` channels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when that is fewer than the shape's.
+    pub fn channel_slice(shape: Shape, format: MemoryFormat, channel_stride: usize) -> Result<Self> {
+        if channel_stride < shape[1] {
+            return Err(Error::Attribute { name: "channel_stride", value: channel_stride.to_string(), requirement: "at least the number of channels" });
+        }
+        elements(&[shape[0], channel_stride, shape[2], shape[3]])?;
+        Ok(Self { shape, format, channel_stride })
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.format
+    }
+
+    /// Channels of the tensor that this is a slice of.
+    pub fn channel_stride(&self) -> usize {
+        self.channel_stride
+    }
+
+    /// Distances of neighbours along N, C, H and W, in elements.
+    pub fn strides(&self) -> [usize; 4] {
+        let [_, _, h, w] = self.shape;
+        match self.format {
+            MemoryFormat::Contiguous => [self.channel_stride * h * w, h * w, w, 1],
+            MemoryFormat::ChannelsLast => [self.channel_stride * h * w, 1, w * self.channel_stride, self.channel_stride],
+        }
+    }
+
+    /// Elements from the first to the last, both included.
+    pub fn extent(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        1 + self.strides().iter().zip(self.shape).map(|(stride, size)| stride * (size - 1)).sum::<usize>()
+    }
+
+    /// Whether no gaps lie between the elements.
+    pub fn is_packed(&self) -> bool {
+        self.channel_stride == self.shape[1]
+    }
+}
+
+/// A tensor that owns its memory.
+///
+/// ```
+/// use warpconv::{Device, MemoryFormat, Tensor};
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 2, 1, 2], &[1f32, 2., 10., 20.])?;
+/// let y = x.to_format(MemoryFormat::ChannelsLast)?;
+/// assert_eq!(y.to_vec_in_memory_order()?, [1., 10., 2., 20.]);
+/// assert_eq!(y.to_vec()?, [1., 2., 10., 20.]); // always in NCHW order
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Tensor<T: Element> {
+    memory: Memory,
+    layout: Layout,
+    dtype: PhantomData<T>,
+}
+
+/// A tensor that is read: a borrowed [`Tensor`], some of its channels, or memory that a service owns.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a, T: Element> {
+    device: &'a Device,
+    address: u64,
+    layout: Layout,
+    dtype: PhantomData<&'a T>,
+}
+
+/// A tensor that is written: an exclusively borrowed [`Tensor`], some of its channels, or memory that a service owns.
+#[derive(Debug)]
+pub struct TensorViewMut<'a, T: Element>(TensorView<'a, T>);
+
+impl<T: Element> Tensor<T> {
+    /// Memory with arbitrary content; what writes it must write all of it.
+    pub(crate) fn uninitialised(device: &Device, shape: Shape, format: MemoryFormat) -> Result<Self> {
+        let bytes = elements(&shape)? * size_of::<T>();
+        Ok(Self { memory: device.allocate(bytes)?, layout: Layout::packed(shape, format), dtype: PhantomData })
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`], [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn zeros(device: &Device, shape: Shape, format: MemoryFormat) -> Result<Self> {
+        let tensor = Self::uninitialised(device, shape, format)?;
+        tensor.memory.fill_zero()?;
+        Ok(tensor)
+    }
+
+    /// A contiguous tensor of `values` in NCHW order.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when their number is not the shape's; otherwise as [`Tensor::zeros`].
+    pub fn from_slice(device: &Device, shape: Shape, values: &[T]) -> Result<Self> {
+        Self::from_slice_in_memory_order(device, shape, MemoryFormat::Contiguous, values)
+    }
+
+    /// A tensor of `values` that lie in the order of `format`: NCHW when contiguous, NHWC when channels_last. `shape` is
+    /// [N, C, H, W] in both.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_slice`].
+    pub fn from_slice_in_memory_order(device: &Device, shape: Shape, format: MemoryFormat, values: &[T]) -> Result<Self> {
+        let expected = elements(&shape)?;
+        if values.len() != expected {
+            return Err(Error::Length { name: "tensor", shape: shape.to_vec(), expected, got: values.len() });
+        }
+        let tensor = Self::uninitialised(device, shape, format)?;
+        tensor.memory.upload(bytemuck::cast_slice(values))?;
+        Ok(tensor)
+    }
+
+    /// Uniform random values in [-1, 1), the same for the same seed on every device and in every format.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
+    pub fn rand(device: &Device, shape: Shape, format: MemoryFormat, seed: u64) -> Result<Self> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        Self::generate(device, shape, format, || (rng.next_u32() >> 8) as f32 * 2f32.powi(-23) - 1.0)
+    }
+
+    /// Normally distributed random values (mean 0, variance 1), the same for the same seed on every device and in every
+    /// format.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
+    pub fn randn(device: &Device, shape: Shape, format: MemoryFormat, seed: u64) -> Result<Self> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        Self::generate(device, shape, format, || StandardNormal.sample(&mut rng))
+    }
+
+    fn generate(device: &Device, shape: Shape, format: MemoryFormat, mut next: impl FnMut() -> f32) -> Result<Self> {
+        let values: Vec<T> = (0..elements(&shape)?).map(|_| T::from_f32(next())).collect();
+        let tensor = Self::from_slice(device, shape, &values)?;
+        if format == MemoryFormat::Contiguous { Ok(tensor) } else { tensor.to_format(format) }
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.layout.format
+    }
+
+    /// How the elements lie in memory.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> &Device {
+        self.memory.device()
+    }
+
+    /// The address of the first element on the device; 0 when there is none.
+    pub fn address(&self) -> u64 {
+        self.memory.address()
+    }
+
+    /// All of it, to be read.
+    pub fn view(&self) -> TensorView<'_, T> {
+        TensorView { device: self.memory.device(), address: self.memory.address(), layout: self.layout, dtype: PhantomData }
+    }
+
+    /// All of it, to be written.
+    pub fn view_mut(&mut self) -> TensorViewMut<'_, T> {
+        TensorViewMut(self.view())
+    }
+
+    /// Some of its channels, to be read.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the channels.
+    pub fn channels(&self, range: Range<usize>) -> Result<TensorView<'_, T>> {
+        self.view().channels(range)
+    }
+
+    /// Some of its channels, to be written.
+    ///
+    /// # Errors
+    /// As [`Tensor::channels`].
+    pub fn channels_mut(&mut self, range: Range<usize>) -> Result<TensorViewMut<'_, T>> {
+        Ok(TensorViewMut(self.view().channels(range)?))
+    }
+
+    /// Its values in NCHW order, after all work queued on the device.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when that work or the copy fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        self.view().to_vec()
+    }
+
+    /// Its values in the order in which they lie in memory: NCHW when contiguous, NHWC when channels_last.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub fn to_vec_in_memory_order(&self) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); elements(&self.shape())?];
+        // SAFETY: the tensor is packed, so its memory is as long as its elements
+        unsafe { download(self.device(), self.address(), bytemuck::cast_slice_mut(&mut values))? };
+        Ok(values)
+    }
+
+    /// A copy in another format (or in the same).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or a failed launch.
+    pub fn to_format(&self, format: MemoryFormat) -> Result<Tensor<T>> {
+        self.view().to_format(format)
+    }
+
+    /// A copy in another dtype, each element rounded once to nearest, ties to even.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_format`].
+    pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
+        self.view().cast()
+    }
+
+    /// A copy on another device, through the host.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`] and [`Tensor::zeros`].
+    pub fn to_device(&self, device: &Device) -> Result<Tensor<T>> {
+        Tensor::from_slice_in_memory_order(device, self.shape(), self.format(), &self.to_vec_in_memory_order()?)
+    }
+}
+
+impl<'a, T: Element> TensorView<'a, T> {
+    /// A view of memory that the caller owns: the stable way to run on a service's own buffers.
+    ///
+    /// # Errors
+    /// [`Error::Alignment`] when the address is not a multiple of the element's size.
+    ///
+    /// # Safety
+    /// From `address` on, [`Layout::extent`] elements of type `T` must be initialised memory of `device`, which nobody frees or
+    /// writes while the view, or work queued with it, is in use.
+    pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
+        if address % size_of::<T>() as u64 != 0 {
+            return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
+        }
+        Ok(Self { device, address, layout, dtype: PhantomData })
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.layout.format
+    }
+
+    /// How the elements lie in memory.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Some of its channels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the channels.
+    pub fn channels(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
+        let [n, c, h, w] = self.layout.shape;
+        if range.start > range.end || range.end > c {
+            return Err(Error::Attribute { name: "the range of channels", value: format!("{range:?} of {c}"), requirement: "within the channels" });
+        }
+        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[1] };
+        let layout = Layout { shape: [n, range.len(), h, w], ..self.layout };
+        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+    }
+
+    /// Its values in NCHW order, after all work queued on the device.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when that work or the copy fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        if self.format() == MemoryFormat::Contiguous && self.layout.is_packed() {
+            let mut values = vec![T::zeroed(); elements(&self.shape())?];
+            // SAFETY: a packed view is over as many elements as its shape has
+            unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut values))? };
+            return Ok(values);
+        }
+        self.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()
+    }
+
+    /// A packed copy in `format`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or a failed launch.
+    pub fn to_format(&self, format: MemoryFormat) -> Result<Tensor<T>> {
+        let mut copy = Tensor::uninitialised(self.device, self.shape(), format)?;
+        rearrange::copy(self, &mut copy.view_mut())?;
+        Ok(copy)
+    }
+
+    /// A packed copy in another dtype, each element rounded once to nearest, ties to even.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_format`].
+    pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
+        let mut copy = Tensor::uninitialised(self.device, self.shape(), self.format())?;
+        rearrange::cast(self, &mut copy.view_mut())?;
+        Ok(copy)
+    }
+
+    /// The addresses that both views reach, when some element may belong to both.
+    pub(crate) fn overlap(&self, other: &TensorView<'_, T>) -> Option<(u64, u64)> {
+        let bytes = size_of::<T>() as u64;
+        let end = |view: &TensorView<'_, T>| view.address + view.layout.extent() as u64 * bytes;
+        let (start, end) = (self.address.max(other.address), end(self).min(end(other)));
+        if start >= end || self.device != other.device || self.beside(other) {
+            return None;
+        }
+        Some((start, end))
+    }
+
+    /// Whether both are slices of one concatenation that share no channel.
+    fn beside(&self, other: &TensorView<'_, T>) -> bool {
+        let (a, b) = (self.layout, other.layout);
+        let same = a.format == b.format && a.channel_stride == b.channel_stride && a.shape[0] == b.shape[0] && a.shape[2..] == b.shape[2..];
+        let distance = self.address.abs_diff(other.address) as usize / size_of::<T>();
+        let (first, second) = if self.address <= other.address { (a, b) } else { (b, a) };
+        let channels = distance / first.strides()[1].max(1);
+        same && distance.is_multiple_of(first.strides()[1].max(1)) && channels >= first.shape[1] && channels + second.shape[1] <= a.channel_stride
+    }
+}
+
+impl<'a, T: Element> TensorViewMut<'a, T> {
+    /// A view of memory that the caller owns and that will be written.
+    ///
+    /// # Errors
+    /// As [`TensorView::from_raw`].
+    ///
+    /// # Safety
+    /// As [`TensorView::from_raw`], and nobody else reads the elements either while the view, or work queued with it, is in
+    /// use. They need not be initialised.
+    pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
+        // SAFETY: passed on to the caller
+        Ok(Self(unsafe { TensorView::from_raw(device, address, layout)? }))
+    }
+
+    /// The same elements, to be read.
+    pub fn as_view(&self) -> TensorView<'_, T> {
+        self.0
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.0.format()
+    }
+
+    /// Some of its channels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the channels.
+    pub fn channels(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
+        Ok(Self(self.0.channels(range)?))
+    }
+}
+
+impl<'a, T: Element> From<&'a Tensor<T>> for TensorView<'a, T> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        tensor.view()
+    }
+}
+
+impl<'a, T: Element> From<&'a mut Tensor<T>> for TensorViewMut<'a, T> {
+    fn from(tensor: &'a mut Tensor<T>) -> Self {
+        tensor.view_mut()
+    }
+}
+
+/// A tensor whose dtype is known only at run time.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnyTensor {
+    /// f32
+    F32(Tensor<f32>),
+    /// f16
+    F16(Tensor<f16>),
+    /// bf16
+    Bf16(Tensor<bf16>),
+}
+
+/// Runs `$body` with `$tensor` bound to the tensor inside an [`AnyTensor`].
+macro_rules! dispatch {
+    ($any:expr, $tensor:ident => $body:expr) => {
+        match $any {
+            AnyTensor::F32($tensor) => $body,
+            AnyTensor::F16($tensor) => $body,
+            AnyTensor::Bf16($tensor) => $body,
+        }
+    };
+}
+
+impl AnyTensor {
+    /// The dtype.
+    pub fn dtype(&self) -> DType {
+        fn of<T: Element>(_: &Tensor<T>) -> DType {
+            T::DTYPE
+        }
+        dispatch!(self, t => of(t))
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        dispatch!(self, t => t.shape())
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        dispatch!(self, t => t.format())
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> &Device {
+        dispatch!(self, t => t.device())
+    }
+
+    /// A copy as `Tensor<U>`, rounded where the dtypes differ.
+    ///
+    /// # Errors
+    /// As [`Tensor::cast`].
+    pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
+        dispatch!(self, t => t.cast())
+    }
+
+    /// A copy in another format (or in the same).
+    ///
+    /// # Errors
+    /// As [`Tensor::to_format`].
+    pub fn to_format(&self, format: MemoryFormat) -> Result<AnyTensor> {
+        dispatch!(self, t => Ok(t.to_format(format)?.into()))
+    }
+
+    /// Its values in NCHW order, as f32 (exact for every dtype).
+    ///
+    /// # Errors
+    /// As [`Tensor::to_vec`].
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        dispatch!(self, t => Ok(t.to_vec()?.into_iter().map(|v| v.to_f32()).collect()))
+    }
+}
+
+impl<T: Element> From<Tensor<T>> for AnyTensor {
+    fn from(tensor: Tensor<T>) -> Self {
+        T::into_any(tensor)
+    }
+}
