@@ -192,7 +192,9 @@ pub enum Error {
         why: String,
     },
     /// The GPU can run none of the machine code embedded in this build.
-    #[error("{gpu} (compute capability {capability}) can run none of the code in this build ({embedded}): rebuild with WARPCONV_CUDA_ARCHS={capability_number}")]
+    #[error(
+        "{gpu} (compute capability {capability}) can run none of the code in this build ({embedded}): rebuild with WARPCONV_CUDA_ARCHS={capability_number}"
+    )]
     NoKernelImage {
         /// The GPU's name.
         gpu: String,
@@ -204,7 +206,9 @@ pub enum Error {
         embedded: String,
     },
     /// The driver is older than the code embedded in this build.
-    #[error("the CUDA driver supports CUDA {driver}, but this build's code needs {needed}: update the driver, or rebuild with an older nvcc or with machine code for this GPU (WARPCONV_CUDA_ARCHS)")]
+    #[error(
+        "the CUDA driver supports CUDA {driver}, but this build's code needs {needed}: update the driver, or rebuild with an older nvcc or with machine code for this GPU (WARPCONV_CUDA_ARCHS)"
+    )]
     DriverTooOld {
         /// What the driver supports, "12.4".
         driver: String,

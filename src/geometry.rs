@@ -64,10 +64,10 @@ impl Axis {
         positive("stride", stride)?;
         positive("dilation", dilation)?;
         let span = kernel_span(kernel, dilation)?;
-        let padded = input
-            .checked_add(before)
-            .and_then(|s| s.checked_add(after))
-            .ok_or_else(|| Error::Overflow { what: "the padded input size", values: format!("{axis} {input}, padding {before} + {after}") })?;
+        let padded = input.checked_add(before).and_then(|s| s.checked_add(after)).ok_or_else(|| Error::Overflow {
+            what: "the padded input size",
+            values: format!("{axis} {input}, padding {before} + {after}"),
+        })?;
         if span > padded {
             return Err(Error::EmptyOutput { axis, input, before, after, kernel, dilation, span });
         }
@@ -143,7 +143,18 @@ impl ConvGeometry {
             dilation: spec.dilation[i],
         };
         let output = [axis(0, h, kh).conv_output("height")?, axis(1, w, kw).conv_output("width")?];
-        let geometry = Self { n, c_in, input: [h, w], c_out, output, kernel: [kh, kw], stride: spec.stride, padding, dilation: spec.dilation, groups: spec.groups };
+        let geometry = Self {
+            n,
+            c_in,
+            input: [h, w],
+            c_out,
+            output,
+            kernel: [kh, kw],
+            stride: spec.stride,
+            padding,
+            dilation: spec.dilation,
+            groups: spec.groups,
+        };
         elements(&x)?;
         elements(&geometry.output_shape())?;
         geometry.macs()?;

@@ -34,7 +34,11 @@ impl Layout {
     /// [`Error::Attribute`] when that is fewer than the shape's.
     pub fn channel_slice(shape: Shape, format: MemoryFormat, channel_stride: usize) -> Result<Self> {
         if channel_stride < shape[1] {
-            return Err(Error::Attribute { name: "channel_stride", value: channel_stride.to_string(), requirement: "at least the number of channels" });
+            return Err(Error::Attribute {
+                name: "channel_stride",
+                value: channel_stride.to_string(),
+                requirement: "at least the number of channels",
+            });
         }
         elements(&[shape[0], channel_stride, shape[2], shape[3]])?;
         Ok(Self { shape, format, channel_stride })
@@ -317,7 +321,11 @@ impl<'a, T: Element> TensorView<'a, T> {
     pub fn channels(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
         let [n, c, h, w] = self.layout.shape;
         if range.start > range.end || range.end > c {
-            return Err(Error::Attribute { name: "the range of channels", value: format!("{range:?} of {c}"), requirement: "within the channels" });
+            return Err(Error::Attribute {
+                name: "the range of channels",
+                value: format!("{range:?} of {c}"),
+                requirement: "within the channels",
+            });
         }
         let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[1] };
         let layout = Layout { shape: [n, range.len(), h, w], ..self.layout };
@@ -376,7 +384,9 @@ impl<'a, T: Element> TensorView<'a, T> {
         let distance = self.address.abs_diff(other.address) as usize / size_of::<T>();
         let (first, second) = if self.address <= other.address { (a, b) } else { (b, a) };
         let channels = distance / first.strides()[1].max(1);
-        same && distance.is_multiple_of(first.strides()[1].max(1)) && channels >= first.shape[1] && channels + second.shape[1] <= a.channel_stride
+        same && distance.is_multiple_of(first.strides()[1].max(1))
+            && channels >= first.shape[1]
+            && channels + second.shape[1] <= a.channel_stride
     }
 }
 

@@ -1,7 +1,7 @@
 //! Conv2d's kernels: candidates, their cost, and the launch. kernels/conv_direct.cu.
 
 use super::params::{ConvDirectParams, ConvGeometryParams};
-use super::{Epilogue, Kernel, KernelInfo, Packed, PackedWeights, Operands, choose, family, operand, tensor4, to_i32};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, family, operand, tensor4, to_i32};
 use crate::device::{Access, Operand};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
@@ -27,12 +27,20 @@ pub(crate) fn plan<T: Element>(
     let direct = ConvDirect::<T>::new(device, info, geometry, weight, &epilogue, packed)?;
     let note = if request.batch_invariant { "; batch-invariant, as every candidate is" } else { "" }.to_string();
     let explanation = Explanation { kernel: info.name, choices, grid: direct.grid, threads: info.threads, shared_bytes: 0, note };
-    Ok(Plan { device: device.clone(), request: request.clone(), output: geometry.output_shape(), executable: Box::new(direct), explanation })
+    Ok(Plan {
+        device: device.clone(),
+        request: request.clone(),
+        output: geometry.output_shape(),
+        executable: Box::new(direct),
+        explanation,
+    })
 }
 
 /// Every kernel that can compute a Conv2d, with its estimated cost or the reason why it does not apply.
 fn candidates(geometry: &ConvGeometry, dtype: DType, y_format: MemoryFormat) -> Vec<Choice> {
-    family("conv_direct").map(|kernel| Choice { kernel: kernel.name, verdict: ConvDirect::<f32>::applies(kernel, geometry, dtype, y_format) }).collect()
+    family("conv_direct")
+        .map(|kernel| Choice { kernel: kernel.name, verdict: ConvDirect::<f32>::applies(kernel, geometry, dtype, y_format) })
+        .collect()
 }
 
 /// The geometry as kernels take it.
@@ -81,7 +89,14 @@ impl<T: Element> ConvDirect<T> {
         Ok(macs * if kernel.format == Some(y_format) { 1.0 } else { UNCOALESCED })
     }
 
-    fn new(device: &Device, info: &'static KernelInfo, geometry: ConvGeometry, weight: &Parameter, epilogue: &Epilogue<'_>, packed: &PackedWeights) -> Result<Self> {
+    fn new(
+        device: &Device,
+        info: &'static KernelInfo,
+        geometry: ConvGeometry,
+        weight: &Parameter,
+        epilogue: &Epilogue<'_>,
+        packed: &PackedWeights,
+    ) -> Result<Self> {
         let params = geometry_params(&geometry)?;
         // positions are computed in 32 bits, padding and dilation included
         let reach = |axis: usize| {

@@ -76,7 +76,14 @@ pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Te
     let last = c * (channels.max(1) - 1) + h * (height.max(1) - 1) + w * (width.max(1) - 1);
     to_i32("the distance of the last element of an image from its first", last)?;
     let stride = |value| to_i32("a stride in elements", value);
-    Ok(params::Tensor4 { address: view.address(), stride_n: n as i64, stride_c: stride(c)?, stride_h: stride(h)?, stride_w: stride(w)?, reserved: 0 })
+    Ok(params::Tensor4 {
+        address: view.address(),
+        stride_n: n as i64,
+        stride_c: stride(c)?,
+        stride_h: stride(h)?,
+        stride_w: stride(w)?,
+        reserved: 0,
+    })
 }
 
 /// The tail of a layer, before it is on a device.
@@ -117,7 +124,13 @@ impl Packed {
             Activation::Hardswish => ActivationCode_ACTIVATION_HARDSWISH,
         };
         let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
-        EpilogueParams { bias: address(&self.bias), slope: address(&self.slope), residual: Tensor4::default(), activation: activation as i32, alpha }
+        EpilogueParams {
+            bias: address(&self.bias),
+            slope: address(&self.slope),
+            residual: Tensor4::default(),
+            activation: activation as i32,
+            alpha,
+        }
     }
 
     /// The memory of bias and slope, for the launch.
@@ -168,7 +181,8 @@ pub(crate) fn choose(op: &'static str, wanted: Option<&str>, mut choices: Vec<Ch
     };
     let Some(index) = index else {
         let matching = choices.iter().filter(|choice| wanted.is_none_or(|name| choice.kernel == name));
-        let reasons: Vec<String> = matching.map(|choice| format!("{}: {}", choice.kernel, choice.verdict.as_ref().err().map_or("", String::as_str))).collect();
+        let reasons: Vec<String> =
+            matching.map(|choice| format!("{}: {}", choice.kernel, choice.verdict.as_ref().err().map_or("", String::as_str))).collect();
         let reasons = match (reasons.is_empty(), wanted) {
             (true, Some(name)) => format!("{name} is none of {}", choices.iter().map(|c| c.kernel).collect::<Vec<_>>().join(", ")),
             _ => reasons.join("; "),
@@ -184,7 +198,14 @@ pub(crate) fn choose(op: &'static str, wanted: Option<&str>, mut choices: Vec<Ch
 /// A view as the launch's checker takes it.
 pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
     let layout = view.layout();
-    Operand { name, address: view.address(), element_bytes: size_of::<T>() as u32, shape: layout.shape(), strides: layout.strides(), access }
+    Operand {
+        name,
+        address: view.address(),
+        element_bytes: size_of::<T>() as u32,
+        shape: layout.shape(),
+        strides: layout.strides(),
+        access,
+    }
 }
 
 /// The operands of a launch, on the stack: running allocates nothing.

@@ -47,16 +47,11 @@ pub struct EpilogueParams {
 const _: () = {
     ["Size of EpilogueParams"][::std::mem::size_of::<EpilogueParams>() - 56usize];
     ["Alignment of EpilogueParams"][::std::mem::align_of::<EpilogueParams>() - 8usize];
-    ["Offset of field: EpilogueParams::bias"]
-        [::std::mem::offset_of!(EpilogueParams, bias) - 0usize];
-    ["Offset of field: EpilogueParams::slope"]
-        [::std::mem::offset_of!(EpilogueParams, slope) - 8usize];
-    ["Offset of field: EpilogueParams::residual"]
-        [::std::mem::offset_of!(EpilogueParams, residual) - 16usize];
-    ["Offset of field: EpilogueParams::activation"]
-        [::std::mem::offset_of!(EpilogueParams, activation) - 48usize];
-    ["Offset of field: EpilogueParams::alpha"]
-        [::std::mem::offset_of!(EpilogueParams, alpha) - 52usize];
+    ["Offset of field: EpilogueParams::bias"][::std::mem::offset_of!(EpilogueParams, bias) - 0usize];
+    ["Offset of field: EpilogueParams::slope"][::std::mem::offset_of!(EpilogueParams, slope) - 8usize];
+    ["Offset of field: EpilogueParams::residual"][::std::mem::offset_of!(EpilogueParams, residual) - 16usize];
+    ["Offset of field: EpilogueParams::activation"][::std::mem::offset_of!(EpilogueParams, activation) - 48usize];
+    ["Offset of field: EpilogueParams::alpha"][::std::mem::offset_of!(EpilogueParams, alpha) - 52usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -82,38 +77,22 @@ pub struct ConvGeometryParams {
 const _: () = {
     ["Size of ConvGeometryParams"][::std::mem::size_of::<ConvGeometryParams>() - 64usize];
     ["Alignment of ConvGeometryParams"][::std::mem::align_of::<ConvGeometryParams>() - 4usize];
-    ["Offset of field: ConvGeometryParams::n"]
-        [::std::mem::offset_of!(ConvGeometryParams, n) - 0usize];
-    ["Offset of field: ConvGeometryParams::c_in"]
-        [::std::mem::offset_of!(ConvGeometryParams, c_in) - 4usize];
-    ["Offset of field: ConvGeometryParams::h"]
-        [::std::mem::offset_of!(ConvGeometryParams, h) - 8usize];
-    ["Offset of field: ConvGeometryParams::w"]
-        [::std::mem::offset_of!(ConvGeometryParams, w) - 12usize];
-    ["Offset of field: ConvGeometryParams::c_out"]
-        [::std::mem::offset_of!(ConvGeometryParams, c_out) - 16usize];
-    ["Offset of field: ConvGeometryParams::h_out"]
-        [::std::mem::offset_of!(ConvGeometryParams, h_out) - 20usize];
-    ["Offset of field: ConvGeometryParams::w_out"]
-        [::std::mem::offset_of!(ConvGeometryParams, w_out) - 24usize];
-    ["Offset of field: ConvGeometryParams::kernel_h"]
-        [::std::mem::offset_of!(ConvGeometryParams, kernel_h) - 28usize];
-    ["Offset of field: ConvGeometryParams::kernel_w"]
-        [::std::mem::offset_of!(ConvGeometryParams, kernel_w) - 32usize];
-    ["Offset of field: ConvGeometryParams::stride_h"]
-        [::std::mem::offset_of!(ConvGeometryParams, stride_h) - 36usize];
-    ["Offset of field: ConvGeometryParams::stride_w"]
-        [::std::mem::offset_of!(ConvGeometryParams, stride_w) - 40usize];
-    ["Offset of field: ConvGeometryParams::pad_top"]
-        [::std::mem::offset_of!(ConvGeometryParams, pad_top) - 44usize];
-    ["Offset of field: ConvGeometryParams::pad_left"]
-        [::std::mem::offset_of!(ConvGeometryParams, pad_left) - 48usize];
-    ["Offset of field: ConvGeometryParams::dilation_h"]
-        [::std::mem::offset_of!(ConvGeometryParams, dilation_h) - 52usize];
-    ["Offset of field: ConvGeometryParams::dilation_w"]
-        [::std::mem::offset_of!(ConvGeometryParams, dilation_w) - 56usize];
-    ["Offset of field: ConvGeometryParams::groups"]
-        [::std::mem::offset_of!(ConvGeometryParams, groups) - 60usize];
+    ["Offset of field: ConvGeometryParams::n"][::std::mem::offset_of!(ConvGeometryParams, n) - 0usize];
+    ["Offset of field: ConvGeometryParams::c_in"][::std::mem::offset_of!(ConvGeometryParams, c_in) - 4usize];
+    ["Offset of field: ConvGeometryParams::h"][::std::mem::offset_of!(ConvGeometryParams, h) - 8usize];
+    ["Offset of field: ConvGeometryParams::w"][::std::mem::offset_of!(ConvGeometryParams, w) - 12usize];
+    ["Offset of field: ConvGeometryParams::c_out"][::std::mem::offset_of!(ConvGeometryParams, c_out) - 16usize];
+    ["Offset of field: ConvGeometryParams::h_out"][::std::mem::offset_of!(ConvGeometryParams, h_out) - 20usize];
+    ["Offset of field: ConvGeometryParams::w_out"][::std::mem::offset_of!(ConvGeometryParams, w_out) - 24usize];
+    ["Offset of field: ConvGeometryParams::kernel_h"][::std::mem::offset_of!(ConvGeometryParams, kernel_h) - 28usize];
+    ["Offset of field: ConvGeometryParams::kernel_w"][::std::mem::offset_of!(ConvGeometryParams, kernel_w) - 32usize];
+    ["Offset of field: ConvGeometryParams::stride_h"][::std::mem::offset_of!(ConvGeometryParams, stride_h) - 36usize];
+    ["Offset of field: ConvGeometryParams::stride_w"][::std::mem::offset_of!(ConvGeometryParams, stride_w) - 40usize];
+    ["Offset of field: ConvGeometryParams::pad_top"][::std::mem::offset_of!(ConvGeometryParams, pad_top) - 44usize];
+    ["Offset of field: ConvGeometryParams::pad_left"][::std::mem::offset_of!(ConvGeometryParams, pad_left) - 48usize];
+    ["Offset of field: ConvGeometryParams::dilation_h"][::std::mem::offset_of!(ConvGeometryParams, dilation_h) - 52usize];
+    ["Offset of field: ConvGeometryParams::dilation_w"][::std::mem::offset_of!(ConvGeometryParams, dilation_w) - 56usize];
+    ["Offset of field: ConvGeometryParams::groups"][::std::mem::offset_of!(ConvGeometryParams, groups) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -130,12 +109,9 @@ const _: () = {
     ["Alignment of ConvDirectParams"][::std::mem::align_of::<ConvDirectParams>() - 8usize];
     ["Offset of field: ConvDirectParams::x"][::std::mem::offset_of!(ConvDirectParams, x) - 0usize];
     ["Offset of field: ConvDirectParams::y"][::std::mem::offset_of!(ConvDirectParams, y) - 32usize];
-    ["Offset of field: ConvDirectParams::weight"]
-        [::std::mem::offset_of!(ConvDirectParams, weight) - 64usize];
-    ["Offset of field: ConvDirectParams::geometry"]
-        [::std::mem::offset_of!(ConvDirectParams, geometry) - 72usize];
-    ["Offset of field: ConvDirectParams::epilogue"]
-        [::std::mem::offset_of!(ConvDirectParams, epilogue) - 136usize];
+    ["Offset of field: ConvDirectParams::weight"][::std::mem::offset_of!(ConvDirectParams, weight) - 64usize];
+    ["Offset of field: ConvDirectParams::geometry"][::std::mem::offset_of!(ConvDirectParams, geometry) - 72usize];
+    ["Offset of field: ConvDirectParams::epilogue"][::std::mem::offset_of!(ConvDirectParams, epilogue) - 136usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -157,22 +133,14 @@ const _: () = {
     ["Alignment of TransposeParams"][::std::mem::align_of::<TransposeParams>() - 8usize];
     ["Offset of field: TransposeParams::x"][::std::mem::offset_of!(TransposeParams, x) - 0usize];
     ["Offset of field: TransposeParams::y"][::std::mem::offset_of!(TransposeParams, y) - 8usize];
-    ["Offset of field: TransposeParams::x_batch_stride"]
-        [::std::mem::offset_of!(TransposeParams, x_batch_stride) - 16usize];
-    ["Offset of field: TransposeParams::y_batch_stride"]
-        [::std::mem::offset_of!(TransposeParams, y_batch_stride) - 24usize];
-    ["Offset of field: TransposeParams::x_row_stride"]
-        [::std::mem::offset_of!(TransposeParams, x_row_stride) - 32usize];
-    ["Offset of field: TransposeParams::y_row_stride"]
-        [::std::mem::offset_of!(TransposeParams, y_row_stride) - 40usize];
-    ["Offset of field: TransposeParams::batch"]
-        [::std::mem::offset_of!(TransposeParams, batch) - 48usize];
-    ["Offset of field: TransposeParams::rows"]
-        [::std::mem::offset_of!(TransposeParams, rows) - 52usize];
-    ["Offset of field: TransposeParams::columns"]
-        [::std::mem::offset_of!(TransposeParams, columns) - 56usize];
-    ["Offset of field: TransposeParams::reserved"]
-        [::std::mem::offset_of!(TransposeParams, reserved) - 60usize];
+    ["Offset of field: TransposeParams::x_batch_stride"][::std::mem::offset_of!(TransposeParams, x_batch_stride) - 16usize];
+    ["Offset of field: TransposeParams::y_batch_stride"][::std::mem::offset_of!(TransposeParams, y_batch_stride) - 24usize];
+    ["Offset of field: TransposeParams::x_row_stride"][::std::mem::offset_of!(TransposeParams, x_row_stride) - 32usize];
+    ["Offset of field: TransposeParams::y_row_stride"][::std::mem::offset_of!(TransposeParams, y_row_stride) - 40usize];
+    ["Offset of field: TransposeParams::batch"][::std::mem::offset_of!(TransposeParams, batch) - 48usize];
+    ["Offset of field: TransposeParams::rows"][::std::mem::offset_of!(TransposeParams, rows) - 52usize];
+    ["Offset of field: TransposeParams::columns"][::std::mem::offset_of!(TransposeParams, columns) - 56usize];
+    ["Offset of field: TransposeParams::reserved"][::std::mem::offset_of!(TransposeParams, reserved) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -190,10 +158,8 @@ const _: () = {
     ["Alignment of CastParams"][::std::mem::align_of::<CastParams>() - 8usize];
     ["Offset of field: CastParams::x"][::std::mem::offset_of!(CastParams, x) - 0usize];
     ["Offset of field: CastParams::y"][::std::mem::offset_of!(CastParams, y) - 8usize];
-    ["Offset of field: CastParams::x_batch_stride"]
-        [::std::mem::offset_of!(CastParams, x_batch_stride) - 16usize];
-    ["Offset of field: CastParams::y_batch_stride"]
-        [::std::mem::offset_of!(CastParams, y_batch_stride) - 24usize];
+    ["Offset of field: CastParams::x_batch_stride"][::std::mem::offset_of!(CastParams, x_batch_stride) - 16usize];
+    ["Offset of field: CastParams::y_batch_stride"][::std::mem::offset_of!(CastParams, y_batch_stride) - 24usize];
     ["Offset of field: CastParams::length"][::std::mem::offset_of!(CastParams, length) - 32usize];
     ["Offset of field: CastParams::batch"][::std::mem::offset_of!(CastParams, batch) - 40usize];
 };

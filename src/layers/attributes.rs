@@ -37,9 +37,11 @@ impl Padding {
     pub fn resolve(self, kernel: [usize; 2], dilation: [usize; 2], stride: [usize; 2]) -> Result<[usize; 4]> {
         match self {
             Padding::Explicit(padding) => Ok(padding),
-            Padding::Same if stride != [1, 1] => {
-                Err(Error::Attribute { name: "padding", value: format!("\"same\" with stride {stride:?}"), requirement: "explicit where a stride is above 1" })
-            }
+            Padding::Same if stride != [1, 1] => Err(Error::Attribute {
+                name: "padding",
+                value: format!("\"same\" with stride {stride:?}"),
+                requirement: "explicit where a stride is above 1",
+            }),
             Padding::Same => {
                 let total = [kernel_span(kernel[0], dilation[0])? - 1, kernel_span(kernel[1], dilation[1])? - 1];
                 Ok([total[0] / 2, total[1] / 2, total[0] - total[0] / 2, total[1] - total[1] / 2])

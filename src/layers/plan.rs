@@ -123,7 +123,11 @@ pub struct Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, z] = self.grid;
-        writeln!(f, "{} on a grid of {x} x {y} x {z} blocks, {} threads each, {} bytes of shared memory{}", self.kernel, self.threads, self.shared_bytes, self.note)?;
+        writeln!(
+            f,
+            "{} on a grid of {x} x {y} x {z} blocks, {} threads each, {} bytes of shared memory{}",
+            self.kernel, self.threads, self.shared_bytes, self.note
+        )?;
         for choice in &self.choices {
             match &choice.verdict {
                 Ok(cost) => writeln!(f, "  {:<36} cost {cost:.3e}", choice.kernel)?,

@@ -6,9 +6,9 @@ use crate::device::Launch;
 use crate::kernels::{host_get_lane, host_set_lane};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
-use rand::SeedableRng;
 use std::cell::RefCell;
 use std::ffi::c_void;
 
@@ -127,7 +127,11 @@ impl Job<'_> {
     /// Runs the block with this linear index.
     pub fn run(&self, index: u64) -> Result<(), Vec<String>> {
         let [gx, gy, _] = self.launch.grid;
-        let block = Dim3 { x: (index % u64::from(gx)) as u32, y: (index / u64::from(gx) % u64::from(gy)) as u32, z: (index / u64::from(gx) / u64::from(gy)) as u32 };
+        let block = Dim3 {
+            x: (index % u64::from(gx)) as u32,
+            y: (index / u64::from(gx) % u64::from(gy)) as u32,
+            z: (index / u64::from(gx) / u64::from(gy)) as u32,
+        };
         if !self.launch.kernel.info.collectives && !self.options.checked {
             self.run_alone(block);
             return Ok(());
@@ -214,7 +218,8 @@ impl Job<'_> {
 
     /// Lets the lanes run until all are done, one has faulted, or none can go on.
     fn schedule(&self, block: *mut Block, lanes: &mut [Lane], order: &mut [u32], fibers: &mut [Fiber], linear: u64) {
-        let mut rng = (self.options.seed != 0).then(|| SmallRng::seed_from_u64(self.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let mut rng =
+            (self.options.seed != 0).then(|| SmallRng::seed_from_u64(self.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let mut steps = 0u64;
         let mut done = 0;
         // SAFETY: `lanes` outlives the calls; `block` is only touched between two lanes' turns

@@ -1,0 +1,1 @@
+//! The checker: every access of every lane.
