@@ -233,7 +233,7 @@ impl Device {
         match self.kind() {
             DeviceKind::Cuda => name.clone(),
             DeviceKind::Host => match gpu_hint() {
-                Some(hint) => format!("{name} ({hint})"),
+                Some(hint) => format!("{name}; {hint}"),
                 None => name.clone(),
             },
         }

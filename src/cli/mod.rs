@@ -1,0 +1,203 @@
+//! The program's commands and what they share: the device, progress, output, exit codes.
+//!
+//! A command is a module with `pub struct Args` (its options) and `pub fn execute(Args) -> Result<Verdict>`; it prints its
+//! result with [`print`] and everything else with [`note`].
+
+mod info;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::error::Error as _;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+use warpconv::{Device, Error, Result};
+
+/// How a command ended, when it did not end in an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Passed,
+    /// The command did its work, and found something that is not as it should be.
+    Failed,
+}
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_ERROR: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  all is well
+  1  a check failed
+  2  wrong usage, bad input, or a device or file that failed
+
+Results go to stdout; progress and messages go to stderr.";
+
+/// Every kind of convolution of modern CNNs, on a GPU or, with the very same kernels, on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "warpconv", version = VERSION.as_str(), after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Info(info::Args),
+}
+
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (features: {})", env!("CARGO_PKG_VERSION"), features().collect::<Vec<_>>().join(", ")));
+
+/// The cargo features of this build.
+pub fn features() -> impl Iterator<Item = &'static str> {
+    let all = [
+        ("cli", cfg!(feature = "cli")),
+        ("host", cfg!(feature = "host")),
+        ("checked-host", cfg!(feature = "checked-host")),
+        ("cuda", cfg!(feature = "cuda")),
+    ];
+    all.into_iter().filter_map(|(name, on)| on.then_some(name))
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Info(args) => info::execute(args),
+    };
+    match result {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(EXIT_FAILED),
+        Err(error) => {
+            report(&error);
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+/// Prints an error, the causes that its message does not tell yet, and what to do where that is not plain from it.
+fn report(error: &Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text += &format!("\n  caused by: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    if let Some(advice) = advice(error) {
+        text += &format!("\n  {advice}");
+    }
+    note(format_args!("error: {text}"));
+}
+
+fn advice(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path; folders are not created",
+        Error::DeviceUnavailable { .. } => "`warpconv info` lists the devices; --device host needs no GPU",
+        Error::Kernel { .. } => "this is a bug of warpconv: please report it with the command line",
+        _ => return None,
+    })
+}
+
+/// Prints a result to stdout. A reader that has gone away (as in `warpconv info | head`) is not an error.
+///
+/// # Errors
+/// [`Error::Io`] when stdout cannot be written, for instance since the disk is full.
+pub fn print(text: impl Display) -> Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io { path: "stdout".into(), source }),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON to stdout.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(format_args!("{value:#}"))
+}
+
+/// Prints a message to stderr. Where that fails, nothing more can be said.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A progress bar on stderr, invisible when that is no terminal. `what` says what is counted: "cases".
+pub fn progress(length: usize, what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {prefix}  {wide_msg}").expect("the template is valid");
+    ProgressBar::new(length as u64).with_style(style).with_prefix(what)
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
+}
+
+/// `--device`, for every command that runs kernels.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeviceArgs {
+    /// Where to run: best (a GPU if there is one, else host), host (the kernels run on the CPU), or cuda:N
+    #[arg(long, value_name = "best|host|cuda:N", default_value = "best")]
+    device: String,
+}
+
+impl DeviceArgs {
+    /// Opens the device and says on stderr which it is.
+    ///
+    /// # Errors
+    /// As [`Device::parse`].
+    pub fn device(&self) -> Result<Device> {
+        announce(Device::parse(&self.device)?)
+    }
+
+    /// As [`DeviceArgs::device`], under the checker when it is asked for.
+    ///
+    /// # Errors
+    /// As [`Device::parse`]; [`Error::MissingFeature`] when this build has no checker; [`Error::Attribute`] when the checker
+    /// is asked for on another device than the host.
+    pub fn checked_device(&self, checker: &CheckerArgs) -> Result<Device> {
+        if !checker.checked {
+            return self.device();
+        }
+        if !["best", "host"].contains(&self.device.as_str()) {
+            let requirement = "host with --checked: the checker is a build of the host device";
+            return Err(Error::Attribute { name: "--device", value: self.device.clone(), requirement });
+        }
+        #[cfg(feature = "host")]
+        return announce(Device::host_with(warpconv::HostOptions { checked: true, seed: checker.seed(), ..Default::default() })?);
+        #[cfg(not(feature = "host"))]
+        Err(Error::MissingFeature { feature: "checked-host" })
+    }
+}
+
+/// `--checked --seed N`, for the commands that check kernels.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CheckerArgs {
+    /// Run the kernels under the checker: out-of-bounds accesses, races, uninitialised reads, divergent barriers (host
+    /// device, feature checked-host)
+    #[arg(long)]
+    checked: bool,
+    /// Draw everything random from this seed: the order of threads under --checked, the cases of verify
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl CheckerArgs {
+    /// The seed, 0 where none is given.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(0)
+    }
+}
+
+fn announce(device: Device) -> Result<Device> {
+    note(format_args!("device: {device} ({})", device.describe()));
+    Ok(device)
+}
