@@ -1,0 +1,256 @@
+//! Plans on the host device: what `run` refuses, what it writes, views, in-place addition, and that it allocates nothing.
+
+use half::f16;
+use rstest::rstest;
+use std::alloc::{GlobalAlloc, Layout as AllocLayout, System};
+use warpconv::{
+    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream, Tensor,
+    Workspace,
+};
+
+/// Counts the allocations of the thread that asks for it.
+struct Counting;
+
+thread_local! {
+    static COUNT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
+// SAFETY: passes every call on to the system's allocator
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: AllocLayout) -> *mut u8 {
+        let _ = COUNT.try_with(|count| count.set(count.get().map(|n| n + 1)));
+        // SAFETY: as the caller promises
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: AllocLayout) {
+        // SAFETY: as the caller promises
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    COUNT.set(Some(0));
+    work();
+    COUNT.replace(None).expect("set above")
+}
+
+fn layer(c_in: usize, c_out: usize, activation: Activation) -> Conv2d {
+    let weight: Vec<f32> = (0..c_out * c_in * 9).map(|i| ((i * 37) % 129) as f32 / 64.0 - 1.0).collect();
+    let spec = Conv2dSpec { padding: Padding::Same, activation, ..Default::default() };
+    Conv2d::new(spec, Parameter::new(&[c_out, c_in, 3, 3], &weight).unwrap()).unwrap()
+}
+
+#[test]
+fn running_allocates_nothing() {
+    // one thread: the launch stays on the calling thread, whose allocations are counted
+    let device = Device::host_with(HostOptions { threads: 1, ..Default::default() }).unwrap();
+    let layer = layer(3, 5, Activation::Silu);
+    let x = Tensor::<f16>::randn(&device, [2, 3, 16, 16], MemoryFormat::ChannelsLast, 1).unwrap();
+    let residual = Tensor::<f16>::randn(&device, [2, 5, 16, 16], MemoryFormat::Contiguous, 2).unwrap();
+    let plan = layer.plan::<f16>(&device, &PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast)).unwrap();
+    let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+    let stream = Stream::default_of(&device);
+    let inputs = Inputs::new(&x).residual(&residual);
+    let on_device = device.allocations();
+    let mut results = Vec::with_capacity(8);
+    let on_heap = allocations(|| {
+        for _ in 0..8 {
+            results.push(plan.run(&inputs, &mut y, Workspace::none(), &stream));
+        }
+    });
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(on_heap, 0, "heap allocations of 8 runs");
+    assert_eq!(device.allocations() - on_device, 0, "device allocations of 8 runs");
+    assert!(allocations(|| drop(vec![0u8; 16])) > 0, "the counter counts");
+    assert_eq!(plan.workspace_bytes(), 0);
+}
+
+#[test]
+fn a_plan_is_shared_between_threads() {
+    let device = Device::host().unwrap();
+    let layer = layer(4, 6, Activation::Gelu);
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 4, 9, 9])).unwrap();
+    let run = |seed: u64| {
+        let x = Tensor::<f32>::randn(&device, [1, 4, 9, 9], MemoryFormat::Contiguous, seed).unwrap();
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::new(&device).unwrap()).unwrap();
+        y.to_vec().unwrap()
+    };
+    let alone: Vec<_> = (0..8).map(run).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || run(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_plan_are_refused() {
+    let device = Device::host().unwrap();
+    let other = Device::host().unwrap();
+    let layer = layer(3, 4, Activation::None);
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 3, 8, 8])).unwrap();
+    let stream = Stream::default_of(&device);
+    let zeros = |device: &Device, shape, format| Tensor::<f32>::zeros(device, shape, format).unwrap();
+    let x = zeros(&device, [1, 3, 8, 8], MemoryFormat::Contiguous);
+    let mut y = zeros(&device, [1, 4, 8, 8], MemoryFormat::Contiguous);
+
+    let wide = zeros(&device, [1, 3, 8, 9], MemoryFormat::Contiguous);
+    let refused = plan.run(&Inputs::new(&wide), &mut y, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Shape { name: "x", .. }), "{refused}");
+    assert!(refused.to_string().contains("[1, 3, 8, 9]") && refused.to_string().contains("[1, 3, 8, 8]"), "{refused}");
+
+    let last = zeros(&device, [1, 3, 8, 8], MemoryFormat::ChannelsLast);
+    let refused = plan.run(&Inputs::new(&last), &mut y, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Format { name: "x", .. }), "{refused}");
+
+    let elsewhere = zeros(&other, [1, 3, 8, 8], MemoryFormat::Contiguous);
+    let refused = plan.run(&Inputs::new(&elsewhere), &mut y, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::WrongDevice { name: "x", .. }), "{refused}");
+    let refused = plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&other)).unwrap_err();
+    assert!(matches!(refused, Error::WrongDevice { name: "the stream", .. }), "{refused}");
+
+    let mut small = zeros(&device, [1, 4, 8, 7], MemoryFormat::Contiguous);
+    let refused = plan.run(&Inputs::new(&x), &mut small, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Shape { name: "y", .. }), "{refused}");
+
+    let refused = plan.run(&Inputs::new(&x).residual(&x), &mut y, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Shape { name: "residual", .. }), "{refused}");
+}
+
+#[test]
+fn an_output_over_an_input_is_refused() {
+    let device = Device::host().unwrap();
+    let weight = Parameter::new(&[2, 2, 1, 1], &[1f32, 0., 0., 1.]).unwrap();
+    let layer = Conv2d::new(Conv2dSpec::default(), weight).unwrap();
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 2, 4, 4])).unwrap();
+    let stream = Stream::default_of(&device);
+    let memory = Tensor::<f32>::zeros(&device, [1, 6, 4, 4], MemoryFormat::Contiguous).unwrap();
+    let part = |channel: usize| {
+        let layout = warpconv::Layout::channel_slice([1, 2, 4, 4], MemoryFormat::Contiguous, 6).unwrap();
+        let address = memory.address() + (channel * 16 * 4) as u64;
+        // SAFETY: within the memory above, and `run` refuses the overlapping pairs
+        unsafe { (warpconv::TensorView::<f32>::from_raw(&device, address, layout).unwrap(), warpconv::TensorViewMut::from_raw(&device, address, layout).unwrap()) }
+    };
+    let refused = plan.run(&Inputs::new(part(0).0), part(1).1, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Aliased { name: "x", .. }), "{refused}");
+    plan.run(&Inputs::new(part(0).0), part(2).1, Workspace::none(), &stream).expect("channels beside each other are no overlap");
+    let refused = plan.run(&Inputs::new(part(0).0).residual(part(3).0), part(4).1, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::Aliased { name: "residual", .. }), "{refused}");
+}
+
+#[rstest]
+fn concatenation_needs_no_copy(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
+    let device = Device::host().unwrap();
+    let (left, right) = (layer(3, 4, Activation::Relu), layer(2, 5, Activation::Tanh));
+    let x = Tensor::<f32>::randn(&device, [2, 5, 6, 7], format, 3).unwrap();
+    let stream = Stream::default_of(&device);
+    let mut whole = Tensor::<f32>::zeros(&device, [2, 11, 6, 7], format).unwrap();
+    let plans = [(&left, 0..3, 0..4), (&right, 3..5, 6..11)];
+    for (layer, input, output) in plans.clone() {
+        let view = x.channels(input).unwrap();
+        let plan = layer.plan::<f32>(&device, &PlanRequest::new(view.shape()).format(format)).unwrap();
+        plan.run(&Inputs::new(view), whole.channels_mut(output).unwrap(), Workspace::none(), &stream).unwrap();
+    }
+    for (layer, input, output) in plans {
+        let copied = x.channels(input).unwrap().to_format(format).unwrap();
+        let expected = layer.forward(&Inputs::new(&copied)).unwrap().to_vec().unwrap();
+        assert_eq!(whole.channels(output).unwrap().to_vec().unwrap(), expected);
+    }
+    assert!(whole.channels(4..6).unwrap().to_vec().unwrap().iter().all(|&v| v == 0.0), "channels between the two are untouched");
+}
+
+#[test]
+fn accumulation_adds_to_the_output() {
+    let device = Device::host().unwrap();
+    let layer = layer(3, 4, Activation::Relu);
+    let x = Tensor::<f32>::randn(&device, [1, 3, 6, 6], MemoryFormat::Contiguous, 1).unwrap();
+    let before = Tensor::<f32>::randn(&device, [1, 4, 6, 6], MemoryFormat::Contiguous, 2).unwrap();
+    let expected = layer.forward(&Inputs::new(&x).residual(&before)).unwrap().to_vec().unwrap();
+    let mut y = before.to_format(MemoryFormat::Contiguous).unwrap();
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new(x.shape())).unwrap();
+    plan.run(&Inputs::new(&x).accumulate(), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+    assert_eq!(y.to_vec().unwrap(), expected);
+}
+
+#[test]
+fn formats_may_differ_between_input_output_and_residual() {
+    let device = Device::host().unwrap();
+    let layer = layer(3, 4, Activation::None);
+    let x = Tensor::<f16>::randn(&device, [2, 3, 5, 6], MemoryFormat::Contiguous, 1).unwrap();
+    let residual = Tensor::<f16>::randn(&device, [2, 4, 5, 6], MemoryFormat::Contiguous, 2).unwrap();
+    let expected = layer.forward(&Inputs::new(&x).residual(&residual)).unwrap().to_vec().unwrap();
+    for [input, output, added] in
+        [[0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]].map(|f: [usize; 3]| f.map(|i| MemoryFormat::ALL[i]))
+    {
+        let (x, residual) = (x.to_format(input).unwrap(), residual.to_format(added).unwrap());
+        let plan = layer.plan::<f16>(&device, &PlanRequest::new(x.shape()).format(input).output_format(output)).unwrap();
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        plan.run(&Inputs::new(&x).residual(&residual), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+        assert_eq!(y.to_vec().unwrap(), expected, "{input} to {output}, residual {added}");
+    }
+}
+
+#[test]
+fn the_choice_of_a_kernel_is_explained_and_can_be_overridden() {
+    let device = Device::host().unwrap();
+    let layer = layer(3, 4, Activation::None);
+    let request = PlanRequest::new([1, 3, 8, 8]).format(MemoryFormat::ChannelsLast);
+    let plan = layer.plan::<f16>(&device, &request).unwrap();
+    let explanation = plan.explain();
+    assert_eq!(explanation.kernel, "conv_direct_f16_channels_last");
+    assert_eq!(explanation.choices[0].kernel, explanation.kernel);
+    let text = explanation.to_string();
+    assert!(text.contains("conv_direct_f32_contiguous") && text.contains("no: it is for f32, not f16"), "{text}");
+    let other = layer.plan::<f16>(&device, &request.clone().kernel("conv_direct_f16_contiguous")).unwrap();
+    assert_eq!(other.explain().kernel, "conv_direct_f16_contiguous");
+    let x = Tensor::<f16>::randn(&device, [1, 3, 8, 8], MemoryFormat::ChannelsLast, 1).unwrap();
+    let run = |plan: &warpconv::Plan<f16>| {
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+        y.to_vec().unwrap()
+    };
+    assert_eq!(run(&plan), run(&other));
+    let refused = layer.plan::<f16>(&device, &request.clone().kernel("conv_direct_f32_contiguous")).unwrap_err();
+    assert!(matches!(&refused, Error::NoKernel { reasons, .. } if reasons.contains("it is for f32")), "{refused}");
+    let refused = layer.plan::<f16>(&device, &request.kernel("winograd")).unwrap_err();
+    assert!(matches!(&refused, Error::NoKernel { reasons, .. } if reasons.contains("winograd is none of")), "{refused}");
+}
+
+#[test]
+fn packed_weights_are_shared_among_plans() {
+    let device = Device::host().unwrap();
+    let layer = layer(3, 4, Activation::None);
+    let count = |request: &PlanRequest| {
+        let before = device.allocations();
+        layer.plan::<f32>(&device, request).unwrap();
+        device.allocations() - before
+    };
+    assert!(count(&PlanRequest::new([1, 3, 8, 8])) > 0);
+    assert_eq!(count(&PlanRequest::new([4, 3, 16, 16])), 0, "another shape uses the same packed weights");
+}
+
+#[test]
+fn an_empty_batch_is_a_valid_input() {
+    let device = Device::host().unwrap();
+    for format in MemoryFormat::ALL {
+        let x = Tensor::<f32>::zeros(&device, [0, 3, 8, 8], format).unwrap();
+        let y = layer(3, 4, Activation::None).forward(&Inputs::new(&x)).unwrap();
+        assert_eq!((y.shape(), y.to_vec().unwrap().len()), ([0, 4, 8, 8], 0));
+    }
+}
+
+#[test]
+fn types_are_send_and_sync() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<Conv2d>();
+    check::<warpconv::AnyLayer>();
+    check::<warpconv::Plan<f16>>();
+    check::<Tensor<f32>>();
+    check::<Device>();
+    check::<Stream>();
+    check::<Error>();
+}

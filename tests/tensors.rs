@@ -1,0 +1,182 @@
+//! Tensors: formats, casts, views and their errors, on the host device. The expected orders are written out by index here.
+
+use half::{bf16, f16};
+use rstest::rstest;
+use warpconv::{AnyTensor, DType, Device, Element, Error, Layout, MemoryFormat, Shape, Tensor, TensorView};
+
+/// The index in memory of element [n, c, h, w] of a packed tensor.
+fn position(shape: Shape, format: MemoryFormat, [n, c, h, w]: [usize; 4]) -> usize {
+    let [_, channels, height, width] = shape;
+    match format {
+        MemoryFormat::Contiguous => ((n * channels + c) * height + h) * width + w,
+        MemoryFormat::ChannelsLast => ((n * height + h) * width + w) * channels + c,
+    }
+}
+
+fn indices([n, c, h, w]: Shape) -> impl Iterator<Item = [usize; 4]> {
+    (0..n).flat_map(move |n| (0..c).flat_map(move |c| (0..h).flat_map(move |h| (0..w).map(move |w| [n, c, h, w]))))
+}
+
+fn numbered<T: Element>(shape: Shape) -> Vec<T> {
+    (0..shape.iter().product::<usize>()).map(|i| T::from_f32((i % 251) as f32 - 100.0)).collect()
+}
+
+#[rstest]
+#[case([1, 1, 1, 1])]
+#[case([2, 3, 5, 7])]
+#[case([1, 33, 4, 9])] // one more channel than a tile
+#[case([3, 32, 8, 4])] // whole tiles
+#[case([2, 65, 1, 67])]
+#[case([0, 3, 4, 4])] // no image
+#[case([2, 3, 0, 4])] // no pixel
+fn formats_are_permutations(#[case] shape: Shape) {
+    fn check<T: Element>(device: &Device, shape: Shape) {
+        let values = numbered::<T>(shape);
+        let x = Tensor::from_slice(device, shape, &values).unwrap();
+        let y = x.to_format(MemoryFormat::ChannelsLast).unwrap();
+        assert_eq!((y.shape(), y.format()), (shape, MemoryFormat::ChannelsLast));
+        let memory = y.to_vec_in_memory_order().unwrap();
+        for index in indices(shape) {
+            let expected = values[position(shape, MemoryFormat::Contiguous, index)];
+            assert_eq!(memory[position(shape, MemoryFormat::ChannelsLast, index)], expected, "{index:?} of {shape:?}");
+        }
+        assert_eq!(y.to_vec().unwrap(), values);
+        assert_eq!(y.to_format(MemoryFormat::ChannelsLast).unwrap().to_vec_in_memory_order().unwrap(), memory);
+        assert_eq!(y.to_format(MemoryFormat::Contiguous).unwrap().to_vec_in_memory_order().unwrap(), values);
+    }
+    let device = Device::host().unwrap();
+    check::<f32>(&device, shape);
+    check::<f16>(&device, shape);
+    check::<bf16>(&device, shape);
+}
+
+#[test]
+fn casts_round_every_16_bit_pattern_as_half_does() {
+    let device = Device::host().unwrap();
+    // every f16 and every bf16, and around each the f32 at, just below and just above the tie with its successor
+    let mut values: Vec<f32> = Vec::new();
+    for bits in 0..=u16::MAX {
+        for value in [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()] {
+            let tie = |next: f32| (value + next) / 2.0;
+            for centre in [value, tie(f16::from_bits(bits.wrapping_add(1)).to_f32()), tie(bf16::from_bits(bits.wrapping_add(1)).to_f32())] {
+                let around = [centre.to_bits().wrapping_sub(1), centre.to_bits(), centre.to_bits().wrapping_add(1)];
+                values.extend(around.map(f32::from_bits));
+            }
+        }
+    }
+    let x = Tensor::from_slice(&device, [1, 1, 1, values.len()], &values).unwrap();
+    let half = x.cast::<f16>().unwrap().to_vec().unwrap();
+    let brain = x.cast::<bf16>().unwrap().to_vec().unwrap();
+    for ((&value, half), brain) in values.iter().zip(half).zip(brain) {
+        assert_eq!(half.is_nan(), value.is_nan(), "{value:e}");
+        assert_eq!(brain.is_nan(), value.is_nan(), "{value:e}");
+        if !value.is_nan() {
+            assert_eq!(half.to_bits(), f16::from_f32(value).to_bits(), "{value:e} to f16");
+            assert_eq!(brain.to_bits(), bf16::from_f32(value).to_bits(), "{value:e} to bf16");
+        }
+    }
+    let every: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    let x = Tensor::from_slice(&device, [1, 1, 256, 256], &every).unwrap();
+    let same = x.cast::<f16>().unwrap().to_vec().unwrap();
+    assert!(every.iter().zip(&same).all(|(a, b)| a.to_bits() == b.to_bits()), "a cast to the same dtype keeps every bit, NaN's too");
+    let wide = x.cast::<f32>().unwrap().to_vec().unwrap();
+    assert!(every.iter().zip(&wide).all(|(a, b)| a.is_nan() && b.is_nan() || a.to_f32() == *b));
+}
+
+#[rstest]
+fn portable_and_avx2_builds_agree(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
+    let values: Vec<f32> = (0..4096).map(|i| f32::from_bits(i * 1_048_573)).collect();
+    let run = |simd: bool| {
+        let device = Device::host_with(warpconv::HostOptions { simd, ..Default::default() }).unwrap();
+        let x = Tensor::from_slice(&device, [2, 8, 16, 16], &values).unwrap().to_format(format).unwrap();
+        let wide = x.cast::<f16>().unwrap().cast::<f32>().unwrap().cast::<bf16>().unwrap().cast::<f32>().unwrap();
+        wide.to_vec().unwrap().into_iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() }).collect::<Vec<_>>()
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[rstest]
+fn channel_slices_read_and_write_in_place(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
+    let device = Device::host().unwrap();
+    let shape = [2, 7, 3, 5];
+    let values = numbered::<f32>(shape);
+    let x = Tensor::from_slice(&device, shape, &values).unwrap().to_format(format).unwrap();
+    let slice = x.channels(2..5).unwrap();
+    assert_eq!(slice.shape(), [2, 3, 3, 5]);
+    assert_eq!(slice.layout().channel_stride(), 7);
+    let expected: Vec<f32> =
+        indices([2, 3, 3, 5]).map(|[n, c, h, w]| values[position(shape, MemoryFormat::Contiguous, [n, c + 2, h, w])]).collect();
+    assert_eq!(slice.to_vec().unwrap(), expected);
+    for other in MemoryFormat::ALL {
+        let packed = slice.to_format(other).unwrap();
+        assert!(packed.layout().is_packed());
+        assert_eq!(packed.to_vec().unwrap(), expected);
+    }
+    assert_eq!(slice.cast::<f16>().unwrap().to_vec().unwrap(), expected.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>());
+    assert!(matches!(x.channels(5..8), Err(Error::Attribute { .. })));
+    #[allow(clippy::reversed_empty_ranges)]
+    let reversed = x.channels(5..4);
+    assert!(matches!(reversed, Err(Error::Attribute { .. })));
+    assert_eq!(x.channels(7..7).unwrap().to_vec().unwrap(), Vec::<f32>::new());
+}
+
+#[test]
+fn memory_of_a_service_is_used_where_it_lies() {
+    let device = Device::host().unwrap();
+    let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+    let address = values.as_ptr() as u64;
+    let layout = Layout::channel_slice([1, 2, 2, 2], MemoryFormat::ChannelsLast, 6).unwrap();
+    // SAFETY: 24 floats outlive the view and nobody writes them
+    let view: TensorView<'_, f32> = unsafe { TensorView::from_raw(&device, address, layout) }.unwrap();
+    assert_eq!(view.to_vec().unwrap(), [0., 6., 12., 18., 1., 7., 13., 19.]);
+    // SAFETY: refused before anything is read
+    let odd = unsafe { TensorView::<f32>::from_raw(&device, address + 2, layout) };
+    assert!(matches!(odd, Err(Error::Alignment { alignment: 4, .. })));
+    assert!(Layout::channel_slice([1, 7, 2, 2], MemoryFormat::ChannelsLast, 6).is_err());
+}
+
+#[test]
+fn wrong_lengths_and_sizes_are_errors() {
+    let device = Device::host().unwrap();
+    assert!(matches!(Tensor::from_slice(&device, [1, 2, 2, 2], &[0f32; 7]), Err(Error::Length { expected: 8, got: 7, .. })));
+    let huge = [usize::MAX, 2, 2, 2];
+    assert!(matches!(Tensor::<f32>::zeros(&device, huge, MemoryFormat::Contiguous), Err(Error::Overflow { .. })));
+    // fits 63 bits, but no machine has it
+    let large = [1 << 20, 1 << 20, 1 << 10, 1];
+    assert!(matches!(Tensor::<f32>::zeros(&device, large, MemoryFormat::Contiguous), Err(Error::OutOfMemory { .. })));
+}
+
+#[test]
+fn random_tensors_depend_on_the_seed_alone() {
+    let (a, b) = (Device::host().unwrap(), Device::host().unwrap());
+    let shape = [2, 3, 16, 16];
+    let x = Tensor::<f32>::randn(&a, shape, MemoryFormat::Contiguous, 7).unwrap().to_vec().unwrap();
+    assert_eq!(Tensor::<f32>::randn(&b, shape, MemoryFormat::ChannelsLast, 7).unwrap().to_vec().unwrap(), x);
+    assert_ne!(Tensor::<f32>::randn(&a, shape, MemoryFormat::Contiguous, 8).unwrap().to_vec().unwrap(), x);
+    let mean = x.iter().sum::<f32>() / x.len() as f32;
+    let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / x.len() as f32;
+    assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.15, "mean {mean}, variance {variance}");
+    let uniform = Tensor::<f32>::rand(&a, shape, MemoryFormat::Contiguous, 7).unwrap().to_vec().unwrap();
+    assert!(uniform.iter().all(|v| (-1.0..1.0).contains(v)) && uniform.iter().any(|v| *v < -0.9) && uniform.iter().any(|v| *v > 0.9));
+}
+
+#[test]
+fn any_tensor_forwards_to_its_dtype() {
+    let device = Device::host().unwrap();
+    let x: AnyTensor = Tensor::from_slice(&device, [1, 1, 1, 3], &[1.5f32, -2.0, 3.25].map(bf16::from_f32)).unwrap().into();
+    assert_eq!((x.dtype(), x.shape(), x.format()), (DType::Bf16, [1, 1, 1, 3], MemoryFormat::Contiguous));
+    assert_eq!(x.to_f32_vec().unwrap(), [1.5, -2.0, 3.25]);
+    assert_eq!(x.cast::<f16>().unwrap().to_vec().unwrap(), [1.5f32, -2.0, 3.25].map(f16::from_f32));
+    assert_eq!(x.to_format(MemoryFormat::ChannelsLast).unwrap().format(), MemoryFormat::ChannelsLast);
+    assert_eq!(x.device(), &device);
+}
+
+#[test]
+fn tensors_move_between_devices() {
+    let (a, b) = (Device::host().unwrap(), Device::host().unwrap());
+    assert_ne!(a, b, "each call gives a distinct device");
+    let x = Tensor::<f16>::randn(&a, [1, 3, 4, 4], MemoryFormat::ChannelsLast, 1).unwrap();
+    let y = x.to_device(&b).unwrap();
+    assert_eq!((y.device(), y.format()), (&b, MemoryFormat::ChannelsLast));
+    assert_eq!(x.to_vec().unwrap(), y.to_vec().unwrap());
+}
