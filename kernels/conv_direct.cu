@@ -12,7 +12,7 @@
 // is the general case that the tiled families stand above, and the one they are compared with.
 #include "device/epilogue.cuh"
 
-template <typename T, bool kChannelsLast> WC_DEVICE void conv_direct(const ConvDirectParams& p) {
+template <typename T, bool kChannelsLast> WC_DEVICE void conv_direct(const ConvParams& p) {
     const ConvGeometryParams& g = p.geometry;
     const uint32_t pixels = (uint32_t)(g.h_out * g.w_out);
     const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x; // an image has fewer than 2^31 elements

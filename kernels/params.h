@@ -43,14 +43,14 @@ typedef struct ConvGeometryParams {
     int32_t groups;
 } ConvGeometryParams;
 
-// conv_direct.cu
-typedef struct ConvDirectParams {
+// What every kernel of Conv2d takes. Its weight is packed as its family wants it.
+typedef struct ConvParams {
     Tensor4 x;
     Tensor4 y;
-    uint64_t weight; // T [tap][c_in / groups][c_out]
+    uint64_t weight; // T
     ConvGeometryParams geometry;
     EpilogueParams epilogue;
-} ConvDirectParams;
+} ConvParams;
 
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
@@ -73,7 +73,7 @@ typedef struct CastParams {
 static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 56, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
-static_assert(sizeof(ConvDirectParams) == 192, "ConvDirectParams has no hidden padding");
+static_assert(sizeof(ConvParams) == 192, "ConvParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

@@ -283,7 +283,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// From `address` on, [`Layout::extent`] elements of type `T` must be initialised memory of `device`, which nobody frees or
     /// writes while the view, or work queued with it, is in use.
     pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
-        if address % size_of::<T>() as u64 != 0 {
+        if !address.is_multiple_of(size_of::<T>() as u64) {
             return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
         }
         Ok(Self { device, address, layout, dtype: PhantomData })

@@ -4,8 +4,8 @@ use half::f16;
 use rstest::rstest;
 use std::alloc::{GlobalAlloc, Layout as AllocLayout, System};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream, Tensor,
-    Workspace,
+    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream,
+    Tensor, Workspace,
 };
 
 /// Counts the allocations of the thread that asks for it.
@@ -133,7 +133,12 @@ fn an_output_over_an_input_is_refused() {
         let layout = warpconv::Layout::channel_slice([1, 2, 4, 4], MemoryFormat::Contiguous, 6).unwrap();
         let address = memory.address() + (channel * 16 * 4) as u64;
         // SAFETY: within the memory above, and `run` refuses the overlapping pairs
-        unsafe { (warpconv::TensorView::<f32>::from_raw(&device, address, layout).unwrap(), warpconv::TensorViewMut::from_raw(&device, address, layout).unwrap()) }
+        unsafe {
+            (
+                warpconv::TensorView::<f32>::from_raw(&device, address, layout).unwrap(),
+                warpconv::TensorViewMut::from_raw(&device, address, layout).unwrap(),
+            )
+        }
     };
     let refused = plan.run(&Inputs::new(part(0).0), part(1).1, Workspace::none(), &stream).unwrap_err();
     assert!(matches!(refused, Error::Aliased { name: "x", .. }), "{refused}");

@@ -62,9 +62,10 @@ pub(crate) enum Access {
 }
 
 impl Operand {
-    /// `count` consecutive elements.
-    pub fn packed(name: &'static str, address: u64, element_bytes: usize, count: usize, access: Access) -> Self {
-        Self { name, address, element_bytes: element_bytes as u32, shape: [1, 1, 1, count], strides: [0, 0, 0, 1], access }
+    /// All of some memory, as consecutive elements.
+    pub fn packed(name: &'static str, memory: &Memory, element_bytes: usize, access: Access) -> Self {
+        let count = memory.bytes / element_bytes;
+        Self { name, address: memory.address, element_bytes: element_bytes as u32, shape: [1, 1, 1, count], strides: [0, 0, 0, 1], access }
     }
 }
 

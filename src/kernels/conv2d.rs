@@ -1,17 +1,36 @@
-//! Conv2d's kernels: candidates, their cost, and the launch. kernels/conv_direct.cu.
+//! Conv2d's kernels: the choice among the families, and the launch that they share.
 
-use super::params::{ConvDirectParams, ConvGeometryParams};
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, family, operand, tensor4, to_i32};
+use super::params::{ConvGeometryParams, ConvParams};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, operand, tensor4, to_i32};
 use crate::device::{Access, Operand};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Explanation, Inputs, Parameter, Plan, PlanRequest, Residual};
 use crate::tensor::TensorViewMut;
 use crate::{DType, Device, Element, MemoryFormat, Stream};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// Images beyond the y limit of a CUDA grid are taken by the kernels' stride loop.
-const MAX_GRID_Y: usize = 65_535;
+/// The y and z limit of a CUDA grid; what is beyond it is taken by the kernels' stride loops.
+pub(crate) const MAX_GRID_Y: usize = 65_535;
+
+/// What a kernel's selection depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Problem {
+    pub geometry: ConvGeometry,
+    pub dtype: DType,
+    pub y_format: MemoryFormat,
+}
+
+/// What a family prepares for one kernel: how it is launched and how it wants its weight.
+pub(crate) struct Prepared<T> {
+    pub grid: [u32; 3],
+    pub shared_bytes: u32,
+    /// Names the order of the packed weight.
+    pub layout: &'static str,
+    /// From [C_out][C_in / groups][kh][kw] to that order, rounded once.
+    pub pack: fn(&ConvGeometry, &Parameter) -> Vec<T>,
+}
 
 /// Chooses, packs and loads.
 pub(crate) fn plan<T: Element>(
@@ -22,29 +41,50 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    let choices = candidates(&geometry, T::DTYPE, request.y_format);
-    let (info, choices) = choose("conv2d", request.kernel.as_deref(), choices)?;
-    let direct = ConvDirect::<T>::new(device, info, geometry, weight, &epilogue, packed)?;
+    let params = geometry_params(&geometry)?;
+    let problem = Problem { geometry, dtype: T::DTYPE, y_format: request.y_format };
+    let (info, choices) = choose("conv2d", request.kernel.as_deref(), candidates(&problem))?;
+    let prepared = prepare::<T>(info, &problem);
+    let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
+    let launch = ConvLaunch {
+        device: device.clone(),
+        kernel: device.load(info)?,
+        grid: prepared.grid,
+        shared_bytes: prepared.shared_bytes,
+        params: ConvParams { weight: weights.weight.address(), geometry: params, epilogue: weights.epilogue(), ..Default::default() },
+        weights,
+        dtype: PhantomData,
+    };
     let note = if request.batch_invariant { "; batch-invariant, as every candidate is" } else { "" }.to_string();
-    let explanation = Explanation { kernel: info.name, choices, grid: direct.grid, threads: info.threads, shared_bytes: 0, note };
+    let explanation =
+        Explanation { kernel: info.name, choices, grid: launch.grid, threads: info.threads, shared_bytes: launch.shared_bytes, note };
     Ok(Plan {
         device: device.clone(),
         request: request.clone(),
         output: geometry.output_shape(),
-        executable: Box::new(direct),
+        executable: Box::new(launch),
         explanation,
     })
 }
 
 /// Every kernel that can compute a Conv2d, with its estimated cost or the reason why it does not apply.
-fn candidates(geometry: &ConvGeometry, dtype: DType, y_format: MemoryFormat) -> Vec<Choice> {
-    family("conv_direct")
-        .map(|kernel| Choice { kernel: kernel.name, verdict: ConvDirect::<f32>::applies(kernel, geometry, dtype, y_format) })
-        .collect()
+fn candidates(problem: &Problem) -> Vec<Choice> {
+    super::family(conv_direct::FAMILY).map(|kernel| Choice { kernel: kernel.name, verdict: conv_direct::cost(kernel, problem) }).collect()
 }
 
-/// The geometry as kernels take it.
+fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem) -> Prepared<T> {
+    conv_direct::prepare(kernel, problem)
+}
+
+/// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
 fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
+    for axis in 0..2 {
+        let last = (g.output[axis] - 1).checked_mul(g.stride[axis]);
+        let taps = (g.kernel[axis] - 1).checked_mul(g.dilation[axis]);
+        let reach = last.zip(taps).and_then(|(last, taps)| last.checked_add(taps)?.checked_add(g.padding[axis]));
+        to_i32("the padded input size", reach.unwrap_or(usize::MAX))?;
+    }
+    to_i32("the number of elements of an output image", elements(&g.output_shape()[1..])?)?;
     Ok(ConvGeometryParams {
         n: to_i32("N", g.n)?,
         c_in: to_i32("C_in", g.c_in)?,
@@ -65,85 +105,20 @@ fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     })
 }
 
-/// kernels/conv_direct.cu, ready to run.
+/// A kernel of Conv2d, ready to run.
 #[derive(Debug)]
-struct ConvDirect<T> {
+struct ConvLaunch<T> {
     device: Device,
     kernel: Kernel,
     grid: [u32; 3],
-    packed: Arc<Packed>,
-    weight_elements: usize,
-    c_out: usize,
-    params: ConvDirectParams,
-    dtype: std::marker::PhantomData<T>,
+    shared_bytes: u32,
+    /// All but the tensors.
+    params: ConvParams,
+    weights: Arc<Packed>,
+    dtype: PhantomData<T>,
 }
 
-impl<T: Element> ConvDirect<T> {
-    /// The cost counts products, and a penalty where neighbouring threads do not write neighbours.
-    fn applies(kernel: &KernelInfo, geometry: &ConvGeometry, dtype: DType, y_format: MemoryFormat) -> Result<f64, String> {
-        if kernel.dtype != Some(dtype) {
-            return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
-        }
-        const UNCOALESCED: f64 = 4.0;
-        let macs = geometry.macs().map_err(|e| e.to_string())? as f64;
-        Ok(macs * if kernel.format == Some(y_format) { 1.0 } else { UNCOALESCED })
-    }
-
-    fn new(
-        device: &Device,
-        info: &'static KernelInfo,
-        geometry: ConvGeometry,
-        weight: &Parameter,
-        epilogue: &Epilogue<'_>,
-        packed: &PackedWeights,
-    ) -> Result<Self> {
-        let params = geometry_params(&geometry)?;
-        // positions are computed in 32 bits, padding and dilation included
-        let reach = |axis: usize| {
-            let last = (geometry.output[axis] - 1).checked_mul(geometry.stride[axis])?;
-            let taps = (geometry.kernel[axis] - 1).checked_mul(geometry.dilation[axis])?;
-            last.checked_add(taps)?.checked_add(geometry.padding[axis])
-        };
-        for axis in 0..2 {
-            to_i32("the padded input size", reach(axis).unwrap_or(usize::MAX))?;
-        }
-        let image = elements(&geometry.output_shape()[1..])?;
-        to_i32("the number of elements of an output image", image)?;
-        let packed = packed.get(device, "[tap][c_in / groups][c_out]", epilogue, || pack::<T>(&geometry, weight))?;
-        let grid = [image.div_ceil(info.threads as usize) as u32, geometry.n.clamp(1, MAX_GRID_Y) as u32, 1];
-        Ok(Self {
-            device: device.clone(),
-            kernel: device.load(info)?,
-            grid,
-            weight_elements: weight.values().len(),
-            c_out: geometry.c_out,
-            params: ConvDirectParams {
-                x: Default::default(),
-                y: Default::default(),
-                weight: packed.weight.address(),
-                geometry: params,
-                epilogue: packed.epilogue(),
-            },
-            packed,
-            dtype: std::marker::PhantomData,
-        })
-    }
-}
-
-/// [C_out][C_in / groups][kh][kw] to [kh][kw][C_in / groups][C_out], rounded once.
-fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {
-    let taps = geometry.kernel[0] * geometry.kernel[1];
-    let channels = geometry.c_in / geometry.groups;
-    let mut packed = Vec::with_capacity(weight.values().len());
-    for tap in 0..taps {
-        for channel in 0..channels {
-            packed.extend((0..geometry.c_out).map(|o| T::from_f32(weight.values()[(o * channels + channel) * taps + tap])));
-        }
-    }
-    packed
-}
-
-impl<T: Element> Executable<T> for ConvDirect<T> {
+impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, stream: &Stream) -> Result<()> {
         let mut params = self.params;
         let y = y.as_view();
@@ -151,9 +126,9 @@ impl<T: Element> Executable<T> for ConvDirect<T> {
         params.y = tensor4(&y)?;
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));
-        operands.push(Operand::packed("weight", params.weight, size_of::<T>(), self.weight_elements, Access::Read));
-        for (name, memory) in self.packed.bias_and_slope() {
-            operands.push(Operand::packed(name, memory.address(), 4, self.c_out, Access::Read));
+        operands.push(Operand::packed("weight", &self.weights.weight, size_of::<T>(), Access::Read));
+        for (name, memory) in self.weights.bias_and_slope() {
+            operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
         let mut access = Access::Write;
         match &inputs.residual {
@@ -170,6 +145,6 @@ impl<T: Element> Executable<T> for ConvDirect<T> {
         operands.push(operand("y", &y, access));
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
-        unsafe { self.device.launch(&self.kernel, self.grid, 0, &params, operands.as_slice(), stream) }
+        unsafe { self.device.launch(&self.kernel, self.grid, self.shared_bytes, &params, operands.as_slice(), stream) }
     }
 }

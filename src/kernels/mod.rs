@@ -1,6 +1,7 @@
 //! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
 
 pub(crate) mod conv2d;
+mod conv_direct;
 pub(crate) mod params;
 pub(crate) mod rearrange;
 
@@ -216,9 +217,10 @@ pub(crate) struct Operands {
 
 impl Operands {
     const CAPACITY: usize = 8;
+    const NONE: Operand = Operand { name: "", address: 0, element_bytes: 1, shape: [0; 4], strides: [0; 4], access: Access::Read };
 
     pub fn new() -> Self {
-        Self { items: [Operand::packed("", 0, 1, 0, Access::Read); Self::CAPACITY], len: 0 }
+        Self { items: [Self::NONE; Self::CAPACITY], len: 0 }
     }
 
     pub fn push(&mut self, operand: Operand) {

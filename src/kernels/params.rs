@@ -96,7 +96,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
-pub struct ConvDirectParams {
+pub struct ConvParams {
     pub x: Tensor4,
     pub y: Tensor4,
     pub weight: u64,
@@ -105,13 +105,13 @@ pub struct ConvDirectParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvDirectParams"][::std::mem::size_of::<ConvDirectParams>() - 192usize];
-    ["Alignment of ConvDirectParams"][::std::mem::align_of::<ConvDirectParams>() - 8usize];
-    ["Offset of field: ConvDirectParams::x"][::std::mem::offset_of!(ConvDirectParams, x) - 0usize];
-    ["Offset of field: ConvDirectParams::y"][::std::mem::offset_of!(ConvDirectParams, y) - 32usize];
-    ["Offset of field: ConvDirectParams::weight"][::std::mem::offset_of!(ConvDirectParams, weight) - 64usize];
-    ["Offset of field: ConvDirectParams::geometry"][::std::mem::offset_of!(ConvDirectParams, geometry) - 72usize];
-    ["Offset of field: ConvDirectParams::epilogue"][::std::mem::offset_of!(ConvDirectParams, epilogue) - 136usize];
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 192usize];
+    ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
+    ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
+    ["Offset of field: ConvParams::y"][::std::mem::offset_of!(ConvParams, y) - 32usize];
+    ["Offset of field: ConvParams::weight"][::std::mem::offset_of!(ConvParams, weight) - 64usize];
+    ["Offset of field: ConvParams::geometry"][::std::mem::offset_of!(ConvParams, geometry) - 72usize];
+    ["Offset of field: ConvParams::epilogue"][::std::mem::offset_of!(ConvParams, epilogue) - 136usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]

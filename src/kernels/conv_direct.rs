@@ -1,0 +1,39 @@
+//! kernels/conv_direct.cu: the kernel beneath every configuration.
+
+use super::KernelInfo;
+use super::conv2d::{MAX_GRID_Y, Prepared, Problem};
+use crate::geometry::ConvGeometry;
+use crate::layers::Parameter;
+use crate::{DType, Element};
+
+pub(crate) const FAMILY: &str = "conv_direct";
+
+/// Threads that write no neighbours cost as much as this many that do.
+const UNCOALESCED: f64 = 4.0;
+
+/// Counts products.
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem) -> Result<f64, String> {
+    if kernel.dtype != Some(problem.dtype) {
+        return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
+    }
+    let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
+    Ok(macs * if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED })
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem) -> Prepared<T> {
+    let [n, c_out, h, w] = problem.geometry.output_shape();
+    let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
+    Prepared { grid: [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1], shared_bytes: 0, layout: "[tap][c_in / groups][c_out]", pack }
+}
+
+fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let taps = geometry.kernel[0] * geometry.kernel[1];
+    let channels = geometry.c_in / geometry.groups;
+    let mut packed = Vec::with_capacity(weight.values().len());
+    for tap in 0..taps {
+        for channel in 0..channels {
+            packed.extend((0..geometry.c_out).map(|o| T::from_f32(weight.values()[(o * channels + channel) * taps + tap])));
+        }
+    }
+    packed
+}
