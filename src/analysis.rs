@@ -1,1 +1,576 @@
-//! stub
+//! Calculators: what a layer costs, what an output pixel sees, and what a factorised form saves.
+//!
+//! Nothing here runs a layer; all of it follows from specs and shapes, in checked arithmetic. One multiply-add (MAC) is two
+//! floating-point operations (FLOPs); bias, residual and activation are listed apart. Products with the zeros of the padding are
+//! counted, as is usual.
+//!
+//! ```
+//! use warpconv::analysis::{Operands, ReceptiveField, Saving, analyse};
+//! use warpconv::{Conv2dSpec, DType, LayerSpec, Padding};
+//! # fn main() -> warpconv::Result<()> {
+//! let spec = Conv2dSpec { padding: Padding::Same, ..Default::default() };
+//! let report = analyse(&LayerSpec::Conv2d(spec), &[64, 64, 3, 3], [1, 64, 56, 56], Operands::new(DType::F16).bias(true))?;
+//! assert_eq!(report.output, [1, 64, 56, 56]);
+//! assert_eq!(report.parameters.total, 64 * 64 * 9 + 64);
+//! assert_eq!(report.operations.flops, 2 * 115_605_504);
+//!
+//! let field = ReceptiveField::input().then_conv2d(&spec, [3, 3])?.then_conv2d(&spec, [3, 3])?;
+//! assert_eq!(field.size, [5, 5]);
+//!
+//! let saving = Saving::depthwise_separable(&spec, 64, [3, 3], [1, 64, 56, 56])?;
+//! assert!((saving.macs_ratio - (1.0 / 64.0 + 1.0 / 9.0)).abs() < 1e-12);
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::error::{Error, Result};
+use crate::geometry::{ConvGeometry, Shape, divisible, elements, kernel_span, positive, rank4};
+use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding};
+use crate::{DType, Element};
+use serde::Serialize;
+use std::ops::Range;
+
+/// What a layer's cost depends on besides its spec and shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Operands {
+    /// The dtype of x, weight, residual and y.
+    pub dtype: DType,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+}
+
+impl Operands {
+    /// Neither bias nor residual.
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, bias: false, residual: false }
+    }
+
+    /// With or without a bias.
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// With or without a residual.
+    pub fn residual(self, residual: bool) -> Self {
+        Self { residual, ..self }
+    }
+}
+
+/// Numbers that a layer has learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Parameters {
+    /// In the filters.
+    pub weight: u64,
+    /// In the bias.
+    pub bias: u64,
+    /// In the slope of a prelu.
+    pub slope: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// Arithmetic of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Operations {
+    /// Multiply-adds of the sums.
+    pub macs: u64,
+    /// 2 * macs.
+    pub flops: u64,
+    /// Additions of the bias.
+    pub bias_additions: u64,
+    /// Additions of the residual.
+    pub residual_additions: u64,
+    /// Evaluations of the activation.
+    pub activations: u64,
+}
+
+/// Bytes that one run has to move when each tensor is read or written once. Bias and slope are f32 whatever the dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Bytes {
+    /// Of the input.
+    pub x: u64,
+    /// Of the filters.
+    pub weight: u64,
+    /// Of the bias.
+    pub bias: u64,
+    /// Of the slope of a prelu.
+    pub slope: u64,
+    /// Of the residual.
+    pub residual: u64,
+    /// Of the output.
+    pub y: u64,
+    /// All that is read.
+    pub read: u64,
+    /// All that is written.
+    pub written: u64,
+}
+
+/// The cost of one layer on one input.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LayerReport {
+    /// The layer's op.
+    pub op: &'static str,
+    /// The dtype of the tensors.
+    pub dtype: DType,
+    /// Shape of the input.
+    pub input: Shape,
+    /// Shape of the output.
+    pub output: Shape,
+    /// Numbers learned.
+    pub parameters: Parameters,
+    /// Arithmetic.
+    pub operations: Operations,
+    /// Memory traffic.
+    pub bytes: Bytes,
+    /// FLOPs for each byte read or written. Below a device's ratio of FLOP/s to bytes/s, memory bounds the layer.
+    pub arithmetic_intensity: f64,
+    /// What one output pixel sees of the input.
+    pub receptive_field: ReceptiveField,
+}
+
+/// The cost of a layer with a weight of shape `weight` on an input of shape `x`.
+///
+/// # Errors
+/// [`Error::Rank`], and what the layer itself would refuse; [`Error::Overflow`] when a count does not fit 64 bits.
+pub fn analyse(spec: &LayerSpec, weight: &[usize], x: Shape, operands: Operands) -> Result<LayerReport> {
+    match spec {
+        LayerSpec::Conv2d(spec) => conv2d(spec, rank4("weight", weight)?, x, operands),
+    }
+}
+
+fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape, operands: Operands) -> Result<LayerReport> {
+    let geometry = ConvGeometry::conv2d(spec, x, weight)?;
+    let Operands { dtype, bias, residual } = operands;
+    let output = geometry.output_shape();
+    let outputs = count(&output)?;
+    let when = |condition: bool, number: u64| if condition { number } else { 0 };
+    let slope = spec.activation == Activation::Prelu;
+
+    let (weights, channels) = (count(&weight)?, geometry.c_out as u64);
+    let parameters = Parameters {
+        weight: weights,
+        bias: when(bias, channels),
+        slope: when(slope, channels),
+        total: sum("the number of parameters", [weights, when(bias, channels), when(slope, channels)])?,
+    };
+    let macs = geometry.macs()?;
+    let operations = Operations {
+        macs,
+        flops: sum("the number of FLOPs", [macs, macs])?,
+        bias_additions: when(bias, outputs),
+        residual_additions: when(residual, outputs),
+        activations: when(spec.activation != Activation::None, outputs),
+    };
+    let bytes = |count, dtype: DType| product("a size in bytes", [count, dtype.bytes() as u64]);
+    let (x_bytes, weight_bytes, y_bytes) = (bytes(count(&x)?, dtype)?, bytes(weights, dtype)?, bytes(outputs, dtype)?);
+    let (bias_bytes, slope_bytes) = (bytes(parameters.bias, f32::DTYPE)?, bytes(parameters.slope, f32::DTYPE)?);
+    let residual_bytes = when(residual, y_bytes);
+    let bytes = Bytes {
+        x: x_bytes,
+        weight: weight_bytes,
+        bias: bias_bytes,
+        slope: slope_bytes,
+        residual: residual_bytes,
+        y: y_bytes,
+        read: sum("the number of bytes read", [x_bytes, weight_bytes, bias_bytes, slope_bytes, residual_bytes])?,
+        written: y_bytes,
+    };
+    Ok(LayerReport {
+        op: LayerSpec::Conv2d(*spec).op(),
+        dtype,
+        input: x,
+        output,
+        parameters,
+        operations,
+        bytes,
+        arithmetic_intensity: operations.flops as f64 / (bytes.read as f64 + bytes.written as f64),
+        receptive_field: ReceptiveField::input().then_conv2d(spec, geometry.kernel)?,
+    })
+}
+
+fn count(shape: &[usize]) -> Result<u64> {
+    Ok(elements(shape)? as u64)
+}
+
+fn sum<const N: usize>(what: &'static str, terms: [u64; N]) -> Result<u64> {
+    let total = terms.iter().try_fold(0u64, |total, &term| total.checked_add(term));
+    total.ok_or_else(|| Error::Overflow { what, values: format!("the sum of {terms:?}") })
+}
+
+fn product<const N: usize>(what: &'static str, factors: [u64; N]) -> Result<u64> {
+    let total = factors.iter().try_fold(1u64, |total, &factor| total.checked_mul(factor));
+    total.ok_or_else(|| Error::Overflow { what, values: format!("the product of {factors:?}") })
+}
+
+/// Which pixels of a stack's input one pixel of its output depends on, vertically and horizontally.
+///
+/// Input pixel `i` has its centre at coordinate `i`. Output pixel `p` sees the `size` pixels around `start + p * jump`, of which
+/// some may lie in the padding. With dilation it sees only some of them, or all once the rates of a stack fill the gaps.
+///
+/// Source: Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019.
+///
+/// ```
+/// use warpconv::analysis::ReceptiveField;
+/// // a stem: 7x7 with stride 2 and padding 3, then 3x3 pooling with stride 2 and padding 1
+/// let stem = ReceptiveField::input().then([7, 7], [2, 2], [1, 1], [3; 4])?.then([3, 3], [2, 2], [1, 1], [1; 4])?;
+/// assert_eq!((stem.size, stem.jump, stem.start), ([11, 11], [4, 4], [0.0, 0.0]));
+/// assert_eq!(stem.region([0, 3])?, [-5..6, 7..18]);
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ReceptiveField {
+    /// Height and width in input pixels.
+    pub size: [usize; 2],
+    /// Distance in input pixels between the fields of neighbouring output pixels: the product of the strides.
+    pub jump: [usize; 2],
+    /// Centre of the first output pixel's field in input coordinates: whole or half, negative where padding exceeds it.
+    pub start: [f64; 2],
+}
+
+impl ReceptiveField {
+    /// That of no layer: a pixel sees itself.
+    pub fn input() -> Self {
+        Self { size: [1, 1], jump: [1, 1], start: [0.0, 0.0] }
+    }
+
+    /// With one layer more on top. `padding` is [top, left, bottom, right], of which only top and left matter.
+    ///
+    /// An axis on its own: `size += dilation * (kernel - 1) * jump`, `start += (dilation * (kernel - 1) / 2 - padding) * jump`,
+    /// `jump *= stride`. So one layer on the input has size `dilation * (kernel - 1) + 1`.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a kernel, stride or dilation of 0; [`Error::Overflow`].
+    pub fn then(self, kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2], padding: [usize; 4]) -> Result<Self> {
+        let mut field = self;
+        for axis in 0..2 {
+            positive("kernel size", kernel[axis])?;
+            positive("stride", stride[axis])?;
+            positive("dilation", dilation[axis])?;
+            let (span, jump) = (kernel_span(kernel[axis], dilation[axis])?, self.jump[axis]);
+            let overflow = || Error::Overflow {
+                what: "a receptive field",
+                values: format!("size {}, jump {jump}, then a kernel that spans {span} with stride {}", self.size[axis], stride[axis]),
+            };
+            let growth = (span - 1).checked_mul(jump).ok_or_else(overflow)?;
+            field.size[axis] = self.size[axis].checked_add(growth).ok_or_else(overflow)?;
+            field.jump[axis] = jump.checked_mul(stride[axis]).ok_or_else(overflow)?;
+            field.start[axis] += growth as f64 / 2.0 - padding[axis] as f64 * jump as f64;
+        }
+        Ok(field)
+    }
+
+    /// With a convolution of this kernel on top.
+    ///
+    /// # Errors
+    /// As [`ReceptiveField::then`], and [`Error::Attribute`] for padding `same` with a stride above 1.
+    pub fn then_conv2d(self, spec: &Conv2dSpec, kernel: [usize; 2]) -> Result<Self> {
+        self.then(kernel, spec.stride, spec.dilation, spec.padding.resolve(kernel, spec.dilation, spec.stride)?)
+    }
+
+    /// The rows and the columns of the input that output pixel [row, column] sees; those below 0 or beyond the input are padding.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] when a coordinate is 2^52 or more, where f64 no longer has halves.
+    pub fn region(&self, output: [usize; 2]) -> Result<[Range<i64>; 2]> {
+        const HALVES_END: f64 = (1u64 << 52) as f64;
+        let axis = |axis: usize| {
+            let centre = self.start[axis] + output[axis] as f64 * self.jump[axis] as f64;
+            let first = centre - (self.size[axis] as f64 - 1.0) / 2.0;
+            let end = first + self.size[axis] as f64;
+            if self.start[axis].abs().max(first.abs()).max(end.abs()) >= HALVES_END {
+                return Err(Error::Overflow { what: "the region of an output pixel", values: format!("{output:?} of {self:?}") });
+            }
+            Ok(first as i64..end as i64)
+        };
+        Ok([axis(0)?, axis(1)?])
+    }
+}
+
+/// The receptive field of `layers` equal filters with stride 1 on top of each other: `(kernel - 1) * layers + 1`.
+///
+/// Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015: three 3x3 filters
+/// see what one 7x7 filter sees.
+///
+/// # Errors
+/// [`Error::Attribute`] for a kernel of 0; [`Error::Overflow`].
+pub fn stacked_receptive_field(kernel: usize, layers: usize) -> Result<usize> {
+    positive("kernel size", kernel)?;
+    kernel_span(kernel, layers) // what one filter sees whose taps are `layers` apart
+}
+
+/// The receptive field of `layers` filters with stride 1 and dilation rates 1, 2, 4, ..., 2^(layers-1):
+/// `(kernel - 1) * (2^layers - 1) + 1`. For 3x3 filters that is 2^(layers+1) - 1: it grows exponentially while the parameters
+/// grow linearly.
+///
+/// Source: Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions", 2016.
+///
+/// # Errors
+/// [`Error::Attribute`] for a kernel of 0; [`Error::Overflow`].
+pub fn doubling_receptive_field(kernel: usize, layers: u32) -> Result<usize> {
+    positive("kernel size", kernel)?;
+    let rates = 1usize.checked_shl(layers).map(|power| power - 1);
+    let rates = rates.ok_or_else(|| Error::Overflow { what: "the sum of the rates", values: format!("2^{layers} - 1") })?;
+    kernel_span(kernel, rates)
+}
+
+/// Parameters (without biases) and multiply-adds of one form of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Numbers learned.
+    pub parameters: u64,
+    /// Multiply-adds of one run.
+    pub macs: u64,
+}
+
+impl Cost {
+    fn of(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<(Self, Shape)> {
+        let geometry = ConvGeometry::conv2d(spec, x, weight)?;
+        Ok((Self { parameters: count(&weight)?, macs: geometry.macs()? }, geometry.output_shape()))
+    }
+
+    fn plus(self, other: Self) -> Result<Self> {
+        Ok(Self {
+            parameters: sum("the number of parameters", [self.parameters, other.parameters])?,
+            macs: sum("the number of multiply-adds", [self.macs, other.macs])?,
+        })
+    }
+}
+
+/// What a factorised form of a convolution costs beside the dense one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Saving {
+    /// One dense convolution.
+    pub dense: Cost,
+    /// The factorised form of it.
+    pub factorised: Cost,
+    /// Parameters of the factorised form for each of the dense one.
+    pub parameters_ratio: f64,
+    /// Multiply-adds of the factorised form for each of the dense one; NaN for an empty batch.
+    pub macs_ratio: f64,
+}
+
+impl Saving {
+    fn new(dense: Cost, factorised: Cost) -> Self {
+        Self {
+            dense,
+            factorised,
+            parameters_ratio: factorised.parameters as f64 / dense.parameters as f64,
+            macs_ratio: factorised.macs as f64 / dense.macs as f64,
+        }
+    }
+
+    /// A depthwise convolution, then a 1x1 one: `1 / C_out + 1 / (kh * kw)` of both parameters and multiply-adds.
+    ///
+    /// `spec` gives stride, padding and dilation; its groups are not looked at.
+    ///
+    /// Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017.
+    ///
+    /// # Errors
+    /// What either form refuses.
+    pub fn depthwise_separable(spec: &Conv2dSpec, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
+        let [kh, kw] = kernel;
+        let c_in = x[1];
+        let (dense, _) = Cost::of(&Conv2dSpec { groups: 1, ..*spec }, [c_out, c_in, kh, kw], x)?;
+        let (depthwise, mid) = Cost::of(&Conv2dSpec { groups: c_in, ..*spec }, [c_in, 1, kh, kw], x)?;
+        let (pointwise, _) = Cost::of(&Conv2dSpec::default(), [c_out, c_in, 1, 1], mid)?;
+        Ok(Self::new(dense, depthwise.plus(pointwise)?))
+    }
+
+    /// A kh x 1 convolution to `c_mid` channels, then a 1 x kw one: for a k x k filter with all channel counts equal `2 / k` of
+    /// the parameters (3x3: 9 become 6), and of the multiply-adds where stride is 1 and the padding keeps the size.
+    ///
+    /// `spec` gives stride, padding and dilation, of which each stage takes its own axis; its groups are not looked at.
+    ///
+    /// # Errors
+    /// What either form refuses.
+    pub fn spatially_separable(spec: &Conv2dSpec, c_mid: usize, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
+        let [kh, kw] = kernel;
+        let Conv2dSpec { stride, dilation, .. } = *spec;
+        let [top, left, bottom, right] = spec.padding.resolve(kernel, dilation, stride)?;
+        let (dense, _) = Cost::of(&Conv2dSpec { groups: 1, ..*spec }, [c_out, x[1], kh, kw], x)?;
+        let column = Conv2dSpec {
+            stride: [stride[0], 1],
+            padding: Padding::Explicit([top, 0, bottom, 0]),
+            dilation: [dilation[0], 1],
+            ..Default::default()
+        };
+        let row = Conv2dSpec {
+            stride: [1, stride[1]],
+            padding: Padding::Explicit([0, left, 0, right]),
+            dilation: [1, dilation[1]],
+            ..Default::default()
+        };
+        let (column, mid) = Cost::of(&column, [c_mid, x[1], kh, 1], x)?;
+        let (row, _) = Cost::of(&row, [c_out, c_mid, 1, kw], mid)?;
+        Ok(Self::new(dense, column.plus(row)?))
+    }
+
+    /// Groups of channels, each convolved on its own: `1 / groups` of both parameters and multiply-adds.
+    ///
+    /// Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
+    ///
+    /// # Errors
+    /// What either form refuses, such as groups that do not divide the channels.
+    pub fn grouped(spec: &Conv2dSpec, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
+        let [kh, kw] = kernel;
+        positive("groups", spec.groups)?;
+        divisible("C_in", x[1], "groups", spec.groups)?;
+        let (dense, _) = Cost::of(&Conv2dSpec { groups: 1, ..*spec }, [c_out, x[1], kh, kw], x)?;
+        let (grouped, _) = Cost::of(spec, [c_out, x[1] / spec.groups, kh, kw], x)?;
+        Ok(Self::new(dense, grouped))
+    }
+
+    /// `layers` small square filters with stride 1 on top of each other instead of one large one with the same receptive field,
+    /// [`stacked_receptive_field`], all of them with as many output as input channels and size-keeping padding:
+    /// `layers * k^2 / ((k - 1) * layers + 1)^2` of both parameters and multiply-adds. Two 3x3 instead of one 5x5: 18 / 25.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a kernel or number of layers of 0; what either form refuses.
+    pub fn stacked(kernel: usize, layers: usize, x: Shape) -> Result<Self> {
+        positive("layers", layers)?;
+        let spec = Conv2dSpec { padding: Padding::Same, ..Default::default() };
+        let large = stacked_receptive_field(kernel, layers)?;
+        let (dense, _) = Cost::of(&spec, [x[1], x[1], large, large], x)?;
+        let (small, _) = Cost::of(&spec, [x[1], x[1], kernel, kernel], x)?;
+        let stacked = Cost {
+            parameters: product("the number of parameters", [small.parameters, layers as u64])?,
+            macs: product("the number of multiply-adds", [small.macs, layers as u64])?,
+        };
+        Ok(Self::new(dense, stacked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn same() -> Conv2dSpec {
+        Conv2dSpec { padding: Padding::Same, ..Default::default() }
+    }
+
+    #[test]
+    fn a_report_counts_everything_apart() {
+        let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), groups: 4, activation: Activation::Prelu, ..Default::default() };
+        let operands = Operands::new(DType::F16).bias(true).residual(true);
+        let report = analyse(&LayerSpec::Conv2d(spec), &[16, 2, 3, 3], [2, 8, 10, 12], operands).unwrap();
+        let outputs = 2 * 16 * 5 * 6;
+        assert_eq!(report.output, [2, 16, 5, 6]);
+        assert_eq!(report.parameters, Parameters { weight: 288, bias: 16, slope: 16, total: 320 });
+        let macs = outputs * 2 * 9;
+        let operations = Operations { macs, flops: 2 * macs, bias_additions: outputs, residual_additions: outputs, activations: outputs };
+        assert_eq!(report.operations, operations);
+        let (x, y) = (2 * 8 * 10 * 12 * 2, outputs * 2);
+        let bytes = Bytes { x, weight: 576, bias: 64, slope: 64, residual: y, y, read: x + 576 + 64 + 64 + y, written: y };
+        assert_eq!(report.bytes, bytes);
+        assert_eq!(report.arithmetic_intensity, (2 * macs) as f64 / (bytes.read + y) as f64);
+        assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
+
+        let bare = analyse(&LayerSpec::Conv2d(Conv2dSpec::default()), &[16, 8, 1, 1], [0, 8, 4, 4], Operands::new(DType::F32)).unwrap();
+        assert_eq!((bare.parameters.total, bare.operations.flops, bare.operations.activations), (128, 0, 0));
+        assert_eq!((bare.bytes.read, bare.bytes.written, bare.arithmetic_intensity), (512, 0, 0.0));
+        assert_eq!(serde_json::to_value(&bare).unwrap()["bytes"]["weight"], 512);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let spec = LayerSpec::Conv2d(Conv2dSpec::default());
+        let analyse = |weight: &[usize], x| analyse(&spec, weight, x, Operands::new(DType::F32).bias(true));
+        assert!(matches!(analyse(&[1, 1, 3], [1; 4]), Err(Error::Rank { .. })));
+        assert!(matches!(analyse(&[1, 1, 3, 3], [1, 1, 2, 3]), Err(Error::EmptyOutput { axis: "height", .. })));
+        assert!(matches!(analyse(&[1, 2, 3, 3], [1, 1, 3, 3]), Err(Error::Shape { name: "x", .. })));
+        assert!(matches!(analyse(&[1 << 30, 1 << 30, 1, 1], [0, 1 << 30, 1, 1]), Err(Error::Overflow { .. })));
+        assert!(matches!(analyse(&[1 << 20, 1 << 20, 1, 1], [1, 1 << 20, 1 << 15, 1 << 15]), Err(Error::Overflow { .. })));
+
+        let field = ReceptiveField::input();
+        assert!(matches!(field.then([0, 1], [1; 2], [1; 2], [0; 4]), Err(Error::Attribute { name: "kernel size", .. })));
+        assert!(matches!(field.then([1, 1], [1, 0], [1; 2], [0; 4]), Err(Error::Attribute { name: "stride", .. })));
+        let strided = field.then([1, 1], [usize::MAX, 1], [1; 2], [0; 4]).unwrap();
+        assert!(matches!(strided.then([1, 1], [2, 1], [1; 2], [0; 4]), Err(Error::Overflow { .. })));
+        assert!(matches!(strided.then([2, 1], [1, 1], [1; 2], [0; 4]), Err(Error::Overflow { .. })));
+        assert!(matches!(strided.region([1, 0]), Err(Error::Overflow { .. })));
+        assert!(matches!(doubling_receptive_field(3, 64), Err(Error::Overflow { .. })));
+        assert!(matches!(doubling_receptive_field(4, 63), Err(Error::Overflow { .. })));
+        assert!(matches!(stacked_receptive_field(0, 1), Err(Error::Attribute { .. })));
+        assert!(matches!(Saving::stacked(3, 0, [1, 1, 8, 8]), Err(Error::Attribute { .. })));
+        assert!(matches!(Saving::grouped(&Conv2dSpec { groups: 3, ..same() }, 6, [3, 3], [1, 4, 8, 8]), Err(Error::Divisibility { .. })));
+    }
+
+    /// The field of an output pixel found by brute force on one axis: which inputs a change of reaches it.
+    fn seen(layers: &[[usize; 4]], output: usize) -> Range<i64> {
+        let mut pixels = vec![output as i64];
+        for &[kernel, stride, dilation, padding] in layers.iter().rev() {
+            let taps = |p: i64| (0..kernel).map(move |i| p * stride as i64 + (i * dilation) as i64 - padding as i64);
+            pixels = pixels.into_iter().flat_map(taps).collect();
+        }
+        *pixels.iter().min().unwrap()..*pixels.iter().max().unwrap() + 1
+    }
+
+    #[rstest]
+    #[case::one_dilated(&[[3, 1, 4, 2]])]
+    #[case::even_kernel(&[[2, 1, 1, 0], [4, 3, 1, 1]])]
+    #[case::resnet_stem(&[[7, 2, 1, 3], [3, 2, 1, 1], [3, 1, 1, 1], [3, 1, 1, 1], [3, 2, 1, 1]])]
+    #[case::atrous(&[[3, 2, 1, 1], [3, 1, 2, 2], [3, 1, 5, 0], [5, 2, 3, 9]])]
+    fn a_composed_field_is_the_one_found_by_tracing(#[case] layers: &[[usize; 4]]) {
+        let mut field = ReceptiveField::input();
+        for &[kernel, stride, dilation, padding] in layers {
+            field = field.then([kernel, 1], [stride, 1], [dilation, 1], [padding, 0, 77, 78]).unwrap();
+        }
+        for output in [0, 1, 7] {
+            let [rows, columns] = field.region([output, output]).unwrap();
+            assert_eq!(rows, seen(layers, output));
+            assert_eq!(columns, output as i64..output as i64 + 1);
+        }
+    }
+
+    #[test]
+    fn closed_forms_are_compositions() {
+        for kernel in 1..6 {
+            let (mut stacked, mut doubling) = (ReceptiveField::input(), ReceptiveField::input());
+            for layers in 0..6 {
+                assert_eq!(stacked.size, [stacked_receptive_field(kernel, layers).unwrap(); 2]);
+                assert_eq!(doubling.size, [doubling_receptive_field(kernel, layers as u32).unwrap(); 2]);
+                let dilated = Conv2dSpec { dilation: [1 << layers; 2], ..same() };
+                stacked = stacked.then_conv2d(&same(), [kernel; 2]).unwrap();
+                doubling = doubling.then_conv2d(&dilated, [kernel; 2]).unwrap();
+            }
+        }
+        assert_eq!(stacked_receptive_field(3, 3).unwrap(), 7);
+        for n in 0..20 {
+            assert_eq!(doubling_receptive_field(3, n).unwrap(), (1 << (n + 1)) - 1);
+        }
+    }
+
+    #[test]
+    fn savings_are_the_known_ratios() {
+        let near = |saving: Saving, ratio: f64| {
+            assert!((saving.parameters_ratio - ratio).abs() < 1e-12, "{saving:?}");
+            assert!((saving.macs_ratio - ratio).abs() < 1e-12, "{saving:?}");
+        };
+        let x = [2, 32, 14, 15];
+        near(Saving::depthwise_separable(&same(), 48, [3, 3], x).unwrap(), 1.0 / 48.0 + 1.0 / 9.0);
+        let strided = Conv2dSpec { stride: [2, 1], padding: Padding::all(2), groups: 4, ..Default::default() };
+        near(Saving::depthwise_separable(&strided, 48, [5, 3], x).unwrap(), 1.0 / 48.0 + 1.0 / 15.0);
+        near(Saving::grouped(&Conv2dSpec { groups: 8, ..strided }, 48, [3, 3], x).unwrap(), 1.0 / 8.0);
+        near(Saving::stacked(3, 2, x).unwrap(), 18.0 / 25.0);
+        near(Saving::stacked(3, 3, x).unwrap(), 27.0 / 49.0);
+        for k in [3, 5, 7] {
+            near(Saving::spatially_separable(&same(), 32, 32, [k, k], x).unwrap(), 2.0 / k as f64);
+        }
+        let one_channel = Saving::spatially_separable(&same(), 1, 1, [3, 3], [1, 1, 8, 8]).unwrap();
+        assert_eq!((one_channel.dense.parameters, one_channel.factorised.parameters), (9, 6));
+        // stride 2 halves the rows before the second stage, but the first still computes every column
+        let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), ..Default::default() };
+        let saving = Saving::spatially_separable(&spec, 4, 8, [3, 3], [1, 2, 8, 8]).unwrap();
+        assert_eq!(saving.dense, Cost { parameters: 144, macs: 144 * 16 });
+        assert_eq!(saving.factorised, Cost { parameters: 24 + 96, macs: 24 * 4 * 8 + 96 * 4 * 4 });
+    }
+}
