@@ -293,10 +293,7 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), b"third");
             let plain = folder.path().join("plain");
             std::fs::write(&plain, b"").unwrap();
-            assert_eq!(
-                std::fs::metadata(&path).unwrap().permissions().mode(),
-                std::fs::metadata(&plain).unwrap().permissions().mode()
-            );
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode(), std::fs::metadata(&plain).unwrap().permissions().mode());
         }
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".warpconv-")), "{left:?}");

@@ -30,6 +30,7 @@
 
 pub mod analysis;
 pub mod cases;
+pub mod check;
 mod device;
 mod dtype;
 mod error;

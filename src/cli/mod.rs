@@ -3,6 +3,7 @@
 //! A command is a module with `pub struct Args` (its options) and `pub fn execute(Args) -> Result<Verdict>`; it prints its
 //! result with [`print`] and everything else with [`note`].
 
+mod conformance;
 mod info;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(info::Args),
+    Conformance(conformance::Args),
 }
 
 static VERSION: LazyLock<String> =
@@ -66,6 +68,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Info(args) => info::execute(args),
+        Command::Conformance(args) => conformance::execute(args),
     };
     match result {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,

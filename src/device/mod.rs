@@ -113,6 +113,7 @@ struct Inner {
     id: u64,
     backend: Box<dyn Backend>,
     allocations: AtomicU64,
+    launches: AtomicU64,
 }
 
 /// Where tensors live and layers run. Cheap to clone; two clones are the same device.
@@ -153,7 +154,7 @@ impl Device {
     fn from_backend(backend: impl Backend) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0) }))
     }
 
     /// A new host device, on all cores. Each call gives a distinct device.
@@ -255,6 +256,11 @@ impl Device {
         self.0.allocations.load(Ordering::Relaxed)
     }
 
+    /// Kernel launches so far, failed ones included: what is refused beforehand adds none.
+    pub fn launches(&self) -> u64 {
+        self.0.launches.load(Ordering::Relaxed)
+    }
+
     /// Waits for all work queued on the device.
     ///
     /// # Errors
@@ -289,6 +295,7 @@ impl Device {
         stream: &Stream,
     ) -> Result<()> {
         debug_assert_eq!(size_of::<P>(), kernel.info.params_bytes);
+        self.0.launches.fetch_add(1, Ordering::Relaxed);
         let launch = Launch { kernel, grid, shared_bytes, params: bytemuck::bytes_of(params), operands };
         // SAFETY: passed on to the caller
         unsafe { self.0.backend.launch(&launch, stream) }

@@ -1,8 +1,11 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
+use super::Residual;
 use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest};
 use crate::error::{Error, Result};
-use crate::{Device, Element, Shape, Tensor};
+use crate::numerics::Contract;
+use crate::tensor::TensorView;
+use crate::{DType, Device, Element, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -60,6 +63,27 @@ impl LayerSpec {
     }
 }
 
+impl<'a, T: Element> Inputs<'a, T> {
+    /// The inputs of the layer of `spec` by the names of [`LayerSpec::signature`].
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`].
+    pub fn from_named(spec: &LayerSpec, tensors: &BTreeMap<&str, TensorView<'a, T>>) -> Result<Self> {
+        let (op, known) = (spec.op(), spec.signature().inputs);
+        if let Some(name) = tensors.keys().find(|name| !known.contains(name)) {
+            return Err(Error::UnexpectedTensor { op, name: name.to_string(), known: known.join(", ") });
+        }
+        let names = tensors.keys().copied().collect::<Vec<_>>().join(", ");
+        let missing = |name: &str| Error::MissingTensor { op, name: name.into(), available: format!(" (there are: {names})") };
+        match spec {
+            LayerSpec::Conv2d(_) => Ok(Self {
+                x: *tensors.get("x").ok_or_else(|| missing("x"))?,
+                residual: tensors.get("residual").map_or(Residual::None, |view| Residual::Tensor(*view)),
+            }),
+        }
+    }
+}
+
 /// A layer of any kind.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -93,6 +117,17 @@ impl AnyLayer {
                 layer.check_complete()?;
                 Ok(AnyLayer::Conv2d(layer))
             }
+        }
+    }
+
+    /// What the numerics contract demands of its results in `dtype` for inputs of shape `x`. The bit-for-bit rule is on when
+    /// the layer is linear; whether it holds depends on the values too.
+    ///
+    /// # Errors
+    /// When the layer cannot be applied to such an input.
+    pub fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
+        match self {
+            AnyLayer::Conv2d(layer) => layer.contract(dtype, x),
         }
     }
 

@@ -5,7 +5,8 @@ use super::{Activation, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest,
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, divisible, positive, rank4};
 use crate::kernels::{Epilogue, PackedWeights, conv2d};
-use crate::{Device, Element, Shape};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`Conv2d`]. PyTorch's semantics, with padding for each side.
@@ -248,6 +249,17 @@ impl Conv2d {
     /// As [`ConvGeometry::conv2d`].
     pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
         ConvGeometry::conv2d(&self.spec, x, self.weight_shape)
+    }
+
+    /// As [`super::AnyLayer::contract`].
+    pub(crate) fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
+        let gain = match (self.spec.activation, &self.slope) {
+            (Activation::LeakyRelu { alpha }, _) => alpha.abs(),
+            (Activation::Prelu, Some(slope)) => slope.values().iter().fold(0.0, |steepest: f32, s| steepest.max(s.abs())),
+            _ => 1.0,
+        };
+        let contract = Contract::new(dtype, self.geometry(x)?.products()).gain(gain.into());
+        Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 
     /// Refuses a prelu without its slope.

@@ -1,0 +1,481 @@
+//! Checks layers against references: runs a layer in the ways in which it can be run (dtypes, formats, kernels, slices of wider
+//! tensors, [`Layer::forward`]) and holds each result to the numerics contract. Behind `warpconv conformance`, `warpconv verify`
+//! and the crate's tests.
+
+use crate::error::{Error, Result};
+use crate::geometry::{elements, rank4};
+use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Workspace};
+use crate::numerics::{Contract, Report, on_exact_grid};
+use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A tensor's values in row-major order, of any rank.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Array {
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// As many values as the shape has elements.
+    pub values: Vec<f64>,
+}
+
+/// Tensors by name, as [`LayerSpec::signature`] lists the names.
+pub type Arrays = BTreeMap<String, Array>;
+
+/// Which kernels a check runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// The one that a plan chooses.
+    Chosen,
+    /// Every one that applies.
+    All,
+}
+
+/// A layer, its inputs, and what the result must be.
+#[derive(Debug)]
+pub struct Case {
+    layer: AnyLayer,
+    inputs: Vec<(&'static str, Array)>,
+    /// What the layer multiplies, apart from the inputs.
+    weights: Vec<Array>,
+    output: Array,
+    scale: Vec<f64>,
+    ref_atol: f64,
+    coord_atol: f64,
+    x_margin: [usize; 2],
+    y_margin: [usize; 2],
+    on_grid: bool,
+}
+
+/// One way in which a case was run.
+#[derive(Debug)]
+pub struct Run {
+    /// The dtype.
+    pub dtype: DType,
+    /// The format of the inputs.
+    pub x_format: MemoryFormat,
+    /// The format of the output.
+    pub y_format: MemoryFormat,
+    /// The kernel; empty when none was reached.
+    pub kernel: &'static str,
+    /// What is wrong, or the comparison that passed.
+    pub outcome: Result<Report, Failure>,
+}
+
+/// What can be wrong with a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// It failed.
+    Error(Error),
+    /// It panicked.
+    Panic(String),
+    /// The output has another shape.
+    Shape {
+        /// What the layer says.
+        got: Vec<usize>,
+        /// What the reference has.
+        expected: Vec<usize>,
+    },
+    /// Elements beyond the bound of the contract.
+    Values {
+        /// How many, and the worst of them.
+        report: Report,
+        /// [n, c, h, w] of the worst.
+        position: Shape,
+    },
+    /// The kernel wrote beside the channels that were its output.
+    Outside {
+        /// [n, c, h, w] in the wider tensor.
+        position: Shape,
+    },
+    /// [`Layer::forward`] gives another result than the plan.
+    Forward {
+        /// [n, c, h, w] of the first element that differs.
+        position: Shape,
+    },
+    /// What should have been refused was run.
+    Accepted,
+    /// It was refused, but only after a launch.
+    Late(Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Error(error) => error.fmt(f),
+            Failure::Panic(message) => write!(f, "panicked: {message}"),
+            Failure::Shape { got, expected } => write!(f, "the output has shape {got:?}, the reference {expected:?}"),
+            Failure::Values { report, position } => {
+                write!(f, "{} of {} elements are wrong", report.failures, report.elements)?;
+                if let Some(worst) = report.worst {
+                    write!(f, "; the worst at {position:?}: got {:?}, expected {:?}", worst.got, worst.expected)?;
+                    match worst.bound {
+                        0.0 => write!(f, " bit for bit")?,
+                        bound => write!(f, " +- {bound:.3e}, which is {:.3} times the bound", worst.ratio)?,
+                    }
+                }
+                Ok(())
+            }
+            Failure::Outside { position } => write!(f, "wrote outside the output's channels, at {position:?} of the wider tensor"),
+            Failure::Forward { position } => write!(f, "forward and the plan differ, first at {position:?}"),
+            Failure::Accepted => f.write_str("was accepted, but must be refused"),
+            Failure::Late(error) => write!(f, "was refused only after a launch: {error}"),
+        }
+    }
+}
+
+impl Case {
+    /// A case of the layer of `spec` with these parameters and inputs, whose result is `output` (in f64). `scale` is the same
+    /// operation on absolute values, before the final activation.
+    ///
+    /// Where a dtype does not hold the inputs exactly, the bound is widened by their rounding: a reference on rounded inputs is
+    /// the stronger test.
+    ///
+    /// # Errors
+    /// What the layer refuses; [`Error::UnexpectedTensor`]; [`Error::Length`] when values do not fit their shape.
+    pub fn new(spec: LayerSpec, tensors: &Arrays, output: Array, scale: Vec<f64>) -> Result<Self> {
+        let (layer, inputs) = build(spec, tensors)?;
+        let parameters = spec.signature().parameters;
+        // bias and slope, the vectors, stay f32 in every dtype
+        let weights = tensors.iter().filter(|(name, array)| parameters.contains(&name.as_str()) && array.shape.len() > 1);
+        check_length("scale", &output.shape, scale.len())?;
+        check_length("output", &output.shape, output.values.len())?;
+        let on_grid = tensors.values().all(|array| on_exact_grid(&array.values));
+        let weights = weights.map(|(_, array)| array.clone()).collect();
+        let (ref_atol, coord_atol, x_margin, y_margin) = (0.0, 0.0, [0, 0], [0, 0]);
+        Ok(Self { layer, inputs, weights, output, scale, ref_atol, coord_atol, x_margin, y_margin, on_grid })
+    }
+
+    /// Allows for the inaccuracy of the reference and of f32 coordinates.
+    pub fn tolerate(self, ref_atol: f64, coord_atol: f64) -> Self {
+        Self { ref_atol, coord_atol, ..self }
+    }
+
+    /// Makes input and output slices of tensors that have so many more channels before and behind.
+    pub fn margins(self, x: [usize; 2], y: [usize; 2]) -> Self {
+        Self { x_margin: x, y_margin: y, ..self }
+    }
+
+    /// Runs the case in one dtype with inputs and output in the given formats: through a plan with each of the kernels and,
+    /// where both formats are the same, through [`Layer::forward`], which must give the same bits. Never panics and never ends
+    /// early: what goes wrong is in the runs.
+    pub fn check(&self, dtype: DType, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
+        match dtype {
+            DType::F32 => self.check_as::<f32>(x_format, y_format, kernels, device),
+            DType::F16 => self.check_as::<half::f16>(x_format, y_format, kernels, device),
+            DType::Bf16 => self.check_as::<half::bf16>(x_format, y_format, kernels, device),
+        }
+    }
+
+    fn check_as<T: Element>(&self, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
+        let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome };
+        let prepared = catch(|| {
+            let inputs = self.place::<T>(x_format, device)?;
+            let request = PlanRequest::new(inputs.x_shape()).format(x_format).output_format(y_format);
+            let contract = self.contract(T::DTYPE, inputs.x_shape())?;
+            let plan = self.layer.plan::<T>(device, &request)?;
+            Ok((inputs, request, contract, plan))
+        });
+        let (inputs, request, contract, plan) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => return vec![run("", Err(failure))],
+        };
+        let shape = plan.output_shape();
+        if shape[..] != self.output.shape {
+            let failure = Failure::Shape { got: shape.to_vec(), expected: self.output.shape.clone() };
+            return vec![run(plan.explain().kernel, Err(failure))];
+        }
+        let chosen = plan.explain().kernel;
+        let names: Vec<&'static str> = match kernels {
+            Kernels::Chosen => vec![chosen],
+            Kernels::All => plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect(),
+        };
+        let mut runs = Vec::new();
+        for name in names {
+            let request = request.clone().kernel(name);
+            let outcome = catch_failure(|| {
+                let y = self.run(&inputs, &request, shape, device)?;
+                let report = contract.check(&y, &self.output.values, &self.scale).map_err(Failure::Error)?;
+                if let Some(worst) = report.worst.filter(|_| !report.passed()) {
+                    return Err(Failure::Values { report, position: position(worst.index, shape) });
+                }
+                if name == chosen && x_format == y_format {
+                    self.forward(&inputs, &y, shape)?;
+                }
+                Ok(report)
+            });
+            runs.push(run(name, outcome));
+        }
+        runs
+    }
+
+    /// What the contract demands in a dtype.
+    fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
+        let operands = self.inputs.iter().map(|(_, array)| array).chain(&self.weights);
+        let holds = |array: &Array| array.values.iter().all(|&v| v.is_nan() || dtype.round(v) == v);
+        let rounded = operands.filter(|array| !holds(array)).count();
+        let contract = self.layer.contract(dtype, x)?;
+        let exact = contract.exact && self.on_grid && rounded == 0;
+        Ok(contract.exact(exact).rounded(rounded).tolerate(self.ref_atol, self.coord_atol))
+    }
+
+    fn place<T: Element>(&self, format: MemoryFormat, device: &Device) -> Result<Placed<T>> {
+        let margin = |name: &str| if name == "x" { self.x_margin } else { self.y_margin };
+        Placed::new(&self.inputs, format, margin, device)
+    }
+
+    /// The result of one plan, in NCHW order, computed into memory that holds NaN.
+    fn run<T: Element>(&self, inputs: &Placed<T>, request: &PlanRequest, shape: Shape, device: &Device) -> Result<Vec<f32>, Failure> {
+        let plan = self.layer.plan::<T>(device, request).map_err(Failure::Error)?;
+        let poison = Array { shape: shape.to_vec(), values: vec![f64::NAN; elements(&shape).map_err(Failure::Error)?] };
+        let (mut y, channels) = place::<T>("y", &poison, plan.output_format(), self.y_margin, device).map_err(Failure::Error)?;
+        let mut run = || {
+            plan.run(&inputs.of(&self.layer)?, y.channels_mut(channels.clone())?, Workspace::none(), &Stream::default_of(device))?;
+            y.to_vec()
+        };
+        let wide = run().map_err(Failure::Error)?;
+        let mut values = Vec::with_capacity(poison.values.len());
+        for (index, value) in wide.into_iter().enumerate() {
+            let position = position(index, y.shape());
+            if channels.contains(&position[1]) {
+                values.push(value.to_f32());
+            } else if !value.to_f32().is_nan() {
+                return Err(Failure::Outside { position });
+            }
+        }
+        Ok(values)
+    }
+
+    fn forward<T: Element>(&self, inputs: &Placed<T>, y: &[f32], shape: Shape) -> Result<(), Failure> {
+        let run = || self.layer.forward(&inputs.of(&self.layer)?)?.to_vec();
+        let forward = run().map_err(Failure::Error)?;
+        match forward.iter().zip(y).position(|(a, b)| a.to_f32().to_bits() != b.to_bits()) {
+            Some(index) => Err(Failure::Forward { position: position(index, shape) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes sure that a layer is refused, in one dtype and format, with an [`Error`] and before any launch; gives that error.
+/// `layer` is the text of `{"op": ..., "attrs": {...}}`.
+///
+/// # Errors
+/// The [`Failure`], when it is accepted, refused too late, or panics.
+pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
+    fn attempt<T: Element>(layer: &str, tensors: &Arrays, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
+        let mut launches = None;
+        let outcome = catch(|| {
+            let (layer, inputs) = build(LayerSpec::from_json(layer)?, tensors)?;
+            let inputs = Placed::<T>::new(&inputs, format, |_| [0, 0], device)?;
+            // placing the inputs may have launched a conversion
+            launches = Some(device.launches());
+            let plan = layer.plan::<T>(device, &PlanRequest::new(inputs.x_shape()).format(format))?;
+            let mut y = Tensor::<T>::zeros(device, plan.output_shape(), format)?;
+            plan.run(&inputs.of(&layer)?, &mut y, Workspace::none(), &Stream::default_of(device))
+        });
+        match outcome {
+            Ok(()) => Err(Failure::Accepted),
+            Err(Failure::Error(error)) if launches.is_none_or(|before| device.launches() == before) => Ok(error),
+            Err(Failure::Error(error)) => Err(Failure::Late(error)),
+            Err(failure) => Err(failure),
+        }
+    }
+    match dtype {
+        DType::F32 => attempt::<f32>(layer, tensors, format, device),
+        DType::F16 => attempt::<half::f16>(layer, tensors, format, device),
+        DType::Bf16 => attempt::<half::bf16>(layer, tensors, format, device),
+    }
+}
+
+/// A layer, and its inputs apart from its parameters.
+fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static str, Array)>)> {
+    let names = spec.signature().inputs;
+    let mut parameters = BTreeMap::new();
+    for (name, array) in tensors.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+        let values: Vec<f32> = array.values.iter().map(|&v| v as f32).collect();
+        parameters.insert(name.clone(), Parameter::new(&array.shape, &values)?);
+    }
+    let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
+    Ok((AnyLayer::new(spec, parameters)?, inputs))
+}
+
+/// A case's inputs on a device, each as some channels of a tensor.
+struct Placed<T: Element>(Vec<(&'static str, Tensor<T>, Range<usize>)>);
+
+impl<T: Element> Placed<T> {
+    fn new(inputs: &[(&'static str, Array)], format: MemoryFormat, margin: impl Fn(&str) -> [usize; 2], device: &Device) -> Result<Self> {
+        let one = |&(name, ref array): &(&'static str, Array)| {
+            let (tensor, channels) = place(name, array, format, margin(name), device)?;
+            Ok((name, tensor, channels))
+        };
+        inputs.iter().map(one).collect::<Result<_>>().map(Self)
+    }
+
+    fn x_shape(&self) -> Shape {
+        let x = self.0.iter().find(|(name, ..)| *name == "x");
+        x.map_or([0; 4], |(_, tensor, channels)| {
+            let [n, _, h, w] = tensor.shape();
+            [n, channels.len(), h, w]
+        })
+    }
+
+    fn of(&self, layer: &AnyLayer) -> Result<Inputs<'_, T>> {
+        let views = self.0.iter().map(|(name, tensor, channels)| Ok((*name, tensor.channels(channels.clone())?)));
+        Inputs::from_named(&layer.spec(), &views.collect::<Result<BTreeMap<&str, TensorView<'_, T>>>>()?)
+    }
+}
+
+/// A tensor on a device that holds the array rounded to T, and NaN in as many channels before and behind it as `margin` says.
+fn place<T: Element>(
+    name: &'static str,
+    array: &Array,
+    format: MemoryFormat,
+    margin: [usize; 2],
+    device: &Device,
+) -> Result<(Tensor<T>, Range<usize>)> {
+    let [n, c, h, w] = rank4(name, &array.shape)?;
+    check_length(name, &array.shape, array.values.len())?;
+    let [before, after] = margin;
+    let (wide, image) = ([n, before + c + after, h, w], c * h * w);
+    let mut values = Vec::with_capacity(elements(&wide)?);
+    for index in 0..n {
+        values.resize(values.len() + before * h * w, T::from_f32(f32::NAN));
+        values.extend(array.values[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
+        values.resize(values.len() + after * h * w, T::from_f32(f32::NAN));
+    }
+    let tensor = Tensor::from_slice(device, wide, &values)?;
+    let tensor = if format == MemoryFormat::Contiguous { tensor } else { tensor.to_format(format)? };
+    Ok((tensor, before..before + c))
+}
+
+fn check_length(name: &'static str, shape: &[usize], got: usize) -> Result<()> {
+    let expected = elements(shape)?;
+    if got != expected {
+        return Err(Error::Length { name, shape: shape.to_vec(), expected, got });
+    }
+    Ok(())
+}
+
+/// [n, c, h, w] of an index in row-major order.
+fn position(index: usize, [_, c, h, w]: Shape) -> Shape {
+    [index / (w * h * c), index / (w * h) % c, index / w % h, index % w]
+}
+
+fn catch<R>(f: impl FnOnce() -> Result<R>) -> Result<R, Failure> {
+    catch_failure(|| f().map_err(Failure::Error))
+}
+
+fn catch_failure<R>(f: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+    // what `f` leaves half done when it panics is dropped or never looked at again
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic))))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+
+    const LAYER: &str = r#"{"op": "conv2d", "attrs": {"padding": 1}}"#;
+
+    /// A 3x3 filter of ones on an image of ones: every output counts the taps that hit the image.
+    fn box_filter(x: Shape) -> (Arrays, Array) {
+        let [n, c, h, w] = x;
+        let ones = |shape: &[usize]| Array { shape: shape.to_vec(), values: vec![1.0; shape.iter().product()] };
+        let tensors = BTreeMap::from([("x".to_string(), ones(&x)), ("weight".to_string(), ones(&[2, c, 3, 3]))]);
+        let hits = |i: usize, size: usize| (i.saturating_sub(1)..=i + 1).filter(|&j| j < size).count();
+        let counts = (0..n * 2 * h * w).map(|i| (c * hits(i / w % h, h) * hits(i % w, w)) as f64).collect();
+        (tensors, Array { shape: vec![n, 2, h, w], values: counts })
+    }
+
+    fn case(change: impl FnOnce(&mut Arrays, &mut Array)) -> Case {
+        let (mut tensors, mut output) = box_filter([2, 3, 4, 5]);
+        change(&mut tensors, &mut output);
+        let scale = output.values.clone();
+        Case::new(LayerSpec::from_json(LAYER).unwrap(), &tensors, output, scale).unwrap()
+    }
+
+    fn check(case: &Case, kernels: Kernels) -> Vec<Run> {
+        let device = Device::host().unwrap();
+        let mut runs = Vec::new();
+        for dtype in DType::ALL {
+            for x in MemoryFormat::ALL {
+                for y in MemoryFormat::ALL {
+                    runs.extend(case.check(dtype, x, y, kernels, &device));
+                }
+            }
+        }
+        runs
+    }
+
+    #[test]
+    fn a_right_layer_passes_in_every_way() {
+        let case = case(|_, _| ()).margins([1, 3], [2, 1]);
+        let chosen = check(&case, Kernels::Chosen);
+        let all = check(&case, Kernels::All);
+        assert!(all.len() > chosen.len());
+        for run in chosen.iter().chain(&all) {
+            let report = run.outcome.as_ref().unwrap_or_else(|failure| panic!("{run:?}: {failure}"));
+            assert_eq!((report.elements, report.exact), (80, 80));
+        }
+    }
+
+    #[test]
+    fn a_wrong_element_is_found() {
+        let wrong = case(|_, output| output.values[47] += 1.0);
+        for run in check(&wrong, Kernels::All) {
+            let failure = run.outcome.unwrap_err();
+            assert!(matches!(failure, Failure::Values { report: Report { failures: 1, .. }, position: [1, 0, 1, 2] }), "{failure:?}");
+            let text = failure.to_string();
+            assert!(text.contains("got 27.0, expected 28.0 bit for bit"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_shape_is_found() {
+        let wrong = case(|_, output| output.shape = vec![2, 2, 5, 4]);
+        assert!(check(&wrong, Kernels::Chosen).iter().all(|run| matches!(run.outcome, Err(Failure::Shape { .. }))));
+    }
+
+    #[test]
+    fn inputs_that_a_dtype_does_not_hold_widen_the_bound() {
+        // 0.3 is no f16: 9 * 3 * (its rounding) is far beyond the accumulation's bound
+        let rounded = case(|tensors, output| {
+            tensors.get_mut("x").unwrap().values.fill(f64::from(0.3f32));
+            output.values.iter_mut().for_each(|v| *v *= f64::from(0.3f32));
+        });
+        for run in check(&rounded, Kernels::Chosen) {
+            let report = run.outcome.unwrap();
+            assert_eq!(report.exact, 0);
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let device = Device::host().unwrap();
+        let (mut tensors, _) = box_filter([1, 3, 4, 4]);
+        let attempt = |layer: &str, tensors: &Arrays| refusal(layer, tensors, DType::F16, MemoryFormat::ChannelsLast, &device);
+        assert!(matches!(attempt(LAYER, &tensors), Err(Failure::Accepted)));
+        let zero_stride = r#"{"op": "conv2d", "attrs": {"stride": [0, 1]}}"#;
+        assert!(matches!(attempt(zero_stride, &tensors), Ok(Error::Attribute { name: "stride", .. })));
+        tensors.insert("residual".into(), Array { shape: vec![1, 2, 4, 3], values: vec![0.0; 24] });
+        assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Shape { name: "residual", .. })));
+        tensors.get_mut("residual").unwrap().values.pop();
+        assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Length { name: "residual", .. })));
+        tensors.get_mut("x").unwrap().shape = vec![3, 4, 4];
+        assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Rank { name: "x", .. })));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure() {
+        let failure = catch(|| -> Result<()> { panic!("boom {}", 7) }).unwrap_err();
+        assert!(matches!(failure, Failure::Panic(message) if message == "boom 7"));
+    }
+}

@@ -1,0 +1,259 @@
+//! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
+
+use super::{CheckerArgs, DeviceArgs, Verdict, note, print, print_json, progress, read_text};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use warpconv::check::{Array, Arrays, Case, Failure, Kernels, Run, refusal};
+use warpconv::io::TensorFile;
+use warpconv::{DType, Device, Error, LayerSpec, MemoryFormat, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  warpconv conformance tests/data/torch_dev
+  warpconv conformance tests/data/torch_dev --filter '^conv2d/' --deny-skips
+  warpconv conformance tests/data/torch_dev --dtype bf16 --format channels-last --filter '/conv2d_0' --all-kernels
+  warpconv conformance tests/data/torch_dev --filter '^conv2d/' --checked --seed 3
+
+A case passes when it passes in every dtype and format that was asked for. An invalid case passes when the layer is refused
+with an error before any launch. Cases of operations that this build does not know are skipped.";
+
+/// Run a corpus of cases against their references
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder with cases.json and tensors.safetensors
+    dir: PathBuf,
+    /// Dtypes to run
+    #[arg(long, value_enum, default_value = "all")]
+    dtype: DTypes,
+    /// Memory formats to run
+    #[arg(long, value_enum, default_value = "all")]
+    format: Formats,
+    /// Run only the cases whose op/name matches
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+    /// Fail when a case is skipped
+    #[arg(long)]
+    deny_skips: bool,
+    /// Run every kernel that applies instead of the chosen one, and both formats of the output with each of the input
+    #[arg(long)]
+    all_kernels: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    checker: CheckerArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum DTypes {
+    F32,
+    F16,
+    Bf16,
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Formats {
+    Contiguous,
+    ChannelsLast,
+    All,
+}
+
+impl DTypes {
+    fn list(self) -> &'static [DType] {
+        match self {
+            DTypes::F32 => &[DType::F32],
+            DTypes::F16 => &[DType::F16],
+            DTypes::Bf16 => &[DType::Bf16],
+            DTypes::All => &DType::ALL,
+        }
+    }
+}
+
+impl Formats {
+    fn list(self) -> &'static [MemoryFormat] {
+        match self {
+            Formats::Contiguous => &[MemoryFormat::Contiguous],
+            Formats::ChannelsLast => &[MemoryFormat::ChannelsLast],
+            Formats::All => &MemoryFormat::ALL,
+        }
+    }
+}
+
+/// cases.json
+#[derive(Debug, Deserialize)]
+struct Corpus {
+    format: u32,
+    cases: Vec<Valid>,
+    invalid: Vec<Invalid>,
+}
+
+/// The version of cases.json that this program reads.
+const CORPUS_FORMAT: u32 = 1;
+
+/// What valid and invalid cases share.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    name: String,
+    op: String,
+    attrs: Value,
+    /// Keys of tensors.safetensors.
+    inputs: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Valid {
+    #[serde(flatten)]
+    entry: Entry,
+    output: String,
+    scale: String,
+    #[serde(default)]
+    ref_atol: f64,
+    #[serde(default)]
+    coord_atol: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Invalid {
+    #[serde(flatten)]
+    entry: Entry,
+    /// What is wrong with it.
+    why: String,
+}
+
+impl Corpus {
+    fn open(dir: &Path) -> Result<(Self, TensorFile)> {
+        let path = dir.join("cases.json");
+        let refuse = |message| Error::Parse { source_name: path.display().to_string(), message };
+        let corpus: Self = serde_json::from_str(&read_text(&path)?).map_err(|error| refuse(error.to_string()))?;
+        if corpus.format != CORPUS_FORMAT {
+            return Err(refuse(format!("format {} is not one that this version reads ({CORPUS_FORMAT})", corpus.format)));
+        }
+        Ok((corpus, TensorFile::open(dir.join("tensors.safetensors"))?))
+    }
+}
+
+impl Entry {
+    fn path(&self) -> String {
+        format!("{}/{}", self.op, self.name)
+    }
+
+    fn layer(&self) -> String {
+        json!({ "op": self.op, "attrs": self.attrs }).to_string()
+    }
+
+    fn tensors(&self, file: &TensorFile) -> Result<Arrays> {
+        self.inputs.iter().map(|(name, key)| Ok((name.clone(), array(file, key)?))).collect()
+    }
+}
+
+fn array(file: &TensorFile, key: &str) -> Result<Array> {
+    Ok(Array { shape: file.shape(key)?.to_vec(), values: file.values(key)? })
+}
+
+/// A way in which a case failed.
+struct Finding {
+    /// "f16 channels_last conv_direct_f16", as far as it got.
+    run: String,
+    failure: Failure,
+}
+
+impl Args {
+    fn check(&self, case: &Valid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
+        let spec = LayerSpec::from_json(&case.entry.layer())?;
+        let scale = file.values(&case.scale)?;
+        let check =
+            Case::new(spec, &case.entry.tensors(file)?, array(file, &case.output)?, scale)?.tolerate(case.ref_atol, case.coord_atol);
+        let kernels = if self.all_kernels { Kernels::All } else { Kernels::Chosen };
+        let mut findings = Vec::new();
+        for &dtype in self.dtype.list() {
+            for &x in self.format.list() {
+                let outputs = if self.all_kernels { self.format.list() } else { &[x] };
+                for &y in outputs {
+                    let runs = check.check(dtype, x, y, kernels, device).into_iter();
+                    findings.extend(runs.filter_map(|Run { kernel, outcome, .. }| {
+                        let formats = if x == y { x.to_string() } else { format!("{x} to {y}") };
+                        Some(Finding { run: format!("{dtype} {formats} {kernel}").trim_end().into(), failure: outcome.err()? })
+                    }));
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    fn refuse(&self, case: &Invalid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
+        let tensors = case.entry.tensors(file)?;
+        let mut findings = Vec::new();
+        for &dtype in self.dtype.list() {
+            for &format in self.format.list() {
+                if let Err(failure) = refusal(&case.entry.layer(), &tensors, dtype, format, device) {
+                    findings.push(Finding { run: format!("{dtype} {format}, invalid since {}", case.why), failure });
+                }
+            }
+        }
+        Ok(findings)
+    }
+}
+
+pub fn execute(args: Args) -> Result<Verdict> {
+    let (corpus, file) = Corpus::open(&args.dir)?;
+    let wanted = |entry: &Entry| args.filter.as_ref().is_none_or(|filter| filter.is_match(&entry.path()));
+    let valid = corpus.cases.iter().filter(|case| wanted(&case.entry)).map(|case| (&case.entry, Ok(case)));
+    let invalid = corpus.invalid.iter().filter(|case| wanted(&case.entry)).map(|case| (&case.entry, Err(case)));
+    let cases: Vec<(&Entry, Result<&Valid, &Invalid>)> = valid.chain(invalid).collect();
+    if let (true, Some(filter)) = (cases.is_empty(), &args.filter) {
+        let requirement = "a regex that matches the op/name of a case of the corpus";
+        return Err(Error::Attribute { name: "--filter", value: format!("{:?}", filter.as_str()), requirement });
+    }
+    let device = args.device.checked_device(&args.checker)?;
+    let (mut passed, mut failed) = (0, 0);
+    let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut report = Vec::new();
+    let bar = progress(cases.len(), "cases");
+    for (entry, case) in &cases {
+        bar.inc(1);
+        bar.set_message(entry.path());
+        if !LayerSpec::OPS.contains(&entry.op.as_str()) {
+            *skipped.entry(&entry.op).or_default() += 1;
+            report.push(json!({ "case": entry.path(), "outcome": "skipped" }));
+            continue;
+        }
+        let findings = match case {
+            Ok(valid) => args.check(valid, &file, &device),
+            Err(invalid) => args.refuse(invalid, &file, &device),
+        };
+        let findings = findings.unwrap_or_else(|error| vec![Finding { run: String::new(), failure: Failure::Error(error) }]);
+        if findings.is_empty() {
+            passed += 1;
+            report.push(json!({ "case": entry.path(), "outcome": "passed" }));
+            continue;
+        }
+        failed += 1;
+        let lines =
+            findings.iter().map(|Finding { run, failure }| if run.is_empty() { failure.to_string() } else { format!("{run}: {failure}") });
+        let lines: Vec<String> = lines.collect();
+        if !args.json {
+            bar.suspend(|| print(format_args!("FAILED {}\n  {}", entry.path(), lines.join("\n  "))))?;
+        }
+        report.push(json!({ "case": entry.path(), "outcome": "failed", "failures": lines }));
+    }
+    bar.finish_and_clear();
+    let skips = skipped.values().sum::<usize>();
+    if skips > 0 {
+        let ops: Vec<String> = skipped.iter().map(|(op, count)| format!("{op} ({count})")).collect();
+        note(format_args!("skipped, since this build does not know the op: {}", ops.join(", ")));
+    }
+    if args.json {
+        let device = device.to_string();
+        print_json(&json!({ "device": device, "passed": passed, "failed": failed, "skipped": skips, "cases": report }))?;
+    } else {
+        print(format_args!("{passed} passed, {failed} failed, {skips} skipped"))?;
+    }
+    Ok(if failed > 0 || args.deny_skips && skips > 0 { Verdict::Failed } else { Verdict::Passed })
+}
