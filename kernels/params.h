@@ -31,6 +31,9 @@ typedef struct EpilogueParams {
     Tensor4 residual;   // T, shaped as the output
     int32_t activation; // ActivationCode
     float alpha;        // leaky_relu only
+    // 1 where the residual has the output's alignment: channels_last kernels read it in vectors if its channels are neighbours
+    int32_t vector_residual;
+    int32_t reserved;
 } EpilogueParams;
 
 typedef struct ConvGeometryParams {
@@ -71,9 +74,9 @@ typedef struct CastParams {
 
 #ifdef __cplusplus
 static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
-static_assert(sizeof(EpilogueParams) == 56, "EpilogueParams has no hidden padding");
+static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
-static_assert(sizeof(ConvParams) == 192, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

@@ -1,12 +1,12 @@
 //! Conv2d's kernels: the choice among the families, and the launch that they share.
 
 use super::params::{ConvGeometryParams, ConvParams};
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, operand, tensor4, to_i32};
-use crate::device::{Access, Operand};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, find, operand, tensor4, to_i32};
+use crate::device::{Access, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Explanation, Inputs, Parameter, Plan, PlanRequest, Residual};
-use crate::tensor::TensorViewMut;
+use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -16,16 +16,21 @@ pub(crate) const MAX_GRID_Y: usize = 65_535;
 
 /// What a kernel's selection depends on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Problem {
+pub(crate) struct Problem<'a> {
     pub geometry: ConvGeometry,
     pub dtype: DType,
+    pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
+    pub device: &'a Properties,
 }
 
 /// What a family prepares for one kernel: how it is launched and how it wants its weight.
 pub(crate) struct Prepared<T> {
     pub grid: [u32; 3],
     pub shared_bytes: u32,
+    /// Bytes to which the addresses and strides of x and y must be aligned. Where a view's are not, `run` takes the cheapest
+    /// candidate that needs no more than an element's.
+    pub alignment: usize,
     /// Names the order of the packed weight.
     pub layout: &'static str,
     /// From [C_out][C_in / groups][kh][kw] to that order, rounded once.
@@ -41,23 +46,34 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    let params = geometry_params(&geometry)?;
-    let problem = Problem { geometry, dtype: T::DTYPE, y_format: request.y_format };
+    let params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
+    let problem =
+        Problem { geometry, dtype: T::DTYPE, x_format: request.x_format, y_format: request.y_format, device: device.properties() };
     let (info, choices) = choose("conv2d", request.kernel.as_deref(), candidates(&problem))?;
-    let prepared = prepare::<T>(info, &problem);
-    let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
-    let launch = ConvLaunch {
-        device: device.clone(),
-        kernel: device.load(info)?,
-        grid: prepared.grid,
-        shared_bytes: prepared.shared_bytes,
-        params: ConvParams { weight: weights.weight.address(), geometry: params, epilogue: weights.epilogue(), ..Default::default() },
-        weights,
-        dtype: PhantomData,
+    let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
+        let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
+        let params = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
+        let Prepared { grid, shared_bytes, alignment, .. } = prepared;
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params, weights })
     };
-    let note = if request.batch_invariant { "; batch-invariant, as every candidate is" } else { "" }.to_string();
+    let chosen = ready(info, prepare(info, &problem))?;
+    let mut note = String::new();
+    let mut narrow = None;
+    if chosen.alignment > size_of::<T>() {
+        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let (kernel, prepared) = applicable
+            .map(|kernel| (kernel, prepare::<T>(kernel, &problem)))
+            .find(|(_, prepared)| prepared.alignment <= size_of::<T>())
+            .expect("conv_direct applies always and needs no more than an element's alignment");
+        note += &format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment);
+        narrow = Some(ready(kernel, prepared)?);
+    }
+    if request.batch_invariant {
+        note += "; batch-invariant, as every candidate is";
+    }
     let explanation =
-        Explanation { kernel: info.name, choices, grid: launch.grid, threads: info.threads, shared_bytes: launch.shared_bytes, note };
+        Explanation { kernel: info.name, choices, grid: chosen.grid, threads: info.threads, shared_bytes: chosen.shared_bytes, note };
+    let launch = ConvLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData };
     Ok(Plan {
         device: device.clone(),
         request: request.clone(),
@@ -68,11 +84,11 @@ pub(crate) fn plan<T: Element>(
 }
 
 /// Every kernel that can compute a Conv2d, with its estimated cost or the reason why it does not apply.
-fn candidates(problem: &Problem) -> Vec<Choice> {
+fn candidates(problem: &Problem<'_>) -> Vec<Choice> {
     super::family(conv_direct::FAMILY).map(|kernel| Choice { kernel: kernel.name, verdict: conv_direct::cost(kernel, problem) }).collect()
 }
 
-fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem) -> Prepared<T> {
+fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     conv_direct::prepare(kernel, problem)
 }
 
@@ -105,29 +121,49 @@ fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     })
 }
 
-/// A kernel of Conv2d, ready to run.
+/// A kernel with all but the tensors.
 #[derive(Debug)]
-struct ConvLaunch<T> {
-    device: Device,
+struct Ready {
     kernel: Kernel,
     grid: [u32; 3],
     shared_bytes: u32,
-    /// All but the tensors.
+    alignment: usize,
     params: ConvParams,
     weights: Arc<Packed>,
+}
+
+/// A Conv2d, ready to run.
+#[derive(Debug)]
+struct ConvLaunch<T> {
+    device: Device,
+    chosen: Ready,
+    /// Where the chosen kernel needs an alignment that a view may not have.
+    narrow: Option<Ready>,
     dtype: PhantomData<T>,
+}
+
+/// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
+fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let strides = view.layout().strides();
+    (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, stream: &Stream) -> Result<()> {
-        let mut params = self.params;
         let y = y.as_view();
+        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment) && is_aligned(&y, ready.alignment);
+        let ready = match &self.narrow {
+            Some(narrow) if !fits(&self.chosen) => narrow,
+            _ => &self.chosen,
+        };
+        let vectors = ready.alignment > size_of::<T>();
+        let mut params = ready.params;
         params.x = tensor4(&inputs.x)?;
         params.y = tensor4(&y)?;
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));
-        operands.push(Operand::packed("weight", &self.weights.weight, size_of::<T>(), Access::Read));
-        for (name, memory) in self.weights.bias_and_slope() {
+        operands.push(Operand::packed("weight", &ready.weights.weight, size_of::<T>(), Access::Read));
+        for (name, memory) in ready.weights.bias_and_slope() {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
         let mut access = Access::Write;
@@ -135,16 +171,18 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             Residual::None => {}
             Residual::Tensor(residual) => {
                 params.epilogue.residual = tensor4(residual)?;
+                params.epilogue.vector_residual = (vectors && is_aligned(residual, ready.alignment)).into();
                 operands.push(operand("residual", residual, Access::Read));
             }
             Residual::Output => {
                 params.epilogue.residual = params.y;
+                params.epilogue.vector_residual = vectors.into();
                 access = Access::Update;
             }
         }
         operands.push(operand("y", &y, access));
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
-        unsafe { self.device.launch(&self.kernel, self.grid, self.shared_bytes, &params, operands.as_slice(), stream) }
+        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, &params, operands.as_slice(), stream) }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const FAMILY: &str = "conv_direct";
 const UNCOALESCED: f64 = 4.0;
 
 /// Counts products.
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     if kernel.dtype != Some(problem.dtype) {
         return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
     }
@@ -20,10 +20,11 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem) -> Result<f64, String
     Ok(macs * if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED })
 }
 
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem) -> Prepared<T> {
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
-    Prepared { grid: [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1], shared_bytes: 0, layout: "[tap][c_in / groups][c_out]", pack }
+    let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
+    Prepared { grid, shared_bytes: 0, alignment: size_of::<T>(), layout: "[tap][c_in / groups][c_out]", pack }
 }
 
 fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {

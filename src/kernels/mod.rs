@@ -128,9 +128,9 @@ impl Packed {
         EpilogueParams {
             bias: address(&self.bias),
             slope: address(&self.slope),
-            residual: Tensor4::default(),
             activation: activation as i32,
             alpha,
+            ..Default::default()
         }
     }
 

@@ -42,16 +42,20 @@ pub struct EpilogueParams {
     pub residual: Tensor4,
     pub activation: i32,
     pub alpha: f32,
+    pub vector_residual: i32,
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EpilogueParams"][::std::mem::size_of::<EpilogueParams>() - 56usize];
+    ["Size of EpilogueParams"][::std::mem::size_of::<EpilogueParams>() - 64usize];
     ["Alignment of EpilogueParams"][::std::mem::align_of::<EpilogueParams>() - 8usize];
     ["Offset of field: EpilogueParams::bias"][::std::mem::offset_of!(EpilogueParams, bias) - 0usize];
     ["Offset of field: EpilogueParams::slope"][::std::mem::offset_of!(EpilogueParams, slope) - 8usize];
     ["Offset of field: EpilogueParams::residual"][::std::mem::offset_of!(EpilogueParams, residual) - 16usize];
     ["Offset of field: EpilogueParams::activation"][::std::mem::offset_of!(EpilogueParams, activation) - 48usize];
     ["Offset of field: EpilogueParams::alpha"][::std::mem::offset_of!(EpilogueParams, alpha) - 52usize];
+    ["Offset of field: EpilogueParams::vector_residual"][::std::mem::offset_of!(EpilogueParams, vector_residual) - 56usize];
+    ["Offset of field: EpilogueParams::reserved"][::std::mem::offset_of!(EpilogueParams, reserved) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -105,7 +109,7 @@ pub struct ConvParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 192usize];
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 200usize];
     ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
     ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
     ["Offset of field: ConvParams::y"][::std::mem::offset_of!(ConvParams, y) - 32usize];
