@@ -5,6 +5,7 @@
 mod bindings;
 #[path = "build/cuda.rs"]
 mod cuda;
+#[cfg_attr(not(feature = "host"), allow(dead_code))]
 #[path = "build/host.rs"]
 mod host;
 #[path = "build/manifest.rs"]
@@ -42,8 +43,8 @@ fn run() -> Result<(), String> {
     };
     let manifest = Manifest::read(&build.kernels.join("manifest.toml"))?;
     let variants = if feature("host") { host::compile(&build, &manifest)? } else { vec![] };
-    let cuda = if feature("cuda") { Some(cuda::compile(&build, &manifest)?) } else { None };
-    let table = manifest.rust_table(&build, &variants, cuda.as_ref());
+    let fatbins = if feature("cuda") { cuda::compile(&build, &manifest)? } else { cuda::Fatbins::default() };
+    let table = manifest.rust_table(&build, &variants, &fatbins);
     std::fs::write(build.out.join("kernels.rs"), table).map_err(|e| format!("kernels.rs: {e}"))?;
     if feature("regenerate-bindings") {
         bindings::generate(&build)?;

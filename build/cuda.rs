@@ -1,17 +1,316 @@
-//! The kernels for GPUs: one fatbin a family, compiled by nvcc.
+//! The kernels for GPUs: one compressed fatbin a family, compiled by nvcc for every wanted architecture.
 
 use crate::Build;
 use crate::manifest::Manifest;
+use std::collections::hash_map::DefaultHasher;
+use std::env::{consts::EXE_SUFFIX, var, var_os};
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What nvcc made.
-pub struct Fatbins;
+/// Where a toolkit may be, in this order, after `NVCC` and before PATH.
+const TOOLKIT_VARIABLES: [&str; 4] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
+const VARIABLES: [&str; 7] = ["NVCC", "NVCC_CCBIN", "WARPCONV_CUDA_ARCHS", "CUDA_COMPUTE_CAP", "CARGO_TARGET_DIR", "PATH", "DOCS_RS"];
+
+/// Machine code for these, where nvcc knows them; intermediate code (PTX) for the first and for the newest.
+const DEFAULT_ARCHITECTURES: [&str; 5] = ["80", "86", "89", "90a", "100"];
+
+/// `-Xptxas -v` prints what each kernel spills.
+const FLAGS: [&str; 7] = ["-fatbin", "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v"];
+
+/// What nvcc made; nothing without the feature `cuda`.
+#[derive(Default)]
+pub struct Fatbins {
+    /// (13, 0); `None` without nvcc, as on docs.rs.
+    version: Option<(u32, u32)>,
+    /// "sm_90a" for machine code, "compute_80" for PTX.
+    code: Vec<String>,
+    /// Family and file.
+    files: Vec<(String, PathBuf)>,
+}
 
 impl Fatbins {
+    /// What src/kernels/mod.rs includes beside the table of kernels.
     pub fn rust_table(&self) -> String {
-        String::new()
+        let mut out = String::new();
+        writeln!(out, "pub(crate) const NVCC: Option<(u32, u32)> = {:?};", self.version).unwrap();
+        writeln!(out, "pub(crate) const CUDA_CODE: &[&str] = &{:?};", self.code).unwrap();
+        if !crate::feature("cuda") {
+            return out;
+        }
+        writeln!(out, "pub(crate) static FATBINS: &[(&str, &[u8])] = &[").unwrap();
+        for (family, file) in &self.files {
+            let align = "crate::device::cuda::Aligned";
+            writeln!(out, "    ({family:?}, {{ static IMAGE: &{align}<[u8]> = &{align}(*include_bytes!({file:?})); &IMAGE.0 }}),").unwrap();
+        }
+        out + "];\n"
     }
 }
 
-pub fn compile(_: &Build, _: &Manifest) -> Result<Fatbins, String> {
-    Err("not yet".into())
+/// Compiles every family whose sources, flags or compiler have changed.
+pub fn compile(build: &Build, manifest: &Manifest) -> Result<Fatbins, String> {
+    for name in VARIABLES.iter().chain(&TOOLKIT_VARIABLES) {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    if var_os("DOCS_RS").is_some() {
+        return Ok(Fatbins::default());
+    }
+    let nvcc = Nvcc::find(build)?;
+    let code = architectures(&nvcc)?;
+    let families = manifest.families();
+    let jobs: usize = var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let mut command: Vec<OsString> = FLAGS.map(OsString::from).to_vec();
+    command.extend(nvcc.compression());
+    command.extend(["-I".into(), build.kernels.clone().into(), "--threads".into(), (jobs / families.len()).max(1).to_string().into()]);
+    if var("DEBUG").is_ok_and(|debug| debug == "true") {
+        command.push("-lineinfo".into()); // source lines for profilers and compute-sanitizer
+    }
+    for target in &code {
+        let compute = target.replace("sm_", "compute_");
+        command.extend(["-gencode".into(), format!("arch={compute},code={target}").into()]);
+    }
+    if let Some(compiler) = var_os("NVCC_CCBIN") {
+        command.extend(["-ccbin".into(), compiler]);
+    }
+
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(families.len()) {
+            scope.spawn(|| {
+                while let Some(family) = families.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = nvcc.compile(build, manifest, family, &command);
+                    done.lock().unwrap().push((family.to_string(), result));
+                }
+            });
+        }
+    });
+    let mut files = Vec::new();
+    for (family, result) in done.into_inner().unwrap() {
+        files.push((family, result?));
+    }
+    files.sort();
+    Ok(Fatbins { version: Some(nvcc.version), code, files })
+}
+
+/// A family's entry points. The kernels are in a namespace, since CUDA's headers have an `any` and a `ballot` of their own.
+fn source(manifest: &Manifest, family: &str) -> String {
+    let mut out = format!("#include \"device/platform.cuh\"\nnamespace warpconv {{\n#include \"{family}.cu\"\n");
+    for kernel in manifest.kernels.iter().filter(|k| k.family == family) {
+        let (name, threads, params, function) = (&kernel.name, kernel.threads, &kernel.params, &kernel.function);
+        out += &format!(
+            "extern \"C\" __global__ void __launch_bounds__({threads}) {name}(const __grid_constant__ {params} p) {{ {function}(p); }}\n"
+        );
+    }
+    out + "}\n"
+}
+
+/// The machine code ("sm_90a") and PTX ("compute_80") to compile.
+fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
+    let known = nvcc.architectures()?;
+    let knows = |arch: &str| known.iter().any(|k| k == number(arch));
+    let wanted = match (var("WARPCONV_CUDA_ARCHS"), var("CUDA_COMPUTE_CAP")) {
+        (Ok(list), _) if !list.trim().is_empty() => list,
+        (_, Ok(one)) if !one.trim().is_empty() => match one.trim() {
+            "90" => "90a".into(), // 9.0 is alone in its family, and some of its instructions need the suffix
+            other => other.into(),
+        },
+        _ => {
+            let (kept, left): (Vec<&str>, Vec<&str>) = DEFAULT_ARCHITECTURES.iter().partition(|arch| knows(arch));
+            if !left.is_empty() {
+                println!("cargo::warning=nvcc {} does not know the architectures {}: left out", nvcc.name(), left.join(", "));
+            }
+            let (Some(first), Some(last)) = (kept.first(), kept.last()) else {
+                return Err(format!("{} knows none of the architectures {}", nvcc.path.display(), DEFAULT_ARCHITECTURES.join(", ")));
+            };
+            let mut code: Vec<String> = kept.iter().map(|arch| format!("sm_{arch}")).collect();
+            code.push(format!("compute_{}", number(first)));
+            code.push(format!("compute_{}", number(last)));
+            code.dedup();
+            return Ok(code);
+        }
+    };
+    let usage = "WARPCONV_CUDA_ARCHS lists compute capabilities without the dot, as in \"80;90a\" or \"80,120+ptx\" \
+                 (+ptx adds code that newer GPUs can run)";
+    let mut code = Vec::new();
+    for item in wanted.split([';', ',', ' ']).filter(|item| !item.is_empty()) {
+        let (arch, ptx) = item.strip_suffix("+ptx").map_or((item, false), |arch| (arch, true));
+        let digits = number(arch);
+        if digits.len() < 2 || !["", "a", "f"].contains(&&arch[digits.len()..]) {
+            return Err(format!("{item:?} is no architecture: {usage}"));
+        }
+        if !knows(digits) {
+            return Err(format!("nvcc {} does not know the architecture {item}; it knows {}", nvcc.name(), known.join(", ")));
+        }
+        code.push(format!("sm_{arch}"));
+        if ptx {
+            code.push(format!("compute_{arch}"));
+        }
+    }
+    if code.is_empty() {
+        return Err(format!("no architecture is given: {usage}"));
+    }
+    code.sort();
+    code.dedup();
+    Ok(code)
+}
+
+/// "90a" without its suffix.
+fn number(arch: &str) -> &str {
+    arch.trim_end_matches(|c: char| !c.is_ascii_digit())
+}
+
+struct Nvcc {
+    path: PathBuf,
+    version: (u32, u32),
+}
+
+impl Nvcc {
+    fn find(build: &Build) -> Result<Self, String> {
+        let file = format!("nvcc{EXE_SUFFIX}");
+        if let Some(path) = var_os("NVCC").filter(|path| !path.is_empty()) {
+            return Self::at(path.into()).map_err(|e| format!("NVCC: {e}"));
+        }
+        let mut places: Vec<PathBuf> = TOOLKIT_VARIABLES
+            .iter()
+            .filter_map(var_os)
+            .filter(|root| !root.is_empty())
+            .map(|root| PathBuf::from(root).join("bin"))
+            .collect();
+        places.extend(var_os("PATH").iter().flat_map(std::env::split_paths));
+        // what scripts/cuda-toolchain.sh installs: in this repository's target, or in the target that this build writes to
+        let toolchain = |target: &Path| target.join("cuda-toolchain").join("bin");
+        let manifest_dir = build.kernels.parent().expect("kernels is in the package");
+        places.push(toolchain(&manifest_dir.join("target")));
+        places.extend(var_os("CARGO_TARGET_DIR").map(|target| toolchain(&manifest_dir.join(target))));
+        places.extend(build.out.ancestors().map(toolchain));
+        match places.iter().map(|place| place.join(&file)).find(|path| path.is_file()) {
+            Some(path) => Self::at(path),
+            None => Err(format!(
+                "the feature `cuda` needs nvcc, NVIDIA's CUDA compiler (12.0 or newer); a GPU is not needed.\n\
+                 It was looked for in NVCC, {}, PATH and target/cuda-toolchain. Either\n\
+                 - install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads) and set CUDA_HOME or PATH, or\n\
+                 - run scripts/cuda-toolchain.sh of the warpconv repository: it installs the compiler alone from PyPI, without root;\n\
+                   it is also at {}",
+                TOOLKIT_VARIABLES.join(", "),
+                manifest_dir.join("scripts/cuda-toolchain.sh").display()
+            )),
+        }
+    }
+
+    fn at(path: PathBuf) -> Result<Self, String> {
+        let text = output(Command::new(&path).arg("--version"))?;
+        let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+        let version = release.and_then(|release| {
+            let (major, minor) = release.split_once('.')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        });
+        match version {
+            Some(version) if version >= (12, 0) => Ok(Self { path, version }),
+            Some((major, minor)) => Err(format!("{} is of CUDA {major}.{minor}, but 12.0 or newer is needed", path.display())),
+            None => Err(format!("{} --version says no release: {text}", path.display())),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{} ({})", self.version.0, self.version.1, self.path.display())
+    }
+
+    /// The architectures that it compiles for, without suffixes.
+    fn architectures(&self) -> Result<Vec<String>, String> {
+        let text = output(Command::new(&self.path).arg("--list-gpu-code"))?;
+        let mut known: Vec<String> =
+            text.split_whitespace().filter_map(|code| code.strip_prefix("sm_")).map(|arch| number(arch).into()).collect();
+        known.dedup();
+        Ok(known)
+    }
+
+    /// From CUDA 13 on the smallest form, which needs a driver that CUDA 13 needs anyway; before, the form that all drivers read.
+    fn compression(&self) -> Vec<OsString> {
+        let flags: &[&str] = if self.version >= (13, 0) { &["-compress-mode=size"] } else { &["-Xfatbinary", "-compress-all"] };
+        flags.iter().map(OsString::from).collect()
+    }
+
+    /// One family to one fatbin in OUT_DIR; nothing is done when the last build made the same.
+    fn compile(&self, build: &Build, manifest: &Manifest, family: &str, flags: &[OsString]) -> Result<PathBuf, String> {
+        let (input, fatbin) = (build.out.join(format!("{family}_entries.cu")), build.out.join(format!("{family}.fatbin")));
+        let (key_file, log_file) = (build.out.join(format!("{family}.key")), build.out.join(format!("{family}.ptxas")));
+        let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+        let source = source(manifest, family);
+        let mut hasher = DefaultHasher::new();
+        (&source, flags, &self.path, self.version).hash(&mut hasher);
+        for file in sources(build, family).map_err(|e| io(&build.kernels, e))? {
+            std::fs::read(&file).map_err(|e| io(&file, e))?.hash(&mut hasher);
+        }
+        let key = hasher.finish().to_string();
+        let current = fatbin.is_file() && std::fs::read_to_string(&key_file).is_ok_and(|last| last == key);
+        if !current {
+            std::fs::write(&input, source).map_err(|e| io(&input, e))?;
+            let mut command = Command::new(&self.path);
+            command.args(flags).arg("-o").arg(&fatbin).arg(&input);
+            let result = command.output().map_err(|e| io(&self.path, e))?;
+            let log = String::from_utf8_lossy(&result.stderr).into_owned() + &String::from_utf8_lossy(&result.stdout);
+            if !result.status.success() {
+                return Err(failure(family, &log));
+            }
+            std::fs::write(&log_file, log).map_err(|e| io(&log_file, e))?;
+            std::fs::write(&key_file, key).map_err(|e| io(&key_file, e))?;
+        }
+        let log = std::fs::read_to_string(&log_file).map_err(|e| io(&log_file, e))?;
+        for warning in warnings(&log) {
+            println!("cargo::warning={warning}");
+        }
+        Ok(fatbin)
+    }
+}
+
+/// The files that a family's code may come from.
+fn sources(build: &Build, family: &str) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = vec![build.kernels.join("params.h"), build.kernels.join(format!("{family}.cu"))];
+    for entry in std::fs::read_dir(build.kernels.join("device"))? {
+        files.push(entry?.path());
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let program = Path::new(command.get_program()).display().to_string();
+    let result = command.output().map_err(|e| format!("{program}: {e}"))?;
+    if !result.status.success() {
+        return Err(format!("{program} failed: {}", String::from_utf8_lossy(&result.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+}
+
+/// nvcc's words without ptxas's statistics, and advice where the host's compiler is to blame.
+fn failure(family: &str, log: &str) -> String {
+    let words: Vec<&str> = log.lines().filter(|line| !statistics(line)).take(80).collect();
+    let mut message = format!("nvcc could not compile kernels/{family}.cu:\n{}", words.join("\n"));
+    if ["host compiler", "cc1plus", "gcc", "g++", "unsupported GNU version"].iter().any(|sign| log.contains(sign)) {
+        message += "\nnvcc needs a host C++ compiler that it supports: install g++, or set NVCC_CCBIN to another one";
+    }
+    message
+}
+
+fn statistics(line: &str) -> bool {
+    line.starts_with("ptxas info") || line.contains("bytes stack frame")
+}
+
+/// Kernels that spill registers, and whatever else nvcc warns of.
+fn warnings(log: &str) -> Vec<String> {
+    let mut warnings: Vec<String> = log.lines().filter(|line| line.contains("warning")).map(String::from).collect();
+    let mut entry = "";
+    for line in log.lines() {
+        if line.contains("Compiling entry function") {
+            entry = line.split_once("entry function").map_or("", |(_, names)| names.trim());
+        } else if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores, 0 bytes spill loads") {
+            warnings.push(format!("{entry} spills registers: {}", line.trim()));
+        }
+    }
+    warnings
 }

@@ -29,6 +29,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod analysis;
+mod build_info;
 pub mod cases;
 pub mod check;
 mod device;
@@ -42,6 +43,7 @@ pub mod numerics;
 pub mod reference;
 mod tensor;
 
+pub use build_info::{BuildInfo, build_info};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "host")]

@@ -1,5 +1,7 @@
 //! Tensors: a logical shape [N, C, H, W] over memory of a device, in one of two memory formats.
 
+#[cfg(feature = "cuda")]
+use crate::Stream;
 use crate::device::{Memory, download};
 use crate::error::{Error, Result};
 use crate::geometry::elements;
@@ -289,6 +291,29 @@ impl<'a, T: Element> TensorView<'a, T> {
         Ok(Self { device, address, layout, dtype: PhantomData })
     }
 
+    /// A view of a cudarc slice or view, for work on `stream`. As cudarc's own `device_ptr` it makes the stream wait for what
+    /// writes the slice, and returns what must be dropped after the work is queued: it marks the slice as read by the stream.
+    /// (In a capture of the stream, cudarc's event tracking must be off.)
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] when the slice or the stream is of another context; [`Error::Length`] when the slice is shorter
+    /// than the layout.
+    ///
+    /// # Safety
+    /// The layout's elements are initialised. Work on other streams than `stream` is ordered by the caller.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn from_cuda(
+        device: &'a Device,
+        slice: &'a impl cudarc::driver::DevicePtr<T>,
+        layout: Layout,
+        stream: &'a Stream,
+    ) -> Result<(Self, cudarc::driver::SyncOnDrop<'a>)> {
+        check_slice(device, slice, &layout)?;
+        let (address, sync) = slice.device_ptr(cuda_stream(device, stream)?);
+        // SAFETY: the slice is borrowed and long enough; the rest is the caller's promise
+        Ok((unsafe { Self::from_raw(device, address, layout)? }, sync))
+    }
+
     /// The logical shape [N, C, H, W].
     pub fn shape(&self) -> Shape {
         self.layout.shape
@@ -404,6 +429,27 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         Ok(Self(unsafe { TensorView::from_raw(device, address, layout)? }))
     }
 
+    /// A view of a cudarc slice or view that work on `stream` will write. As [`TensorView::from_cuda`]; what is returned beside
+    /// it marks the slice as written by the stream.
+    ///
+    /// # Errors
+    /// As [`TensorView::from_cuda`].
+    ///
+    /// # Safety
+    /// Work on other streams than `stream` is ordered by the caller.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn from_cuda(
+        device: &'a Device,
+        slice: &'a mut impl cudarc::driver::DevicePtrMut<T>,
+        layout: Layout,
+        stream: &'a Stream,
+    ) -> Result<(Self, cudarc::driver::SyncOnDrop<'a>)> {
+        check_slice(device, slice, &layout)?;
+        let (address, sync) = slice.device_ptr_mut(cuda_stream(device, stream)?);
+        // SAFETY: the slice is exclusively borrowed and long enough; the rest is the caller's promise
+        Ok((unsafe { Self::from_raw(device, address, layout)? }, sync))
+    }
+
     /// The same elements, to be read.
     pub fn as_view(&self) -> TensorView<'_, T> {
         self.0
@@ -426,6 +472,25 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     pub fn channels(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
         Ok(Self(self.0.channels(range)?))
     }
+}
+
+/// Refuses a cudarc slice that is elsewhere or too short.
+#[cfg(feature = "cuda")]
+fn check_slice<T: Element>(device: &Device, slice: &impl cudarc::driver::DeviceSlice<T>, layout: &Layout) -> Result<()> {
+    crate::device::cuda::check_context(device, "the slice", slice.stream().context())?;
+    let expected = layout.extent();
+    if slice.len() < expected {
+        return Err(Error::Length { name: "the slice", shape: layout.shape.to_vec(), expected, got: slice.len() });
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_stream<'a>(device: &Device, stream: &'a Stream) -> Result<&'a cudarc::driver::CudaStream> {
+    let wrong = || Error::WrongDevice { name: "the stream", expected: device.to_string(), got: stream.device().to_string() };
+    let cuda = stream.as_cuda().ok_or_else(wrong)?;
+    crate::device::cuda::check_stream(device, cuda)?;
+    Ok(cuda)
 }
 
 impl<'a, T: Element> From<&'a Tensor<T>> for TensorView<'a, T> {

@@ -1,1 +1,355 @@
 //! GPUs, through cudarc.
+//!
+//! Memory comes from cuMemAlloc and is freed by cuMemFree, which wait for the work that uses it: no stream is favoured.
+//! Launches go past cudarc's launch builder and its events: a launch is one cuLaunchKernel, so it can be captured in a graph.
+
+use super::{Backend, Device, DeviceKind, Launch, Properties, Stream, StreamKind};
+use crate::build_info;
+use crate::error::{Error, Result};
+use crate::kernels::{FATBINS, Kernel, KernelInfo};
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Embedded code, aligned as the driver reads it.
+#[repr(C, align(64))]
+pub(crate) struct Aligned<Bytes: ?Sized>(pub Bytes);
+
+/// The driver's error as ours.
+pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
+    let description = error.error_string().ok().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    Error::Driver { call, message: format!("{:?}: {description}", error.0) }
+}
+
+/// Why the first GPU cannot be used; `None` when it can. Never panics.
+pub(crate) fn unavailable() -> Option<String> {
+    static ANSWER: OnceLock<Option<String>> = OnceLock::new();
+    ANSWER
+        .get_or_init(|| match gpus().map(|gpus| gpus.into_iter().next()) {
+            Ok(Some(gpu)) if build_info().runs_on(gpu.capability) => None,
+            Ok(Some(gpu)) => Some(no_kernel_image(&gpu.name, gpu.capability).to_string()),
+            Ok(None) => Some("there is no NVIDIA GPU".into()),
+            Err(why) => Some(why),
+        })
+        .clone()
+}
+
+struct Gpu {
+    name: String,
+    capability: (u32, u32),
+}
+
+/// Every GPU, or why there is none.
+fn gpus() -> Result<Vec<Gpu>, String> {
+    driver()?;
+    let all = || -> Result<Vec<_>, DriverError> {
+        (0..result::device::get_count()?)
+            .map(|ordinal| {
+                let device = result::device::get(ordinal)?;
+                // SAFETY: the driver has just returned this device
+                let attribute = |name| unsafe { result::device::get_attribute(device, name) };
+                let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+                let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+                Ok(Gpu { name: result::device::get_name(device)?, capability: (major as u32, minor as u32) })
+            })
+            .collect()
+    };
+    all().map_err(|e| driver_error("listing the GPUs", e).to_string())
+}
+
+/// Initialises the driver, or says why that is impossible. Nothing else of cudarc may be called before: it panics when there
+/// is no driver.
+fn driver() -> Result<(), String> {
+    const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    ANSWER
+        .get_or_init(|| {
+            // cudarc's own test, `is_culib_present`, is not there when another crate makes cudarc link the driver
+            // SAFETY: the driver's library may be loaded by any program at any time
+            unsafe { libloading::Library::new(LIBRARY) }.map_err(|_| format!("there is no NVIDIA driver ({LIBRARY} cannot be loaded)"))?;
+            match result::init() {
+                Ok(()) => Ok(()),
+                Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err("there is an NVIDIA driver, but no GPU".into()),
+                Err(e) => Err(format!("the NVIDIA driver does not start: {}", driver_error("cuInit", e))),
+            }
+        })
+        .clone()
+}
+
+/// The newest CUDA that the driver supports, as (13, 0).
+fn driver_version() -> Result<(u32, u32)> {
+    let mut version = 0;
+    // SAFETY: writes one integer
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| driver_error("cuDriverGetVersion", e))?;
+    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
+}
+
+fn no_kernel_image(gpu: &str, (major, minor): (u32, u32)) -> Error {
+    let code = build_info().cuda_code;
+    Error::NoKernelImage {
+        gpu: gpu.into(),
+        capability: format!("{major}.{minor}"),
+        capability_number: format!("{major}{minor}"),
+        embedded: if code.is_empty() { "none".into() } else { code.join(", ") },
+    }
+}
+
+/// Refuses a stream of another context than the device's.
+pub(crate) fn check_stream(device: &Device, stream: &CudaStream) -> Result<()> {
+    check_context(device, "the stream", stream.context())
+}
+
+/// Refuses what belongs to another context than the device's.
+pub(crate) fn check_context(device: &Device, name: &'static str, context: &CudaContext) -> Result<()> {
+    match device.cuda_context() {
+        Some(own) if own.cu_ctx() == context.cu_ctx() => Ok(()),
+        _ => {
+            let got = format!("another context (of GPU {})", context.ordinal());
+            Err(Error::WrongDevice { name, expected: device.to_string(), got })
+        }
+    }
+}
+
+/// A family's code on a device.
+#[derive(Debug)]
+struct Module {
+    handle: sys::CUmodule,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: the driver allows the use of a module from any thread
+unsafe impl Send for Module {}
+// SAFETY: as above
+unsafe impl Sync for Module {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: loaded by `CudaDevice::module`; every function of it holds this module. An error could only repeat one
+            // that a stream has reported.
+            let _ = unsafe { result::module::unload(self.handle) };
+        }
+    }
+}
+
+/// A kernel on a device.
+#[derive(Debug)]
+pub(crate) struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that a block may have.
+    shared_bytes: u32,
+    _module: Arc<Module>,
+}
+
+// SAFETY: the driver allows the use of a function from any thread
+unsafe impl Send for Function {}
+// SAFETY: as above
+unsafe impl Sync for Function {}
+
+#[derive(Debug)]
+pub(crate) struct CudaDevice {
+    modules: Mutex<HashMap<&'static str, Arc<Module>>>,
+    default_stream: Arc<CudaStream>,
+    properties: Properties,
+    grid_limit: [u32; 3],
+    driver: (u32, u32),
+    context: Arc<CudaContext>,
+}
+
+impl CudaDevice {
+    pub fn new(ordinal: usize) -> Result<Self> {
+        let fail = |why| Error::DeviceUnavailable { requested: format!("cuda:{ordinal}"), why };
+        let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs neither")))?;
+        if ordinal >= gpus.len() {
+            let list: Vec<String> = gpus.iter().enumerate().map(|(i, gpu)| format!("cuda:{i} ({})", gpu.name)).collect();
+            return Err(fail(if list.is_empty() { "there is no GPU".into() } else { format!("there are {}", list.join(", ")) }));
+        }
+        Self::from_context(CudaContext::new(ordinal).map_err(|e| fail(driver_error("cuDevicePrimaryCtxRetain", e).to_string()))?)
+    }
+
+    pub fn from_context(context: Arc<CudaContext>) -> Result<Self> {
+        let attribute = |name| context.attribute(name).map(|v| v as u32).map_err(|e| driver_error("cuDeviceGetAttribute", e));
+        let name = context.name().map_err(|e| driver_error("cuDeviceGetName", e))?;
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        Ok(Self {
+            modules: Mutex::default(),
+            default_stream: context.default_stream(),
+            properties: Properties {
+                name,
+                multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+                shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+                compute_capability: capability,
+            },
+            grid_limit: [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)?,
+            ],
+            driver: driver_version()?,
+            context,
+        })
+    }
+
+    /// Makes the device's context current on this thread.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| driver_error("cuCtxSetCurrent", e))
+    }
+
+    /// The family's code, loaded when it is first asked for.
+    fn module(&self, family: &'static str) -> Result<Arc<Module>> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(family) {
+            return Ok(module.clone());
+        }
+        let capability = self.properties.compute_capability;
+        let image = FATBINS.iter().find(|(name, _)| *name == family).map(|(_, image)| image);
+        let Some(image) = image.filter(|_| build_info().runs_on(capability)) else {
+            return Err(no_kernel_image(&self.properties.name, capability));
+        };
+        // SAFETY: the image is a whole fatbin, as nvcc wrote it
+        let handle = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| self.load_error(e))?;
+        let module = Arc::new(Module { handle, context: self.context.clone() });
+        modules.insert(family, module.clone());
+        Ok(module)
+    }
+
+    fn load_error(&self, error: DriverError) -> Error {
+        let older = build_info().nvcc.filter(|&nvcc| self.driver < nvcc);
+        match (error.0, older) {
+            (
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+                | CUresult::CUDA_ERROR_INVALID_PTX
+                | CUresult::CUDA_ERROR_INVALID_IMAGE
+                | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+                Some(nvcc),
+            ) => Error::DriverTooOld { driver: version(self.driver), needed: version(nvcc) },
+            (CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, None) => no_kernel_image(&self.properties.name, self.properties.compute_capability),
+            _ => driver_error("cuModuleLoadData", error),
+        }
+    }
+}
+
+fn version((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+impl Backend for CudaDevice {
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Cuda
+    }
+
+    fn ordinal(&self) -> usize {
+        self.context.ordinal()
+    }
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn cuda_context(&self) -> Option<&Arc<CudaContext>> {
+        Some(&self.context)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.bind()?;
+        // SAFETY: `bytes` is above 0; the memory is uninitialised, which the caller knows
+        unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let free =
+                    result::mem_get_info().map_or_else(|_| String::new(), |(free, total)| format!(" ({free} of {total} bytes are free)"));
+                let device = format!("cuda:{} ({})", self.ordinal(), self.properties.name);
+                Error::OutOfMemory { bytes, device, message: format!("the GPU's memory does not suffice{free}") }
+            }
+            _ => driver_error("cuMemAlloc", e),
+        })
+    }
+
+    unsafe fn free(&self, address: u64, _: usize) {
+        if self.bind().is_ok() {
+            // SAFETY: from `allocate`, and not used any more, the caller says; cuMemFree waits for work under way. An error
+            // could only repeat one that a stream has reported.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller promises valid memory
+        unsafe { result::memcpy_htod_sync(address, from) }.map_err(|e| driver_error("cuMemcpyHtoD", e))?;
+        // the last part of a copy from pageable memory may still be under way
+        self.default_stream.synchronize().map_err(|e| driver_error("cuStreamSynchronize", e))
+    }
+
+    unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: the caller promises valid memory
+        unsafe { result::memcpy_dtoh_sync(to, address) }.map_err(|e| driver_error("cuMemcpyDtoH", e))
+    }
+
+    unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller promises valid memory
+        unsafe { result::memset_d8_sync(address, 0, bytes) }.map_err(|e| driver_error("cuMemsetD8", e))?;
+        self.default_stream.synchronize().map_err(|e| driver_error("cuStreamSynchronize", e))
+    }
+
+    fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
+        self.bind()?;
+        let module = self.module(info.family)?;
+        let name = CString::new(info.name).expect("names in the manifest have no NUL");
+        // SAFETY: the module is loaded
+        let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(|e| driver_error("cuModuleGetFunction", e))?;
+        // SAFETY: the function was just loaded
+        let fixed = unsafe { result::function::get_function_attribute(handle, FunctionAttribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES) };
+        let fixed = fixed.map_err(|e| driver_error("cuFuncGetAttribute", e))? as u32;
+        // all that the device has: a launch asks for what it needs, without another call
+        let shared_bytes = self.properties.shared_bytes_per_block - fixed;
+        let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: as above
+        unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
+            .map_err(|e| driver_error("cuFuncSetAttribute", e))?;
+        Ok(Kernel { info, cuda: Some(Function { handle, shared_bytes, _module: module }) })
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()> {
+        let (Some(function), Some(stream)) = (&launch.kernel.cuda, stream.as_cuda()) else {
+            return Err(Error::WrongDevice { name: "the kernel or the stream", expected: "a GPU".into(), got: "the host device".into() });
+        };
+        let limits = ["the number of blocks along x", "the number of blocks along y", "the number of blocks along z"];
+        for ((what, blocks), limit) in limits.into_iter().zip(launch.grid).zip(self.grid_limit) {
+            check_limit(what, blocks, limit)?;
+        }
+        check_limit("the shared memory of a block in bytes", launch.shared_bytes, function.shared_bytes)?;
+        self.bind()?;
+        let [x, y, z] = launch.grid;
+        let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
+        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies; the caller promises
+        // that the addresses in it are valid until the stream has run it
+        unsafe {
+            let (block, shared) = ((launch.kernel.info.threads, 1, 1), launch.shared_bytes);
+            result::launch_kernel(function.handle, (x, y, z), block, shared, stream.cu_stream(), &mut params)
+        }
+        .map_err(|e| driver_error("cuLaunchKernel", e))
+    }
+
+    fn default_stream(&self) -> StreamKind {
+        StreamKind::Cuda(self.default_stream.clone())
+    }
+
+    fn new_stream(&self) -> Result<StreamKind> {
+        Ok(StreamKind::Cuda(self.context.new_stream().map_err(|e| driver_error("cuStreamCreate", e))?))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.context.synchronize().map_err(|e| driver_error("cuCtxSynchronize", e))
+    }
+}
+
+fn check_limit(what: &'static str, value: u32, limit: u32) -> Result<()> {
+    if value > limit { Err(Error::Limit { what, value: value.into(), limit: limit.into() }) } else { Ok(()) }
+}

@@ -85,11 +85,16 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn kind(&self) -> DeviceKind;
     fn ordinal(&self) -> usize;
     fn properties(&self) -> &Properties;
+    #[cfg(feature = "cuda")]
+    fn cuda_context(&self) -> Option<&Arc<cudarc::driver::CudaContext>> {
+        None
+    }
     /// Memory aligned to at least 128 bytes; `bytes` is above 0. Its content is arbitrary.
     fn allocate(&self, bytes: usize) -> Result<u64>;
     /// # Safety
     /// `address` is from `allocate(bytes)` and not used any more.
     unsafe fn free(&self, address: u64, bytes: usize);
+    /// Done on return.
     /// # Safety
     /// `bytes` from `address` on are valid memory of this device.
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()>;
@@ -97,6 +102,7 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// As `upload`.
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()>;
+    /// Done on return.
     /// # Safety
     /// As `upload`.
     unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()>;
@@ -251,6 +257,12 @@ impl Device {
         self.0.backend.properties()
     }
 
+    /// The cudarc context of a GPU; `None` for the host device.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_context(&self) -> Option<&Arc<cudarc::driver::CudaContext>> {
+        self.0.backend.cuda_context()
+    }
+
     /// Allocations of device memory so far: a planned layer's `run` adds none.
     pub fn allocations(&self) -> u64 {
         self.0.allocations.load(Ordering::Relaxed)
@@ -388,12 +400,13 @@ pub(crate) enum StreamKind {
 }
 
 impl Stream {
-    /// The device's own stream, which uploads and conversions use.
+    /// The device's own stream, which [`Layer::forward`](crate::Layer::forward) uses.
     pub fn default_of(device: &Device) -> Self {
         Self { device: device.clone(), kind: device.0.backend.default_stream() }
     }
 
-    /// A new stream, which runs beside the others. On the host device all streams run at once when they are called.
+    /// A new stream, which runs beside the others: synchronise before another stream uses what this one computes. On the host
+    /// device work is done when it is queued.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -411,7 +424,21 @@ impl Stream {
         Ok(Self { device: device.clone(), kind: StreamKind::Cuda(stream) })
     }
 
-    /// The cudarc stream, for a CUDA device.
+    /// The cudarc stream of a GPU; `None` for the host device. It captures graphs:
+    ///
+    /// ```no_run
+    /// # use warpconv::{Conv2d, Device, Inputs, Plan, Stream, Tensor, Workspace, cudarc};
+    /// # fn f(device: &Device, plan: Plan<f32>, x: Tensor<f32>, mut y: Tensor<f32>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+    /// let stream = Stream::new(device)?;
+    /// let cuda = stream.as_cuda().expect("the stream of a GPU");
+    /// cuda.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+    /// plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream)?;
+    /// let graph = cuda.end_capture(CUgraphInstantiate_flags(0))?.expect("a captured launch");
+    /// graph.launch()?; // as often as wanted, while plan, x and y live
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "cuda")]
     pub fn as_cuda(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
         match &self.kind {

@@ -12,7 +12,7 @@ const TILE: usize = 32;
 const MAX_GRID_Y: usize = 65_535;
 const MAX_GRID_X: usize = 1 << 20;
 
-/// Copies `x` into `y` of the same shape, whatever their formats.
+/// Copies `x` into `y` of the same shape, whatever their formats. Done on return, so that any stream may use `y`.
 pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
     if x.format() == y.format() { cast(x, y) } else { transpose(x, y) }
 }
@@ -46,11 +46,13 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let kernel = device.load(find(if size_of::<T>() == 2 { "transpose_16" } else { "transpose_32" }))?;
     let shared_bytes = (TILE * (TILE + 1) * size_of::<T>()) as u32;
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
+    let stream = Stream::default_of(device);
     // SAFETY: the kernel takes TransposeParams; both views are valid, of one shape and on this device
-    unsafe { device.launch(&kernel, grid, shared_bytes, &params, &operands, &Stream::default_of(device)) }
+    unsafe { device.launch(&kernel, grid, shared_bytes, &params, &operands, &stream)? };
+    stream.synchronize()
 }
 
-/// Copies `x` into `y` of the same shape and format, converting each element.
+/// Copies `x` into `y` of the same shape and format, converting each element. Done on return.
 pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
     let y = y.as_view();
     if x.shape().contains(&0) {
@@ -70,8 +72,10 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
     let blocks = length.div_ceil(kernel.info.threads as usize).min(MAX_GRID_X);
     let grid = [blocks as u32, batch.min(MAX_GRID_Y) as u32, 1];
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
+    let stream = Stream::default_of(device);
     // SAFETY: the kernel takes CastParams; both views are valid, of one shape and on this device
-    unsafe { device.launch(&kernel, grid, 0, &params, &operands, &Stream::default_of(device)) }
+    unsafe { device.launch(&kernel, grid, 0, &params, &operands, &stream)? };
+    stream.synchronize()
 }
 
 /// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts.
