@@ -161,7 +161,7 @@ pub(crate) struct CudaDevice {
 impl CudaDevice {
     pub fn new(ordinal: usize) -> Result<Self> {
         let fail = |why| Error::DeviceUnavailable { requested: format!("cuda:{ordinal}"), why };
-        let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs neither")))?;
+        let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs no GPU")))?;
         if ordinal >= gpus.len() {
             let list: Vec<String> = gpus.iter().enumerate().map(|(i, gpu)| format!("cuda:{i} ({})", gpu.name)).collect();
             return Err(fail(if list.is_empty() { "there is no GPU".into() } else { format!("there are {}", list.join(", ")) }));
