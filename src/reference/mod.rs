@@ -1,1 +1,35 @@
-//! stub
+//! The oracle: every operation as the plainest possible loops, in f64.
+//!
+//! It answers what the result ought to be, for the tests, for [`crate::numerics`] and for whoever checks a kernel of their own. It
+//! takes the specs as data and shares nothing else with layers, geometry or kernels: output sizes, padding and activations are
+//! computed here once more, so that a mistake there is not repeated here. It runs on the CPU alone and is not fast.
+//!
+//! An [`Array`] has any shape and is row-major, so images are NCHW. To know what a kernel of some dtype should give, round the
+//! operands to that dtype first ([`Array::rounded`]): the sums here are then those of the kernel without its rounding.
+//!
+//! NaN and infinity propagate as the definitions say, zero weights included (`0 * infinity` is NaN). The padding is no exception,
+//! since it is no product: taps that lie in it are skipped, here and in the kernels, so that an infinite weight over the padding
+//! leaves the sum as it is.
+//!
+//! ```
+//! use warpconv::Conv2dSpec;
+//! use warpconv::reference::{Array, conv2d};
+//! let x = Array::new([1, 1, 3, 3], (1..=9).map(f64::from).collect())?;
+//! let weight = Array::new([1, 1, 2, 2], vec![1.0; 4])?;
+//! let y = conv2d(&Conv2dSpec::default(), &x, &weight, None, None, None)?;
+//! assert_eq!(y.shape(), [1, 1, 2, 2]);
+//! assert_eq!(y.data(), [12.0, 16.0, 24.0, 28.0]);
+//! # Ok::<(), warpconv::Error>(())
+//! ```
+
+mod activation;
+mod array;
+mod batch_norm;
+mod conv2d;
+mod rearrange;
+
+pub use activation::activate;
+pub use array::Array;
+pub use batch_norm::batch_norm;
+pub use conv2d::{conv2d, conv2d_scale};
+pub use rearrange::{from_memory_order, to_memory_order};
