@@ -156,6 +156,7 @@ impl ConvGeometry {
             groups: spec.groups,
         };
         elements(&x)?;
+        elements(&weight)?;
         elements(&geometry.output_shape())?;
         geometry.macs()?;
         Ok(geometry)
@@ -198,5 +199,10 @@ mod tests {
         assert!(matches!(axis.conv_output("width"), Err(Error::Overflow { .. })));
         assert!(elements(&[1 << 31, 1 << 31, 2, 1]).is_err());
         assert_eq!(elements(&[0, usize::MAX]).unwrap(), 0);
+        // an empty batch makes x, y and the multiply-adds small, whatever the weight
+        let spec = Conv2dSpec::default();
+        let huge = 1 << 31;
+        let geometry = ConvGeometry::conv2d(&spec, [0, huge, huge, huge], [1, huge, huge, huge]);
+        assert!(matches!(geometry, Err(Error::Overflow { .. })), "{geometry:?}");
     }
 }

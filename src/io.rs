@@ -157,7 +157,7 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
 }
 
 /// Writes tensors to a safetensors file, in NCHW order whatever their format, after all work queued on their devices. As
-/// [`write`], it leaves a whole file or none.
+/// [`write()`], it leaves a whole file or none.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Driver`] when the queued work fails.

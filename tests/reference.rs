@@ -1,10 +1,10 @@
-//! The oracle against the corpus: two independent statements of the same definitions.
+//! The oracle against the corpus (two independent statements of the same definitions), and folding against the oracle.
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::path::Path;
-use warpconv::LayerSpec;
-use warpconv::reference::{Array, conv2d, conv2d_scale};
+use warpconv::reference::{Array, batch_norm, conv2d, conv2d_scale};
+use warpconv::{BatchNorm, Conv2d, Conv2dSpec, LayerSpec, Padding, Parameter};
 
 fn array(tensors: &SafeTensors<'_>, key: &Value) -> Array {
     let tensor = tensors.tensor(key.as_str().unwrap()).unwrap();
@@ -72,5 +72,37 @@ fn conv2d_equals_the_corpus() {
         let o = Operands::of(&case, &tensors);
         let y = conv2d(&spec, &o.x, &o.weight, o.bias.as_ref(), o.slope.as_ref(), o.residual.as_ref());
         assert!(y.is_err(), "{} ({}) gave {:?}", case["name"], case["why"], y.map(|y| y.shape().to_vec()));
+    }
+}
+
+#[test]
+fn a_folded_batch_norm_is_a_convolution_and_a_batch_norm() {
+    let values = |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
+    let spec = Conv2dSpec { padding: Padding::Same, groups: 2, ..Default::default() };
+    let (weight, bias) = (values(6 * 2 * 9, 1.7), values(6, 2.3));
+    let (gamma, beta, mean) = (values(6, 0.7), values(6, 1.1), values(6, 1.3));
+    let variance = [0.0, 1e-3, 0.5, 1.0, 2.0, 1e4];
+    let norm = BatchNorm { gamma: &gamma, beta: &beta, mean: &mean, variance: &variance, epsilon: 1e-5 };
+    let x = Array::from_slice([2, 4, 5, 6], &values(2 * 4 * 5 * 6, 0.9)).unwrap();
+    let vector = |v: &[f32]| Array::from_slice([v.len()], v).unwrap();
+    let of = |p: &Parameter| Array::from_slice(p.shape(), p.values()).unwrap();
+
+    for bias in [None, Some(bias)] {
+        let mut layer = Conv2d::new(spec, Parameter::new(&[6, 2, 3, 3], &weight).unwrap()).unwrap();
+        if let Some(bias) = &bias {
+            layer = layer.with_bias(Parameter::vector(bias)).unwrap();
+        }
+        let plain = conv2d(&spec, &x, &of(layer.weight()), bias.as_deref().map(vector).as_ref(), None, None).unwrap();
+        let epsilon = f64::from(norm.epsilon);
+        let expected = batch_norm(&plain, &vector(&gamma), &vector(&beta), &vector(&mean), &vector(&variance), epsilon).unwrap();
+
+        let folded = layer.fold_batch_norm(&norm).unwrap();
+        let (weight, bias) = (of(folded.weight()), folded.bias().map(of));
+        let y = conv2d(&spec, &x, &weight, bias.as_ref(), None, None).unwrap();
+        let scale = conv2d_scale(&spec, &x, &weight, bias.as_ref(), None).unwrap();
+        for ((y, expected), scale) in y.data().iter().zip(expected.data()).zip(scale.data()) {
+            // weight and bias are rounded once to f32, each by 2^-24 of itself at most
+            assert!((y - expected).abs() <= 2f64.powi(-24) * scale * (1.0 + 1e-6), "{y}, not {expected}");
+        }
     }
 }

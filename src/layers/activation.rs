@@ -17,7 +17,7 @@ pub enum Activation {
         /// The slope below 0.
         alpha: f32,
     },
-    /// z, or slope\[channel\] * z where z < 0; the layer takes the slope as a parameter of shape [C_out]
+    /// z, or slope\[channel\] * z where z < 0; the layer takes the slope as a parameter of shape `[C_out]`
     Prelu,
     /// 1 / (1 + exp(-z))
     Sigmoid,

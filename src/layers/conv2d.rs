@@ -163,7 +163,7 @@ impl Conv2d {
         Ok(Self { spec, weight, weight_shape, bias: None, slope: None, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias [C_out].
+    /// Adds a bias `[C_out]`.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -174,7 +174,7 @@ impl Conv2d {
         Ok(self)
     }
 
-    /// Adds the slope [C_out] that [`Activation::Prelu`] needs.
+    /// Adds the slope `[C_out]` that [`Activation::Prelu`] needs.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
@@ -233,12 +233,12 @@ impl Conv2d {
         &self.weight
     }
 
-    /// Its bias [C_out].
+    /// Its bias `[C_out]`.
     pub fn bias(&self) -> Option<&Parameter> {
         self.bias.as_ref()
     }
 
-    /// Its prelu slope [C_out].
+    /// Its prelu slope `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
         self.slope.as_ref()
     }

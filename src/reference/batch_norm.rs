@@ -3,8 +3,8 @@
 use super::Array;
 use crate::error::Result;
 
-/// `(x - mean) / sqrt(variance + epsilon) * gamma + beta` by channel, as a network in use computes it; x [N, C, H, W], the others
-/// [C].
+/// `(x - mean) / sqrt(variance + epsilon) * gamma + beta` by channel, as a network in use computes it; x `[N, C, H, W]`, the others
+/// `[C]`.
 ///
 /// # Errors
 /// [`Error::Rank`](crate::Error::Rank) or [`Error::Shape`](crate::Error::Shape).

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * xpad[n, g(o)*C_in/groups + c, y*sh + i*dh, x*sw + j*dw]`,
 /// `y = activation(z + bias[o] + residual[n,o,y,x])`, with group `g(o) = o / (C_out / groups)`.
 ///
-/// Shapes: x [N, C_in, H, W], weight [C_out, C_in / groups, kh, kw], bias and slope [C_out], residual as the output. A tap in the
+/// Shapes: x `[N, C_in, H, W]`, weight `[C_out, C_in / groups, kh, kw]`, bias and slope `[C_out]`, residual as the output. A tap in the
 /// padding is skipped.
 ///
 /// # Errors
