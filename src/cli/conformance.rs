@@ -1,6 +1,6 @@
 //! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
 
-use super::{CheckerArgs, DeviceArgs, Verdict, note, print, print_json, progress, read_text};
+use super::{CheckerArgs, DeviceArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use warpconv::check::{Array, Arrays, Case, Failure, Kernels, Run, refusal};
 use warpconv::io::TensorFile;
-use warpconv::{DType, Device, Error, LayerSpec, MemoryFormat, Result};
+use warpconv::{Device, Error, LayerSpec, Result};
 
 const EXAMPLES: &str = "\
 Examples:
   warpconv conformance tests/data/torch_dev
   warpconv conformance tests/data/torch_dev --filter '^conv2d/' --deny-skips
-  warpconv conformance tests/data/torch_dev --dtype bf16 --format channels-last --filter '/conv2d_0' --all-kernels
+  warpconv conformance tests/data/torch_dev --dtype bf16 --filter 'conv2d_02' --all-kernels
   warpconv conformance tests/data/torch_dev --filter '^conv2d/' --checked --seed 3
 
-A case passes when it passes in every dtype and format that was asked for. An invalid case passes when the layer is refused
-with an error before any launch. Cases of operations that this build does not know are skipped.";
+A case passes when it passes in every dtype and format that was asked for; an invalid case when the layer is refused with an \
+error before any launch. Cases of operations that this build does not know are skipped.
+
+Exit codes: 0 all passed, 1 a case failed (with --deny-skips: or was skipped), 2 wrong usage or an unreadable corpus.";
 
 /// Run a corpus of cases against their references
 #[derive(Debug, clap::Args)]
@@ -26,12 +28,8 @@ with an error before any launch. Cases of operations that this build does not kn
 pub struct Args {
     /// Folder with cases.json and tensors.safetensors
     dir: PathBuf,
-    /// Dtypes to run
-    #[arg(long, value_enum, default_value = "all")]
-    dtype: DTypes,
-    /// Memory formats to run
-    #[arg(long, value_enum, default_value = "all")]
-    format: Formats,
+    #[command(flatten)]
+    variants: VariantArgs,
     /// Run only the cases whose op/name matches
     #[arg(long, value_name = "REGEX")]
     filter: Option<Regex>,
@@ -48,42 +46,6 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum DTypes {
-    F32,
-    F16,
-    Bf16,
-    All,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Formats {
-    Contiguous,
-    ChannelsLast,
-    All,
-}
-
-impl DTypes {
-    fn list(self) -> &'static [DType] {
-        match self {
-            DTypes::F32 => &[DType::F32],
-            DTypes::F16 => &[DType::F16],
-            DTypes::Bf16 => &[DType::Bf16],
-            DTypes::All => &DType::ALL,
-        }
-    }
-}
-
-impl Formats {
-    fn list(self) -> &'static [MemoryFormat] {
-        match self {
-            Formats::Contiguous => &[MemoryFormat::Contiguous],
-            Formats::ChannelsLast => &[MemoryFormat::ChannelsLast],
-            Formats::All => &MemoryFormat::ALL,
-        }
-    }
 }
 
 /// cases.json
@@ -172,9 +134,9 @@ impl Args {
             Case::new(spec, &case.entry.tensors(file)?, array(file, &case.output)?, scale)?.tolerate(case.ref_atol, case.coord_atol);
         let kernels = if self.all_kernels { Kernels::All } else { Kernels::Chosen };
         let mut findings = Vec::new();
-        for &dtype in self.dtype.list() {
-            for &x in self.format.list() {
-                let outputs = if self.all_kernels { self.format.list() } else { &[x] };
+        for &dtype in self.variants.dtypes() {
+            for &x in self.variants.formats() {
+                let outputs = if self.all_kernels { self.variants.formats() } else { &[x] };
                 for &y in outputs {
                     let runs = check.check(dtype, x, y, kernels, device).into_iter();
                     findings.extend(runs.filter_map(|Run { kernel, outcome, .. }| {
@@ -190,8 +152,8 @@ impl Args {
     fn refuse(&self, case: &Invalid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
         let tensors = case.entry.tensors(file)?;
         let mut findings = Vec::new();
-        for &dtype in self.dtype.list() {
-            for &format in self.format.list() {
+        for &dtype in self.variants.dtypes() {
+            for &format in self.variants.formats() {
                 if let Err(failure) = refusal(&case.entry.layer(), &tensors, dtype, format, device) {
                     findings.push(Finding { run: format!("{dtype} {format}, invalid since {}", case.why), failure });
                 }

@@ -1,29 +1,159 @@
-//! `warpconv info`: what this build and this machine offer, or what a layer is.
+//! `warpconv info`: what this build and this machine offer, or what a layer is and costs.
 
-use super::{Verdict, features, print, print_json};
-use serde_json::json;
-use warpconv::{Device, Error, LayerSpec, Result};
+use super::{DeviceArgs, Verdict, dtype_parser, features, format_parser, layer_from_files, note, print, print_json, read_layer};
+use indicatif::{BinaryBytes, HumanCount};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use warpconv::analysis::{LayerReport, Operands, analyse};
+use warpconv::geometry::elements;
+use warpconv::{
+    Activation, AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result,
+    Shape, half,
+};
 
 const EXAMPLES: &str = "\
 Examples:
-  warpconv info          devices, operations, versions
-  warpconv info --json   the same for scripts";
+  warpconv info
+  warpconv info layer.json --input 1x64x56x56
+  warpconv info layer.json --input 1x64x56x56 --weight 128x64x1x1 --device host
+  warpconv info layer.json --input 8x3x224x224 --weights w.safetensors --dtype f16 --json
 
-/// Show devices, operations and versions
+layer.json holds the operation and its attributes:
+  {\"op\": \"conv2d\", \"attrs\": {\"stride\": 2, \"padding\": [1, 1, 1, 1], \"activation\": \"relu\"}}";
+
+/// Show what a layer costs and which kernel runs it; without a layer: devices, operations, versions
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// The layer's operation and attributes
+    #[arg(value_name = "LAYER.json", requires = "input")]
+    layer: Option<PathBuf>,
+    /// Shape of the input
+    #[arg(long, value_name = "NxCxHxW", value_parser = parse_shape, requires = "layer")]
+    input: Option<Shape>,
+    /// The layer's parameters, which give the shape of its weight
+    #[arg(long, value_name = "W.safetensors", requires = "layer")]
+    weights: Option<PathBuf>,
+    /// Shape of the weight [default: a 3x3 filter with as many output as input channels]
+    #[arg(long, value_name = "C_OUTxC_INxKHxKW", value_parser = parse_shape, conflicts_with = "weights", requires = "layer")]
+    weight: Option<Shape>,
+    /// Dtype of the tensors
+    #[arg(long, value_parser = dtype_parser(), default_value = "f32")]
+    dtype: DType,
+    /// Memory format of input and output
+    #[arg(long, value_parser = format_parser(), default_value = "contiguous")]
+    format: MemoryFormat,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// Reads `1x64x56x56`.
+fn parse_shape(text: &str) -> Result<Shape, String> {
+    let sizes: Result<Vec<usize>, String> =
+        text.split(['x', ',']).map(|size| size.trim().parse().map_err(|error| format!("{size:?}: {error}"))).collect();
+    sizes?.try_into().map_err(|sizes: Vec<usize>| format!("it has {} sizes, but 4 are needed, as in 1x64x56x56", sizes.len()))
+}
+
 pub fn execute(args: Args) -> Result<Verdict> {
-    machine(args.json)?;
+    match (&args.layer, args.input) {
+        (Some(layer), Some(x)) => show_layer(&args, read_layer(layer)?, x)?,
+        _ => show_machine(args.json)?,
+    }
     Ok(Verdict::Passed)
 }
 
-/// A device that this build knows of, or why it cannot be used.
+/// The layer with parameters from a file, or with zeros of the shape that the user gave.
+fn layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<AnyLayer> {
+    if let Some(path) = &args.weights {
+        return layer_from_files(spec, path);
+    }
+    let LayerSpec::Conv2d(attributes) = spec else {
+        let available = "; give its parameters with --weights".into();
+        return Err(Error::MissingTensor { op: spec.op(), name: "weight".into(), available });
+    };
+    let shape = args.weight.unwrap_or_else(|| {
+        let shape = [x[1], x[1] / attributes.groups.max(1), 3, 3];
+        note(format_args!("the weight is taken as {shape:?}: give its shape with --weight, or a file with --weights"));
+        shape
+    });
+    let zeros = |shape: &[usize]| Parameter::new(shape, &vec![0f32; elements(shape)?]);
+    let mut parameters = BTreeMap::from([("weight".to_string(), zeros(&shape)?)]);
+    if attributes.activation == Activation::Prelu {
+        parameters.insert("slope".into(), zeros(&shape[..1])?);
+    }
+    AnyLayer::new(spec, parameters)
+}
+
+fn explain(layer: &AnyLayer, x: Shape, args: &Args, device: &Device) -> Result<Explanation> {
+    fn plan<T: Element>(layer: &AnyLayer, request: &PlanRequest, device: &Device) -> Result<Explanation> {
+        Ok(layer.plan::<T>(device, request)?.explain().clone())
+    }
+    let request = PlanRequest::new(x).format(args.format);
+    match args.dtype {
+        DType::F32 => plan::<f32>(layer, &request, device),
+        DType::F16 => plan::<half::f16>(layer, &request, device),
+        DType::Bf16 => plan::<half::bf16>(layer, &request, device),
+    }
+}
+
+fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {
+    let layer = layer(args, spec, x)?;
+    let has_bias = match &layer {
+        AnyLayer::Conv2d(conv) => conv.bias().is_some(),
+        _ => false,
+    };
+    let report = analyse(&spec, layer.weight_shape(), x, Operands::new(args.dtype).bias(has_bias))?;
+    let device = args.device.device()?;
+    let plan = explain(&layer, x, args, &device)?;
+    if args.json {
+        let mut value = json!(report);
+        value["layer"] = json!(spec);
+        value["weight"] = json!(layer.weight_shape());
+        value["format"] = json!(args.format);
+        value["device"] = json!(device.to_string());
+        value["plan"] = plan_json(&plan);
+        return print_json(&value);
+    }
+    print(describe(&spec, &report, layer.weight_shape(), &plan, args.format))
+}
+
+fn plan_json(plan: &Explanation) -> Value {
+    let choices = plan.choices.iter().map(|choice| match &choice.verdict {
+        Ok(cost) => json!({ "kernel": choice.kernel, "cost": cost }),
+        Err(reason) => json!({ "kernel": choice.kernel, "rejected": reason }),
+    });
+    let choices: Vec<Value> = choices.collect();
+    json!({
+        "kernel": plan.kernel, "grid": plan.grid, "threads": plan.threads, "shared_bytes": plan.shared_bytes, "choices": choices,
+    })
+}
+
+fn describe(spec: &LayerSpec, report: &LayerReport, weight: &[usize], plan: &Explanation, format: MemoryFormat) -> String {
+    let attributes = json!(spec)["attrs"].to_string();
+    let (parameters, operations, bytes) = (&report.parameters, &report.operations, &report.bytes);
+    let (field, count) = (&report.receptive_field, |n: u64| HumanCount(n).to_string());
+    let rows = [
+        ("layer", format!("{} {attributes}", spec.op())),
+        ("input", format!("{:?} {} {format}", report.input, report.dtype)),
+        ("weight", format!("{weight:?}")),
+        ("output", format!("{:?}", report.output)),
+        ("parameters", count(parameters.total)),
+        ("multiply-adds", format!("{} ({} FLOPs)", count(operations.macs), count(operations.flops))),
+        ("also", format!("{} additions of a bias, {} activations", count(operations.bias_additions), count(operations.activations))),
+        ("reads", BinaryBytes(bytes.read).to_string()),
+        ("writes", BinaryBytes(bytes.written).to_string()),
+        ("intensity", format!("{:.1} FLOPs a byte", report.arithmetic_intensity)),
+        ("receptive field", format!("{} x {} pixels, {} x {} apart", field.size[0], field.size[1], field.jump[0], field.jump[1])),
+        ("plan", plan.to_string().trim_end().replace('\n', "\n                 ")),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<16} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The devices that this build knows of, each with why it cannot be used if so.
 fn devices() -> Vec<(String, Result<Device>)> {
     let mut devices = vec![("host".to_string(), Device::host())];
     for ordinal in 0.. {
@@ -40,37 +170,31 @@ fn devices() -> Vec<(String, Result<Device>)> {
     devices
 }
 
-fn machine(as_json: bool) -> Result<()> {
+fn show_machine(as_json: bool) -> Result<()> {
     let devices = devices();
     if as_json {
-        let devices: Vec<_> = devices
-            .iter()
-            .map(|(name, device)| match device {
-                Ok(device) => {
-                    let p = device.properties();
-                    json!({
-                        "device": name, "name": p.name, "multiprocessors": p.multiprocessors,
-                        "shared_bytes_per_block": p.shared_bytes_per_block,
-                        "compute_capability": format!("{}.{}", p.compute_capability.0, p.compute_capability.1),
-                    })
-                }
-                Err(error) => json!({ "device": name, "unavailable": error.to_string() }),
-            })
-            .collect();
-        let features: Vec<_> = features().collect();
+        let devices = devices.iter().map(|(name, device)| match device {
+            Ok(device) => {
+                let p = device.properties();
+                json!({
+                    "device": name, "name": p.name, "multiprocessors": p.multiprocessors,
+                    "shared_bytes_per_block": p.shared_bytes_per_block,
+                    "compute_capability": format!("{}.{}", p.compute_capability.0, p.compute_capability.1),
+                })
+            }
+            Err(error) => json!({ "device": name, "unavailable": error.to_string() }),
+        });
+        let (devices, features): (Vec<Value>, Vec<_>) = (devices.collect(), features().collect());
         return print_json(&json!({
             "version": env!("CARGO_PKG_VERSION"), "features": features, "operations": LayerSpec::OPS, "devices": devices,
         }));
     }
-    print(format_args!("warpconv {}", super::VERSION.as_str()))?;
-    print(format_args!("operations: {}", LayerSpec::OPS.join(", ")))?;
-    print("devices:")?;
-    for (name, device) in &devices {
-        match device {
-            Ok(device) => print(format_args!("  {name:<8} {}", device.describe()))?,
-            Err(Error::MissingFeature { feature }) => print(format_args!("  {name:<8} not in this build (feature {feature})"))?,
-            Err(error) => print(format_args!("  {name:<8} {error}"))?,
-        }
-    }
-    Ok(())
+    let mut lines =
+        vec![format!("warpconv   {}", super::VERSION.as_str()), format!("operations {}", LayerSpec::OPS.join(", ")), "devices".to_string()];
+    lines.extend(devices.iter().map(|(name, device)| match device {
+        Ok(device) => format!("  {name:<8} {}", device.describe()),
+        Err(Error::MissingFeature { feature }) => format!("  {name:<8} not in this build: build with --features {feature}"),
+        Err(error) => format!("  {name:<8} {error}"),
+    }));
+    print(lines.join("\n"))
 }

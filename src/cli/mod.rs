@@ -5,7 +5,9 @@
 
 mod conformance;
 mod info;
+mod run;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error as _;
@@ -14,7 +16,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use warpconv::{Device, Error, Result};
+use warpconv::io::TensorFile;
+use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result};
 
 /// How a command ended, when it did not end in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Info(info::Args),
     Conformance(conformance::Args),
 }
@@ -67,6 +71,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
 /// The program.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => run::execute(args),
         Command::Info(args) => info::execute(args),
         Command::Conformance(args) => conformance::execute(args),
     };
@@ -142,6 +147,88 @@ pub fn progress(length: usize, what: &'static str) -> ProgressBar {
 /// [`Error::Io`].
 pub fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
+}
+
+/// Reads a layer's operation and attributes, `{"op": ..., "attrs": {...}}`.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Parse`], which names the file.
+pub fn read_layer(path: &Path) -> Result<LayerSpec> {
+    LayerSpec::from_json(&read_text(path)?).map_err(|error| match error {
+        Error::Parse { message, .. } => Error::Parse { source_name: path.display().to_string(), message },
+        other => other,
+    })
+}
+
+/// The layer of `spec` with all parameters of a safetensors file.
+///
+/// # Errors
+/// As [`TensorFile::open`] and [`AnyLayer::new`].
+pub fn layer_from_files(spec: LayerSpec, weights: &Path) -> Result<AnyLayer> {
+    let file = TensorFile::open(weights)?;
+    let parameters = file.names().map(|name| Ok((name.to_string(), file.parameter(name)?)));
+    AnyLayer::new(spec, parameters.collect::<Result<_>>()?)
+}
+
+/// For an option that takes one dtype.
+pub fn dtype_parser() -> impl TypedValueParser<Value = DType> {
+    let parse = |name: String| *DType::ALL.iter().find(|dtype| dtype.name() == name).expect("one of the possible values");
+    PossibleValuesParser::new(DType::ALL.map(DType::name)).map(parse)
+}
+
+/// For an option that takes one memory format.
+pub fn format_parser() -> impl TypedValueParser<Value = MemoryFormat> {
+    PossibleValuesParser::new(["contiguous", "channels-last"]).map(|name| match name.as_str() {
+        "contiguous" => MemoryFormat::Contiguous,
+        _ => MemoryFormat::ChannelsLast,
+    })
+}
+
+/// `--dtype` and `--format`, for the commands that run several of them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct VariantArgs {
+    /// Dtypes to run
+    #[arg(long, value_enum, default_value = "all")]
+    dtype: DTypes,
+    /// Memory formats to run
+    #[arg(long, value_enum, default_value = "all")]
+    format: Formats,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum DTypes {
+    F32,
+    F16,
+    Bf16,
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Formats {
+    Contiguous,
+    ChannelsLast,
+    All,
+}
+
+impl VariantArgs {
+    /// The dtypes asked for.
+    pub fn dtypes(&self) -> &'static [DType] {
+        match self.dtype {
+            DTypes::F32 => &[DType::F32],
+            DTypes::F16 => &[DType::F16],
+            DTypes::Bf16 => &[DType::Bf16],
+            DTypes::All => &DType::ALL,
+        }
+    }
+
+    /// The formats asked for.
+    pub fn formats(&self) -> &'static [MemoryFormat] {
+        match self.format {
+            Formats::Contiguous => &[MemoryFormat::Contiguous],
+            Formats::ChannelsLast => &[MemoryFormat::ChannelsLast],
+            Formats::All => &MemoryFormat::ALL,
+        }
+    }
 }
 
 /// `--device`, for every command that runs kernels.

@@ -1,0 +1,153 @@
+//! `warpconv run`: one layer on the user's data.
+
+use super::{DeviceArgs, Verdict, dtype_parser, format_parser, layer_from_files, print, print_json, read_layer};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use warpconv::geometry::rank4;
+use warpconv::io::{TensorFile, save};
+use warpconv::{
+    AnyLayer, AnyTensor, DType, Device, Element, Error, Explanation, Inputs, Layer, LayerSpec, MemoryFormat, PlanRequest, Result, Shape,
+    Stream, Tensor, Workspace, half,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  warpconv run --layer layer.json --weights w.safetensors --input x.safetensors \\
+               --output y.safetensors
+  warpconv run --layer layer.json --weights w.safetensors --input x.safetensors \\
+               --output y.safetensors --dtype f16 --format channels-last --device cuda:0
+
+layer.json holds the operation and its attributes:
+  {\"op\": \"conv2d\", \"attrs\": {\"stride\": 2, \"padding\": [1, 1, 1, 1], \"activation\": \"relu\"}}
+
+The weights are named as the layer's parameters, the inputs as its inputs:
+  conv2d   weight [C_out, C_in / groups, kh, kw], bias [C_out], slope [C_out]; x [N, C, H, W], residual
+
+A file with a single tensor is taken as x, whatever its name. The output file holds y, in NCHW order.";
+
+/// Run a layer on tensors from safetensors files
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The layer's operation and attributes
+    #[arg(long, value_name = "LAYER.json")]
+    layer: PathBuf,
+    /// The layer's parameters
+    #[arg(long, value_name = "W.safetensors")]
+    weights: PathBuf,
+    /// The layer's inputs
+    #[arg(long, value_name = "X.safetensors")]
+    input: PathBuf,
+    /// Where the result goes; written whole or not at all
+    #[arg(long, value_name = "Y.safetensors")]
+    output: PathBuf,
+    /// Dtype of the computation and of the result [default: that of x; f32 for an x in f64]
+    #[arg(long, value_parser = dtype_parser())]
+    dtype: Option<DType>,
+    /// Memory format in which the kernel reads and writes
+    #[arg(long, value_parser = format_parser(), default_value = "contiguous")]
+    format: MemoryFormat,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The inputs in a file, by the layer's names.
+struct InputFile {
+    file: TensorFile,
+    /// The layer's name of an input, and the file's.
+    names: Vec<(&'static str, String)>,
+}
+
+impl InputFile {
+    fn open(path: &PathBuf, spec: &LayerSpec) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let known = spec.signature().inputs;
+        let mut names = Vec::new();
+        let single = file.names().count() == 1;
+        for name in file.names() {
+            match known.iter().find(|known| **known == name) {
+                Some(input) => names.push((*input, name.to_string())),
+                None if single => names.push((known[0], name.to_string())),
+                None => return Err(Error::UnexpectedTensor { op: spec.op(), name: name.into(), known: known.join(", ") }),
+            }
+        }
+        for (input, name) in &names {
+            rank4(input, file.shape(name)?)?;
+        }
+        Ok(Self { file, names })
+    }
+
+    fn dtype(&self) -> Result<DType> {
+        let x = self.names.iter().find(|(input, _)| *input == "x");
+        Ok(x.map(|(_, name)| self.file.dtype(name)).transpose()?.flatten().unwrap_or(DType::F32))
+    }
+}
+
+/// What a run leaves.
+struct Outcome {
+    y: AnyTensor,
+    explanation: Explanation,
+    x: Shape,
+    planning: Duration,
+    running: Duration,
+}
+
+fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, device: &Device) -> Result<Outcome> {
+    let load = |(input, name): &(&'static str, String)| {
+        let tensor = inputs.file.tensor::<T>(name, device)?;
+        Ok((*input, if format == MemoryFormat::Contiguous { tensor } else { tensor.to_format(format)? }))
+    };
+    let tensors = inputs.names.iter().map(load).collect::<Result<BTreeMap<&str, Tensor<T>>>>()?;
+    let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+    let inputs = Inputs::from_named(&layer.spec(), &views)?;
+    let x = inputs.x.shape();
+    let start = Instant::now();
+    let plan = layer.plan::<T>(device, &PlanRequest::new(x).format(format))?;
+    let mut y = Tensor::zeros(device, plan.output_shape(), format)?;
+    device.synchronize()?;
+    let planning = start.elapsed();
+    let start = Instant::now();
+    plan.run(&inputs, &mut y, Workspace::none(), &Stream::default_of(device))?;
+    device.synchronize()?;
+    let running = start.elapsed();
+    Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
+}
+
+pub fn execute(args: Args) -> Result<Verdict> {
+    let spec = read_layer(&args.layer)?;
+    let layer = layer_from_files(spec, &args.weights)?;
+    let inputs = InputFile::open(&args.input, &spec)?;
+    let dtype = args.dtype.map_or_else(|| inputs.dtype(), Ok)?;
+    let device = args.device.device()?;
+    let outcome = match dtype {
+        DType::F32 => run::<f32>(&layer, &inputs, args.format, &device),
+        DType::F16 => run::<half::f16>(&layer, &inputs, args.format, &device),
+        DType::Bf16 => run::<half::bf16>(&layer, &inputs, args.format, &device),
+    }?;
+    save(&args.output, &[("y", &outcome.y)])?;
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let (kernel, shape) = (outcome.explanation.kernel, outcome.y.shape());
+    if args.json {
+        print_json(&json!({
+            "device": device.to_string(), "op": spec.op(), "dtype": dtype, "format": args.format, "x": outcome.x, "y": shape,
+            "kernel": kernel, "plan_ms": milliseconds(outcome.planning), "run_ms": milliseconds(outcome.running),
+            "output": args.output,
+        }))?;
+    } else {
+        print(format_args!(
+            "{}: x {:?} to y {shape:?}, {dtype} {}, by {kernel} in {:.3} ms (planned in {:.3} ms), in {}",
+            spec.op(),
+            outcome.x,
+            args.format,
+            milliseconds(outcome.running),
+            milliseconds(outcome.planning),
+            args.output.display(),
+        ))?;
+    }
+    Ok(Verdict::Passed)
+}
