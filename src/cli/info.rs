@@ -9,7 +9,7 @@ use warpconv::analysis::{LayerReport, Operands, analyse};
 use warpconv::geometry::elements;
 use warpconv::{
     Activation, AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result,
-    Shape, half,
+    Shape, build_info, half,
 };
 
 const EXAMPLES: &str = "\
@@ -171,7 +171,8 @@ fn devices() -> Vec<(String, Result<Device>)> {
 }
 
 fn show_machine(as_json: bool) -> Result<()> {
-    let devices = devices();
+    let (devices, build) = (devices(), build_info());
+    let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     if as_json {
         let devices = devices.iter().map(|(name, device)| match device {
             Ok(device) => {
@@ -179,14 +180,15 @@ fn show_machine(as_json: bool) -> Result<()> {
                 json!({
                     "device": name, "name": p.name, "multiprocessors": p.multiprocessors,
                     "shared_bytes_per_block": p.shared_bytes_per_block,
-                    "compute_capability": format!("{}.{}", p.compute_capability.0, p.compute_capability.1),
+                    "compute_capability": version(p.compute_capability),
                 })
             }
             Err(error) => json!({ "device": name, "unavailable": error.to_string() }),
         });
         let (devices, features): (Vec<Value>, Vec<_>) = (devices.collect(), features().collect());
         return print_json(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "features": features, "operations": LayerSpec::OPS, "devices": devices,
+            "version": build.version, "features": features, "operations": LayerSpec::OPS, "devices": devices,
+            "host_variants": build.host_variants, "nvcc": build.nvcc.map(version), "cuda_code": build.cuda_code,
         }));
     }
     let mut lines =
