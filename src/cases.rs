@@ -1,8 +1,9 @@
 //! Problems that are hard on kernels: random ones with an awkwardness each, labelled with why it is awkward. `warpconv verify`
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
+use crate::geometry::ConvGeometry;
 use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding};
-use crate::{DType, Shape};
+use crate::{DType, Result, Shape};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -257,6 +258,21 @@ impl Problem {
         conv.problem(kind.name, activation, &mut rng)
     }
 
+    /// The shape of its output.
+    ///
+    /// # Errors
+    /// When the parts of the problem do not fit one another.
+    pub fn output_shape(&self) -> Result<Shape> {
+        let LayerSpec::Conv2d(spec) = self.layer;
+        Ok(ConvGeometry::conv2d(&spec, self.x, self.weight)?.output_shape())
+    }
+
+    /// Whether its activation takes a slope for each output channel.
+    pub fn needs_slope(&self) -> bool {
+        let LayerSpec::Conv2d(spec) = self.layer;
+        spec.activation == Activation::Prelu
+    }
+
     /// Simpler problems that may fail in the same way, the simplest first: smaller sizes, fewer attributes.
     pub fn simpler(&self) -> Vec<Problem> {
         let LayerSpec::Conv2d(spec) = self.layer;
@@ -265,7 +281,7 @@ impl Problem {
             let (mut problem, mut attributes) = (self.clone(), spec);
             change(&mut problem, &mut attributes);
             problem.layer = LayerSpec::Conv2d(attributes);
-            if problem != *self && crate::geometry::ConvGeometry::conv2d(&attributes, problem.x, problem.weight).is_ok() {
+            if problem != *self && problem.output_shape().is_ok() {
                 out.push(problem);
             }
         };
@@ -359,7 +375,6 @@ impl Conv {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::ConvGeometry;
 
     #[test]
     fn every_problem_is_valid_and_small_and_its_own_json() {

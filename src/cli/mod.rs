@@ -6,6 +6,7 @@
 mod conformance;
 mod info;
 mod run;
+mod verify;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Verify(verify::Args),
     Info(info::Args),
     Conformance(conformance::Args),
 }
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::execute(args),
         Command::Info(args) => info::execute(args),
+        Command::Verify(args) => verify::execute(args),
         Command::Conformance(args) => conformance::execute(args),
     };
     match result {
