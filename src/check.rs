@@ -6,21 +6,13 @@ use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
 use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Workspace};
 use crate::numerics::{Contract, Report, on_exact_grid};
+use crate::reference::Array;
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// A tensor's values in row-major order, of any rank.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Array {
-    /// The shape.
-    pub shape: Vec<usize>,
-    /// As many values as the shape has elements.
-    pub values: Vec<f64>,
-}
 
 /// Tensors by name, as [`LayerSpec::signature`] lists the names.
 pub type Arrays = BTreeMap<String, Array>;
@@ -141,10 +133,9 @@ impl Case {
         let (layer, inputs) = build(spec, tensors)?;
         let parameters = spec.signature().parameters;
         // bias and slope, the vectors, stay f32 in every dtype
-        let weights = tensors.iter().filter(|(name, array)| parameters.contains(&name.as_str()) && array.shape.len() > 1);
-        check_length("scale", &output.shape, scale.len())?;
-        check_length("output", &output.shape, output.values.len())?;
-        let on_grid = tensors.values().all(|array| on_exact_grid(&array.values));
+        let weights = tensors.iter().filter(|(name, array)| parameters.contains(&name.as_str()) && array.shape().len() > 1);
+        check_length("scale", output.shape(), scale.len())?;
+        let on_grid = tensors.values().all(|array| on_exact_grid(array.data()));
         let weights = weights.map(|(_, array)| array.clone()).collect();
         let (ref_atol, coord_atol, x_margin, y_margin) = (0.0, 0.0, [0, 0], [0, 0]);
         Ok(Self { layer, inputs, weights, output, scale, ref_atol, coord_atol, x_margin, y_margin, on_grid })
@@ -185,8 +176,8 @@ impl Case {
             Err(failure) => return vec![run("", Err(failure))],
         };
         let shape = plan.output_shape();
-        if shape[..] != self.output.shape {
-            let failure = Failure::Shape { got: shape.to_vec(), expected: self.output.shape.clone() };
+        if shape[..] != *self.output.shape() {
+            let failure = Failure::Shape { got: shape.to_vec(), expected: self.output.shape().to_vec() };
             return vec![run(plan.explain().kernel, Err(failure))];
         }
         let chosen = plan.explain().kernel;
@@ -199,7 +190,7 @@ impl Case {
             let request = request.clone().kernel(name);
             let outcome = catch_failure(|| {
                 let y = self.run(&inputs, &request, shape, device)?;
-                let report = contract.check(&y, &self.output.values, &self.scale).map_err(Failure::Error)?;
+                let report = contract.check(&y, self.output.data(), &self.scale).map_err(Failure::Error)?;
                 if let Some(worst) = report.worst.filter(|_| !report.passed()) {
                     return Err(Failure::Values { report, position: position(worst.index, shape) });
                 }
@@ -216,7 +207,7 @@ impl Case {
     /// What the contract demands in a dtype.
     fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
         let operands = self.inputs.iter().map(|(_, array)| array).chain(&self.weights);
-        let holds = |array: &Array| array.values.iter().all(|&v| v.is_nan() || dtype.round(v) == v);
+        let holds = |array: &Array| array.data().iter().all(|&v| v.is_nan() || dtype.round(v) == v);
         let rounded = operands.filter(|array| !holds(array)).count();
         let contract = self.layer.contract(dtype, x)?;
         let exact = contract.exact && self.on_grid && rounded == 0;
@@ -231,14 +222,14 @@ impl Case {
     /// The result of one plan, in NCHW order, computed into memory that holds NaN.
     fn run<T: Element>(&self, inputs: &Placed<T>, request: &PlanRequest, shape: Shape, device: &Device) -> Result<Vec<f32>, Failure> {
         let plan = self.layer.plan::<T>(device, request).map_err(Failure::Error)?;
-        let poison = Array { shape: shape.to_vec(), values: vec![f64::NAN; elements(&shape).map_err(Failure::Error)?] };
+        let poison = Array::zeros(shape).map_err(Failure::Error)?.map(|_| f64::NAN);
         let (mut y, channels) = place::<T>("y", &poison, plan.output_format(), self.y_margin, device).map_err(Failure::Error)?;
         let mut run = || {
             plan.run(&inputs.of(&self.layer)?, y.channels_mut(channels.clone())?, Workspace::none(), &Stream::default_of(device))?;
             y.to_vec()
         };
         let wide = run().map_err(Failure::Error)?;
-        let mut values = Vec::with_capacity(poison.values.len());
+        let mut values = Vec::with_capacity(poison.data().len());
         for (index, value) in wide.into_iter().enumerate() {
             let position = position(index, y.shape());
             if channels.contains(&position[1]) {
@@ -296,8 +287,8 @@ fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static s
     let names = spec.signature().inputs;
     let mut parameters = BTreeMap::new();
     for (name, array) in tensors.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
-        let values: Vec<f32> = array.values.iter().map(|&v| v as f32).collect();
-        parameters.insert(name.clone(), Parameter::new(&array.shape, &values)?);
+        let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
+        parameters.insert(name.clone(), Parameter::new(array.shape(), &values)?);
     }
     let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
     Ok((AnyLayer::new(spec, parameters)?, inputs))
@@ -337,14 +328,13 @@ fn place<T: Element>(
     margin: [usize; 2],
     device: &Device,
 ) -> Result<(Tensor<T>, Range<usize>)> {
-    let [n, c, h, w] = rank4(name, &array.shape)?;
-    check_length(name, &array.shape, array.values.len())?;
+    let [n, c, h, w] = rank4(name, array.shape())?;
     let [before, after] = margin;
     let (wide, image) = ([n, before + c + after, h, w], c * h * w);
     let mut values = Vec::with_capacity(elements(&wide)?);
     for index in 0..n {
         values.resize(values.len() + before * h * w, T::from_f32(f32::NAN));
-        values.extend(array.values[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
+        values.extend(array.data()[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
         values.resize(values.len() + after * h * w, T::from_f32(f32::NAN));
     }
     let tensor = Tensor::from_slice(device, wide, &values)?;
@@ -388,17 +378,24 @@ mod tests {
     /// A 3x3 filter of ones on an image of ones: every output counts the taps that hit the image.
     fn box_filter(x: Shape) -> (Arrays, Array) {
         let [n, c, h, w] = x;
-        let ones = |shape: &[usize]| Array { shape: shape.to_vec(), values: vec![1.0; shape.iter().product()] };
+        let ones = |shape: &[usize]| Array::zeros(shape).unwrap().map(|_| 1.0);
         let tensors = BTreeMap::from([("x".to_string(), ones(&x)), ("weight".to_string(), ones(&[2, c, 3, 3]))]);
         let hits = |i: usize, size: usize| (i.saturating_sub(1)..=i + 1).filter(|&j| j < size).count();
         let counts = (0..n * 2 * h * w).map(|i| (c * hits(i / w % h, h) * hits(i % w, w)) as f64).collect();
-        (tensors, Array { shape: vec![n, 2, h, w], values: counts })
+        (tensors, Array::new([n, 2, h, w], counts).unwrap())
+    }
+
+    /// With one element changed.
+    fn at(index: usize, array: &Array, change: impl Fn(f64) -> f64) -> Array {
+        let mut data = array.data().to_vec();
+        data[index] = change(data[index]);
+        Array::new(array.shape(), data).unwrap()
     }
 
     fn case(change: impl FnOnce(&mut Arrays, &mut Array)) -> Case {
         let (mut tensors, mut output) = box_filter([2, 3, 4, 5]);
         change(&mut tensors, &mut output);
-        let scale = output.values.clone();
+        let scale = output.data().to_vec();
         Case::new(LayerSpec::from_json(LAYER).unwrap(), &tensors, output, scale).unwrap()
     }
 
@@ -429,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_wrong_element_is_found() {
-        let wrong = case(|_, output| output.values[47] += 1.0);
+        let wrong = case(|_, output| *output = at(47, output, |v| v + 1.0));
         for run in check(&wrong, Kernels::All) {
             let failure = run.outcome.unwrap_err();
             assert!(matches!(failure, Failure::Values { report: Report { failures: 1, .. }, position: [1, 0, 1, 2] }), "{failure:?}");
@@ -440,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_wrong_shape_is_found() {
-        let wrong = case(|_, output| output.shape = vec![2, 2, 5, 4]);
+        let wrong = case(|_, output| *output = Array::new([2, 2, 5, 4], output.data().to_vec()).unwrap());
         assert!(check(&wrong, Kernels::Chosen).iter().all(|run| matches!(run.outcome, Err(Failure::Shape { .. }))));
     }
 
@@ -448,8 +445,9 @@ mod tests {
     fn inputs_that_a_dtype_does_not_hold_widen_the_bound() {
         // 0.3 is no f16: 9 * 3 * (its rounding) is far beyond the accumulation's bound
         let rounded = case(|tensors, output| {
-            tensors.get_mut("x").unwrap().values.fill(f64::from(0.3f32));
-            output.values.iter_mut().for_each(|v| *v *= f64::from(0.3f32));
+            let scaled = |array: &Array| array.map(|v| v * f64::from(0.3f32));
+            tensors.insert("x".into(), scaled(&tensors["x"]));
+            *output = scaled(output);
         });
         for run in check(&rounded, Kernels::Chosen) {
             let report = run.outcome.unwrap();
@@ -465,11 +463,9 @@ mod tests {
         assert!(matches!(attempt(LAYER, &tensors), Err(Failure::Accepted)));
         let zero_stride = r#"{"op": "conv2d", "attrs": {"stride": [0, 1]}}"#;
         assert!(matches!(attempt(zero_stride, &tensors), Ok(Error::Attribute { name: "stride", .. })));
-        tensors.insert("residual".into(), Array { shape: vec![1, 2, 4, 3], values: vec![0.0; 24] });
+        tensors.insert("residual".into(), Array::zeros([1, 2, 4, 3]).unwrap());
         assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Shape { name: "residual", .. })));
-        tensors.get_mut("residual").unwrap().values.pop();
-        assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Length { name: "residual", .. })));
-        tensors.get_mut("x").unwrap().shape = vec![3, 4, 4];
+        tensors.insert("x".into(), Array::zeros([3, 4, 4]).unwrap());
         assert!(matches!(attempt(LAYER, &tensors), Ok(Error::Rank { name: "x", .. })));
     }
 

@@ -15,13 +15,14 @@ pub fn rank4(name: &'static str, shape: &[usize]) -> Result<Shape> {
 /// Elements of a shape.
 ///
 /// # Errors
-/// [`Error::Overflow`] when their number, or their size in bytes at 8 bytes each, does not fit 63 bits.
+/// [`Error::Overflow`] when their number, or their size in bytes at 8 bytes each, does not fit 63 bits. Sizes of 0 count as 1
+/// there, so that the strides of an empty tensor fit too.
 pub fn elements(shape: &[usize]) -> Result<usize> {
-    shape
-        .iter()
-        .try_fold(1usize, |product, &size| product.checked_mul(size))
-        .filter(|&count| count <= isize::MAX as usize / 8)
-        .map_or_else(|| Err(Error::Overflow { what: "the number of elements", values: format!("shape {shape:?}") }), Ok)
+    let extent = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size.max(1)));
+    if extent.is_none_or(|count| count > isize::MAX as usize / 8) {
+        return Err(Error::Overflow { what: "the number of elements", values: format!("shape {shape:?}") });
+    }
+    Ok(shape.iter().product())
 }
 
 /// The extent of a dilated kernel, `dilation * (kernel - 1) + 1`: its receptive field on its own input.
@@ -198,7 +199,8 @@ mod tests {
         let axis = Axis { input: 8, padding: [0, 0], kernel: usize::MAX, stride: 1, dilation: 3 };
         assert!(matches!(axis.conv_output("width"), Err(Error::Overflow { .. })));
         assert!(elements(&[1 << 31, 1 << 31, 2, 1]).is_err());
-        assert_eq!(elements(&[0, usize::MAX]).unwrap(), 0);
+        assert!(elements(&[0, usize::MAX, 2]).is_err());
+        assert_eq!(elements(&[0, 1 << 40]).unwrap(), 0);
         // an empty batch makes x, y and the multiply-adds small, whatever the weight
         let spec = Conv2dSpec::default();
         let huge = 1 << 31;

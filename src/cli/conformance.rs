@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use warpconv::check::{Array, Arrays, Case, Failure, Kernels, Run, refusal};
+use warpconv::check::{Arrays, Case, Failure, Kernels, Run, refusal};
 use warpconv::io::TensorFile;
+use warpconv::reference::Array;
 use warpconv::{Device, Error, LayerSpec, Result};
 
 const EXAMPLES: &str = "\
@@ -116,7 +117,7 @@ impl Entry {
 }
 
 fn array(file: &TensorFile, key: &str) -> Result<Array> {
-    Ok(Array { shape: file.shape(key)?.to_vec(), values: file.values(key)? })
+    Array::new(file.shape(key)?, file.values(key)?)
 }
 
 /// A way in which a case failed.

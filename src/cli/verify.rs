@@ -83,7 +83,7 @@ impl Args {
         for dtype in DType::ALL {
             let tensors = tensors(problem, dtype)?;
             let (output, scale) = layer(&problem.layer, &tensors)?;
-            let case = Case::new(problem.layer, &tensors, output, scale)?.margins(problem.x_margin, problem.y_margin);
+            let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
             for x in MemoryFormat::ALL {
                 for y in MemoryFormat::ALL {
                     runs.extend(case.check(dtype, x, y, Kernels::All, device));
@@ -171,7 +171,13 @@ pub fn execute(args: Args) -> Result<Verdict> {
         let smallest = args.shrink(problem, &device);
         let smallest_runs = args.check(&smallest, &device)?;
         let repeat = format!("warpconv verify --device {device} --case '{}'", json!(smallest));
-        let lines = format!("FAILED {}/{}: {}\n  smallest: {}\n  repeat: {repeat}", problem.layer.op(), problem.kind, describe(&runs), describe(&smallest_runs));
+        let lines = format!(
+            "FAILED {}/{}: {}\n  smallest: {}\n  repeat: {repeat}",
+            problem.layer.op(),
+            problem.kind,
+            describe(&runs),
+            describe(&smallest_runs)
+        );
         if !args.json {
             bar.suspend(|| print(lines))?;
         }
@@ -181,7 +187,10 @@ pub fn execute(args: Args) -> Result<Verdict> {
     if passed + failed == 0 {
         let filter = args.filter.as_ref().map_or("", Regex::as_str);
         let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
-        return Err(Error::Parse { source_name: format!("--filter {filter:?}"), message: format!("matches no run; the kinds are {}", kinds.join(", ")) });
+        return Err(Error::Parse {
+            source_name: format!("--filter {filter:?}"),
+            message: format!("matches no run; the kinds are {}", kinds.join(", ")),
+        });
     }
     if args.json {
         let table: Vec<_> = kernels
@@ -189,7 +198,9 @@ pub fn execute(args: Args) -> Result<Verdict> {
             .map(|(name, t)| json!({ "kernel": name, "passed": t.passed, "failed": t.failed, "bit_for_bit": t.exact, "worst": t.worst }))
             .collect();
         let seed = args.checker.seed();
-        print_json(&json!({ "device": device.to_string(), "seed": seed, "passed": passed, "failed": failed, "kernels": table, "failures": failures }))?;
+        print_json(
+            &json!({ "device": device.to_string(), "seed": seed, "passed": passed, "failed": failed, "kernels": table, "failures": failures }),
+        )?;
     } else {
         print(format_args!("{:<36} {:>9} {:>9} {:>12} {:>16}", "kernel", "passed", "failed", "bit for bit", "worst / bound"))?;
         for (name, t) in &kernels {

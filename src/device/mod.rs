@@ -70,6 +70,7 @@ impl Operand {
 }
 
 /// One launch of a kernel.
+#[cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
 pub(crate) struct Launch<'a> {
     pub kernel: &'a Kernel,
     pub grid: [u32; 3],

@@ -33,3 +33,29 @@ pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
+
+use crate::error::{Error, Result};
+use crate::layers::LayerSpec;
+use std::collections::BTreeMap;
+
+/// The result of a layer of any kind and its scale, from its spec and its tensors by name, as [`LayerSpec::signature`] lists
+/// them.
+///
+/// # Errors
+/// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`]; what the operation itself refuses.
+pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Array, Array)> {
+    let (op, signature) = (spec.op(), spec.signature());
+    let known: Vec<&str> = signature.parameters.iter().chain(signature.inputs).copied().collect();
+    if let Some(name) = tensors.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(Error::UnexpectedTensor { op, name: name.clone(), known: known.join(", ") });
+    }
+    let optional = |name: &str| tensors.get(name);
+    let needed = |name: &str| optional(name).ok_or_else(|| Error::MissingTensor { op, name: name.into(), available: String::new() });
+    match spec {
+        LayerSpec::Conv2d(spec) => {
+            let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+            let y = conv2d(spec, x, weight, bias, optional("slope"), residual)?;
+            Ok((y, conv2d_scale(spec, x, weight, bias, residual)?))
+        }
+    }
+}
