@@ -1,13 +1,15 @@
 //! Problems that are hard on kernels: random ones with an awkwardness each, labelled with why it is awkward. `warpconv verify`
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
-use crate::geometry::ConvGeometry;
+use crate::geometry::{ConvGeometry, elements};
 use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding};
+use crate::reference::Array;
 use crate::{DType, Result, Shape};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What the tensors of a [`Problem`] hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,9 +270,33 @@ impl Problem {
     }
 
     /// Whether its activation takes a slope for each output channel.
-    pub fn needs_slope(&self) -> bool {
+    fn needs_slope(&self) -> bool {
         let LayerSpec::Conv2d(spec) = self.layer;
         spec.activation == Activation::Prelu
+    }
+
+    /// Its tensors by name, rounded to what kernels of a dtype read. Bias and slope are f32 in every dtype.
+    ///
+    /// # Errors
+    /// When the parts of the problem do not fit one another.
+    pub fn tensors(&self, dtype: DType) -> Result<BTreeMap<String, Array>> {
+        let output = self.output_shape()?;
+        let channels = vec![output[1]];
+        let mut shapes = vec![("x", self.x.to_vec(), dtype), ("weight", self.weight.to_vec(), dtype)];
+        if self.bias {
+            shapes.push(("bias", channels.clone(), DType::F32));
+        }
+        if self.needs_slope() {
+            shapes.push(("slope", channels, DType::F32));
+        }
+        if self.residual {
+            shapes.push(("residual", output.to_vec(), dtype));
+        }
+        let array = |(name, shape, dtype): (&str, Vec<usize>, DType)| {
+            let values = self.values(name, elements(&shape)?, dtype);
+            Ok((name.to_string(), Array::from_slice(shape, &values)?))
+        };
+        shapes.into_iter().map(array).collect()
     }
 
     /// Simpler problems that may fail in the same way, the simplest first: smaller sizes, fewer attributes.
@@ -325,7 +351,7 @@ impl Problem {
     /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly. The layer's own parameters stay finite:
     /// whether a kernel multiplies padding's zeros with the weight or leaves the product out is not specified, and shows only
     /// where a weight is infinite or NaN.
-    pub fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
+    fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
         let subnormal = dtype.smallest_subnormal() as f32;

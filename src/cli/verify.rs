@@ -5,9 +5,8 @@ use regex::Regex;
 use serde_json::json;
 use std::collections::BTreeMap;
 use warpconv::cases::{KINDS, Problem};
-use warpconv::check::{Arrays, Case, Kernels, Run};
-use warpconv::geometry::elements;
-use warpconv::reference::{Array, layer};
+use warpconv::check::{Case, Kernels, Run};
+use warpconv::reference::layer;
 use warpconv::{DType, Device, Error, MemoryFormat, Result};
 
 const EXAMPLES: &str = "\
@@ -55,33 +54,12 @@ struct Tally {
     worst: f64,
 }
 
-/// The tensors of a problem, rounded to what kernels of a dtype read. Bias and slope are f32 in every dtype.
-fn tensors(problem: &Problem, dtype: DType) -> Result<Arrays> {
-    let output = problem.output_shape()?;
-    let c_out = vec![output[1]];
-    let mut shapes = vec![("x", problem.x.to_vec(), dtype), ("weight", problem.weight.to_vec(), dtype)];
-    if problem.bias {
-        shapes.push(("bias", c_out.clone(), DType::F32));
-    }
-    if problem.needs_slope() {
-        shapes.push(("slope", c_out, DType::F32));
-    }
-    if problem.residual {
-        shapes.push(("residual", output.to_vec(), dtype));
-    }
-    let array = |(name, shape, dtype): (&str, Vec<usize>, DType)| {
-        let values = problem.values(name, elements(&shape)?, dtype);
-        Ok((name.to_string(), Array::from_slice(shape, &values)?))
-    };
-    shapes.into_iter().map(array).collect()
-}
-
 impl Args {
     /// Every run of a problem that the filter lets through.
     fn check(&self, problem: &Problem, device: &Device) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         for dtype in DType::ALL {
-            let tensors = tensors(problem, dtype)?;
+            let tensors = problem.tensors(dtype)?;
             let (output, scale) = layer(&problem.layer, &tensors)?;
             let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
             for x in MemoryFormat::ALL {
