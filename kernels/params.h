@@ -55,6 +55,20 @@ typedef struct ConvParams {
     EpilogueParams epilogue;
 } ConvParams;
 
+// conv_grouped.cu: how a block works.
+typedef struct ConvGroupedParams {
+    ConvParams conv;
+    int32_t tile_h, tile_w;          // output pixels of a block
+    int32_t patch_h, patch_w;        // input pixels that they see, taps between the dilated ones included
+    int32_t pixel_bytes, row_bytes;  // distances in the patch in shared memory
+    int32_t block_groups;            // groups of a block
+    int32_t group_quads;             // quads of 4 input channels of a group, the last one padded with zeros
+    int32_t row_slots;               // slots for the quads of a kernel row, a multiple of 4 where rows are padded
+    int32_t steps;                   // of 4 slots: the k16 of one MMA
+    int32_t n_tiles;                 // of 8 output channels of a group, the last one padded with zeros
+    int32_t reserved;
+} ConvGroupedParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -77,6 +91,7 @@ static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
 static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvGroupedParams) == 248, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

@@ -1,8 +1,8 @@
 //! Conv2d's kernels: the choice among the families, and the launch that they share.
 
-use super::params::{ConvGeometryParams, ConvParams};
+use super::params::{ConvGeometryParams, ConvGroupedParams, ConvParams};
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, find, operand, tensor4, to_i32};
-use crate::device::{Access, Operand, Properties};
+use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Explanation, Inputs, Parameter, Plan, PlanRequest, Residual};
@@ -19,15 +19,53 @@ pub(crate) const MAX_GRID_Y: usize = 65_535;
 pub(crate) struct Problem<'a> {
     pub geometry: ConvGeometry,
     pub dtype: DType,
+    #[allow(dead_code)]
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
+    pub kind: DeviceKind,
     pub device: &'a Properties,
+}
+
+/// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
+struct Family<T> {
+    name: &'static str,
+    cost: fn(&KernelInfo, &Problem<'_>) -> Result<f64, String>,
+    prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
+}
+
+fn families<T: Element>() -> [Family<T>; 1] {
+    [Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare }]
+}
+
+/// The parameter struct of a kernel: what all of them take, and what a family adds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KernelParams {
+    Conv(ConvParams),
+    #[allow(dead_code)]
+    Grouped(ConvGroupedParams),
+}
+
+impl Default for KernelParams {
+    fn default() -> Self {
+        KernelParams::Conv(ConvParams::default())
+    }
+}
+
+impl KernelParams {
+    fn conv(&mut self) -> &mut ConvParams {
+        match self {
+            KernelParams::Conv(params) => params,
+            KernelParams::Grouped(params) => &mut params.conv,
+        }
+    }
 }
 
 /// What a family prepares for one kernel: how it is launched and how it wants its weight.
 pub(crate) struct Prepared<T> {
     pub grid: [u32; 3],
     pub shared_bytes: u32,
+    /// Only what the family adds is filled in.
+    pub params: KernelParams,
     /// Bytes to which the addresses and strides of x and y must be aligned. Where a view's are not, `run` takes the cheapest
     /// candidate that needs no more than an element's.
     pub alignment: usize,
@@ -47,14 +85,20 @@ pub(crate) fn plan<T: Element>(
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
     let params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
-    let problem =
-        Problem { geometry, dtype: T::DTYPE, x_format: request.x_format, y_format: request.y_format, device: device.properties() };
-    let (info, choices) = choose("conv2d", request.kernel.as_deref(), candidates(&problem))?;
+    let problem = Problem {
+        geometry,
+        dtype: T::DTYPE,
+        x_format: request.x_format,
+        y_format: request.y_format,
+        kind: device.kind(),
+        device: device.properties(),
+    };
+    let (info, choices) = choose("conv2d", request.kernel.as_deref(), candidates::<T>(&problem))?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
-        let params = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
-        let Prepared { grid, shared_bytes, alignment, .. } = prepared;
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params, weights })
+        let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
+        *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights })
     };
     let chosen = ready(info, prepare(info, &problem))?;
     let mut note = String::new();
@@ -84,12 +128,16 @@ pub(crate) fn plan<T: Element>(
 }
 
 /// Every kernel that can compute a Conv2d, with its estimated cost or the reason why it does not apply.
-fn candidates(problem: &Problem<'_>) -> Vec<Choice> {
-    super::family(conv_direct::FAMILY).map(|kernel| Choice { kernel: kernel.name, verdict: conv_direct::cost(kernel, problem) }).collect()
+fn candidates<T: Element>(problem: &Problem<'_>) -> Vec<Choice> {
+    let choices = |family: Family<T>| {
+        super::family(family.name).map(move |kernel| Choice { kernel: kernel.name, verdict: (family.cost)(kernel, problem) })
+    };
+    families::<T>().into_iter().flat_map(choices).collect()
 }
 
 fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    conv_direct::prepare(kernel, problem)
+    let family = families::<T>().into_iter().find(|family| family.name == kernel.family);
+    (family.expect("a candidate is of one of the families").prepare)(kernel, problem)
 }
 
 /// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
@@ -128,7 +176,7 @@ struct Ready {
     grid: [u32; 3],
     shared_bytes: u32,
     alignment: usize,
-    params: ConvParams,
+    params: KernelParams,
     weights: Arc<Packed>,
 }
 
@@ -157,7 +205,8 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             _ => &self.chosen,
         };
         let vectors = ready.alignment > size_of::<T>();
-        let mut params = ready.params;
+        let mut all = ready.params;
+        let params = all.conv();
         params.x = tensor4(&inputs.x)?;
         params.y = tensor4(&y)?;
         let mut operands = Operands::new();
@@ -183,6 +232,14 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         operands.push(operand("y", &y, access));
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
-        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, &params, operands.as_slice(), stream) }
+        unsafe {
+            let operands = operands.as_slice();
+            match &all {
+                KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+                KernelParams::Grouped(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+            }
+        }
     }
 }

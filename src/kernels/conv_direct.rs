@@ -1,30 +1,44 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
 use super::KernelInfo;
-use super::conv2d::{MAX_GRID_Y, Prepared, Problem};
+use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::cost::{Work, least_bytes};
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
 use crate::{DType, Element};
 
 pub(crate) const FAMILY: &str = "conv_direct";
 
+/// Bytes that a product loads from L1: an operand of its own, rounded up to 4 bytes a lane, a broadcast one, and the address
+/// arithmetic of both, which issues as slowly as 8 more bytes would.
+const BYTES_PER_PRODUCT: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
 const UNCOALESCED: f64 = 4.0;
 
-/// Counts products.
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     if kernel.dtype != Some(problem.dtype) {
         return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
     }
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
-    Ok(macs * if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED })
+    let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
+    let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;
+    let work = Work {
+        blocks: outputs / f64::from(kernel.threads),
+        blocks_per_multiprocessor: 8.0,
+        dram_bytes: least_bytes(problem) * scattered,
+        shared_bytes: macs * BYTES_PER_PRODUCT * scattered,
+        ffma: macs,
+        ..Default::default()
+    };
+    Ok(work.seconds(problem))
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
-    Prepared { grid, shared_bytes: 0, alignment: size_of::<T>(), layout: "[tap][c_in / groups][c_out]", pack }
+    let layout = "[tap][c_in / groups][c_out]";
+    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: size_of::<T>(), layout, pack }
 }
 
 fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod conv2d;
 mod conv_direct;
+mod cost;
 pub(crate) mod params;
 pub(crate) mod rearrange;
 

@@ -119,6 +119,41 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvGroupedParams {
+    pub conv: ConvParams,
+    pub tile_h: i32,
+    pub tile_w: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+    pub pixel_bytes: i32,
+    pub row_bytes: i32,
+    pub block_groups: i32,
+    pub group_quads: i32,
+    pub row_slots: i32,
+    pub steps: i32,
+    pub n_tiles: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 248usize];
+    ["Alignment of ConvGroupedParams"][::std::mem::align_of::<ConvGroupedParams>() - 8usize];
+    ["Offset of field: ConvGroupedParams::conv"][::std::mem::offset_of!(ConvGroupedParams, conv) - 0usize];
+    ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 200usize];
+    ["Offset of field: ConvGroupedParams::tile_w"][::std::mem::offset_of!(ConvGroupedParams, tile_w) - 204usize];
+    ["Offset of field: ConvGroupedParams::patch_h"][::std::mem::offset_of!(ConvGroupedParams, patch_h) - 208usize];
+    ["Offset of field: ConvGroupedParams::patch_w"][::std::mem::offset_of!(ConvGroupedParams, patch_w) - 212usize];
+    ["Offset of field: ConvGroupedParams::pixel_bytes"][::std::mem::offset_of!(ConvGroupedParams, pixel_bytes) - 216usize];
+    ["Offset of field: ConvGroupedParams::row_bytes"][::std::mem::offset_of!(ConvGroupedParams, row_bytes) - 220usize];
+    ["Offset of field: ConvGroupedParams::block_groups"][::std::mem::offset_of!(ConvGroupedParams, block_groups) - 224usize];
+    ["Offset of field: ConvGroupedParams::group_quads"][::std::mem::offset_of!(ConvGroupedParams, group_quads) - 228usize];
+    ["Offset of field: ConvGroupedParams::row_slots"][::std::mem::offset_of!(ConvGroupedParams, row_slots) - 232usize];
+    ["Offset of field: ConvGroupedParams::steps"][::std::mem::offset_of!(ConvGroupedParams, steps) - 236usize];
+    ["Offset of field: ConvGroupedParams::n_tiles"][::std::mem::offset_of!(ConvGroupedParams, n_tiles) - 240usize];
+    ["Offset of field: ConvGroupedParams::reserved"][::std::mem::offset_of!(ConvGroupedParams, reserved) - 244usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct TransposeParams {
     pub x: u64,
     pub y: u64,

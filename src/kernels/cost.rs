@@ -1,0 +1,66 @@
+//! One cost model for all families: estimated seconds, so that the cheapest candidate is the fastest by the same measure.
+//!
+//! A kernel is as slow as the busiest of the units that it uses: DRAM, the shared memory and L1 of the multiprocessors, their
+//! tensor cores, their FFMA lanes. The units of a multiprocessor stand still while the last wave is not full.
+
+use super::conv2d::Problem;
+use crate::DeviceKind;
+
+/// Cycles a second.
+const CLOCK: f64 = 1.4e9;
+/// Of DRAM, for each multiprocessor: an A100 has 1.5 TB/s for 108.
+const DRAM_BYTES_PER_SECOND: f64 = 14e9;
+/// Of shared memory and L1 together, each cycle.
+const SHARED_BYTES_PER_CYCLE: f64 = 128.0;
+/// What mma.sync reaches of 16-bit products, each cycle.
+const TENSOR_MACS_PER_CYCLE: f64 = 700.0;
+/// Strict f32 products, each cycle.
+const FFMA_PER_CYCLE: f64 = 64.0;
+/// A launch, and the latency of the first loads and the last stores.
+const LAUNCH_SECONDS: f64 = 2e-6;
+/// The host device has as many multiprocessors as the GPU that it imitates, so that both select alike.
+const NOMINAL_MULTIPROCESSORS: u32 = 108;
+
+/// What a launch does, zero products and repeated reads included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Work {
+    pub blocks: f64,
+    /// How many fit a multiprocessor at once.
+    pub blocks_per_multiprocessor: f64,
+    /// Read from and written to DRAM.
+    pub dram_bytes: f64,
+    /// Moved between shared memory or L1 and registers, bank conflicts included.
+    pub shared_bytes: f64,
+    /// 16-bit products on tensor cores.
+    pub tensor_macs: f64,
+    /// Products on FFMA lanes.
+    pub ffma: f64,
+}
+
+/// The multiprocessors that a selection counts on.
+pub(crate) fn multiprocessors(problem: &Problem<'_>) -> f64 {
+    f64::from(if problem.kind == DeviceKind::Host { NOMINAL_MULTIPROCESSORS } else { problem.device.multiprocessors })
+}
+
+impl Work {
+    /// Estimated seconds on the problem's device.
+    pub fn seconds(&self, problem: &Problem<'_>) -> f64 {
+        let multiprocessors = multiprocessors(problem);
+        let slots = multiprocessors * self.blocks_per_multiprocessor.max(1.0);
+        let waves = (self.blocks / slots).ceil().max(1.0);
+        let busy = (self.blocks / (waves * slots)).max(f64::MIN_POSITIVE);
+        let cycles =
+            (self.shared_bytes / SHARED_BYTES_PER_CYCLE).max(self.tensor_macs / TENSOR_MACS_PER_CYCLE).max(self.ffma / FFMA_PER_CYCLE);
+        let units = cycles / (multiprocessors * busy * CLOCK);
+        LAUNCH_SECONDS + units.max(self.dram_bytes / (multiprocessors * DRAM_BYTES_PER_SECOND))
+    }
+}
+
+/// Bytes that any kernel must move: input, weight and output once each.
+pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
+    let g = &problem.geometry;
+    let input = g.n * g.c_in * g.input[0] * g.input[1];
+    let weight = g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1];
+    let output: usize = g.output_shape().iter().product();
+    (input + weight + output) as f64 * problem.dtype.bytes() as f64
+}
