@@ -19,16 +19,15 @@ template <typename Bits> WC_DEVICE void transpose(const TransposeParams& p) {
     const int32_t tile_columns = (p.columns + Tile::kSize - 1) / Tile::kSize;
     const int32_t i0 = (int32_t)(blockIdx.x / tile_columns) * Tile::kSize;
     const int32_t j0 = (int32_t)(blockIdx.x % tile_columns) * Tile::kSize;
+    const int64_t x_start = (i0 + row0) * p.x_row_stride + j0 + lane, y_start = (j0 + row0) * p.y_row_stride + i0 + lane;
     for (int32_t b = blockIdx.y; b < p.batch; b += gridDim.y) {
-        const Bits* x = (const Bits*)p.x + b * p.x_batch_stride;
-        Bits* y = (Bits*)p.y + b * p.y_batch_stride;
-        for (int32_t r = row0; r < Tile::kSize; r += Tile::kRowsAtOnce)
-            if (i0 + r < p.rows && j0 + lane < p.columns)
-                tile[r * Tile::kPitch + lane] = x[(i0 + r) * p.x_row_stride + j0 + lane];
+        const Bits* x = (const Bits*)p.x + b * p.x_batch_stride + x_start;
+        for (int32_t r = row0; r < Tile::kSize; r += Tile::kRowsAtOnce, x += Tile::kRowsAtOnce * p.x_row_stride)
+            if (i0 + r < p.rows && j0 + lane < p.columns) tile[r * Tile::kPitch + lane] = *x;
         __syncthreads();
-        for (int32_t r = row0; r < Tile::kSize; r += Tile::kRowsAtOnce)
-            if (j0 + r < p.columns && i0 + lane < p.rows)
-                y[(j0 + r) * p.y_row_stride + i0 + lane] = tile[lane * Tile::kPitch + r];
+        Bits* y = (Bits*)p.y + b * p.y_batch_stride + y_start;
+        for (int32_t r = row0; r < Tile::kSize; r += Tile::kRowsAtOnce, y += Tile::kRowsAtOnce * p.y_row_stride)
+            if (j0 + r < p.columns && i0 + lane < p.rows) *y = tile[lane * Tile::kPitch + r];
         __syncthreads();
     }
 }

@@ -138,8 +138,6 @@ impl Drop for Module {
 #[derive(Debug)]
 pub(crate) struct Function {
     handle: sys::CUfunction,
-    /// Dynamic shared memory that a block may have.
-    shared_bytes: u32,
     _module: Arc<Module>,
 }
 
@@ -304,16 +302,13 @@ impl Backend for CudaDevice {
         let name = CString::new(info.name).expect("names in the manifest have no NUL");
         // SAFETY: the module is loaded
         let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(|e| driver_error("cuModuleGetFunction", e))?;
-        // SAFETY: the function was just loaded
-        let fixed = unsafe { result::function::get_function_attribute(handle, FunctionAttribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES) };
-        let fixed = fixed.map_err(|e| driver_error("cuFuncGetAttribute", e))? as u32;
-        // all that the device has: a launch asks for what it needs, without another call
-        let shared_bytes = self.properties.shared_bytes_per_block - fixed;
+        // kernels have no static shared memory: all that a block can have is dynamic. Set once, so that a launch is one call.
+        let shared_bytes = self.properties.shared_bytes_per_block;
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: as above
+        // SAFETY: the function was just loaded
         unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
             .map_err(|e| driver_error("cuFuncSetAttribute", e))?;
-        Ok(Kernel { info, cuda: Some(Function { handle, shared_bytes, _module: module }) })
+        Ok(Kernel { info, cuda: Some(Function { handle, _module: module }) })
     }
 
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()> {
@@ -324,7 +319,7 @@ impl Backend for CudaDevice {
         for ((what, blocks), limit) in limits.into_iter().zip(launch.grid).zip(self.grid_limit) {
             check_limit(what, blocks, limit)?;
         }
-        check_limit("the shared memory of a block in bytes", launch.shared_bytes, function.shared_bytes)?;
+        check_limit("the shared memory of a block in bytes", launch.shared_bytes, self.properties.shared_bytes_per_block)?;
         self.bind()?;
         let [x, y, z] = launch.grid;
         let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
