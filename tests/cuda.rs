@@ -1,0 +1,401 @@
+//! What needs a GPU, and what is said when there is none. Without one (or without the feature `cuda`) the tests on a GPU are
+//! listed as ignored; the last line says whether a GPU was tested.
+
+use half::{bf16, f16};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::process::ExitCode;
+use warpconv::cases::{KINDS, Problem, Values};
+use warpconv::numerics::Contract;
+use warpconv::reference::{Array, conv2d, conv2d_scale};
+use warpconv::{
+    Activation, Conv2d, Conv2dSpec, Device, DeviceKind, Element, Error, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter,
+    PlanRequest, Stream, Tensor, Workspace,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    if !arguments.list {
+        match Device::cuda(0) {
+            Ok(device) => println!("A GPU was tested: {device}, {}.", device.describe()),
+            Err(why) => println!("No GPU was tested: {why}."),
+        }
+    }
+    conclusion.exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let without = |name: &str, test: fn()| {
+        Trial::test(format!("without_gpu::{name}"), move || {
+            test();
+            Ok(())
+        })
+    };
+    let mut trials = vec![
+        without("a_missing_gpu_is_an_error_that_says_why", a_missing_gpu_is_an_error_that_says_why),
+        without("the_best_device_is_always_there", the_best_device_is_always_there),
+    ];
+    let mut with = |name: &str, test: fn(&Device)| {
+        let run = move || match Device::cuda(0) {
+            Ok(device) => {
+                test(&device);
+                Ok::<_, Failed>(Completion::Completed)
+            }
+            Err(_) => Ok(Completion::ignored_with("no GPU")),
+        };
+        trials.push(Trial::ignorable_test(format!("with_gpu::{name}"), run));
+    };
+    with("layers_match_the_oracle", layers_match_the_oracle);
+    with("direct_kernels_equal_the_host_device_bit_for_bit", direct_kernels_equal_the_host_device_bit_for_bit);
+    with("conversions_equal_the_host_device_bit_for_bit", conversions_equal_the_host_device_bit_for_bit);
+    with("running_allocates_nothing", running_allocates_nothing);
+    with("a_plan_is_shared_between_threads_and_streams", a_plan_is_shared_between_threads_and_streams);
+    with("too_much_memory_is_an_error", too_much_memory_is_an_error);
+    with("devices_are_told_apart", devices_are_told_apart);
+    #[cfg(feature = "cuda")]
+    {
+        with("a_captured_chain_replays_on_new_input", on_cudarc::a_captured_chain_replays_on_new_input);
+        with("slices_are_read_and_written_in_place", on_cudarc::slices_are_read_and_written_in_place);
+        with("slices_and_streams_of_others_are_refused", on_cudarc::slices_and_streams_of_others_are_refused);
+    }
+    trials
+}
+
+fn a_missing_gpu_is_an_error_that_says_why() {
+    match Device::cuda(99).unwrap_err() {
+        Error::DeviceUnavailable { requested, why } if cfg!(feature = "cuda") => {
+            assert_eq!(requested, "cuda:99");
+            assert!(why.contains("driver") || why.contains("GPU") || why.contains("cuda:0"), "{why}");
+        }
+        error @ Error::MissingFeature { feature: "cuda" } if !cfg!(feature = "cuda") => {
+            assert!(error.to_string().contains("--features cuda"), "{error}");
+        }
+        error => panic!("{error}"),
+    }
+}
+
+fn the_best_device_is_always_there() {
+    if cfg!(not(feature = "host")) {
+        return;
+    }
+    let best = Device::best().unwrap();
+    let expected = if Device::cuda(0).is_ok() { DeviceKind::Cuda } else { DeviceKind::Host };
+    assert_eq!(best.kind(), expected, "{}", best.describe());
+    if cfg!(feature = "cuda") && expected == DeviceKind::Host {
+        assert!(best.describe().contains("driver") || best.describe().contains("GPU"), "{}", best.describe());
+    }
+}
+
+/// Runs `$test::<T>(...)` for each dtype.
+macro_rules! for_each_dtype {
+    ($test:ident($($argument:expr),*)) => {{
+        $test::<f32>($($argument),*);
+        $test::<f16>($($argument),*);
+        $test::<bf16>($($argument),*);
+    }};
+}
+
+fn values<T: Element>(problem: &Problem, tensor: &str, count: usize) -> Vec<T> {
+    problem.values(tensor, count, T::DTYPE).into_iter().map(T::from_f32).collect()
+}
+
+/// A tensor of `value`, in whose channels from `margin` on lie `values` [N, C, H, W].
+fn embedded<T: Element>(
+    device: &Device,
+    shape: [usize; 4],
+    [before, after]: [usize; 2],
+    format: MemoryFormat,
+    inner: &[T],
+    value: T,
+) -> Tensor<T> {
+    let [n, c, h, w] = shape;
+    let mut all = Vec::new();
+    for image in 0..n {
+        all.resize(all.len() + before * h * w, value);
+        all.extend_from_slice(&inner[image * c * h * w..][..c * h * w]);
+        all.resize(all.len() + after * h * w, value);
+    }
+    Tensor::from_slice(device, [n, before + c + after, h, w], &all).unwrap().to_format(format).unwrap()
+}
+
+/// The layer of a problem, its inputs and what it should give.
+struct Prepared<T: Element> {
+    layer: Conv2d,
+    x: Vec<T>,
+    residual: Option<Vec<T>>,
+    output: [usize; 4],
+}
+
+fn prepare<T: Element>(problem: &Problem) -> Prepared<T> {
+    let LayerSpec::Conv2d(spec) = problem.layer else { panic!("the problems are of Conv2d") };
+    let channels = problem.weight[0];
+    let weight = values::<T>(problem, "weight", problem.weight.iter().product());
+    let mut layer = Conv2d::new(spec, Parameter::new(&problem.weight, &weight).unwrap()).unwrap();
+    if problem.bias {
+        layer = layer.with_bias(Parameter::vector(&values::<T>(problem, "bias", channels))).unwrap();
+    }
+    if spec.activation == Activation::Prelu {
+        layer = layer.with_slope(Parameter::vector(&values::<T>(problem, "slope", channels))).unwrap();
+    }
+    let output = layer.output_shape(problem.x).unwrap();
+    let residual = problem.residual.then(|| values::<T>(problem, "residual", output.iter().product()));
+    Prepared { layer, x: values(problem, "x", problem.x.iter().product()), residual, output }
+}
+
+/// Runs a problem, its tensors being slices where the problem says so. Nothing beside the slice of the output may change.
+fn run<T: Element>(device: &Device, problem: &Problem, prepared: &Prepared<T>, format: MemoryFormat, kernel: Option<&str>) -> Vec<T> {
+    let (nan, mark) = (T::from_f32(f32::NAN), T::from_f32(7.0));
+    let x = embedded(device, problem.x, problem.x_margin, format, &prepared.x, nan);
+    let start = problem.x_margin[0];
+    let mut inputs = Inputs::new(x.channels(start..start + problem.x[1]).unwrap());
+    let residual = prepared.residual.as_ref().map(|r| Tensor::from_slice(device, prepared.output, r).unwrap());
+    if let Some(residual) = &residual {
+        inputs = inputs.residual(residual);
+    }
+    let blank = vec![nan; prepared.output.iter().product()];
+    let mut y = embedded(device, prepared.output, problem.y_margin, format, &blank, mark);
+    let mut request = PlanRequest::new(problem.x).format(format);
+    if let Some(kernel) = kernel {
+        request = request.kernel(kernel);
+    }
+    let plan = prepared.layer.plan::<T>(device, &request).unwrap();
+    let stream = Stream::new(device).unwrap();
+    let [before, after] = problem.y_margin;
+    let channels = prepared.output[1];
+    plan.run(&inputs, y.channels_mut(before..before + channels).unwrap(), Workspace::none(), &stream).unwrap();
+    stream.synchronize().unwrap();
+    for margin in [0..before, before + channels..before + channels + after] {
+        assert!(y.channels(margin).unwrap().to_vec().unwrap().iter().all(|v| *v == mark), "written beside the output: {problem:?}");
+    }
+    y.channels(before..before + channels).unwrap().to_vec().unwrap()
+}
+
+fn layers_match_the_oracle(device: &Device) {
+    for index in 0..2 * KINDS.len() as u64 {
+        let problem = Problem::random(7, index);
+        for format in MemoryFormat::ALL {
+            for_each_dtype!(matches_the_oracle(device, &problem, format));
+        }
+    }
+}
+
+fn matches_the_oracle<T: Element>(device: &Device, problem: &Problem, format: MemoryFormat) {
+    let prepared = prepare::<T>(problem);
+    let y: Vec<f32> = run(device, problem, &prepared, format, None).iter().map(|v| v.to_f32()).collect();
+    let array = |shape: &[usize], values: &[f32]| Array::from_slice(shape, values).unwrap();
+    let x = Array::from_slice(problem.x, &prepared.x).unwrap();
+    let layer = &prepared.layer;
+    let weight = array(layer.weight().shape(), layer.weight().values());
+    let [bias, slope] = [layer.bias(), layer.slope()].map(|p| p.map(|p| array(p.shape(), p.values())));
+    let residual = prepared.residual.as_ref().map(|r| Array::from_slice(prepared.output, r).unwrap());
+    let spec = layer.attributes();
+    let reference = conv2d(spec, &x, &weight, bias.as_ref(), slope.as_ref(), residual.as_ref()).unwrap();
+    let scale = conv2d_scale(spec, &x, &weight, bias.as_ref(), residual.as_ref()).unwrap();
+    let exact = problem.values == Values::Exact && spec.activation.keeps_exactness();
+    let contract = Contract::new(T::DTYPE, layer.geometry(problem.x).unwrap().products()).exact(exact);
+    let report = contract.check(&y, reference.data(), scale.data()).unwrap();
+    assert!(report.passed(), "{} {format}: {report:?} for {problem:?}", T::DTYPE);
+}
+
+fn direct_kernels_equal_the_host_device_bit_for_bit(device: &Device) {
+    let Ok(host) = Device::host() else { return };
+    for index in 0..KINDS.len() as u64 {
+        let mut problem = Problem::random(11, index);
+        // functions like exp differ between libraries in the last bits
+        let LayerSpec::Conv2d(spec) = &mut problem.layer else { panic!("the problems are of Conv2d") };
+        spec.activation = Activation::Relu6;
+        for format in MemoryFormat::ALL {
+            for_each_dtype!(equals_the_host(device, &host, &problem, format));
+        }
+    }
+}
+
+fn equals_the_host<T: Element>(device: &Device, host: &Device, problem: &Problem, format: MemoryFormat) {
+    let prepared = prepare::<T>(problem);
+    let kernel = format!("conv_direct_{}_{format}", T::DTYPE);
+    let [gpu, cpu] = [device, host].map(|device| run(device, problem, &prepared, format, Some(&kernel)));
+    assert_same_bits(&gpu, &cpu, &format!("{kernel} on {problem:?}"));
+}
+
+/// Any NaN equals any other.
+fn assert_same_bits<T: Element>(a: &[T], b: &[T], what: &str) {
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        let (a, b) = (a.to_f32(), b.to_f32());
+        assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "element {i}: {a} and {b}: {what}");
+    }
+}
+
+fn conversions_equal_the_host_device_bit_for_bit(device: &Device) {
+    let Ok(host) = Device::host() else { return };
+    let special = [0.0, -0.0, 1e-45, 6e-8, 3e-5, 65504.0, 65519.9, 65520.0, 1e30, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let shape = [2, 37, 5, 13];
+    let mut values: Vec<f32> = Tensor::<f32>::randn(&host, shape, MemoryFormat::Contiguous, 5).unwrap().to_vec().unwrap();
+    values[..special.len()].copy_from_slice(&special);
+    let [gpu, cpu] = [device, &host].map(|device| Tensor::from_slice(device, shape, &values).unwrap());
+    fn one<T: Element>(gpu: &Tensor<f32>, cpu: &Tensor<f32>) {
+        let [g, c] = [gpu, cpu].map(|tensor| tensor.cast::<T>().unwrap());
+        assert_same_bits(&g.to_vec().unwrap(), &c.to_vec().unwrap(), &format!("f32 to {}", T::DTYPE));
+        let [gl, cl] = [&g, &c].map(|tensor| tensor.channels(3..30).unwrap().to_format(MemoryFormat::ChannelsLast).unwrap());
+        assert_same_bits(&gl.to_vec_in_memory_order().unwrap(), &cl.to_vec_in_memory_order().unwrap(), "to channels_last");
+        assert_same_bits(&gl.to_vec().unwrap(), &cl.to_vec().unwrap(), "and back");
+        fn back<T: Element, U: Element>(g: &Tensor<T>, c: &Tensor<T>) {
+            let [g, c] = [g, c].map(|tensor| tensor.cast::<U>().unwrap().to_vec().unwrap());
+            assert_same_bits(&g, &c, &format!("{} to {}", T::DTYPE, U::DTYPE));
+        }
+        back::<T, f32>(&g, &c);
+        back::<T, f16>(&g, &c);
+        back::<T, bf16>(&g, &c);
+    }
+    for_each_dtype!(one(&gpu, &cpu));
+}
+
+fn layer(c_in: usize, c_out: usize, activation: Activation) -> Conv2d {
+    let weight: Vec<f32> = (0..c_out * c_in * 9).map(|i| ((i * 37) % 129) as f32 / 64.0 - 1.0).collect();
+    let spec = Conv2dSpec { padding: Padding::Same, activation, ..Default::default() };
+    Conv2d::new(spec, Parameter::new(&[c_out, c_in, 3, 3], &weight).unwrap()).unwrap()
+}
+
+fn running_allocates_nothing(device: &Device) {
+    let layer = layer(3, 5, Activation::Silu);
+    let x = Tensor::<f16>::randn(device, [2, 3, 16, 16], MemoryFormat::ChannelsLast, 1).unwrap();
+    let plan = layer.plan::<f16>(device, &PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast)).unwrap();
+    let mut y = Tensor::zeros(device, plan.output_shape(), plan.output_format()).unwrap();
+    let stream = Stream::default_of(device);
+    let before = device.allocations();
+    for _ in 0..8 {
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+    }
+    assert_eq!(device.allocations(), before);
+    assert_eq!(layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap(), y.to_vec().unwrap());
+}
+
+fn a_plan_is_shared_between_threads_and_streams(device: &Device) {
+    let layer = layer(4, 6, Activation::Gelu);
+    let plan = layer.plan::<f32>(device, &PlanRequest::new([1, 4, 33, 31])).unwrap();
+    let run = |seed: u64| {
+        let x = Tensor::<f32>::randn(device, [1, 4, 33, 31], MemoryFormat::Contiguous, seed).unwrap();
+        let mut y = Tensor::zeros(device, plan.output_shape(), plan.output_format()).unwrap();
+        let stream = Stream::new(device).unwrap();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+        stream.synchronize().unwrap();
+        y.to_vec().unwrap()
+    };
+    let alone: Vec<_> = (0..8).map(run).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || run(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+}
+
+fn too_much_memory_is_an_error(device: &Device) {
+    let error = Tensor::<f32>::zeros(device, [1 << 15, 1 << 10, 1 << 10, 1 << 10], MemoryFormat::Contiguous).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { bytes, .. } if bytes == 1 << 47), "{error}");
+    Tensor::<f32>::zeros(device, [1, 1, 8, 8], MemoryFormat::Contiguous).unwrap();
+}
+
+fn devices_are_told_apart(device: &Device) {
+    let other = Device::cuda(0).unwrap();
+    assert_ne!(*device, other);
+    assert!(matches!(Device::cuda(1000).unwrap_err(), Error::DeviceUnavailable { .. }));
+    assert_eq!(Device::parse("cuda:0").unwrap().kind(), DeviceKind::Cuda);
+    let layer = layer(3, 4, Activation::None);
+    let plan = layer.plan::<f32>(device, &PlanRequest::new([1, 3, 8, 8])).unwrap();
+    let Ok(host) = Device::host() else { return };
+    let zeros = |device: &Device, channels| Tensor::<f32>::zeros(device, [1, channels, 8, 8], MemoryFormat::Contiguous).unwrap();
+    let (x, mut y) = (zeros(device, 3), zeros(device, 4));
+    let on_host = zeros(&host, 3);
+    let stream = Stream::default_of(device);
+    let refused = plan.run(&Inputs::new(&on_host), &mut y, Workspace::none(), &stream).unwrap_err();
+    assert!(matches!(refused, Error::WrongDevice { name: "x", .. }), "{refused}");
+    let refused = plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&host)).unwrap_err();
+    assert!(matches!(refused, Error::WrongDevice { name: "the stream", .. }), "{refused}");
+    plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+    assert_eq!(y.to_device(&host).unwrap().to_vec().unwrap(), vec![0.0; 4 * 64]);
+}
+
+#[cfg(feature = "cuda")]
+mod on_cudarc {
+    use super::*;
+    use warpconv::cudarc::driver::{CudaContext, sys};
+    use warpconv::{Layout, TensorView, TensorViewMut};
+
+    pub fn a_captured_chain_replays_on_new_input(device: &Device) {
+        let shape = [2, 3, 17, 19];
+        let layout = Layout::packed(shape, MemoryFormat::ChannelsLast);
+        let layers = [layer(3, 8, Activation::Relu), layer(8, 8, Activation::Silu), layer(8, 4, Activation::None)];
+        let request = |channels| PlanRequest::new([2, channels, 17, 19]).format(MemoryFormat::ChannelsLast);
+        let plans: Vec<_> = layers.iter().zip([3, 8, 8]).map(|(layer, c)| layer.plan::<f32>(device, &request(c)).unwrap()).collect();
+        let new = |channels| Tensor::<f32>::zeros(device, [2, channels, 17, 19], MemoryFormat::ChannelsLast).unwrap();
+        let (mut a, mut b, mut y) = (new(8), new(8), new(4));
+        let input = |seed| Tensor::<f32>::randn(device, shape, MemoryFormat::ChannelsLast, seed).unwrap();
+        let expected = |x: &Tensor<f32>| {
+            let a = layers[0].forward(&Inputs::new(x)).unwrap();
+            let b = layers[1].forward(&Inputs::new(&a).residual(&a)).unwrap();
+            layers[2].forward(&Inputs::new(&b)).unwrap().to_vec().unwrap()
+        };
+
+        let stream = Stream::new(device).unwrap();
+        let cuda = stream.as_cuda().unwrap();
+        let mut slice = cuda.clone_htod(&input(1).to_vec_in_memory_order().unwrap()).unwrap();
+        {
+            // SAFETY: the slice is initialised, and everything here is on one stream
+            let (x, read) = unsafe { TensorView::from_cuda(device, &slice, layout, &stream).unwrap() };
+            drop(read); // before the capture, which may not hold events from outside
+            cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            plans[0].run(&Inputs::new(x), &mut a, Workspace::none(), &stream).unwrap();
+            plans[1].run(&Inputs::new(&a).residual(&a), &mut b, Workspace::none(), &stream).unwrap();
+            plans[2].run(&Inputs::new(&b), &mut y, Workspace::none(), &stream).unwrap();
+        }
+        let graph = cuda.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().expect("three launches");
+        assert!(y.to_vec().unwrap().iter().all(|&v| v == 0.0), "a capture runs nothing");
+        for seed in 1..4 {
+            let x = input(seed);
+            cuda.memcpy_htod(&x.to_vec_in_memory_order().unwrap(), &mut slice).unwrap();
+            graph.launch().unwrap();
+            stream.synchronize().unwrap();
+            assert_eq!(y.to_vec().unwrap(), expected(&x), "replay with input {seed}");
+        }
+    }
+
+    pub fn slices_are_read_and_written_in_place(device: &Device) {
+        let layer = layer(3, 5, Activation::Relu6);
+        let stream = Stream::new(device).unwrap();
+        let cuda = stream.as_cuda().unwrap();
+        let [x_layout, y_layout] = [[1, 3, 9, 9], [1, 5, 9, 9]].map(|shape| Layout::packed(shape, MemoryFormat::Contiguous));
+        let x = Tensor::<f32>::randn(device, x_layout.shape(), MemoryFormat::Contiguous, 3).unwrap();
+        let x_slice = cuda.clone_htod(&x.to_vec().unwrap()).unwrap();
+        let mut y_slice = cuda.alloc_zeros::<f32>(y_layout.extent()).unwrap();
+        let plan = layer.plan::<f32>(device, &PlanRequest::new(x.shape())).unwrap();
+        {
+            // SAFETY: the slices are initialised, and all work on them is on one stream
+            let (x, _read) = unsafe { TensorView::from_cuda(device, &x_slice, x_layout, &stream).unwrap() };
+            // SAFETY: as above
+            let (y, _written) = unsafe { TensorViewMut::from_cuda(device, &mut y_slice, y_layout, &stream).unwrap() };
+            plan.run(&Inputs::new(x), y, Workspace::none(), &stream).unwrap();
+        }
+        let expected = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
+        assert_eq!(cuda.clone_dtoh(&y_slice).unwrap(), expected);
+    }
+
+    pub fn slices_and_streams_of_others_are_refused(device: &Device) {
+        let stream = Stream::new(device).unwrap();
+        let cuda = stream.as_cuda().unwrap();
+        let slice = cuda.alloc_zeros::<f32>(10).unwrap();
+        let layout = |w| Layout::packed([1, 1, 1, w], MemoryFormat::Contiguous);
+        // SAFETY: refused, or not used
+        let view = |device, layout| unsafe { TensorView::from_cuda(device, &slice, layout, &stream).map(|_| ()) };
+        view(device, layout(10)).unwrap();
+        assert!(matches!(view(device, layout(11)), Err(Error::Length { expected: 11, got: 10, .. })));
+        if let Ok(host) = Device::host() {
+            assert!(matches!(view(&host, layout(10)), Err(Error::WrongDevice { name: "the slice", .. })));
+            assert!(matches!(Stream::from_cuda(&host, cuda.clone()), Err(Error::WrongDevice { name: "the stream", .. })));
+        }
+        // another handle of the same context is as good
+        let context = CudaContext::new(0).unwrap();
+        Stream::from_cuda(device, context.new_stream().unwrap()).unwrap();
+        let same = Device::from_cuda(context).unwrap();
+        assert_eq!(same.properties(), device.properties());
+    }
+}
