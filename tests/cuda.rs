@@ -13,7 +13,9 @@ use warpconv::{
 };
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // one after the other: while one test captures a stream, no other may wait for the device
+    arguments.test_threads = Some(1);
     let conclusion = libtest_mimic::run(&arguments, trials());
     if !arguments.list {
         match Device::cuda(0) {
@@ -24,7 +26,8 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-fn trials() -> Vec<Trial> {
+/// Also run by src/device/cuda/tests.rs, on a fake driver.
+pub fn trials() -> Vec<Trial> {
     let without = |name: &str, test: fn()| {
         Trial::test(format!("without_gpu::{name}"), move || {
             test();
@@ -50,6 +53,7 @@ fn trials() -> Vec<Trial> {
     with("conversions_equal_the_host_device_bit_for_bit", conversions_equal_the_host_device_bit_for_bit);
     with("running_allocates_nothing", running_allocates_nothing);
     with("a_plan_is_shared_between_threads_and_streams", a_plan_is_shared_between_threads_and_streams);
+    with("uploads_and_conversions_are_done_on_return", uploads_and_conversions_are_done_on_return);
     with("too_much_memory_is_an_error", too_much_memory_is_an_error);
     with("devices_are_told_apart", devices_are_told_apart);
     #[cfg(feature = "cuda")]
@@ -287,6 +291,32 @@ fn a_plan_is_shared_between_threads_and_streams(device: &Device) {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(alone, together);
+}
+
+/// Another stream than theirs may use the results at once. Nothing is freed in between: that would wait for everything.
+fn uploads_and_conversions_are_done_on_return(device: &Device) {
+    let layer = layer(3, 4, Activation::None);
+    let stream = Stream::new(device).unwrap();
+    let shape = [1, 3, 300, 200];
+    let values: Vec<f32> = (0..3 * 300 * 200).map(|i| (i % 127) as f32 / 64.0).collect();
+    let plan = |format| layer.plan::<f32>(device, &PlanRequest::new(shape).format(format)).unwrap();
+    let (nchw, nhwc) = (plan(MemoryFormat::Contiguous), plan(MemoryFormat::ChannelsLast));
+    let new = |format| Tensor::<f32>::zeros(device, nchw.output_shape(), format).unwrap();
+    let (mut y, mut y_last, mut y_cast) = (new(MemoryFormat::Contiguous), new(MemoryFormat::ChannelsLast), new(MemoryFormat::Contiguous));
+    let x = Tensor::from_slice(device, shape, &values).unwrap();
+    nchw.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+    stream.synchronize().unwrap();
+    let x_last = x.to_format(MemoryFormat::ChannelsLast).unwrap();
+    nhwc.run(&Inputs::new(&x_last), &mut y_last, Workspace::none(), &stream).unwrap();
+    stream.synchronize().unwrap();
+    let x_half = x.cast::<f16>().unwrap();
+    let x_cast = x_half.cast::<f32>().unwrap();
+    nchw.run(&Inputs::new(&x_cast), &mut y_cast, Workspace::none(), &stream).unwrap();
+    stream.synchronize().unwrap();
+    let expected = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
+    for (what, y) in [("upload", y), ("format", y_last), ("cast", y_cast)] {
+        assert_eq!(y.to_vec().unwrap(), expected, "{what}");
+    }
 }
 
 fn too_much_memory_is_an_error(device: &Device) {

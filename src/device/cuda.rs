@@ -348,3 +348,6 @@ impl Backend for CudaDevice {
 fn check_limit(what: &'static str, value: u32, limit: u32) -> Result<()> {
     if value > limit { Err(Error::Limit { what, value: value.into(), limit: limit.into() }) } else { Ok(()) }
 }
+
+#[cfg(all(test, feature = "host", target_os = "linux"))]
+mod tests;

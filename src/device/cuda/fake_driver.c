@@ -1,0 +1,312 @@
+// A stand-in for libcuda.so.1, for tests on machines without a GPU: device memory is the process's own, and kernels are run by
+// a callback (the host device). It is as lazy as the driver may be: what is queued on a stream runs when somebody waits for
+// it, so a missing wait shows as a wrong result. It refuses what the driver refuses: calls without a current context, grids
+// and shared memory above the limits, allocation and waiting during a capture.
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NOT_FOUND = 500,
+    CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
+};
+typedef int Result;
+typedef uint64_t Address;
+
+// ---- what a test sets and reads
+
+typedef void (*LaunchCallback)(const char* kernel, const uint32_t* grid, uint32_t shared_bytes, const void* params);
+typedef size_t (*ParamsCallback)(const char* kernel); // bytes of the parameter struct; 0: no such kernel
+static LaunchCallback run_kernel;
+static ParamsCallback params_bytes;
+static char call_log[1 << 16];
+static int64_t bytes_in_use, settings[4];
+enum { CAPABILITY, DRIVER_VERSION, LOAD_ERROR, GPUS };
+
+void fake_set_callbacks(LaunchCallback launch, ParamsCallback params) { run_kernel = launch, params_bytes = params; }
+void fake_set(int setting, int64_t value) { settings[setting] = value; }
+int64_t fake_bytes_in_use(void) { return bytes_in_use; }
+// The names of the calls since the last time, each followed by a space.
+const char* fake_take_log(void) {
+    static char taken[sizeof call_log];
+    strcpy(taken, call_log);
+    call_log[0] = 0;
+    return taken;
+}
+static void note(const char* call) {
+    if (strlen(call_log) + strlen(call) + 2 < sizeof call_log) strcat(strcat(call_log, call), " ");
+}
+
+// ---- streams: queues of launches and of copies
+
+typedef struct Node {
+    struct Node* next;
+    char kernel[96];
+    uint32_t grid[3], shared_bytes;
+    void *data, *to; // parameters, or what is copied and whereto
+    size_t bytes;
+} Node;
+typedef struct Stream {
+    struct Stream* next;
+    Node *first, *last;
+    int capturing, invalidated;
+} Stream;
+typedef struct Graph {
+    Node* first;
+} Graph;
+typedef struct Function {
+    char name[96];
+    uint32_t shared_limit;
+} Function;
+
+static Stream default_stream;
+static Stream* streams = &default_stream;
+static int context_object;
+static __thread void* current;
+static int any_capture(void) {
+    for (Stream* s = streams; s; s = s->next)
+        if (s->capturing) return 1;
+    return 0;
+}
+static Stream* of(Stream* handle) { return handle ? handle : &default_stream; }
+static void append(Stream* s, Node* n) {
+    n->next = 0;
+    if (s->last) s->last->next = n;
+    else s->first = n;
+    s->last = n;
+}
+static void execute(Node* n) {
+    if (n->to) memcpy(n->to, n->data, n->bytes);
+    else run_kernel(n->kernel, n->grid, n->shared_bytes, n->data);
+}
+static void drain(Stream* s) {
+    while (s->first) {
+        Node* n = s->first;
+        s->first = n->next;
+        if (!s->first) s->last = 0;
+        execute(n);
+        free(n->data);
+        free(n);
+    }
+}
+static void drain_all(void) {
+    for (Stream* s = streams; s; s = s->next)
+        if (!s->capturing) drain(s);
+}
+static void* copied(const void* from, size_t bytes) { return memcpy(malloc(bytes ? bytes : 1), from, bytes); }
+
+static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static void unlock(int* held) { *held = pthread_mutex_unlock(&mutex); }
+// Until the end of the function.
+#define LOCK int held __attribute__((cleanup(unlock), unused)) = pthread_mutex_lock(&mutex);
+#define NEEDS_CONTEXT(name) \
+    LOCK note(name);        \
+    if (!current) return INVALID_CONTEXT;
+// Allocating or waiting while a stream is captured: the driver refuses it and spoils the capture.
+#define REFUSED_IN_CAPTURE                                                            \
+    if (any_capture()) {                                                              \
+        for (Stream* other = streams; other; other = other->next) other->invalidated |= other->capturing; \
+        return CAPTURE_UNSUPPORTED;                                                   \
+    }
+
+// ---- the driver
+
+Result cuInit(unsigned flags) { return (void)flags, settings[GPUS] ? SUCCESS : NO_DEVICE; }
+Result cuDriverGetVersion(int* v) { return *v = (int)settings[DRIVER_VERSION], SUCCESS; }
+Result cuDeviceGetCount(int* n) { return *n = (int)settings[GPUS], SUCCESS; }
+Result cuDeviceGet(int* d, int ordinal) { return *d = ordinal, ordinal < settings[GPUS] ? SUCCESS : INVALID_DEVICE; }
+Result cuDeviceGetName(char* name, int length, int d) { return snprintf(name, length, "Fake GPU %d", d), SUCCESS; }
+Result cuDeviceGetAttribute(int* v, int attribute, int d) {
+    (void)d;
+    switch (attribute) {
+    case 5: *v = 0x7fffffff; break;                      // MAX_GRID_DIM_X
+    case 6: case 7: *v = 65535; break;                   // MAX_GRID_DIM_Y, Z
+    case 16: *v = 132; break;                            // MULTIPROCESSOR_COUNT
+    case 75: *v = (int)settings[CAPABILITY] / 10; break; // COMPUTE_CAPABILITY_MAJOR
+    case 76: *v = (int)settings[CAPABILITY] % 10; break; // COMPUTE_CAPABILITY_MINOR
+    case 97: *v = 227 * 1024; break;                     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    case 115: *v = 1; break;                             // MEMORY_POOLS_SUPPORTED
+    default: return INVALID_VALUE;
+    }
+    return SUCCESS;
+}
+Result cuDevicePrimaryCtxRetain(void** c, int d) { return (void)d, *c = &context_object, SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int d) { return (void)d, SUCCESS; }
+Result cuCtxGetCurrent(void** c) { return *c = current, SUCCESS; }
+Result cuCtxSetCurrent(void* c) { return current = c, SUCCESS; }
+Result cuCtxSynchronize(void) {
+    NEEDS_CONTEXT("cuCtxSynchronize") REFUSED_IN_CAPTURE
+    drain_all();
+    return SUCCESS;
+}
+Result cuGetErrorName(Result e, const char** s) { return (void)e, *s = "CUDA_ERROR", SUCCESS; }
+Result cuGetErrorString(Result e, const char** s) {
+    static char text[64];
+    snprintf(text, sizeof text, "fake error %d", e);
+    return *s = text, SUCCESS;
+}
+
+Result cuMemAlloc_v2(Address* a, size_t bytes) {
+    NEEDS_CONTEXT("cuMemAlloc") REFUSED_IN_CAPTURE
+    if (bytes > (1ull << 32)) return OUT_OF_MEMORY;
+    size_t* block = aligned_alloc(256, (bytes + 511) / 256 * 256);
+    block[0] = bytes;
+    memset((char*)block + 256, 0xff, bytes);
+    bytes_in_use += bytes;
+    return *a = (Address)block + 256, SUCCESS;
+}
+Result cuMemFree_v2(Address a) {
+    NEEDS_CONTEXT("cuMemFree") REFUSED_IN_CAPTURE
+    drain_all();
+    size_t* block = (size_t*)(a - 256);
+    bytes_in_use -= block[0];
+    free(block);
+    return SUCCESS;
+}
+Result cuMemAllocAsync(Address* a, size_t bytes, Stream* s) { return (void)s, cuMemAlloc_v2(a, bytes); }
+Result cuMemFreeAsync(Address a, Stream* s) { return (void)s, cuMemFree_v2(a); }
+Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { return *free_bytes = 1ull << 30, *total = 1ull << 32, SUCCESS; }
+// From pageable memory: the source is read on return, the destination written when somebody waits for the stream.
+Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* s) {
+    NEEDS_CONTEXT("cuMemcpyHtoDAsync")
+    Node* n = calloc(1, sizeof *n);
+    n->data = copied(from, bytes), n->to = (void*)to, n->bytes = bytes;
+    append(of(s), n);
+    return SUCCESS;
+}
+Result cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
+    REFUSED_IN_CAPTURE
+    return cuMemcpyHtoDAsync_v2(to, from, bytes, 0);
+}
+Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* s) {
+    NEEDS_CONTEXT("cuMemcpyDtoHAsync")
+    drain(of(s));
+    memcpy(to, (void*)from, bytes);
+    return SUCCESS;
+}
+Result cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
+    REFUSED_IN_CAPTURE
+    return cuMemcpyDtoHAsync_v2(to, from, bytes, 0);
+}
+Result cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Stream* s) {
+    NEEDS_CONTEXT("cuMemsetD8Async")
+    Node* n = calloc(1, sizeof *n);
+    n->data = memset(malloc(bytes + 1), value, bytes), n->to = (void*)to, n->bytes = bytes;
+    append(of(s), n);
+    return SUCCESS;
+}
+Result cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) {
+    REFUSED_IN_CAPTURE
+    return cuMemsetD8Async(to, value, bytes, 0);
+}
+
+Result cuModuleLoadData(void** m, const void* image) {
+    NEEDS_CONTEXT("cuModuleLoadData")
+    if (settings[LOAD_ERROR]) return (Result)settings[LOAD_ERROR];
+    if ((uintptr_t)image % 8 || *(const uint32_t*)image != 0xba55ed50) return INVALID_IMAGE; // a fatbin's first word
+    return *m = malloc(1), SUCCESS;
+}
+Result cuModuleUnload(void* m) {
+    NEEDS_CONTEXT("cuModuleUnload")
+    return free(m), SUCCESS;
+}
+Result cuModuleGetFunction(Function** f, void* m, const char* name) {
+    NEEDS_CONTEXT("cuModuleGetFunction")
+    (void)m;
+    if (!params_bytes(name)) return NOT_FOUND;
+    *f = calloc(1, sizeof **f);
+    snprintf((*f)->name, sizeof (*f)->name, "%s", name);
+    (*f)->shared_limit = 48 * 1024;
+    return SUCCESS;
+}
+Result cuFuncSetAttribute(Function* f, int attribute, int value) {
+    NEEDS_CONTEXT("cuFuncSetAttribute")
+    if (attribute != 8 || value < 0 || value > 227 * 1024) return INVALID_VALUE; // MAX_DYNAMIC_SHARED_SIZE_BYTES
+    return f->shared_limit = value, SUCCESS;
+}
+Result cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                      unsigned shared_bytes, Stream* s, void** params, void** extra) {
+    NEEDS_CONTEXT("cuLaunchKernel")
+    if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 65535 || gz > 65535 || bx * by * bz > 1024 || !bx || by != 1 || bz != 1)
+        return INVALID_VALUE;
+    if (shared_bytes > f->shared_limit || extra) return INVALID_VALUE;
+    Node* n = calloc(1, sizeof *n);
+    strcpy(n->kernel, f->name);
+    n->grid[0] = gx, n->grid[1] = gy, n->grid[2] = gz, n->shared_bytes = shared_bytes;
+    n->data = copied(params[0], params_bytes(f->name));
+    append(of(s), n);
+    return SUCCESS;
+}
+
+Result cuStreamCreate(Stream** s, unsigned flags) {
+    NEEDS_CONTEXT("cuStreamCreate")
+    (void)flags;
+    *s = calloc(1, sizeof **s);
+    (*s)->next = default_stream.next, default_stream.next = *s;
+    return SUCCESS;
+}
+Result cuStreamDestroy_v2(Stream* s) {
+    NEEDS_CONTEXT("cuStreamDestroy")
+    drain(s);
+    for (Stream* p = streams; p; p = p->next)
+        if (p->next == s) p->next = s->next;
+    return free(s), SUCCESS;
+}
+Result cuStreamSynchronize(Stream* s) {
+    NEEDS_CONTEXT("cuStreamSynchronize")
+    if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
+    drain(of(s));
+    return SUCCESS;
+}
+Result cuStreamBeginCapture_v2(Stream* s, int mode) {
+    NEEDS_CONTEXT("cuStreamBeginCapture")
+    (void)mode;
+    if (!s) return CAPTURE_UNSUPPORTED;
+    drain(s);
+    return s->capturing = 1, s->invalidated = 0, SUCCESS;
+}
+Result cuStreamEndCapture(Stream* s, Graph** g) {
+    NEEDS_CONTEXT("cuStreamEndCapture")
+    s->capturing = 0;
+    *g = calloc(1, sizeof **g);
+    (*g)->first = s->first;
+    s->first = s->last = 0;
+    return s->invalidated ? CAPTURE_INVALIDATED : SUCCESS;
+}
+Result cuGraphInstantiateWithFlags(Graph** e, Graph* g, unsigned long long flags) { return (void)flags, *e = g, SUCCESS; }
+Result cuGraphLaunch(Graph* g, Stream* s) {
+    NEEDS_CONTEXT("cuGraphLaunch")
+    for (Node* n = g->first; n; n = n->next) {
+        Node* again = copied(n, sizeof *n);
+        again->data = copied(n->data, n->to ? n->bytes : params_bytes(n->kernel));
+        append(of(s), again);
+    }
+    return SUCCESS;
+}
+Result cuGraphExecDestroy(Graph* g) { return (void)g, SUCCESS; }
+Result cuGraphDestroy(Graph* g) { return (void)g, SUCCESS; }
+
+// An event is a point in a stream's queue; here, waiting for it means that the stream has run.
+Result cuEventCreate(Stream*** e, unsigned flags) { return (void)flags, *e = calloc(1, sizeof **e), SUCCESS; }
+Result cuEventRecord(Stream** e, Stream* s) {
+    LOCK
+    return *e = of(s), SUCCESS;
+}
+Result cuEventDestroy_v2(Stream** e) { return free(e), SUCCESS; }
+Result cuStreamWaitEvent(Stream* s, Stream** e, unsigned flags) {
+    LOCK(void) flags;
+    if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
+    if (*e && *e != of(s)) drain(*e);
+    return SUCCESS;
+}

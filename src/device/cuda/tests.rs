@@ -1,0 +1,233 @@
+//! The device against a fake driver (fake_driver.c), so that it is tested where there is no GPU: the tests of tests/cuda.rs, in
+//! which the host device computes what is launched, and what a real driver seldom shows.
+
+use super::*;
+use crate::device::Operand;
+use crate::device::host::HostDevice;
+use crate::kernels::{KERNELS, find};
+use crate::{Conv2d, Conv2dSpec, HostOptions, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
+use std::ffi::{CStr, c_char};
+use std::path::Path;
+use std::process::Command;
+
+#[allow(dead_code, clippy::duplicate_mod)]
+#[path = "../../../tests/cuda.rs"]
+mod on_a_gpu;
+
+/// fake_driver.c's settings.
+enum Setting {
+    Capability,
+    DriverVersion,
+    LoadError,
+    Gpus,
+}
+
+/// The fake driver, loaded under the name by which cudarc asks for the real one.
+struct Fake(libloading::Library);
+
+impl Fake {
+    fn load(directory: &Path) -> Self {
+        // SAFETY: the library's functions are as fake_driver.c declares them
+        unsafe {
+            let fake = Self(libloading::Library::new(directory.join("libcuda.so.1")).unwrap());
+            let callbacks = fake.0.get::<unsafe extern "C" fn(LaunchCallback, ParamsCallback)>(b"fake_set_callbacks\0").unwrap();
+            callbacks(launch, params_bytes);
+            fake
+        }
+    }
+
+    fn set(&self, setting: Setting, value: i64) {
+        // SAFETY: as in `load`
+        unsafe { self.0.get::<unsafe extern "C" fn(i32, i64)>(b"fake_set\0").unwrap()(setting as i32, value) }
+    }
+
+    /// The driver's calls since the last time.
+    fn take_log(&self) -> String {
+        // SAFETY: as in `load`; the string is valid until the next call
+        unsafe {
+            let log = self.0.get::<unsafe extern "C" fn() -> *const c_char>(b"fake_take_log\0").unwrap()();
+            CStr::from_ptr(log).to_str().unwrap().trim_end().to_string()
+        }
+    }
+
+    fn bytes_in_use(&self) -> i64 {
+        // SAFETY: as in `load`
+        unsafe { self.0.get::<unsafe extern "C" fn() -> i64>(b"fake_bytes_in_use\0").unwrap()() }
+    }
+}
+
+type LaunchCallback = unsafe extern "C" fn(*const c_char, *const u32, u32, *const u8);
+type ParamsCallback = unsafe extern "C" fn(*const c_char) -> usize;
+
+unsafe extern "C" fn params_bytes(name: *const c_char) -> usize {
+    // SAFETY: the fake driver passes a string
+    let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap();
+    KERNELS.iter().find(|kernel| kernel.name == name).map_or(0, |kernel| kernel.params_bytes)
+}
+
+unsafe extern "C" fn launch(name: *const c_char, grid: *const u32, shared_bytes: u32, params: *const u8) {
+    static HOST: OnceLock<Device> = OnceLock::new();
+    let host = HOST.get_or_init(|| Device::from_backend(HostDevice::new(HostOptions::default()).unwrap()));
+    // SAFETY: the fake driver passes a kernel's name, three sizes and the kernel's parameters; its memory is this process's
+    unsafe {
+        let info = find(CStr::from_ptr(name).to_str().unwrap());
+        let params = std::slice::from_raw_parts(params, info.params_bytes);
+        let operands: &[Operand] = &[];
+        let launch = Launch { kernel: &host.load(info).unwrap(), grid: *grid.cast(), shared_bytes, params, operands };
+        host.0.backend.launch(&launch, &Stream::default_of(host)).unwrap();
+    }
+}
+
+const DIRECTORY: &str = "WARPCONV_FAKE_DRIVER";
+
+/// Runs a test of this file in a process of its own, for which the fake driver is the driver.
+fn in_a_process(test: &str) {
+    // SAFETY: as in `driver`
+    if unsafe { libloading::Library::new("libcuda.so.1") }.is_ok() {
+        eprintln!("there is a real driver: tests/cuda.rs tests with it");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let library = directory.path().join("libcuda.so.1");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/cuda/fake_driver.c");
+    let mut compiler = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
+    compiler.args(["-x", "c", "-std=gnu11", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library).arg(source);
+    assert!(compiler.status().unwrap().success(), "{compiler:?}");
+    let name = format!("device::cuda::tests::{test}");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", &name, "--ignored", "--nocapture"]).env(DIRECTORY, directory.path());
+    let output = child.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn fake() -> Fake {
+    let fake = Fake::load(Path::new(&std::env::var_os(DIRECTORY).expect("run by `in_a_process`")));
+    fake.set(Setting::Gpus, 1);
+    fake.set(Setting::Capability, 90);
+    fake.set(Setting::DriverVersion, 13_000);
+    fake
+}
+
+#[test]
+fn the_tests_for_gpus_pass_on_a_fake_driver() {
+    in_a_process("child_runs_the_tests_for_gpus");
+}
+
+#[test]
+#[ignore = "run by the_tests_for_gpus_pass_on_a_fake_driver"]
+fn child_runs_the_tests_for_gpus() {
+    let _fake = fake();
+    let arguments = libtest_mimic::Arguments { test_threads: Some(1), ..Default::default() };
+    let conclusion = libtest_mimic::run(&arguments, on_a_gpu::trials());
+    assert!(!conclusion.has_failed() && conclusion.num_ignored == 0, "{conclusion:?}");
+}
+
+#[test]
+fn what_is_asked_of_the_driver() {
+    in_a_process("child_asks_the_driver");
+}
+
+#[test]
+#[ignore = "run by what_is_asked_of_the_driver"]
+fn child_asks_the_driver() {
+    let fake = fake();
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 3, 3], &[0.5f32; 54]).unwrap()).unwrap();
+    let request = PlanRequest::new([1, 3, 8, 8]);
+    {
+        let device = Device::cuda(0).unwrap();
+        assert_eq!(device.describe(), "Fake GPU 0");
+        assert_eq!(device.properties().compute_capability, (9, 0));
+        assert_eq!(Device::best().unwrap().kind(), DeviceKind::Cuda);
+        let none = Device::cuda(1).unwrap_err().to_string();
+        assert!(none.contains("cuda:1") && none.contains("cuda:0 (Fake GPU 0)"), "{none}");
+
+        let x = Tensor::<f32>::zeros(&device, [1, 3, 8, 8], MemoryFormat::Contiguous).unwrap();
+        fake.take_log();
+        let plan = layer.plan::<f32>(&device, &request).unwrap();
+        let planning = fake.take_log();
+        assert!(planning.contains("cuModuleLoadData cuModuleGetFunction cuFuncSetAttribute"), "{planning}");
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        let stream = Stream::new(&device).unwrap();
+        fake.take_log();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+        assert_eq!(fake.take_log(), "cuLaunchKernel", "a run is one launch and nothing else");
+        std::thread::scope(|scope| {
+            scope.spawn(|| plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap());
+        });
+        layer.plan::<f32>(&device, &request).unwrap();
+        assert!(!fake.take_log().contains("cuModuleLoadData"), "a family is loaded once");
+
+        // limits are ours to refuse, before the driver does
+        let kernel = device.load(find("transpose_32")).unwrap();
+        let launch = |grid, shared_bytes| {
+            let launch = Launch { kernel: &kernel, grid, shared_bytes, params: &[], operands: &[] };
+            // SAFETY: refused
+            unsafe { device.0.backend.launch(&launch, &stream) }.unwrap_err()
+        };
+        let error = launch([1, 65_536, 1], 0);
+        assert!(matches!(error, Error::Limit { what: "the number of blocks along y", value: 65_536, limit: 65_535 }), "{error}");
+        assert!(matches!(launch([1, 1, 1], 300_000), Error::Limit { value: 300_000, .. }));
+
+        // a wait that would spoil a capture is an error of the driver, not a panic
+        let cuda = stream.as_cuda().unwrap();
+        cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        assert!(matches!(x.to_vec(), Err(Error::Driver { call: "cuCtxSynchronize", .. })));
+        assert!(cuda.end_capture(sys::CUgraphInstantiate_flags(0)).is_err());
+        stream.synchronize().unwrap();
+    }
+    drop(layer); // the packed weights with it
+    assert_eq!(fake.bytes_in_use(), 0, "everything is freed");
+}
+
+#[test]
+fn code_that_does_not_run_is_told_apart() {
+    in_a_process("child_loads_what_does_not_run");
+}
+
+#[test]
+#[ignore = "run by code_that_does_not_run_is_told_apart"]
+fn child_loads_what_does_not_run() {
+    let fake = fake();
+    let nvcc = build_info().nvcc.expect("the feature cuda");
+    let load = || Device::cuda(0).unwrap().load(find("cast_f32_f16")).unwrap_err();
+
+    fake.set(Setting::Capability, 75);
+    let error = load();
+    assert!(matches!(error, Error::NoKernelImage { .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("Fake GPU 0") && words.contains("7.5") && words.contains("WARPCONV_CUDA_ARCHS=75"), "{words}");
+    assert!(words.contains(build_info().cuda_code[0]), "{words}");
+    let best = Device::best().unwrap();
+    assert_eq!(best.kind(), DeviceKind::Host, "a GPU that runs no kernel of ours is not the best device");
+    assert!(best.describe().contains("7.5"), "{}", best.describe());
+
+    fake.set(Setting::Capability, 90);
+    fake.set(Setting::DriverVersion, i64::from(nvcc.0 - 1) * 1000 + 40);
+    for code in [CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION, CUresult::CUDA_ERROR_INVALID_IMAGE] {
+        fake.set(Setting::LoadError, code as i64);
+        let error = load();
+        assert!(matches!(error, Error::DriverTooOld { .. }), "{error}");
+        let words = error.to_string();
+        assert!(words.contains(&format!("{}.4", nvcc.0 - 1)) && words.contains(&version(nvcc)), "{words}");
+    }
+    fake.set(Setting::DriverVersion, 99_000);
+    assert!(matches!(load(), Error::Driver { call: "cuModuleLoadData", .. }));
+    fake.set(Setting::LoadError, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU as i64);
+    assert!(matches!(load(), Error::NoKernelImage { .. }));
+}
+
+#[test]
+fn a_driver_without_a_gpu_is_no_device() {
+    in_a_process("child_has_no_gpu");
+}
+
+#[test]
+#[ignore = "run by a_driver_without_a_gpu_is_no_device"]
+fn child_has_no_gpu() {
+    let fake = fake();
+    fake.set(Setting::Gpus, 0);
+    let error = Device::cuda(0).unwrap_err();
+    assert!(matches!(error, Error::DeviceUnavailable { .. }) && error.to_string().contains("no GPU"), "{error}");
+    assert!(Device::best().unwrap().describe().contains("no GPU"));
+}
