@@ -4,6 +4,7 @@
 //! result with [`print`] and everything else with [`note`].
 
 mod conformance;
+mod gallery;
 mod info;
 mod run;
 mod verify;
@@ -52,6 +53,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Verify(verify::Args),
+    Gallery(gallery::Args),
     Info(info::Args),
     Conformance(conformance::Args),
 }
@@ -74,6 +76,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::execute(args),
+        Command::Gallery(args) => gallery::execute(args),
         Command::Info(args) => info::execute(args),
         Command::Verify(args) => verify::execute(args),
         Command::Conformance(args) => conformance::execute(args),

@@ -191,7 +191,7 @@ fn filters(layer: &Conv2d, g: &ConvGeometry) -> String {
     let scale = 36f64.min(300.0 / width as f64).min(220.0 / height as f64);
     let mut svg = format!(
         "<svg class=\"filters\" width=\"{:.0}\" height=\"{:.0}\" viewBox=\"-.1 -.1 {width}.2 {height}.2\" role=\"img\" \
-         aria-label=\"{} by {} filters of {kh} by {kw} taps\"><path class=\"frame\" d=\"{frames}\"/>",
+         aria-label=\"{} by {} filters of {kh} by {kw} taps\"><path class=\"outline\" d=\"{frames}\"/>",
         width as f64 * scale,
         height as f64 * scale,
         g.c_out,

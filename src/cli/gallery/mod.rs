@@ -1,0 +1,249 @@
+//! `warpconv gallery`: each kind of convolution on a real picture, as PNG files and one page.
+
+mod exhibits;
+mod filters;
+mod page;
+mod pictures;
+mod portrait;
+mod run;
+
+use super::{DeviceArgs, Verdict, note, print, progress};
+use exhibits::{Exhibit, Part, Section, Source};
+use image::RgbImage;
+use pictures::{Picture, Planes, Tone};
+use portrait::Portrait;
+use run::{Check, Outcome};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use warpconv::analysis::{self, LayerReport, Operands, ReceptiveField};
+use warpconv::{DType, Device, Error, Layer, MemoryFormat, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  warpconv gallery                              a portrait from NASA, in target/gallery
+  warpconv gallery --image cat.jpg --out cats   a picture of your own";
+
+/// Apply every kind of convolution to a picture, and write a page that shows what came out
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The picture, PNG or JPEG; large ones are scaled down
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Folder for index.html and the PNG files, created if it is not there
+    #[arg(long, value_name = "DIR", default_value = "target/gallery")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// An exhibit with all that the page tells about it.
+struct Shown<'a> {
+    exhibit: &'a Exhibit,
+    portrait: Portrait,
+    report: LayerReport,
+    /// What an output pixel sees of the picture itself, through the layers before this one.
+    field: ReceptiveField,
+    outcome: Outcome,
+    check: Check,
+    panels: Vec<Rendered>,
+    /// Of a 1x1 layer on the picture.
+    curves: Option<Vec<Vec<f32>>>,
+    /// The same layer in every dtype and format, where the exhibit asks for it.
+    types: Vec<TypeRow>,
+}
+
+/// A layer run in one dtype and format.
+struct TypeRow {
+    dtype: DType,
+    format: MemoryFormat,
+    outcome: Outcome,
+    check: Check,
+}
+
+/// A picture as a file and as part of the page.
+struct Rendered {
+    file: String,
+    width: u32,
+    height: u32,
+    /// What the brightness means.
+    legend: String,
+    png: Vec<u8>,
+    data_uri: String,
+}
+
+impl Rendered {
+    fn new(stem: &str, picture: &RgbImage, legend: String) -> Result<Self> {
+        let png = pictures::png(picture)?;
+        let data_uri = pictures::data_uri(picture, &png)?;
+        Ok(Self { file: format!("{stem}.png"), width: picture.width(), height: picture.height(), legend, png, data_uri })
+    }
+}
+
+/// What an exhibit read and gave, before it is checked and drawn.
+struct Run<'a> {
+    exhibit: &'a Exhibit,
+    x: Planes,
+    residual: Option<Planes>,
+    field: ReceptiveField,
+    outcome: Outcome,
+    curves: Option<Vec<Vec<f32>>>,
+    types: Vec<(DType, MemoryFormat, Outcome)>,
+}
+
+pub fn execute(args: Args) -> Result<Verdict> {
+    let start = Instant::now();
+    let picture = Picture::load(args.image.as_deref())?;
+    let device = args.device.device()?;
+    let sections = exhibits::sections()?;
+    let all: Vec<&Exhibit> = sections.iter().flat_map(|section| &section.exhibits).collect();
+
+    let bar = progress(2 * all.len(), "steps");
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    for &exhibit in &all {
+        bar.set_message(format!("running {}", exhibit.name));
+        let run = run_exhibit(&device, exhibit, &picture.planes, &runs)?;
+        runs.push(run);
+        bar.inc(1);
+    }
+    // the oracle takes longer than the kernels, and draws no time from them once they are done
+    bar.set_message("checking and drawing");
+    let shown = parallel(runs, |run| {
+        let shown = show(run);
+        bar.inc(1);
+        shown
+    })?;
+    bar.finish_and_clear();
+
+    let input = Rendered::new("picture", &pictures::render(&picture.planes, Tone::Plain, 1.0), Tone::Plain.describe(1.0))?;
+    let html = page::page(&page::Content { sections: &sections, shown: &shown, picture: &picture, input: &input, device: &device });
+    let files = std::iter::once(&input).chain(shown.iter().flat_map(|s| &s.panels)).map(|r| (r.file.as_str(), r.png.as_slice()));
+    let page = write(&args.out, files, &html)?;
+
+    let failed: Vec<&str> = shown.iter().filter(|s| s.failures() > 0).map(|s| s.exhibit.name).collect();
+    let spent: Duration = shown.iter().map(|s| s.outcome.time).sum();
+    note(format_args!(
+        "{} convolutions, {:.2} s in their kernels, {:.1} s in all",
+        shown.len(),
+        spent.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    ));
+    print(page.display())?;
+    if failed.is_empty() {
+        return Ok(Verdict::Passed);
+    }
+    note(format_args!("too far from the oracle: {}", failed.join(", ")));
+    Ok(Verdict::Failed)
+}
+
+impl Shown<'_> {
+    /// Elements that break the numerics contract, in any dtype and format that it was run in.
+    fn failures(&self) -> usize {
+        self.check.failures + self.types.iter().map(|row| row.check.failures).sum::<usize>()
+    }
+}
+
+/// The planes of a part of an input, and what their pixels have seen of the picture.
+fn part(part: &Part, picture: &Planes, runs: &[Run<'_>]) -> (Planes, ReceptiveField) {
+    let (planes, field) = match part.source {
+        Source::Picture => (picture, ReceptiveField::input()),
+        Source::Output(name) => {
+            let run = runs.iter().find(|run| run.exhibit.name == name).expect("an exhibit comes after those whose output it reads");
+            (&run.outcome.y, run.field)
+        }
+    };
+    (part.channels.map_or_else(|| planes.clone(), |channels| planes.select(channels)), field)
+}
+
+fn run_exhibit<'a>(device: &Device, exhibit: &'a Exhibit, picture: &Planes, runs: &[Run<'_>]) -> Result<Run<'a>> {
+    let parts: Vec<_> = exhibit.input.iter().map(|p| part(p, picture, runs)).collect();
+    // of several layers that are read, the one that sees most
+    let below = parts.iter().map(|(_, field)| *field).max_by_key(|field| field.size).unwrap_or(ReceptiveField::input());
+    let x = Planes::concatenate(&parts.into_iter().map(|(planes, _)| planes).collect::<Vec<_>>());
+    let residual = exhibit.residual.as_ref().map(|p| part(p, picture, runs).0);
+    let kernel = portrait::portrait(&exhibit.layer, shape4(&x), residual.is_some())?.kernel;
+    let run_as = |dtype, format| run::run(device, &exhibit.layer, &x, residual.as_ref(), dtype, format);
+    let outcome = run_as(exhibit.dtype, exhibit.format)?;
+    let every = DType::ALL.into_iter().flat_map(|dtype| MemoryFormat::ALL.map(|format| (dtype, format)));
+    let types = every.filter(|_| exhibit.every_type).map(|(dtype, format)| Ok((dtype, format, run_as(dtype, format)?)));
+    let types = types.collect::<Result<_>>()?;
+    let curves = (kernel == [1, 1] && x.shape[0] == 3 && outcome.y.shape[1..] == x.shape[1..]).then(|| run::ramp(device, exhibit));
+    let field = portrait::field_on_top(&exhibit.layer, below, kernel)?;
+    Ok(Run { exhibit, field, outcome, types, curves: curves.transpose()?, x, residual })
+}
+
+fn shape4(planes: &Planes) -> warpconv::Shape {
+    let [c, h, w] = planes.shape;
+    [1, c, h, w]
+}
+
+/// Checks, counts and draws.
+fn show(run: Run<'_>) -> Result<Shown<'_>> {
+    let Run { exhibit, x, residual, field, outcome, curves, types } = run;
+    let check = |dtype, y: &Planes| run::check(&exhibit.layer, &x, residual.as_ref(), dtype, y);
+    let operands = Operands::new(exhibit.dtype).bias(has_bias(exhibit)).residual(residual.is_some());
+    let types = types.into_iter().map(|(dtype, format, outcome)| Ok(TypeRow { dtype, format, check: check(dtype, &outcome.y)?, outcome }));
+    Ok(Shown {
+        portrait: portrait::portrait(&exhibit.layer, shape4(&x), residual.is_some())?,
+        report: analysis::analyse(&exhibit.layer.spec(), exhibit.layer.weight_shape(), shape4(&x), operands)?,
+        check: check(exhibit.dtype, &outcome.y)?,
+        panels: render(exhibit, &outcome.y)?,
+        types: types.collect::<Result<_>>()?,
+        exhibit,
+        field,
+        outcome,
+        curves,
+    })
+}
+
+fn has_bias(exhibit: &Exhibit) -> bool {
+    matches!(&exhibit.layer, warpconv::AnyLayer::Conv2d(layer) if layer.bias().is_some())
+}
+
+/// The panels of an output; those of one tone have one scale.
+fn render(exhibit: &Exhibit, y: &Planes) -> Result<Vec<Rendered>> {
+    let scale_of = |tone: Tone| {
+        let channels: Vec<usize> = exhibit.panels.iter().filter(|p| p.tone == tone).flat_map(|p| p.channels).copied().collect();
+        pictures::strongest(&y.select(&channels))
+    };
+    let single = exhibit.panels.len() == 1;
+    let render = |(index, panel): (usize, &exhibits::Panel)| {
+        let scale = scale_of(panel.tone);
+        let picture = pictures::render(&y.select(panel.channels), panel.tone, scale);
+        let stem = if single { exhibit.name.to_string() } else { format!("{}-{}", exhibit.name, index + 1) };
+        Rendered::new(&stem, &picture, panel.tone.describe(scale))
+    };
+    exhibit.panels.iter().enumerate().map(render).collect()
+}
+
+/// `work` on every item, on all cores; the results in the order of the items.
+fn parallel<I: Send, R: Send>(items: Vec<I>, work: impl Fn(I) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let (queue, results) = (Mutex::new(items.into_iter().enumerate()), Mutex::new(Vec::new()));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, item)) = next() {
+                    let result = work(item);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Writes the pictures, and then the page, so that there is no page without its pictures. Returns the page's path.
+fn write<'a>(out: &Path, pictures: impl Iterator<Item = (&'a str, &'a [u8])>, html: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.into(), source })?;
+    for (file, bytes) in pictures {
+        warpconv::io::write(out.join(file), bytes)?;
+    }
+    let page = out.join("index.html");
+    warpconv::io::write(&page, html.as_bytes())?;
+    Ok(page)
+}
