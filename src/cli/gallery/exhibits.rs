@@ -126,6 +126,7 @@ fn dense() -> Result<Section> {
     let emboss = conv(same(), of_brightness(&[Kernel::emboss().scaled(0.8)])?)?.with_bias(Parameter::vector(&[0.5f32]))?;
     let sobel = conv(same(), of_brightness(&[Kernel::sobel_x(), Kernel::sobel_y()])?)?;
     let laplacian = conv(same(), of_brightness(&[Kernel::laplacian()])?)?;
+    let bands = conv(same(), of_brightness(&[Kernel::gaussian(9, 1.2).plus(&Kernel::gaussian(9, 2.4).scaled(-1.0))])?)?;
     let motion = conv(same(), each_channel(&Kernel::motion(15, 35.0), 3)?)?;
     let directions: [f32; 8] = std::array::from_fn(|i| 45.0 * i as f32);
     let compass = of_brightness(&directions.map(Kernel::compass))?;
@@ -177,6 +178,14 @@ fn dense() -> Result<Section> {
             )
             .shown(Tone::Signed, &[("output", &[0])]),
             Exhibit::new(
+                "dense-bands",
+                "Difference of Gaussians",
+                "A narrow bell minus a wide one, 9×9: what is as large as a few pixels stays, finer and coarser things go.",
+                bands,
+            )
+            .run_as(BF16, NHWC)
+            .shown(Tone::Signed, &[("output", &[0])]),
+            Exhibit::new(
                 "dense-sobel",
                 "Sobel, both axes in one layer",
                 "Two output channels from one pass over the picture: how brightness grows to the right, and how it grows downwards.",
@@ -221,16 +230,14 @@ fn strides_and_padding() -> Result<Section> {
     )?;
     let kept = conv(same(), each_channel(&Kernel::mean(15), 3)?)?;
     let shrunk = conv(Conv2dSpec::default(), each_channel(&Kernel::mean(15), 3)?)?;
-    let moved = conv(
-        Conv2dSpec { padding: Padding::Explicit([8, 64, 24, 16]), ..Default::default() },
-        each_channel(&Kernel::identity(1), 3)?,
-    )?;
+    let moved =
+        conv(Conv2dSpec { padding: Padding::Explicit([8, 64, 24, 16]), ..Default::default() }, each_channel(&Kernel::identity(1), 3)?)?;
     Ok(Section {
         id: "strides-and-padding",
         title: "Strides and padding",
         text: "A stride is the step from one output pixel's window to the next one's; padding is a frame of zeros around the picture, \
-               with a width of its own on each side. The grid beside each filter is the picture's top left corner: filled squares are \
-               the taps of the first output pixel, the dashed frame is the window of the next one, hatched squares are padding.",
+               with a width of its own on each side. The grid beside each filter is the picture's top left corner: orange squares are \
+               the taps of the first output pixel, the dashed frame is the window of the next one, and what is grey is padding.",
         exhibits: vec![
             Exhibit::new(
                 "stride-4-alone",
@@ -282,17 +289,18 @@ fn pointwise() -> Result<Section> {
     };
     let diagonal = |gain: f32| matrix(&[[gain, 0.0, 0.0], [0.0, gain, 0.0], [0.0, 0.0, gain]]);
     let grey = conv(Conv2dSpec::default(), matrix(&[LUMA])?)?;
-    let sepia = layer(matrix(&[[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])?, &[0.0; 3], Activation::Tanh)?;
+    let sepia = matrix(&[[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])?;
+    let sepia = conv(Conv2dSpec { activation: Activation::Tanh, ..Default::default() }, sepia)?;
     let turned = conv(Conv2dSpec::default(), matrix(&[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])?)?;
-    let ycbcr = layer(
-        matrix(&[LUMA, [-0.168_736, -0.331_264, 0.5], [0.5, -0.418_688, -0.081_312]])?,
-        &[0.0, 0.5, 0.5],
-        Activation::None,
-    )?;
+    let ycbcr = layer(matrix(&[LUMA, [-0.168_736, -0.331_264, 0.5], [0.5, -0.418_688, -0.081_312]])?, &[0.0, 0.5, 0.5], Activation::None)?;
     let contrast = layer(diagonal(9.0)?, &[-4.5; 3], Activation::Sigmoid)?;
     let hardswish = layer(diagonal(3.2)?, &[-1.6; 3], Activation::Hardswish)?;
     let threshold = layer(diagonal(2.0)?, &[-1.0; 3], Activation::Relu)?;
     let negative = layer(diagonal(-1.0)?, &[1.0; 3], Activation::None)?;
+    // from a dark violet to a pale yellow
+    let (dark, light) = ([0.16, 0.05, 0.32], [1.0, 0.91, 0.62]);
+    let duotone: [[f32; 3]; 3] = std::array::from_fn(|colour| LUMA.map(|share| share * (light[colour] - dark[colour])));
+    let duotone = layer(matrix(&duotone)?, &dark, Activation::Relu6)?;
     let edges = conv(Conv2dSpec::default(), matrix(&hues())?)?;
     Ok(Section {
         id: "pointwise",
@@ -305,8 +313,13 @@ fn pointwise() -> Result<Section> {
                 .shown(Tone::Plain, &[("output", &[0])]),
             Exhibit::new("pointwise-sepia", "Sepia and tanh", "A warm mixture of the three colours; the tanh rolls off the lights.", sepia)
                 .run_as(F16, NHWC),
-            Exhibit::new("pointwise-rotation", "Colours in a circle", "A permutation matrix: red shows green, green shows blue, blue shows red.", turned)
-                .run_as(BF16, NHWC),
+            Exhibit::new(
+                "pointwise-rotation",
+                "Colours in a circle",
+                "A permutation matrix: red shows green, green shows blue, blue shows red.",
+                turned,
+            )
+            .run_as(BF16, NHWC),
             Exhibit::new(
                 "pointwise-ycbcr",
                 "Y, Cb, Cr",
@@ -327,8 +340,20 @@ fn pointwise() -> Result<Section> {
                 "hardswish(3.2 x − 1.6) dips below zero before it rises: the shadows drown and the lights glow.",
                 hardswish,
             ),
-            Exhibit::new("pointwise-threshold", "Lights only, by ReLU", "relu(2 x − 1): all that is darker than the middle is black.", threshold)
-                .run_as(BF16, NCHW),
+            Exhibit::new(
+                "pointwise-threshold",
+                "Lights only, by ReLU",
+                "relu(2 x − 1): all that is darker than the middle is black.",
+                threshold,
+            )
+            .run_as(BF16, NCHW),
+            Exhibit::new(
+                "pointwise-duotone",
+                "Two inks",
+                "Brightness moves each pixel along the line from a dark violet, the bias, to a pale yellow.",
+                duotone,
+            )
+            .run_as(F16, NCHW),
             Exhibit::new("pointwise-negative", "Negative", "1 − x: a gain of −1 and a bias of 1.", negative).run_as(F32, NHWC),
             Exhibit::new(
                 "pointwise-edges",
@@ -464,10 +489,10 @@ fn depthwise_section() -> Result<Section> {
                 Tone::Signed,
                 &[
                     ("red, rightwards", &[0]),
-                    ("red, downwards", &[1]),
                     ("green, rightwards", &[2]),
-                    ("green, downwards", &[3]),
                     ("blue, rightwards", &[4]),
+                    ("red, downwards", &[1]),
+                    ("green, downwards", &[3]),
                     ("blue, downwards", &[5]),
                 ],
             ),
@@ -501,6 +526,9 @@ fn dilated() -> Result<Section> {
     };
     let ghosts = Conv2dSpec { dilation: [1, 20], ..same() };
     let ghosts = conv(ghosts, each_channel(&Kernel::new([[0.05, 0.15, 0.6, 0.15, 0.05]]), 3)?)?;
+    let clarity = Kernel::identity(3).plus(&Kernel::mean(3).scaled(-1.0)).scaled(0.8).plus(&Kernel::identity(3));
+    let clarity = conv(Conv2dSpec { dilation: [9, 9], ..same() }, each_channel(&clarity, 3)?)?;
+    let holes = conv(Conv2dSpec { dilation: [14, 14], ..per_channel() }, depthwise(&[Kernel::mean(3), Kernel::mean(3), Kernel::mean(3)])?)?;
     let coarse = conv(Conv2dSpec { dilation: [6, 6], ..same() }, of_brightness(&[Kernel::laplacian()])?)?;
     Ok(Section {
         id: "dilated",
@@ -517,7 +545,13 @@ fn dilated() -> Result<Section> {
                 2,
                 smooth_of("dilated-atrous-1"),
             )?,
-            layers("dilated-atrous-4", "Scale 3: rate 4", "As many taps as before, further apart: what is left are shapes.", 4, smooth_of("dilated-atrous-2"))?,
+            layers(
+                "dilated-atrous-4",
+                "Scale 3: rate 4",
+                "As many taps as before, further apart: what is left are shapes.",
+                4,
+                smooth_of("dilated-atrous-2"),
+            )?,
             layers(
                 "dilated-atrous-8",
                 "Scale 4: rate 8",
@@ -549,6 +583,20 @@ fn dilated() -> Result<Section> {
                 ghosts,
             )
             .run_as(BF16, NHWC),
+            Exhibit::new(
+                "dilated-clarity",
+                "Clarity",
+                "The pixel against the mean of nine that stand nine apart: sharpening at a coarse scale lifts shapes, not grain.",
+                clarity,
+            )
+            .run_as(F16, NCHW),
+            Exhibit::new(
+                "dilated-holes",
+                "Why a pyramid begins at rate 1",
+                "A 3×3 mean at rate 14 alone does not blur. It sees nine pixels and none between them, and nine pictures overlap.",
+                holes,
+            )
+            .run_as(BF16, NCHW),
             Exhibit::new(
                 "dilated-laplacian",
                 "The Laplacian at rate 6",

@@ -8,7 +8,7 @@ mod portrait;
 mod run;
 
 use super::{DeviceArgs, Verdict, note, print, progress};
-use exhibits::{Exhibit, Part, Section, Source};
+use exhibits::{Exhibit, Part, Source};
 use image::RgbImage;
 use pictures::{Picture, Planes, Tone};
 use portrait::Portrait;

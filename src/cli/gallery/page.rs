@@ -7,7 +7,7 @@ use super::{Rendered, Shown, portrait};
 use std::fmt::Write;
 use std::time::Duration;
 use warpconv::analysis::ReceptiveField;
-use warpconv::{Device, Layer};
+use warpconv::{AnyLayer, Device, DeviceKind, Layer};
 
 /// What the page is made of.
 pub struct Content<'a> {
@@ -116,6 +116,12 @@ fn introduction(content: &Content<'_>) -> String {
     let worst = shown.iter().flat_map(|s| s.types.iter().map(|t| t.check.ratio).chain([s.check.ratio])).fold(0.0, f64::max);
     let [_, height, width] = picture.planes.shape;
     let changes = if picture.changes.is_empty() { String::new() } else { format!(" ({})", escape(&picture.changes.join("; "))) };
+    let note = match device.kind() {
+        DeviceKind::Host => {
+            " It runs the kernels thread by thread on the CPU, to show and to test them; its times say nothing about a GPU."
+        }
+        DeviceKind::Cuda => "",
+    };
     let verdict = if failures == 0 {
         format!("all {} outputs within the bound", grouped_digits(elements as u64))
     } else {
@@ -143,7 +149,7 @@ fn introduction(content: &Content<'_>) -> String {
          <p>Each card below is one layer, run by such a kernel on the picture beside this text, with filters whose effect can be \
          recognised. Drag across a picture to compare input and output. Every number was measured or computed when this page was \
          written, and every element of every output was compared with a plain double-precision definition of its layer.</p>\n\
-         <p class=\"device\">Device: <strong>{}</strong>, {}</p>\n<dl class=\"tiles\">{tiles}</dl>\n</div>\n\
+         <p class=\"device\">Device: <strong>{}</strong>, {}.{note}</p>\n<dl class=\"tiles\">{tiles}</dl>\n</div>\n\
          <figure class=\"original\"><img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"The picture that every layer is applied to: {}\">\
          <figcaption>{}{changes}<br>{width} × {height} pixels, values from 0 to 1</figcaption></figure>\n</header>\n\
          <nav aria-label=\"Kinds of convolution\">{links}</nav>\n",
@@ -177,7 +183,7 @@ fn section_of(content: &Content<'_>, section: &Section) -> String {
 fn card(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let exhibit = shown.exhibit;
     let mut html = format!("<article id=\"{}\" class=\"{}\">\n", exhibit.name, if shown.panels.len() > 1 { "wide" } else { "single" });
-    html += &pictures(content, shown);
+    let _ = writeln!(html, "<div class=\"pictures\">{}{}</div>", pictures(content, shown), legend(shown));
     let _ = write!(
         html,
         "<div class=\"words\">\n<h3>{}</h3>\n<p>{}</p>\n<p class=\"formula\">{}</p>\n</div>\n",
@@ -202,8 +208,13 @@ fn pictures(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let panels = exhibit.panels.iter().zip(&shown.panels);
     let output = |(panel, rendered): (&Panel, &Rendered)| {
         let alt = format!("{}, {}", exhibit.title, panel.caption);
-        let image =
-            format!("<img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}\">", rendered.data_uri, rendered.width, rendered.height, escape(&alt));
+        let image = format!(
+            "<img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}\">",
+            rendered.data_uri,
+            rendered.width,
+            rendered.height,
+            escape(&alt)
+        );
         tile(&image, rendered, panel.caption)
     };
     let input = before.map(|before| {
@@ -211,7 +222,7 @@ fn pictures(content: &Content<'_>, shown: &Shown<'_>) -> String {
         tile(&image, before.rendered, &before.caption)
     });
     let tiles: String = input.into_iter().chain(panels.map(output)).collect();
-    format!("<div class=\"panels of-{}\">{tiles}</div>\n{}", shown.panels.len() + 1, legend(shown))
+    format!("<div class=\"panels of-{}\">{tiles}</div>", shown.panels.len() + 1)
 }
 
 fn tile(image: &str, rendered: &Rendered, caption: &str) -> String {
@@ -239,7 +250,7 @@ fn slider(shown: &Shown<'_>, output: &Rendered, before: &Before<'_>) -> Option<S
         "<div class=\"frame compare{}\" style=\"--at:{SPLIT}%;--w:{};--h:{}\">\
          <div class=\"picture {}\" role=\"img\" aria-label=\"{}\"></div>\
          <img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}, output\"><span class=\"tag\">{}</span><span class=\"tag\">output</span>\
-         <input type=\"range\" min=\"0\" max=\"100\" value=\"{SPLIT}\" aria-label=\"Share of the input that is seen\">{ENLARGE}</div>\n{}",
+         <input type=\"range\" min=\"0\" max=\"100\" value=\"{SPLIT}\" aria-label=\"Share of the input that is seen\">{ENLARGE}</div>",
         if output.width < 300 { " small" } else { "" },
         input.width,
         input.height,
@@ -249,8 +260,7 @@ fn slider(shown: &Shown<'_>, output: &Rendered, before: &Before<'_>) -> Option<S
         output.width,
         output.height,
         escape(shown.exhibit.title),
-        escape(&before.caption),
-        legend(shown)
+        escape(&before.caption)
     ))
 }
 
@@ -265,13 +275,13 @@ fn legend(shown: &Shown<'_>) -> String {
             texts.push(text);
         }
     }
-    if texts.is_empty() { String::new() } else { format!("<p class=\"legend\">{}</p>\n", escape(&texts.join("; "))) }
+    if texts.is_empty() { String::new() } else { format!("<p class=\"legend\">{}</p>", escape(&texts.join("; "))) }
 }
 
 fn drawings(shown: &Shown<'_>) -> String {
     let figure = |svg: &str, caption: &str| format!("<figure>{svg}<figcaption>{caption}</figcaption></figure>");
     let mut html = String::from("<div class=\"drawings\">");
-    html += &figure(&shown.portrait.filters, "filters: output rows, input columns");
+    html += &figure(&shown.portrait.filters, "filters: a row for each output");
     if let Some(field) = &shown.portrait.field {
         html += &figure(field, "what the first output reads");
     }
@@ -305,11 +315,15 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let rows: String = rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
     let spec = serde_json::to_string(&exhibit.layer.spec()).unwrap_or_default();
     let residual = if exhibit.residual.is_some() { ", and a residual" } else { "" };
+    let bias = match &exhibit.layer {
+        AnyLayer::Conv2d(layer) => layer.bias().map_or_else(String::new, |bias| format!(" and a bias of {:?}", bias.values())),
+        _ => String::new(),
+    };
     let files: Vec<&str> = shown.panels.iter().map(|r| r.file.as_str()).collect();
     format!(
         "<dl class=\"facts\">{rows}</dl>\n<details><summary>Size, kernel, spec</summary>\n<p class=\"sum\">{}</p>\n\
          <p>Kernel <code>{}</code>{residual}</p><pre>{}</pre>\n\
-         <p>Spec, as <code>warpconv run --layer</code> takes it, with a weight of {:?}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
+         <p>Spec, as <code>warpconv run --layer</code> takes it, with a weight of {:?}{bias}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
         shown.portrait.size.join("<br>"),
         outcome.kernel,
         escape(outcome.explanation.trim_end()),
@@ -321,6 +335,9 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
 
 /// "1.2e-7, 0.31 of the bound".
 fn error(check: &Check) -> String {
+    if check.error == 0.0 {
+        return "<span class=\"good\">0, exact</span>".into();
+    }
     let class = if check.failures == 0 { "good" } else { "bad" };
     format!("{:.1e}, <span class=\"{class}\">{:.2} of the bound</span>", check.error, check.ratio)
 }

@@ -117,7 +117,7 @@ fn size_sum(name: &str, g: &ConvGeometry, axis: usize) -> Result<String> {
 
 /// Text for a filter's tap: two digits where they are there.
 fn short(value: f32) -> String {
-    let text = format!("{value:.2}");
+    let text = if value.abs() < 1.0 { format!("{value:.2}") } else { format!("{value:.1}") };
     let text = text.trim_end_matches('0').trim_end_matches('.');
     let text = text.replacen("0.", ".", usize::from(text.starts_with("0.") || text.starts_with("-0.")));
     match text.as_str() {
@@ -128,20 +128,20 @@ fn short(value: f32) -> String {
 
 /// Squares of one shade: `M x y h1v1h-1z` for each, in steps of opacity, since one element a tap would be a large page.
 struct Shades {
-    most: f32,
     paths: Vec<String>,
 }
 
 impl Shades {
     const STEPS: usize = 16;
 
-    fn new(most: f32) -> Self {
-        Self { most, paths: vec![String::new(); 2 * Self::STEPS] }
+    fn new() -> Self {
+        Self { paths: vec![String::new(); 2 * Self::STEPS] }
     }
 
+    /// A tap from -1 to 1.
     fn add(&mut self, x: usize, y: usize, value: f32) {
         // the root shows small taps beside large ones
-        let step = ((value.abs() / self.most).sqrt() * Self::STEPS as f32).ceil() as usize;
+        let step = (value.abs().sqrt() * Self::STEPS as f32).ceil() as usize;
         if step > 0 {
             let path = &mut self.paths[(step - 1).min(Self::STEPS - 1) + if value < 0.0 { Self::STEPS } else { 0 }];
             let _ = write!(path, "M{x} {y}h1v1h-1z");
@@ -157,7 +157,8 @@ impl Shades {
     }
 }
 
-/// The matrix of filters: a row for each output channel, a column for each input channel, nothing where no connection is.
+/// The matrix of filters: a row for each output channel, a column for each input channel, nothing where no connection is. The
+/// strongest tap of each row has the full colour.
 fn filters(layer: &Conv2d, g: &ConvGeometry) -> String {
     /// Cells between two filters.
     const GAP: usize = 1;
@@ -168,18 +169,19 @@ fn filters(layer: &Conv2d, g: &ConvGeometry) -> String {
     let values = layer.weight().values();
     let gap = if g.kernel == [1, 1] { 0 } else { GAP };
     let (width, height) = (g.c_in * (kw + gap) - gap, g.c_out * (kh + gap) - gap);
-    let most = values.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
     let numbers = values.len() <= MOST_NUMBERS && width <= 12;
-    let (mut shades, mut frames, mut texts) = (Shades::new(most), String::new(), String::new());
+    let (mut shades, mut frames, mut texts) = (Shades::new(), String::new(), String::new());
     for o in 0..g.c_out {
         let first = o / (g.c_out / g.groups) * group_channels;
+        let row = &values[o * group_channels * kh * kw..][..group_channels * kh * kw];
+        let most = row.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
         for c in 0..group_channels {
             let (left, top) = ((first + c) * (kw + gap), o * (kh + gap));
             let _ = write!(frames, "M{left} {top}h{kw}v{kh}h-{kw}z");
             for i in 0..kh {
                 for j in 0..kw {
-                    let value = values[((o * group_channels + c) * kh + i) * kw + j];
-                    shades.add(left + j, top + i, value);
+                    let value = row[(c * kh + i) * kw + j];
+                    shades.add(left + j, top + i, value / most);
                     if numbers && value != 0.0 {
                         let _ = write!(texts, "<text x=\"{}.5\" y=\"{}.64\">{}</text>", left + j, top + i, short(value));
                     }
@@ -187,15 +189,10 @@ fn filters(layer: &Conv2d, g: &ConvGeometry) -> String {
             }
         }
     }
-    // a cell is drawn at most 36 units wide, and the whole at most 300 by 220
-    let scale = 36f64.min(300.0 / width as f64).min(220.0 / height as f64);
     let mut svg = format!(
-        "<svg class=\"filters\" width=\"{:.0}\" height=\"{:.0}\" viewBox=\"-.1 -.1 {width}.2 {height}.2\" role=\"img\" \
+        "<svg class=\"filters\" viewBox=\"-.1 -.1 {width}.2 {height}.2\" role=\"img\" \
          aria-label=\"{} by {} filters of {kh} by {kw} taps\"><path class=\"outline\" d=\"{frames}\"/>",
-        width as f64 * scale,
-        height as f64 * scale,
-        g.c_out,
-        g.c_in,
+        g.c_out, g.c_in,
     );
     shades.draw(&mut svg);
     svg + &texts + "</svg>"
@@ -217,17 +214,14 @@ fn field(layer: &Conv2d, g: &ConvGeometry) -> Result<String> {
     for i in 0..g.kernel[0] {
         for j in 0..g.kernel[1] {
             let (y, x) = (rows.start + (i * g.dilation[0]) as i64, columns.start + (j * g.dilation[1]) as i64);
-            let _ = write!(taps, "M{x} {y}h1v1h-1z");
+            let _ = write!(taps, "M{:.2} {:.2}h.76v.76h-.76z", x as f64 + 0.12, y as f64 + 0.12);
         }
     }
-    let scale = (220.0 / width as f64).min(220.0 / height as f64).min(24.0);
     let mut svg = format!(
-        "<svg class=\"field\" width=\"{:.0}\" height=\"{:.0}\" viewBox=\"{left} {top} {width} {height}\" role=\"img\" \
+        "<svg class=\"field\" viewBox=\"{left} {top} {width} {height}\" role=\"img\" \
          aria-label=\"The first output pixel reads {} pixels of a window of {} by {}\">\
          <path class=\"padding\" d=\"M{left} {top}h{width}v{height}h-{width}z\"/>\
          <path class=\"inside\" d=\"M0 0H{in_width}V{in_height}H0z\"/>",
-        width as f64 * scale,
-        height as f64 * scale,
         g.kernel[0] * g.kernel[1],
         own.size[0],
         own.size[1],
@@ -251,7 +245,7 @@ pub fn curves(channels: &[Vec<f32>]) -> String {
     const SIDE: f32 = 100.0;
     const COLOURS: [&str; 3] = ["red", "green", "blue"];
     let mut svg = format!(
-        "<svg class=\"curves\" width=\"132\" height=\"132\" viewBox=\"-2 -2 104 104\" role=\"img\" \
+        "<svg class=\"curves\" viewBox=\"-2 -2 104 104\" role=\"img\" \
          aria-label=\"Output over a grey ramp\"><path class=\"inside\" d=\"M0 0H{SIDE}V{SIDE}H0z\"/>\
          <path class=\"lines\" d=\"M25 0V100M50 0V100M75 0V100M0 25H100M0 50H100M0 75H100\"/><path class=\"lines\" d=\"M0 100L100 0\"/>"
     );

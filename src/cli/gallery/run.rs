@@ -42,13 +42,7 @@ pub fn run(
     }
 }
 
-fn run_as<T: Element>(
-    device: &Device,
-    layer: &AnyLayer,
-    x: &Planes,
-    residual: Option<&Planes>,
-    format: MemoryFormat,
-) -> Result<Outcome> {
+fn run_as<T: Element>(device: &Device, layer: &AnyLayer, x: &Planes, residual: Option<&Planes>, format: MemoryFormat) -> Result<Outcome> {
     let upload = |planes: &Planes| {
         let [c, h, w] = planes.shape;
         Tensor::<f32>::from_slice(device, [1, c, h, w], &planes.values)?.cast::<T>()?.to_format(format)
