@@ -51,9 +51,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Gallery(gallery::Args),
     Run(run::Args),
     Verify(verify::Args),
-    Gallery(gallery::Args),
     Info(info::Args),
     Conformance(conformance::Args),
 }

@@ -2,7 +2,8 @@
 
 use super::filters::{Kernel, LUMA, depthwise, each_channel, groups_of_three, matrix, of_brightness};
 use super::pictures::Tone;
-use warpconv::{Activation, AnyLayer, Conv2d, Conv2dSpec, DType, MemoryFormat, Padding, Parameter, Result};
+use std::collections::BTreeMap;
+use warpconv::{Activation, AnyLayer, Conv2dSpec, DType, LayerSpec, MemoryFormat, Padding, Parameter, Result};
 
 /// Exhibits of one kind of convolution.
 pub struct Section {
@@ -19,7 +20,7 @@ pub struct Exhibit {
     pub name: &'static str,
     pub title: &'static str,
     pub text: &'static str,
-    pub layer: AnyLayer,
+    pub model: Model,
     pub input: Vec<Part>,
     /// Added before the activation.
     pub residual: Option<Part>,
@@ -28,6 +29,19 @@ pub struct Exhibit {
     pub panels: Vec<Panel>,
     /// Runs it in every dtype and format besides.
     pub every_type: bool,
+}
+
+/// A layer, and the tensors that it is made of by their names.
+pub struct Model {
+    pub layer: AnyLayer,
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
+impl Model {
+    fn new<const P: usize>(spec: LayerSpec, parameters: [(&str, Parameter); P]) -> Result<Self> {
+        let parameters = BTreeMap::from(parameters.map(|(name, parameter)| (name.to_string(), parameter)));
+        Ok(Self { layer: AnyLayer::new(spec, parameters.clone())?, parameters })
+    }
 }
 
 /// Channels of something that is there already: the input is the concatenation of its parts.
@@ -58,12 +72,12 @@ const PICTURE: Part = Part { source: Source::Picture, channels: None };
 const RGB: &[usize] = &[0, 1, 2];
 
 impl Exhibit {
-    fn new(name: &'static str, title: &'static str, text: &'static str, layer: Conv2d) -> Self {
+    fn new(name: &'static str, title: &'static str, text: &'static str, model: Model) -> Self {
         Self {
             name,
             title,
             text,
-            layer: AnyLayer::Conv2d(layer),
+            model,
             input: vec![PICTURE],
             residual: None,
             dtype: DType::F32,
@@ -95,8 +109,12 @@ fn output(name: &'static str) -> Part {
     Part { source: Source::Output(name), channels: None }
 }
 
-fn conv(spec: Conv2dSpec, weight: Parameter) -> Result<Conv2d> {
-    Conv2d::new(spec, weight)
+fn conv(spec: Conv2dSpec, weight: Parameter) -> Result<Model> {
+    Model::new(LayerSpec::Conv2d(spec), [("weight", weight)])
+}
+
+fn conv_with_bias(spec: Conv2dSpec, weight: Parameter, bias: &[f32]) -> Result<Model> {
+    Model::new(LayerSpec::Conv2d(spec), [("weight", weight), ("bias", Parameter::vector(bias))])
 }
 
 /// The size stays.
@@ -123,7 +141,7 @@ const NHWC: MemoryFormat = MemoryFormat::ChannelsLast;
 fn dense() -> Result<Section> {
     let blur = conv(same(), each_channel(&Kernel::gaussian(7, 1.8), 3)?)?;
     let sharpen = conv(same(), each_channel(&Kernel::sharpen(), 3)?)?;
-    let emboss = conv(same(), of_brightness(&[Kernel::emboss().scaled(0.8)])?)?.with_bias(Parameter::vector(&[0.5f32]))?;
+    let emboss = conv_with_bias(same(), of_brightness(&[Kernel::emboss().scaled(0.8)])?, &[0.5])?;
     let sobel = conv(same(), of_brightness(&[Kernel::sobel_x(), Kernel::sobel_y()])?)?;
     let laplacian = conv(same(), of_brightness(&[Kernel::laplacian()])?)?;
     let bands = conv(same(), of_brightness(&[Kernel::gaussian(9, 1.2).plus(&Kernel::gaussian(9, 2.4).scaled(-1.0))])?)?;
@@ -284,9 +302,7 @@ fn strides_and_padding() -> Result<Section> {
 }
 
 fn pointwise() -> Result<Section> {
-    let layer = |weight: Parameter, bias: &[f32], activation| {
-        conv(Conv2dSpec { activation, ..Default::default() }, weight)?.with_bias(Parameter::vector(bias))
-    };
+    let layer = |weight, bias: &[f32], activation| conv_with_bias(Conv2dSpec { activation, ..Default::default() }, weight, bias);
     let diagonal = |gain: f32| matrix(&[[gain, 0.0, 0.0], [0.0, gain, 0.0], [0.0, 0.0, gain]]);
     let grey = conv(Conv2dSpec::default(), matrix(&[LUMA])?)?;
     let sepia = matrix(&[[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])?;

@@ -16,7 +16,7 @@ use run::{Check, Outcome};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use warpconv::analysis::{self, LayerReport, Operands, ReceptiveField};
+use warpconv::analysis::{self, LayerReport, ReceptiveField};
 use warpconv::{DType, Device, Error, Layer, MemoryFormat, Result};
 
 const EXAMPLES: &str = "\
@@ -84,8 +84,7 @@ impl Rendered {
 /// What an exhibit read and gave, before it is checked and drawn.
 struct Run<'a> {
     exhibit: &'a Exhibit,
-    x: Planes,
-    residual: Option<Planes>,
+    operands: run::Operands,
     field: ReceptiveField,
     outcome: Outcome,
     curves: Option<Vec<Vec<f32>>>,
@@ -161,33 +160,35 @@ fn run_exhibit<'a>(device: &Device, exhibit: &'a Exhibit, picture: &Planes, runs
     // of several layers that are read, the one that sees most
     let below = parts.iter().map(|(_, field)| *field).max_by_key(|field| field.size).unwrap_or(ReceptiveField::input());
     let x = Planes::concatenate(&parts.into_iter().map(|(planes, _)| planes).collect::<Vec<_>>());
-    let residual = exhibit.residual.as_ref().map(|p| part(p, picture, runs).0);
-    let kernel = portrait::portrait(&exhibit.layer, shape4(&x), residual.is_some())?.kernel;
-    let run_as = |dtype, format| run::run(device, &exhibit.layer, &x, residual.as_ref(), dtype, format);
-    let outcome = run_as(exhibit.dtype, exhibit.format)?;
+    let Exhibit { model, dtype, format, .. } = exhibit;
+    let (shape, kernel) = (x.shape, portrait::portrait(&model.layer, run::shape(&x), false)?.kernel);
+    let mut operands = run::Operands::from([("x", x)]);
+    if let Some(residual) = &exhibit.residual {
+        operands.insert("residual", part(residual, picture, runs).0);
+    }
+    let run_as = |dtype, format| run::run(device, &model.layer, &operands, dtype, format);
+    let outcome = run_as(*dtype, *format)?;
     let every = DType::ALL.into_iter().flat_map(|dtype| MemoryFormat::ALL.map(|format| (dtype, format)));
     let types = every.filter(|_| exhibit.every_type).map(|(dtype, format)| Ok((dtype, format, run_as(dtype, format)?)));
     let types = types.collect::<Result<_>>()?;
-    let curves = (kernel == [1, 1] && x.shape[0] == 3 && outcome.y.shape[1..] == x.shape[1..]).then(|| run::ramp(device, exhibit));
-    let field = portrait::field_on_top(&exhibit.layer, below, kernel)?;
-    Ok(Run { exhibit, field, outcome, types, curves: curves.transpose()?, x, residual })
-}
-
-fn shape4(planes: &Planes) -> warpconv::Shape {
-    let [c, h, w] = planes.shape;
-    [1, c, h, w]
+    let curves = (kernel == [1, 1] && shape[0] == 3 && outcome.y.shape[1..] == shape[1..]).then(|| run::ramp(device, exhibit));
+    let field = portrait::field_on_top(&model.layer, below, kernel)?;
+    Ok(Run { exhibit, field, outcome, types, curves: curves.transpose()?, operands })
 }
 
 /// Checks, counts and draws.
 fn show(run: Run<'_>) -> Result<Shown<'_>> {
-    let Run { exhibit, x, residual, field, outcome, curves, types } = run;
-    let check = |dtype, y: &Planes| run::check(&exhibit.layer, &x, residual.as_ref(), dtype, y);
-    let operands = Operands::new(exhibit.dtype).bias(has_bias(exhibit)).residual(residual.is_some());
+    let Run { exhibit, operands, field, outcome, curves, types } = run;
+    let Exhibit { model, dtype, .. } = exhibit;
+    let x = run::shape(&operands["x"]);
+    let (bias, residual) = (model.parameters.contains_key("bias"), operands.contains_key("residual"));
+    let check = |dtype, y: &Planes| run::check(model, &operands, dtype, y);
     let types = types.into_iter().map(|(dtype, format, outcome)| Ok(TypeRow { dtype, format, check: check(dtype, &outcome.y)?, outcome }));
+    let cost = analysis::Operands::new(*dtype).bias(bias).residual(residual);
     Ok(Shown {
-        portrait: portrait::portrait(&exhibit.layer, shape4(&x), residual.is_some())?,
-        report: analysis::analyse(&exhibit.layer.spec(), exhibit.layer.weight_shape(), shape4(&x), operands)?,
-        check: check(exhibit.dtype, &outcome.y)?,
+        portrait: portrait::portrait(&model.layer, x, residual)?,
+        report: analysis::analyse(&model.layer.spec(), model.layer.weight_shape(), x, cost)?,
+        check: check(*dtype, &outcome.y)?,
         panels: render(exhibit, &outcome.y)?,
         types: types.collect::<Result<_>>()?,
         exhibit,
@@ -195,10 +196,6 @@ fn show(run: Run<'_>) -> Result<Shown<'_>> {
         outcome,
         curves,
     })
-}
-
-fn has_bias(exhibit: &Exhibit) -> bool {
-    matches!(&exhibit.layer, warpconv::AnyLayer::Conv2d(layer) if layer.bias().is_some())
 }
 
 /// The panels of an output; those of one tone have one scale.

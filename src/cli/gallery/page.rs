@@ -7,7 +7,7 @@ use super::{Rendered, Shown, portrait};
 use std::fmt::Write;
 use std::time::Duration;
 use warpconv::analysis::ReceptiveField;
-use warpconv::{AnyLayer, Device, DeviceKind, Layer};
+use warpconv::{Device, DeviceKind, Layer};
 
 /// What the page is made of.
 pub struct Content<'a> {
@@ -281,7 +281,7 @@ fn legend(shown: &Shown<'_>) -> String {
 fn drawings(shown: &Shown<'_>) -> String {
     let figure = |svg: &str, caption: &str| format!("<figure>{svg}<figcaption>{caption}</figcaption></figure>");
     let mut html = String::from("<div class=\"drawings\">");
-    html += &figure(&shown.portrait.filters, "filters: a row for each output");
+    html += &figure(&shown.portrait.filters, "filters");
     if let Some(field) = &shown.portrait.field {
         html += &figure(field, "what the first output reads");
     }
@@ -294,10 +294,10 @@ fn drawings(shown: &Shown<'_>) -> String {
 fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let Shown { exhibit, report, outcome, check, .. } = shown;
     let own = report.receptive_field.size;
-    let mut field = format!("{} × {}", own[0], own[1]);
+    let mut field = format!("{}\u{a0}×\u{a0}{}", own[0], own[1]);
     if shown.field != report.receptive_field {
         let ReceptiveField { size: [h, w], .. } = shown.field;
-        let _ = write!(field, ", through the layers before {h} × {w} of the picture");
+        let _ = write!(field, ", through the layers before {h}\u{a0}×\u{a0}{w} of the picture");
     }
     let p = &report.parameters;
     let [_, c, h, w] = report.input;
@@ -313,21 +313,19 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
         ("Largest error", error(check)),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
-    let spec = serde_json::to_string(&exhibit.layer.spec()).unwrap_or_default();
+    let spec = serde_json::to_string(&exhibit.model.layer.spec()).unwrap_or_default();
     let residual = if exhibit.residual.is_some() { ", and a residual" } else { "" };
-    let bias = match &exhibit.layer {
-        AnyLayer::Conv2d(layer) => layer.bias().map_or_else(String::new, |bias| format!(" and a bias of {:?}", bias.values())),
-        _ => String::new(),
-    };
+    let vectors = exhibit.model.parameters.iter().filter(|(_, parameter)| parameter.shape().len() == 1);
+    let vectors: String = vectors.map(|(name, parameter)| format!(" and a {name} of {:?}", parameter.values())).collect();
     let files: Vec<&str> = shown.panels.iter().map(|r| r.file.as_str()).collect();
     format!(
         "<dl class=\"facts\">{rows}</dl>\n<details><summary>Size, kernel, spec</summary>\n<p class=\"sum\">{}</p>\n\
          <p>Kernel <code>{}</code>{residual}</p><pre>{}</pre>\n\
-         <p>Spec, as <code>warpconv run --layer</code> takes it, with a weight of {:?}{bias}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
+         <p>Spec, as <code>warpconv run --layer</code> takes it, with a weight of {:?}{vectors}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
         shown.portrait.size.join("<br>"),
         outcome.kernel,
         escape(outcome.explanation.trim_end()),
-        exhibit.layer.weight_shape(),
+        exhibit.model.layer.weight_shape(),
         escape(&spec),
         escape(&files.join(", ")),
     )

@@ -1,15 +1,17 @@
 //! Runs an exhibit's layer on the device, and compares the result with the oracle.
 
-use super::exhibits::Exhibit;
+use super::exhibits::{Exhibit, Model};
 use super::pictures::Planes;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use warpconv::half::{bf16, f16};
-use warpconv::numerics::Contract;
 use warpconv::reference::{self, Array};
 use warpconv::{
-    Activation, AnyLayer, DType, Device, DeviceKind, Element, Error, Inputs, Layer, MemoryFormat, PlanRequest, Result, Stream, Tensor,
-    Workspace,
+    AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, PlanRequest, Result, Shape, Stream, Tensor, Workspace,
 };
+
+/// What a layer reads, by the names of its signature.
+pub type Operands = BTreeMap<&'static str, Planes>;
 
 /// What came out of a layer.
 #[derive(Debug)]
@@ -27,34 +29,24 @@ pub struct Outcome {
 ///
 /// # Errors
 /// What the layer or the device refuses.
-pub fn run(
-    device: &Device,
-    layer: &AnyLayer,
-    x: &Planes,
-    residual: Option<&Planes>,
-    dtype: DType,
-    format: MemoryFormat,
-) -> Result<Outcome> {
+pub fn run(device: &Device, layer: &AnyLayer, operands: &Operands, dtype: DType, format: MemoryFormat) -> Result<Outcome> {
     match dtype {
-        DType::F32 => run_as::<f32>(device, layer, x, residual, format),
-        DType::F16 => run_as::<f16>(device, layer, x, residual, format),
-        DType::Bf16 => run_as::<bf16>(device, layer, x, residual, format),
+        DType::F32 => run_as::<f32>(device, layer, operands, format),
+        DType::F16 => run_as::<f16>(device, layer, operands, format),
+        DType::Bf16 => run_as::<bf16>(device, layer, operands, format),
     }
 }
 
-fn run_as<T: Element>(device: &Device, layer: &AnyLayer, x: &Planes, residual: Option<&Planes>, format: MemoryFormat) -> Result<Outcome> {
-    let upload = |planes: &Planes| {
-        let [c, h, w] = planes.shape;
-        Tensor::<f32>::from_slice(device, [1, c, h, w], &planes.values)?.cast::<T>()?.to_format(format)
+fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, format: MemoryFormat) -> Result<Outcome> {
+    let upload = |(name, planes): (&&'static str, &Planes)| {
+        let tensor = Tensor::<f32>::from_slice(device, shape(planes), &planes.values)?;
+        Ok((*name, tensor.cast::<T>()?.to_format(format)?))
     };
-    let x = upload(x)?;
-    let residual = residual.map(upload).transpose()?;
-    let plan = layer.plan::<T>(device, &PlanRequest::new(x.shape()).format(format))?;
+    let tensors = operands.iter().map(upload).collect::<Result<BTreeMap<_, _>>>()?;
+    let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+    let inputs = Inputs::from_named(&layer.spec(), &views)?;
+    let plan = layer.plan::<T>(device, &PlanRequest::new(inputs.x.shape()).format(format))?;
     let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;
-    let mut inputs = Inputs::new(&x);
-    if let Some(residual) = &residual {
-        inputs = inputs.residual(residual);
-    }
     let stream = Stream::default_of(device);
     if device.kind() == DeviceKind::Cuda {
         // a GPU's first run is not like the others
@@ -87,13 +79,19 @@ pub struct Check {
 ///
 /// # Errors
 /// What the oracle refuses.
-pub fn check(layer: &AnyLayer, x: &Planes, residual: Option<&Planes>, dtype: DType, y: &Planes) -> Result<Check> {
-    let array = |planes: &Planes| {
-        let [c, h, w] = planes.shape;
-        Ok::<_, Error>(Array::from_slice([1, c, h, w], &planes.values)?.rounded(dtype))
-    };
-    let (x, residual) = (array(x)?, residual.map(array).transpose()?);
-    let (expected, scale, contract) = definition(layer, &x, residual.as_ref(), dtype)?;
+pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Result<Check> {
+    let mut tensors = BTreeMap::new();
+    for (&name, planes) in operands {
+        tensors.insert(name.to_string(), Array::from_slice(shape(planes), &planes.values)?.rounded(dtype));
+    }
+    for (name, parameter) in &model.parameters {
+        let values = Array::from_slice(parameter.shape(), parameter.values())?;
+        // vectors, such as a bias, stay f32 in every dtype
+        tensors.insert(name.clone(), if parameter.shape().len() > 1 { values.rounded(dtype) } else { values });
+    }
+    let (expected, scale) = reference::layer(&model.layer.spec(), &tensors)?;
+    // the bit-for-bit rule is for multiples of 1/64, which pixels are not
+    let contract = model.layer.contract(dtype, operands.get("x").map_or([0; 4], shape))?.exact(false);
     let report = contract.check(&y.values, expected.data(), scale.data())?;
     let distance = y.values.iter().zip(expected.data()).map(|(&y, &e)| (f64::from(y) - e).abs());
     Ok(Check {
@@ -104,26 +102,10 @@ pub fn check(layer: &AnyLayer, x: &Planes, residual: Option<&Planes>, dtype: DTy
     })
 }
 
-/// What the layer ought to give, the scale of its rounding errors, and what is demanded.
-fn definition(layer: &AnyLayer, x: &Array, residual: Option<&Array>, dtype: DType) -> Result<(Array, Array, Contract)> {
-    match layer {
-        AnyLayer::Conv2d(layer) => {
-            let spec = layer.attributes();
-            let weight = Array::new(layer.weight().shape(), layer.weight().rounded(dtype))?;
-            let vector = |p: &warpconv::Parameter| Array::from_slice(p.shape(), p.values());
-            let (bias, slope) = (layer.bias().map(vector).transpose()?, layer.slope().map(vector).transpose()?);
-            let y = reference::conv2d(spec, x, &weight, bias.as_ref(), slope.as_ref(), residual)?;
-            let scale = reference::conv2d_scale(spec, x, &weight, bias.as_ref(), residual)?;
-            let gain = match spec.activation {
-                Activation::LeakyRelu { alpha } => f64::from(alpha.abs()),
-                Activation::Prelu => layer.slope().map_or(1.0, |s| s.values().iter().fold(1.0, |most, v| f64::from(v.abs()).max(most))),
-                _ => 1.0,
-            };
-            let products = layer.weight().shape()[1..].iter().product();
-            Ok((y, scale, Contract::new(dtype, products).gain(gain)))
-        }
-        other => Err(Error::Attribute { name: "op", value: other.spec().op().into(), requirement: "one that the gallery can check" }),
-    }
+/// As a batch of one.
+pub fn shape(planes: &Planes) -> Shape {
+    let [c, h, w] = planes.shape;
+    [1, c, h, w]
 }
 
 /// What a 1x1 layer on red, green and blue makes of a ramp from black to white: a curve for each output channel.
@@ -134,6 +116,7 @@ pub fn ramp(device: &Device, exhibit: &Exhibit) -> Result<Vec<Vec<f32>>> {
     const STEPS: usize = 101;
     let values = (0..3 * STEPS).map(|i| (i % STEPS) as f32 / (STEPS - 1) as f32).collect();
     let x = Planes { shape: [3, 1, STEPS], values };
-    let y = run(device, &exhibit.layer, &x, None, exhibit.dtype, exhibit.format)?.y;
+    let operands = Operands::from([("x", x)]);
+    let y = run(device, &exhibit.model.layer, &operands, exhibit.dtype, exhibit.format)?.y;
     Ok((0..y.shape[0]).map(|channel| y.channel(channel).to_vec()).collect())
 }
