@@ -249,7 +249,7 @@ fn strides_and_padding() -> Result<Section> {
     let kept = conv(same(), each_channel(&Kernel::mean(15), 3)?)?;
     let shrunk = conv(Conv2dSpec::default(), each_channel(&Kernel::mean(15), 3)?)?;
     let moved =
-        conv(Conv2dSpec { padding: Padding::Explicit([8, 64, 24, 16]), ..Default::default() }, each_channel(&Kernel::identity(1), 3)?)?;
+        conv(Conv2dSpec { padding: Padding::Explicit([8, 32, 24, 16]), ..Default::default() }, each_channel(&Kernel::identity(1), 3)?)?;
     Ok(Section {
         id: "strides-and-padding",
         title: "Strides and padding",
@@ -294,7 +294,7 @@ fn strides_and_padding() -> Result<Section> {
             Exhibit::new(
                 "padding-four-sides",
                 "Four sides, four widths",
-                "A 1×1 identity with 8, 64, 24 and 16 zeros at the top, left, bottom and right: padding alone.",
+                "A 1×1 identity with 8, 32, 24 and 16 zeros at the top, left, bottom and right: padding alone.",
                 moved,
             ),
         ],
@@ -586,8 +586,8 @@ fn dilated() -> Result<Section> {
             Exhibit::new(
                 "dilated-equaliser",
                 "An equaliser for pictures",
-                "The same sum with a gain for each scale, on top of the picture itself: fine detail a little, the middle scales a lot.",
-                sum([0.6, 1.2, 1.0, 0.7])?,
+                "The same sum with a gain for each scale, on top of the picture itself: the middle scales get the most.",
+                sum([0.5, 0.8, 0.6, 0.3])?,
             )
             .of(&details)
             .plus(PICTURE)

@@ -96,6 +96,8 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let picture = Picture::load(args.image.as_deref())?;
     let device = args.device.device()?;
     let sections = exhibits::sections()?;
+    // before the work, since a folder that cannot be had should not cost it
+    std::fs::create_dir_all(&args.out).map_err(|source| Error::Io { path: args.out.clone(), source })?;
     let all: Vec<&Exhibit> = sections.iter().flat_map(|section| &section.exhibits).collect();
 
     let bar = progress(2 * all.len(), "steps");
@@ -234,9 +236,8 @@ fn parallel<I: Send, R: Send>(items: Vec<I>, work: impl Fn(I) -> Result<R> + Syn
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Writes the pictures, and then the page, so that there is no page without its pictures. Returns the page's path.
+/// Writes the pictures and then the page, so that there is no page without its pictures. Returns the page's path.
 fn write<'a>(out: &Path, pictures: impl Iterator<Item = (&'a str, &'a [u8])>, html: &str) -> Result<PathBuf> {
-    std::fs::create_dir_all(out).map_err(|source| Error::Io { path: out.into(), source })?;
     for (file, bytes) in pictures {
         warpconv::io::write(out.join(file), bytes)?;
     }

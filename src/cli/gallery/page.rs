@@ -331,13 +331,16 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     )
 }
 
+/// "1.2e-7", or "0" where the result is the reference.
+fn distance(check: &Check) -> String {
+    if check.error == 0.0 { "0".into() } else { format!("{:.1e}", check.error) }
+}
+
 /// "1.2e-7, 0.31 of the bound".
 fn error(check: &Check) -> String {
-    if check.error == 0.0 {
-        return "<span class=\"good\">0, exact</span>".into();
-    }
     let class = if check.failures == 0 { "good" } else { "bad" };
-    format!("{:.1e}, <span class=\"{class}\">{:.2} of the bound</span>", check.error, check.ratio)
+    let bound = if check.error == 0.0 { "exact".into() } else { format!("{:.2} of the bound", check.ratio) };
+    format!("{}, <span class=\"{class}\">{bound}</span>", distance(check))
 }
 
 /// One layer in every dtype and format.
@@ -347,13 +350,13 @@ fn types(shown: &Shown<'_>) -> String {
     }
     let row = |row: &super::TypeRow| {
         format!(
-            "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td class=\"number\">{}</td><td class=\"number\">{:.1e}</td>\
+            "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
              <td class=\"number\">{:.2}</td></tr>",
             row.dtype,
             row.format,
             row.outcome.kernel,
             duration(row.outcome.time),
-            row.check.error,
+            distance(&row.check),
             row.check.ratio
         )
     };
@@ -372,7 +375,7 @@ fn overview(content: &Content<'_>) -> String {
         let shape = |[_, c, h, w]: warpconv::Shape| format!("{c}×{h}×{w}");
         format!(
             "<tr><td>{}</td><td><a href=\"#{}\">{}</a></td><td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
-             <td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{:.1e}</td><td class=\"number\">{:.2}</td></tr>\n",
+             <td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{:.2}</td></tr>\n",
             escape(section.title),
             shown.exhibit.name,
             escape(shown.exhibit.title),
@@ -383,7 +386,7 @@ fn overview(content: &Content<'_>) -> String {
             shown.exhibit.dtype,
             shown.exhibit.format,
             duration(shown.outcome.time),
-            shown.check.error,
+            distance(&shown.check),
             shown.check.ratio
         )
     };
