@@ -200,10 +200,10 @@ fn card(content: &Content<'_>, shown: &Shown<'_>) -> String {
 fn pictures(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let exhibit = shown.exhibit;
     let before = before(content, exhibit).or_else(|| with_picture(content, exhibit));
-    if let ([only], Some(before)) = (shown.panels.as_slice(), &before) {
-        if let Some(html) = slider(shown, only, before) {
-            return html;
-        }
+    if let ([only], Some(before)) = (shown.panels.as_slice(), &before)
+        && let Some(html) = slider(shown, only, before)
+    {
+        return html;
     }
     let panels = exhibit.panels.iter().zip(&shown.panels);
     let output = |(panel, rendered): (&Panel, &Rendered)| {
