@@ -143,6 +143,9 @@ fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
         if digits.len() < 2 || !["", "a", "f"].contains(&&arch[digits.len()..]) {
             return Err(format!("{item:?} is no architecture: {usage}"));
         }
+        if digits.parse::<u32>().is_ok_and(|capability| capability < 80) {
+            return Err(format!("the kernels need compute capability 8.0 or newer, but {item} is asked for"));
+        }
         if !knows(digits) {
             return Err(format!("nvcc {} does not know the architecture {item}; it knows {}", nvcc.name(), known.join(", ")));
         }
@@ -194,8 +197,7 @@ impl Nvcc {
                 "the feature `cuda` needs nvcc, NVIDIA's CUDA compiler (12.0 or newer); a GPU is not needed.\n\
                  It was looked for in NVCC, {}, PATH and target/cuda-toolchain. Either\n\
                  - install the CUDA toolkit (https://developer.nvidia.com/cuda-downloads) and set CUDA_HOME or PATH, or\n\
-                 - run scripts/cuda-toolchain.sh of the warpconv repository: it installs the compiler alone from PyPI, without root;\n\
-                   it is also at {}",
+                 - run {}: it installs the compiler alone from PyPI, without root.",
                 TOOLKIT_VARIABLES.join(", "),
                 manifest_dir.join("scripts/cuda-toolchain.sh").display()
             )),
@@ -231,7 +233,7 @@ impl Nvcc {
 
     /// From CUDA 13 on the smallest form, which needs a driver that CUDA 13 needs anyway; before, the form that all drivers read.
     fn compression(&self) -> Vec<OsString> {
-        let flags: &[&str] = if self.version >= (13, 0) { &["-compress-mode=size"] } else { &["-Xfatbinary", "-compress-all"] };
+        let flags: &[&str] = if self.version >= (13, 0) { &["-compress-mode=size"] } else { &["-Xfatbin", "-compress-all"] };
         flags.iter().map(OsString::from).collect()
     }
 

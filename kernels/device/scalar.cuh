@@ -54,7 +54,11 @@ template <> WC_DEVICE f16_t from_float<f16_t>(float f) {
 #endif
 }
 template <> WC_DEVICE bf16_t from_float<bf16_t>(float f) {
+#if defined(__CUDACC__)
+    return bf16_t{__bfloat16_as_ushort(__float2bfloat16_rn(f))};
+#else
     uint32_t u = float_bits(f);
     if ((u & 0x7fffffff) > 0x7f800000) return bf16_t{(uint16_t)(u >> 16 | 0x40)};
     return bf16_t{(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+#endif
 }
