@@ -246,8 +246,9 @@ fn strides_and_padding() -> Result<Section> {
         Conv2dSpec { stride: [1, 2], padding: Padding::Explicit([0, 1, 0, 1]), ..Default::default() },
         each_channel(&Kernel::new([[0.25, 0.5, 0.25]]), 3)?,
     )?;
-    let kept = conv(same(), each_channel(&Kernel::mean(15), 3)?)?;
-    let shrunk = conv(Conv2dSpec::default(), each_channel(&Kernel::mean(15), 3)?)?;
+    let mean = || depthwise(&[Kernel::mean(15), Kernel::mean(15), Kernel::mean(15)]);
+    let kept = conv(per_channel(), mean()?)?;
+    let shrunk = conv(Conv2dSpec { groups: 3, ..Default::default() }, mean()?)?;
     let moved =
         conv(Conv2dSpec { padding: Padding::Explicit([8, 32, 24, 16]), ..Default::default() }, each_channel(&Kernel::identity(1), 3)?)?;
     Ok(Section {
