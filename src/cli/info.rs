@@ -191,8 +191,14 @@ fn show_machine(as_json: bool) -> Result<()> {
             "host_variants": build.host_variants, "nvcc": build.nvcc.map(version), "cuda_code": build.cuda_code,
         }));
     }
-    let mut lines =
-        vec![format!("warpconv   {}", super::VERSION.as_str()), format!("operations {}", LayerSpec::OPS.join(", ")), "devices".to_string()];
+    let none = |list: &[&str]| if list.is_empty() { "none".to_string() } else { list.join(", ") };
+    let compiler = build.nvcc.map_or_else(String::new, |nvcc| format!(" (CUDA {})", version(nvcc)));
+    let mut lines = vec![
+        format!("warpconv   {}", super::VERSION.as_str()),
+        format!("operations {}", LayerSpec::OPS.join(", ")),
+        format!("kernels    for CPUs: {}; for GPUs: {}{compiler}", none(build.host_variants), none(build.cuda_code)),
+        "devices".to_string(),
+    ];
     lines.extend(devices.iter().map(|(name, device)| match device {
         Ok(device) => format!("  {name:<8} {}", device.describe()),
         Err(Error::MissingFeature { feature }) => format!("  {name:<8} not in this build: build with --features {feature}"),
