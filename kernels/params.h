@@ -58,12 +58,12 @@ typedef struct ConvParams {
 // conv_grouped.cu: how a block works.
 typedef struct ConvGroupedParams {
     ConvParams conv;
-    int32_t tile_h, tile_w;          // output pixels of a block
+    int32_t tile_h, tile_w_log2;     // output pixels of a block
     int32_t patch_h, patch_w;        // input pixels that they see, taps between the dilated ones included
     int32_t pixel_bytes, row_bytes;  // distances in the patch in shared memory
     int32_t block_groups;            // groups of a block
     int32_t group_quads;             // quads of 4 input channels of a group, the last one padded with zeros
-    int32_t row_slots;               // slots for the quads of a kernel row, a multiple of 4 where rows are padded
+    int32_t row_slots;               // slots for the quads of a kernel row, some of them padding
     int32_t steps;                   // of 4 slots: the k16 of one MMA
     int32_t n_tiles;                 // of 8 output channels of a group, the last one padded with zeros
     int32_t reserved;

@@ -204,6 +204,18 @@ pub const KINDS: &[Kind] = &[
         },
     },
     Kind {
+        name: "grouped_vectors",
+        why: "group widths at which 16-byte accesses apply and taps fill an MMA's k, with values that must not meet another group's",
+        make: |rng, c| {
+            (c.c_in, c.c_out) = (pick(rng, &[4, 8, 12, 16, 20, 24, 32, 40]), pick(rng, &[2, 4, 8, 16, 24, 32]));
+            c.groups = pick(rng, &[2, 4, 6, 8, 12]);
+            c.image = [rng.random_range(1..7), rng.random_range(1..10)];
+            if rng.random_bool(0.3) {
+                c.values = Values::Special;
+            }
+        },
+    },
+    Kind {
         name: "depthwise",
         why: "one channel a group, any number of them",
         make: |rng, c| (c.groups, c.c_in, c.c_out) = (rng.random_range(1..70), 1, 1),

@@ -7,12 +7,8 @@ template <typename T, int kCount> struct alignas(sizeof(T) * kCount) Vector {
     T at[kCount];
 };
 template <int kCount, typename T> WC_DEVICE Vector<T, kCount> load_vector(const T* from) {
-    Vector<T, kCount> value = *(const Vector<T, kCount>*)from;
-    WC_WHOLE(value);
-    return value;
+    return *(const Vector<T, kCount>*)from;
 }
 template <int kCount, typename T> WC_DEVICE void store_vector(T* to, const Vector<T, kCount>& value) {
-    Vector<T, kCount> whole = value;
-    WC_WHOLE(whole);
-    *(Vector<T, kCount>*)to = whole;
+    *(Vector<T, kCount>*)to = value;
 }

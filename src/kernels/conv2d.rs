@@ -1,7 +1,9 @@
 //! Conv2d's kernels: the choice among the families, and the launch that they share.
 
 use super::params::{ConvGeometryParams, ConvGroupedParams, ConvParams};
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, find, operand, tensor4, to_i32};
+use super::{
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_grouped, find, operand, tensor4, to_i32,
+};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
@@ -19,7 +21,6 @@ pub(crate) const MAX_GRID_Y: usize = 65_535;
 pub(crate) struct Problem<'a> {
     pub geometry: ConvGeometry,
     pub dtype: DType,
-    #[allow(dead_code)]
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
     pub kind: DeviceKind,
@@ -33,15 +34,17 @@ struct Family<T> {
     prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
 }
 
-fn families<T: Element>() -> [Family<T>; 1] {
-    [Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare }]
+fn families<T: Element>() -> [Family<T>; 2] {
+    [
+        Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
+        Family { name: conv_grouped::FAMILY, cost: conv_grouped::cost, prepare: conv_grouped::prepare },
+    ]
 }
 
 /// The parameter struct of a kernel: what all of them take, and what a family adds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
-    #[allow(dead_code)]
     Grouped(ConvGroupedParams),
 }
 

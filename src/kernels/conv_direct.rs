@@ -3,9 +3,9 @@
 use super::KernelInfo;
 use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::cost::{Work, least_bytes};
+use crate::Element;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
-use crate::{DType, Element};
 
 pub(crate) const FAMILY: &str = "conv_direct";
 
@@ -16,9 +16,7 @@ const BYTES_PER_PRODUCT: f64 = 16.0;
 const UNCOALESCED: f64 = 4.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
-    if kernel.dtype != Some(problem.dtype) {
-        return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
-    }
+    kernel.check_dtype(problem.dtype)?;
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
     let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;

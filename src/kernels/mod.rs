@@ -2,6 +2,7 @@
 
 pub(crate) mod conv2d;
 mod conv_direct;
+mod conv_grouped;
 mod cost;
 pub(crate) mod params;
 pub(crate) mod rearrange;
@@ -36,6 +37,11 @@ pub(crate) struct KernelInfo {
 }
 
 impl KernelInfo {
+    /// Why the kernel cannot take a dtype.
+    pub fn check_dtype(&self, dtype: DType) -> Result<(), String> {
+        if self.dtype == Some(dtype) { Ok(()) } else { Err(format!("it is for {}, not {dtype}", self.dtype.map_or("any", DType::name))) }
+    }
+
     pub fn tag(&self, axis: &str) -> Option<&'static str> {
         self.tags.iter().find(|(name, _)| *name == axis).map(|(_, value)| *value)
     }

@@ -122,7 +122,7 @@ const _: () = {
 pub struct ConvGroupedParams {
     pub conv: ConvParams,
     pub tile_h: i32,
-    pub tile_w: i32,
+    pub tile_w_log2: i32,
     pub patch_h: i32,
     pub patch_w: i32,
     pub pixel_bytes: i32,
@@ -140,7 +140,7 @@ const _: () = {
     ["Alignment of ConvGroupedParams"][::std::mem::align_of::<ConvGroupedParams>() - 8usize];
     ["Offset of field: ConvGroupedParams::conv"][::std::mem::offset_of!(ConvGroupedParams, conv) - 0usize];
     ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 200usize];
-    ["Offset of field: ConvGroupedParams::tile_w"][::std::mem::offset_of!(ConvGroupedParams, tile_w) - 204usize];
+    ["Offset of field: ConvGroupedParams::tile_w_log2"][::std::mem::offset_of!(ConvGroupedParams, tile_w_log2) - 204usize];
     ["Offset of field: ConvGroupedParams::patch_h"][::std::mem::offset_of!(ConvGroupedParams, patch_h) - 208usize];
     ["Offset of field: ConvGroupedParams::patch_w"][::std::mem::offset_of!(ConvGroupedParams, patch_w) - 212usize];
     ["Offset of field: ConvGroupedParams::pixel_bytes"][::std::mem::offset_of!(ConvGroupedParams, pixel_bytes) - 216usize];

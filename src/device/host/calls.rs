@@ -1,7 +1,6 @@
 //! What a lane asks of the host device: the Rust side of kernels/host/cuda_host.h.
 
 use super::block::{Block, State};
-use super::finding::Kind;
 use std::ffi::c_void;
 
 /// `WcDim3`
@@ -11,14 +10,6 @@ pub(super) struct Dim3 {
     pub x: u32,
     pub y: u32,
     pub z: u32,
-}
-
-impl Dim3 {
-    /// The block with this linear index of a grid.
-    pub fn of_linear(index: u64, [x, y, _]: [u32; 3]) -> Self {
-        let (x, y) = (u64::from(x), u64::from(y));
-        Self { x: (index % x) as u32, y: (index / x % y) as u32, z: (index / x / y) as u32 }
-    }
 }
 
 /// `WcLane`: one CUDA thread.
@@ -37,7 +28,7 @@ pub(super) struct Lane {
 }
 
 /// A collective's work, done by the last of 32 lanes to arrive.
-pub(super) type Act = unsafe extern "C" fn(*mut *mut c_void);
+type Act = unsafe extern "C" fn(*mut *mut c_void);
 
 /// `WcHostCalls`
 #[repr(C)]
@@ -49,10 +40,9 @@ pub(super) struct Calls {
     copy_async: unsafe extern "C" fn(*mut Lane, *mut u8, *const u8, u32, u32),
     copy_commit: unsafe extern "C" fn(*mut Lane),
     copy_wait: unsafe extern "C" fn(*mut Lane, u32),
-    touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32),
+    touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32, *const c_void),
 }
 
-/// The table of a plain launch. A checked one has its own (checker.rs), which knows where in the kernel it was called.
 pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch };
 
 /// The block of a running lane.
@@ -60,7 +50,7 @@ pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_as
 /// # Safety
 /// `lane` is the lane that runs on this OS thread, called from its kernel. The scheduler does not touch the block while a
 /// lane runs, and the borrow must end before the lane is suspended.
-pub(super) unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
+unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
     // SAFETY: see above; `state` is set by `Block::start` and outlives its lanes
     unsafe { (&mut *(*lane).state, (*lane).linear as usize) }
 }
@@ -69,7 +59,7 @@ pub(super) unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
 ///
 /// # Safety
 /// As [`block`], and no borrow of the block is alive.
-pub(super) unsafe fn suspend(lane: *mut Lane) {
+unsafe fn suspend(lane: *mut Lane) {
     // SAFETY: the lane's coroutine stored its yielder when it started, and it runs now
     unsafe {
         let yielder = (&(*(*lane).state).yielders)[(*lane).linear as usize];
@@ -77,34 +67,11 @@ pub(super) unsafe fn suspend(lane: *mut Lane) {
     }
 }
 
-/// Ends the block of a lane that may not meet others, because its kernel's threads run one after the other.
-///
-/// # Safety
-/// As [`block`].
-unsafe fn refuse_meeting(lane: *mut Lane, place: usize) {
-    // SAFETY: passed on to the caller
+unsafe extern "C" fn barrier(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
     unsafe {
         let (block, index) = block(lane);
-        if !block.alone {
-            return;
-        }
-        let what = "waits for other threads in a kernel that the manifest says has no collectives".into();
-        block.fault(Kind::UndeclaredMeeting, index, place, what);
-        suspend(lane);
-    }
-    unreachable!("a faulted lane is never resumed");
-}
-
-/// A barrier, called from `place` (0 where that is not known).
-///
-/// # Safety
-/// As [`block`].
-pub(super) unsafe fn barrier_at(lane: *mut Lane, place: usize) {
-    // SAFETY: passed on to the caller
-    unsafe {
-        refuse_meeting(lane, place);
-        let (block, index) = block(lane);
-        if !block.arrive_at_barrier(index, place) {
+        if !block.arrive_at_barrier(index) {
             suspend(lane);
         }
     }
@@ -112,69 +79,35 @@ pub(super) unsafe fn barrier_at(lane: *mut Lane, place: usize) {
 
 unsafe extern "C" fn noop(_: *mut *mut c_void) {}
 
-/// A collective that orders memory and does nothing else.
-///
-/// # Safety
-/// As [`block`].
-pub(super) unsafe fn sync_warp_at(lane: *mut Lane, place: usize) {
-    // SAFETY: passed on to the caller; `noop` reads no arguments
-    unsafe { collective_at(lane, noop, std::ptr::null_mut(), place) }
+unsafe extern "C" fn sync_warp(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane; `noop` reads no arguments
+    unsafe { collective(lane, noop, std::ptr::null_mut()) }
 }
 
-/// A warp's collective, called from `place` (0 where that is not known).
-///
-/// # Safety
-/// As [`block`]; `act` may be run over the arguments of the warp's lanes.
-pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_void, place: usize) {
+unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void) {
     // SAFETY: called by a kernel on its own lane
     unsafe {
-        refuse_meeting(lane, place);
         let (block, index) = block(lane);
         let warp = &mut block.warps[index / 32];
         if warp.arrived > 0 && !std::ptr::fn_addr_eq(warp.act, act) {
-            let other = warp.place;
-            block.fault(Kind::MixedCollectives, index, place, "is in another collective than lanes of its warp".into());
-            block.findings.list.last_mut().expect("just added").other = other;
+            block.fault(index, "lanes of one warp are in different collectives".into());
             suspend(lane);
             unreachable!("a faulted lane is never resumed");
         }
-        if warp.arrived == 0 {
-            (warp.act, warp.place) = (act, place);
-        }
-        let first = warp.place;
+        warp.act = act;
         warp.arguments[index % 32] = argument;
         warp.arrived += 1;
-        let complete = warp.arrived == 32;
-        if first != place {
-            block.two_places(Kind::MixedCollectives, index, place, first, "is at another call of the collective than lanes of its warp");
-        }
-        if complete {
-            let warp = &mut block.warps[index / 32];
+        if warp.arrived == 32 {
             warp.arrived = 0;
             let arguments = warp.arguments.as_mut_ptr();
             // the arguments lie on the stacks of 32 suspended (or this) lanes
             act(arguments);
-            block.release_warp(index / 32, std::ptr::fn_addr_eq(act, noop as Act));
+            block.release_warp(index / 32);
         } else {
             block.states[index] = State::InCollective;
             suspend(lane);
         }
     }
-}
-
-unsafe extern "C" fn barrier(lane: *mut Lane) {
-    // SAFETY: called by a kernel on its own lane
-    unsafe { barrier_at(lane, 0) }
-}
-
-unsafe extern "C" fn sync_warp(lane: *mut Lane) {
-    // SAFETY: called by a kernel on its own lane
-    unsafe { sync_warp_at(lane, 0) }
-}
-
-unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void) {
-    // SAFETY: called by a kernel on its own lane
-    unsafe { collective_at(lane, act, argument, 0) }
 }
 
 unsafe extern "C" fn copy_async(_lane: *mut Lane, shared: *mut u8, global: *const u8, bytes: u32, valid: u32) {
@@ -191,4 +124,4 @@ unsafe extern "C" fn copy_commit(_lane: *mut Lane) {}
 
 unsafe extern "C" fn copy_wait(_lane: *mut Lane, _pending: u32) {}
 
-unsafe extern "C" fn touch(_lane: *mut Lane, _address: *const u8, _bytes: u64, _write: u32) {}
+unsafe extern "C" fn touch(_lane: *mut Lane, _address: *const u8, _bytes: u64, _write: u32, _place: *const c_void) {}

@@ -1,0 +1,332 @@
+//! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
+
+use super::KernelInfo;
+use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::cost::{Work, least_bytes};
+use super::params::ConvGroupedParams;
+use crate::geometry::{ConvGeometry, kernel_span};
+use crate::layers::Parameter;
+use crate::{Element, MemoryFormat};
+
+pub(crate) const FAMILY: &str = "conv_grouped";
+
+const LAYOUT: &str = "[group][step of 4 slots][n8][lane][4]";
+const WARPS: usize = 8;
+/// Pixels that a warp sums at once.
+const WARP_PIXELS: usize = 64;
+/// Pixels of a block, at most.
+const MAX_PIXELS: usize = 256;
+/// Channels of a quad: a slot of the MMA's k, 8 bytes.
+const QUAD: usize = 4;
+const QUAD_BYTES: usize = 8;
+/// Wider groups fill an MMA's k and n by themselves.
+const MAX_CHANNELS: usize = 64;
+/// By registers.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
+const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
+/// What the element-by-element accesses of the narrow kernels cost beside 16-byte ones.
+const NARROW_ACCESS: f64 = 3.0;
+
+/// A kernel's template arguments.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    /// n8 of output channels a warp.
+    tiles: usize,
+    /// Each of them is a group.
+    own: bool,
+    wide: bool,
+}
+
+impl Variant {
+    fn of(kernel: &KernelInfo) -> Self {
+        let (tiles, own) = match kernel.tag("outputs") {
+            Some("4x8") => (4, true),
+            Some("16") => (2, false),
+            Some("24") => (3, false),
+            _ => (4, false),
+        };
+        Self { tiles, own, wide: kernel.tag("access") == Some("wide") }
+    }
+
+    /// Warps' sums in shared memory, as `staging_words` of the kernel has it.
+    fn staging_bytes(self) -> usize {
+        let words = if self.tiles % 2 == 1 { 8 * self.tiles } else { 8 * self.tiles + 8 };
+        WARPS * 16 * words * size_of::<f32>()
+    }
+}
+
+/// How the taps and channels of a group are laid along the MMA's k. The weight is packed by it.
+#[derive(Debug, Clone, Copy)]
+struct Slots {
+    /// Quads of input channels a group.
+    group_quads: usize,
+    /// Slots a kernel row.
+    row: usize,
+    /// MMAs along k.
+    steps: usize,
+    /// n8 of output channels a group.
+    n_tiles: usize,
+}
+
+impl Slots {
+    fn of(g: &ConvGeometry) -> Self {
+        let group_quads = (g.c_in / g.groups).div_ceil(QUAD);
+        let quads = g.kernel[1] * group_quads;
+        let packed = (quads * g.kernel[0]).div_ceil(4);
+        // rows that start with a step touch fewer rows of the patch at once, which spares bank conflicts
+        let (row, steps) = if quads.div_ceil(4) * g.kernel[0] == packed { (quads.next_multiple_of(4), packed) } else { (quads, packed) };
+        Self { group_quads, row, steps, n_tiles: (g.c_out / g.groups).div_ceil(8) }
+    }
+
+    /// The tap and the first channel of a slot; none where it is padding.
+    fn at(&self, slot: usize, g: &ConvGeometry) -> Option<(usize, usize, usize)> {
+        let (i, quad) = (slot / self.row, slot % self.row);
+        let j = quad / self.group_quads;
+        (i < g.kernel[0] && j < g.kernel[1]).then_some((i, j, quad % self.group_quads * QUAD))
+    }
+}
+
+/// How a problem is cut into blocks.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    slots: Slots,
+    tile_h: usize,
+    tile_w_log2: usize,
+    patch: [usize; 2],
+    pixel_bytes: usize,
+    row_bytes: usize,
+    block_groups: usize,
+    blocks: usize,
+    shared_bytes: usize,
+    seconds: f64,
+}
+
+impl Tiling {
+    /// The fastest by the cost model, or why there is none.
+    fn of(variant: Variant, problem: &Problem<'_>) -> Result<Self, String> {
+        let g = &problem.geometry;
+        let slots = Slots::of(g);
+        let mut best: Option<Self> = None;
+        // groups whose channels are whole 16-byte vectors, and for kernels with several groups a warp whole sets of those
+        let set = if variant.own { variant.tiles } else { 1 };
+        let channels = g.c_in / g.groups;
+        let unit = if variant.wide && !(set * channels).is_multiple_of(8) { 2 * set } else { set };
+        for block_groups in [32, 64, 128].map(|slab| (slab / channels).max(1).next_multiple_of(unit)) {
+            for tile_w_log2 in (0..=5usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
+                for rows_log2 in 0..=MAX_PIXELS.ilog2() as usize - tile_w_log2 {
+                    let tile_h = g.output[0].div_ceil(g.output[0].div_ceil(1 << rows_log2));
+                    let tiling = Self::new(variant, problem, slots, block_groups.min(g.groups.next_multiple_of(unit)), tile_h, tile_w_log2);
+                    best = match (best, tiling) {
+                        (Some(best), Some(tiling)) if best.seconds <= tiling.seconds => Some(best),
+                        (best, tiling) => tiling.or(best),
+                    };
+                }
+            }
+        }
+        let best = best.ok_or_else(|| "the input that one output pixel sees does not fit shared memory".to_string())?;
+        Ok(best.without_conflicts(variant, problem))
+    }
+
+    fn new(variant: Variant, problem: &Problem<'_>, slots: Slots, block_groups: usize, tile_h: usize, tile_w_log2: usize) -> Option<Self> {
+        let g = &problem.geometry;
+        let tile = [tile_h, 1 << tile_w_log2];
+        let mut patch = [0; 2];
+        for axis in 0..2 {
+            let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
+            patch[axis] = (tile[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
+            // positions in overhanging tiles, too, are 32-bit integers
+            g.output[axis].next_multiple_of(tile[axis]).checked_mul(g.stride[axis])?.checked_add(span).filter(|&end| end < 1 << 31)?;
+        }
+        let pixel_bytes = (block_groups * slots.group_quads * QUAD_BYTES).next_multiple_of(16);
+        let tiles = g.output[0].div_ceil(tile[0]) * g.output[1].div_ceil(tile[1]);
+        let blocks = tiles.checked_mul(g.groups.div_ceil(block_groups)).filter(|&blocks| blocks < 1 << 31)?;
+        let row_bytes = patch[1].checked_mul(pixel_bytes)?;
+        let mut tiling =
+            Self { slots, tile_h, tile_w_log2, patch, pixel_bytes, row_bytes, block_groups, blocks, shared_bytes: 0, seconds: 0.0 };
+        tiling.finish(variant, problem, 1.0)
+    }
+
+    /// Fills in shared memory and cost; none if it does not fit. `conflicts`: turns that a shared load takes, in its least.
+    fn finish(&mut self, variant: Variant, problem: &Problem<'_>, conflicts: f64) -> Option<Self> {
+        let g = &problem.geometry;
+        let patch_bytes = self.patch[0].checked_mul(self.row_bytes)?;
+        let fixed = variant.staging_bytes() + self.slots.steps * 4 * size_of::<i32>();
+        self.shared_bytes = patch_bytes.checked_add(fixed)?;
+        if self.shared_bytes > problem.device.shared_bytes_per_block as usize {
+            return None;
+        }
+        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (self.shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let blocks = (self.blocks * g.n) as f64;
+        let sets = if variant.own {
+            self.block_groups.div_ceil(variant.tiles)
+        } else {
+            self.block_groups * self.slots.n_tiles.div_ceil(variant.tiles)
+        };
+        let chunks = (self.tile_h << self.tile_w_log2).div_ceil(WARP_PIXELS);
+        let items = blocks * (sets * chunks) as f64;
+        // the warps of a block wait for the slowest
+        let rounds = (sets * chunks).div_ceil(WARPS) as f64 * WARPS as f64 / (sets * chunks) as f64;
+        let steps = items * rounds * self.slots.steps as f64;
+        let a_loads = if variant.own { variant.tiles } else { 1 };
+        let pixels = (self.patch[0] * self.patch[1]) as f64;
+        let slab = (self.block_groups.min(g.groups) * self.slots.group_quads * QUAD_BYTES) as f64;
+        let seen = blocks * pixels * slab;
+        let input = (g.n * g.c_in * g.input[0] * g.input[1] * problem.dtype.bytes()) as f64;
+        let access = if variant.wide { 1.0 } else { NARROW_ACCESS };
+        let output_bytes = (g.output_shape().iter().product::<usize>() * problem.dtype.bytes()) as f64;
+        let work = Work {
+            blocks,
+            blocks_per_multiprocessor: resident as f64,
+            // half of what neighbouring blocks read again comes from L2
+            dram_bytes: least_bytes(problem) + (seen - input).max(0.0) / 2.0,
+            shared_bytes: steps * (a_loads as f64 * (WARP_PIXELS * 32) as f64 * conflicts + (variant.tiles * 256) as f64)
+                + seen * access
+                + output_bytes * 4.0 * access,
+            tensor_macs: steps * (variant.tiles * 8 * WARP_PIXELS * 16) as f64,
+            ..Default::default()
+        };
+        // a block alone on its multiprocessor does not load while it multiplies
+        let alone = if resident == 1 { 1.5 } else { 1.0 };
+        self.seconds = work.seconds(problem) * alone;
+        Some(*self)
+    }
+
+    /// With the distances of pixels and rows in shared memory for which the loads of A have the fewest bank conflicts.
+    fn without_conflicts(self, variant: Variant, problem: &Problem<'_>) -> Self {
+        let mut best = (f64::INFINITY, self);
+        for row_pad in (0..128).step_by(16) {
+            for pixel_pad in (0..128).step_by(16) {
+                let pixel_bytes = self.pixel_bytes + pixel_pad;
+                let mut padded = Self { pixel_bytes, row_bytes: self.patch[1] * pixel_bytes + row_pad, ..self };
+                let turns = padded.turns(&problem.geometry);
+                if let Some(finished) = padded.finish(variant, problem, turns)
+                    && finished.seconds < best.0
+                {
+                    best = (finished.seconds, finished);
+                }
+            }
+        }
+        best.1
+    }
+
+    /// The turns that a half-warp's 8-byte load of A takes on average: 1 where no two lanes want different words of a bank.
+    fn turns(&self, g: &ConvGeometry) -> f64 {
+        // more steps repeat the pattern
+        let steps = self.slots.steps.min(24);
+        let mut turns = 0;
+        for step in 0..steps {
+            let mut banks = [[usize::MAX; 4]; 16];
+            let mut worst = 1;
+            for part in 0..4 {
+                let Some((i, j, channel)) = self.slots.at(step * 4 + part, g) else { continue };
+                let tap = i * g.dilation[0] * self.row_bytes + j * g.dilation[1] * self.pixel_bytes + channel / QUAD * QUAD_BYTES;
+                for pixel in 0..4usize {
+                    let (row, column) = (pixel >> self.tile_w_log2, pixel & ((1 << self.tile_w_log2) - 1));
+                    let word = (tap + row * g.stride[0] * self.row_bytes + column * g.stride[1] * self.pixel_bytes) / QUAD_BYTES;
+                    let bank = &mut banks[word % 16];
+                    let used = bank.iter().take_while(|&&w| w != usize::MAX).count();
+                    if !bank[..used].contains(&word) && used < bank.len() {
+                        bank[used] = word;
+                        worst = worst.max(used + 1);
+                    }
+                }
+            }
+            turns += worst;
+        }
+        turns as f64 / steps as f64
+    }
+
+    fn params(&self) -> ConvGroupedParams {
+        // everything fits shared memory, so it fits 32 bits
+        let int = |value: usize| value as i32;
+        ConvGroupedParams {
+            tile_h: int(self.tile_h),
+            tile_w_log2: int(self.tile_w_log2),
+            patch_h: int(self.patch[0]),
+            patch_w: int(self.patch[1]),
+            pixel_bytes: int(self.pixel_bytes),
+            row_bytes: int(self.row_bytes),
+            block_groups: int(self.block_groups),
+            group_quads: int(self.slots.group_quads),
+            row_slots: int(self.slots.row),
+            steps: int(self.slots.steps),
+            n_tiles: int(self.slots.n_tiles),
+            ..Default::default()
+        }
+    }
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let g = &problem.geometry;
+    let variant = Variant::of(kernel);
+    kernel.check_dtype(problem.dtype)?;
+    let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
+    if g.groups == 1 {
+        return Err("it is for several groups".into());
+    }
+    if channels < 2 {
+        return Err("1 input channel a group fills a quarter of a slot of the MMA's k".into());
+    }
+    if channels > MAX_CHANNELS {
+        return Err(format!("it is for at most {MAX_CHANNELS} input channels a group, not {channels}"));
+    }
+    if variant.own != (outputs <= 8) {
+        return Err(format!("it is for {} output channels a group, not {outputs}", if variant.own { "up to 8" } else { "more than 8" }));
+    }
+    if variant.wide {
+        if problem.x_format != MemoryFormat::ChannelsLast || problem.y_format != MemoryFormat::ChannelsLast {
+            return Err("its accesses are for channels_last in and out".into());
+        }
+        if !channels.is_multiple_of(QUAD) || !g.c_in.is_multiple_of(8) {
+            return Err(format!(
+                "its 16-byte loads are for multiples of 4 channels a group and of 8 in all, not {channels} and {}",
+                g.c_in
+            ));
+        }
+        let run = if variant.own { variant.tiles * outputs } else { outputs };
+        if !run.is_multiple_of(8) || !g.c_out.is_multiple_of(8) {
+            return Err(format!("its 16-byte stores are for multiples of 8 output channels, not {run} a warp and {} in all", g.c_out));
+        }
+    }
+    Tiling::of(variant, problem).map(|tiling| tiling.seconds)
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let variant = Variant::of(kernel);
+    let tiling = Tiling::of(variant, problem).expect("`cost` has found one");
+    Prepared {
+        grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::Grouped(tiling.params()),
+        alignment: if variant.wide { 16 } else { size_of::<T>() },
+        layout: LAYOUT,
+        pack,
+    }
+}
+
+/// In the order of the lanes' fragments of B: a lane holds 4 channels of slot `lane % 4` for output `lane / 4`. Zero where a
+/// slot, a channel or an output is padding.
+fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let slots = Slots::of(g);
+    let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
+    let taps = g.kernel[0] * g.kernel[1];
+    let mut packed = Vec::with_capacity(g.groups * slots.steps * slots.n_tiles * 32 * QUAD);
+    for group in 0..g.groups {
+        for step in 0..slots.steps {
+            for tile in 0..slots.n_tiles {
+                for lane in 0..32 {
+                    let output = tile * 8 + lane / 4;
+                    let slot = slots.at(step * 4 + lane % 4, g).filter(|_| output < outputs);
+                    packed.extend((0..QUAD).map(|c| match slot {
+                        Some((i, j, first)) if first + c < channels => {
+                            let at = ((group * outputs + output) * channels + first + c) * taps + i * g.kernel[1] + j;
+                            T::from_f32(weight.values()[at])
+                        }
+                        _ => T::from_f32(0.0),
+                    }));
+                }
+            }
+        }
+    }
+    packed
+}

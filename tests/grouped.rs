@@ -1,0 +1,81 @@
+//! Narrow groups on tensor cores, on the host device: every kernel of the family against the oracle, in several orders of the
+//! threads, and the choice of that family for the layers of real networks.
+
+use half::f16;
+use rstest::rstest;
+use warpconv::cases::{KINDS, Problem};
+use warpconv::check::{Case, Kernels};
+use warpconv::{Conv2d, Conv2dSpec, DType, Device, HostOptions, Layer, MemoryFormat, Padding, Parameter, PlanRequest, reference};
+
+/// The kernels of the family that ran, all of them right.
+fn check(kind: &str, count: u64, device: &Device) -> Vec<&'static str> {
+    let turn = KINDS.iter().position(|k| k.name == kind).expect("a kind of the table") as u64;
+    let mut ran = Vec::new();
+    for problem in (0..count).map(|i| Problem::random(5, turn + i * KINDS.len() as u64)) {
+        for dtype in [DType::F16, DType::Bf16] {
+            let tensors = problem.tensors(dtype).unwrap();
+            let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
+            let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
+            let case = case.margins(problem.x_margin, problem.y_margin);
+            for run in MemoryFormat::ALL.iter().flat_map(|&format| case.check(dtype, format, format, Kernels::All, device)) {
+                if let Err(failure) = &run.outcome {
+                    panic!("{}: {failure}: {}", run.kernel, serde_json::to_string(&problem).unwrap());
+                }
+                if run.kernel.starts_with("conv_grouped") && !ran.contains(&run.kernel) {
+                    ran.push(run.kernel);
+                }
+            }
+        }
+    }
+    ran
+}
+
+#[rstest]
+fn every_kernel_is_right_in_every_order_of_threads(#[values(0, 1, 2)] seed: u64) {
+    let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
+    let ran = check("grouped_vectors", if seed == 0 { 60 } else { 24 }, &device);
+    assert_eq!(ran.len(), 16, "{ran:?}");
+    check("grouped_narrow", 8, &device);
+    check("grouped_wide", 8, &device);
+}
+
+/// The kernel that is chosen for a layer of 32 images in f16, the padding half the kernel.
+fn chosen(groups: usize, [c_in, c_out]: [usize; 2], image: usize, kernel: usize, stride: usize, format: MemoryFormat) -> &'static str {
+    let shape = [groups * c_out, c_in, kernel, kernel];
+    let weight = Parameter::new(&shape, &vec![0.0; shape.iter().product()]).unwrap();
+    let spec = Conv2dSpec { groups, stride: [stride; 2], padding: Padding::Explicit([kernel / 2; 4]), ..Default::default() };
+    let request = PlanRequest::new([32, groups * c_in, image, image]).format(format);
+    let plan = Conv2d::new(spec, weight).unwrap().plan::<f16>(&Device::host().unwrap(), &request).unwrap();
+    println!("{}", plan.explain());
+    plan.explain().kernel
+}
+
+#[rstest]
+// ResNeXt-50 32x4d
+#[case(32, [4, 4], 56, 3, 1)]
+#[case(32, [8, 8], 56, 3, 2)]
+#[case(32, [8, 8], 28, 3, 1)]
+#[case(32, [16, 16], 28, 3, 2)]
+#[case(32, [16, 16], 14, 3, 1)]
+#[case(32, [32, 32], 14, 3, 2)]
+#[case(32, [32, 32], 7, 3, 1)]
+// RegNetX-200MF (8), -400MF (16), -600MF (24)
+#[case(3, [8, 8], 112, 3, 2)]
+#[case(4, [16, 16], 28, 3, 1)]
+#[case(25, [16, 16], 14, 3, 1)]
+#[case(2, [24, 24], 56, 3, 1)]
+#[case(10, [24, 24], 14, 3, 1)]
+// ShuffleNet, 8 groups
+#[case(8, [12, 48], 28, 1, 1)]
+fn real_layers_take_the_family(
+    #[case] groups: usize,
+    #[case] channels: [usize; 2],
+    #[case] image: usize,
+    #[case] kernel: usize,
+    #[case] stride: usize,
+) {
+    for (format, access) in [(MemoryFormat::ChannelsLast, "_wide"), (MemoryFormat::Contiguous, "_narrow")] {
+        let name = chosen(groups, channels, image, kernel, stride, format);
+        assert!(name.starts_with("conv_grouped_f16_") && name.ends_with(access), "{format}: {name}");
+    }
+}
