@@ -14,8 +14,14 @@ pub struct Variant {
 const PORTABLE: Variant = Variant { name: "portable", flags: &[] };
 /// Chosen at run time where the CPU has the instructions.
 const AVX2: Variant = Variant { name: "avx2", flags: &["-mavx2", "-mfma", "-mf16c"] };
-/// Every access calls src/device/host/checker.rs: the compiler's instrumentation with our own callbacks.
-const CHECKED: Variant = Variant { name: "checked", flags: &["-fsanitize=thread", "-DWC_CHECKED", "-g1"] };
+/// Every access and every basic block calls src/device/host/checker.rs: the compiler's instrumentation with our own
+/// callbacks, which take the source line from their return address.
+const CHECKED: Variant = Variant {
+    name: "checked",
+    flags: &["-fsanitize=thread", "-fsanitize-coverage=trace-pc", "-fno-optimize-sibling-calls", "-DWC_CHECKED", "-g1"],
+};
+/// clang instruments after its optimisations: no access may be merged with others or left out before.
+const CHECKED_CLANG: &[&str] = &["-fno-vectorize", "-fno-slp-vectorize", "-mllvm", "-tsan-instrument-read-before-write"];
 
 impl Variant {
     pub fn symbol(&self, build: &Build, kernel: &Kernel) -> String {
@@ -24,13 +30,13 @@ impl Variant {
 }
 
 #[cfg(not(feature = "host"))]
-pub fn compile(_: &Build, _: &Manifest) -> Result<Vec<Variant>, String> {
+pub fn compile(_: &Build, _: &[&Manifest]) -> Result<Vec<Variant>, String> {
     Err("the feature host is off".into())
 }
 
 /// Compiles every variant that this target has; the archives are linked into the crate.
 #[cfg(feature = "host")]
-pub fn compile(build: &Build, manifest: &Manifest) -> Result<Vec<Variant>, String> {
+pub fn compile(build: &Build, manifests: &[&Manifest]) -> Result<Vec<Variant>, String> {
     let mut variants = vec![PORTABLE];
     if crate::env("CARGO_CFG_TARGET_ARCH") == "x86_64" {
         variants.push(AVX2);
@@ -55,10 +61,18 @@ pub fn compile(build: &Build, manifest: &Manifest) -> Result<Vec<Variant>, Strin
         for flag in variant.flags {
             cc.flag(flag);
         }
-        for family in manifest.families() {
-            let file = build.out.join(format!("{family}_{}.cpp", variant.name));
-            std::fs::write(&file, source(build, manifest, family, variant)).map_err(|e| format!("{}: {e}", file.display()))?;
-            cc.file(file);
+        if variant.name == CHECKED.name && cc.get_compiler().is_like_clang() {
+            for flag in CHECKED_CLANG {
+                cc.flag(flag);
+            }
+        }
+        for manifest in manifests {
+            cc.include(&manifest.folder);
+            for family in manifest.families() {
+                let file = build.out.join(format!("{family}_{}.cpp", variant.name));
+                std::fs::write(&file, source(build, manifest, family, variant)).map_err(|e| format!("{}: {e}", file.display()))?;
+                cc.file(file);
+            }
         }
         cc.try_compile(&library).map_err(advice)?;
     }
@@ -69,6 +83,25 @@ pub fn compile(build: &Build, manifest: &Manifest) -> Result<Vec<Variant>, Strin
     }
     cc.try_compile(&library).map_err(advice)?;
     Ok(variants)
+}
+
+/// What src/kernels/mod.rs includes beside the tables of kernels: the functions of kernels/host/ that Rust calls.
+pub fn rust_table(build: &Build, variants: &[Variant]) -> String {
+    let names: Vec<&str> = variants.iter().map(|v| v.name).collect();
+    let mut functions = vec![];
+    if !variants.is_empty() {
+        functions.extend(["set_lane(lane: *mut std::ffi::c_void)", "get_lane() -> *mut std::ffi::c_void"]);
+    }
+    if names.contains(&CHECKED.name) {
+        functions.push("checked_calls(functions: *const std::ffi::c_void) -> *const std::ffi::c_void");
+        functions.push("set_fuel(steps: u64)");
+    }
+    let declare = |function: &str| {
+        let symbol = function.split('(').next().expect("a name");
+        format!("    #[link_name = \"{}{symbol}\"]\n    pub(crate) fn host_{function};\n", build.prefix)
+    };
+    let functions: String = functions.into_iter().map(declare).collect();
+    format!("pub(crate) const HOST_VARIANTS: &[&str] = &{names:?};\nunsafe extern \"C\" {{\n{functions}}}\n")
 }
 
 #[cfg(feature = "host")]

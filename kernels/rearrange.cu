@@ -2,18 +2,19 @@
 //
 // transpose: y[b, j, i] = x[b, i, j]. With rows = channels and columns = pixels it turns contiguous into channels_last,
 //   the other way round it turns channels_last into contiguous. A block moves a 32x32 tile through shared memory, so that
-//   both the reads and the writes of a warp are consecutive; a tile's row is one element longer than 32, so that a warp
-//   that reads a column meets 32 different banks (16-bit elements: 32 half-words of 17 banks, two lanes a bank at most).
+//   both the reads and the writes of a warp are consecutive; a tile's row is padded by one 4-byte word, so that its length
+//   in words is odd (33 or 17) and a warp that reads a column meets 32 different banks.
 // cast: y[b, i] = round(x[b, i]), one element a thread, grid-stride.
 #include "device/tensor.cuh"
 
-struct TransposeTile {
-    static constexpr int32_t kSize = 32, kPitch = kSize + 1, kThreads = 256, kRowsAtOnce = kThreads / kSize;
+template <typename Bits> struct TransposeTile {
+    static constexpr int32_t kSize = 32, kPitch = kSize + 4 / (int32_t)sizeof(Bits);
+    static constexpr int32_t kThreads = 256, kRowsAtOnce = kThreads / kSize;
     static_assert(kThreads % kSize == 0, "a pass moves whole rows");
 };
 
 template <typename Bits> WC_DEVICE void transpose(const TransposeParams& p) {
-    using Tile = TransposeTile;
+    using Tile = TransposeTile<Bits>;
     Bits* tile = (Bits*)shared_memory();
     const int32_t lane = threadIdx.x % Tile::kSize, row0 = threadIdx.x / Tile::kSize;
     const int32_t tile_columns = (p.columns + Tile::kSize - 1) / Tile::kSize;

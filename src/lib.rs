@@ -42,6 +42,9 @@ pub mod layers;
 pub mod numerics;
 pub mod reference;
 mod tensor;
+#[cfg(feature = "checked-host")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use build_info::{BuildInfo, build_info};
 #[cfg(feature = "cuda")]
@@ -49,6 +52,8 @@ pub use cudarc;
 #[cfg(feature = "host")]
 pub use device::HostOptions;
 pub use device::{Device, DeviceKind, Properties, Stream};
+#[cfg(feature = "checked-host")]
+pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};
 pub use error::{Error, Result};
 pub use geometry::Shape;

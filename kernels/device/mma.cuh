@@ -71,7 +71,7 @@ WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)
     }
 #else
 #ifdef WC_CHECKED
-    for (int n = 0; n < kCount; ++n) wc_lane->calls->touch(wc_lane, rows[n], 16, 0, __builtin_return_address(0));
+    for (int n = 0; n < kCount; ++n) wc_lane->calls->touch(wc_lane, rows[n], 16, 0);
 #endif
     LdmatrixArgs<kCount> args{rows, out};
     wc_lane->calls->collective(wc_lane, ldmatrix_act<kCount, kTranspose>, &args);

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define WC_DEVICE __device__ __forceinline__
+#define WC_WHOLE(value)
 // The block's dynamic shared memory, 128-byte aligned. Kernels use no other kind.
 WC_DEVICE unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char wc_shared[];

@@ -7,8 +7,12 @@ template <typename T, int kCount> struct alignas(sizeof(T) * kCount) Vector {
     T at[kCount];
 };
 template <int kCount, typename T> WC_DEVICE Vector<T, kCount> load_vector(const T* from) {
-    return *(const Vector<T, kCount>*)from;
+    Vector<T, kCount> value = *(const Vector<T, kCount>*)from;
+    WC_WHOLE(value);
+    return value;
 }
 template <int kCount, typename T> WC_DEVICE void store_vector(T* to, const Vector<T, kCount>& value) {
-    *(Vector<T, kCount>*)to = value;
+    Vector<T, kCount> whole = value;
+    WC_WHOLE(whole);
+    *(Vector<T, kCount>*)to = whole;
 }

@@ -24,7 +24,7 @@ struct WcHostCalls {
     void (*copy_commit)(WcLane*);
     void (*copy_wait)(WcLane*, uint32_t pending);
     // An access that the compiler's instrumentation does not see: one made by a collective on behalf of this lane.
-    void (*touch)(WcLane*, const void* address, uint64_t bytes, uint32_t write, const void* place);
+    void (*touch)(WcLane*, const void* address, uint64_t bytes, uint32_t write);
 };
 struct WcLane {
     WcDim3 thread, block, block_dim, grid_dim;
@@ -48,7 +48,18 @@ extern "C" __thread WcLane* wc_lane; // the lane that this OS thread runs now
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
+// Keeps a vector in one piece where the checker must see one access: the compiler would split what is used in parts.
 #ifdef WC_CHECKED
+#define WC_WHOLE(value) __asm__("" : "+m"(value))
+#else
+#define WC_WHOLE(value)
+#endif
+// What works on the memory of several lanes at once is not instrumented.
+#if defined(WC_CHECKED) && defined(__clang__)
+#define WC_UNCHECKED __attribute__((no_sanitize("thread", "coverage")))
+#elif defined(WC_CHECKED) && __GNUC__ >= 12
+#define WC_UNCHECKED __attribute__((no_sanitize("thread"), no_sanitize_coverage))
+#elif defined(WC_CHECKED)
 #define WC_UNCHECKED __attribute__((no_sanitize("thread")))
 #else
 #define WC_UNCHECKED

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "host")]
 pub use host::HostOptions;
+#[cfg(feature = "checked-host")]
+pub use host::{LaunchCounters, OperandCounters};
 
 /// The kind of a [`Device`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +116,10 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn default_stream(&self) -> StreamKind;
     fn new_stream(&self) -> Result<StreamKind>;
     fn synchronize(&self) -> Result<()>;
+    #[cfg(feature = "checked-host")]
+    fn last_launch_counters(&self) -> Option<LaunchCounters> {
+        None
+    }
 }
 
 struct Inner {
@@ -272,6 +278,14 @@ impl Device {
     /// Kernel launches so far, failed ones included: what is refused beforehand adds none.
     pub fn launches(&self) -> u64 {
         self.0.launches.load(Ordering::Relaxed)
+    }
+
+    /// What the last launch on a checked host device moved and how its threads met; `None` on another device or before a
+    /// launch. When several threads launch at once, the last to end counts.
+    #[cfg(feature = "checked-host")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "checked-host")))]
+    pub fn last_launch_counters(&self) -> Option<LaunchCounters> {
+        self.0.backend.last_launch_counters()
     }
 
     /// Waits for all work queued on the device.

@@ -7,8 +7,9 @@ use crate::error::Result;
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Element, MemoryFormat, Stream};
 
-/// The tile of `TransposeTile` in rearrange.cu.
+/// The tile of `TransposeTile` in rearrange.cu, and the bytes that pad its rows.
 const TILE: usize = 32;
+const PADDING_BYTES: usize = 4;
 const MAX_GRID_Y: usize = 65_535;
 const MAX_GRID_X: usize = 1 << 20;
 
@@ -44,7 +45,7 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let grid = [to_i32("the number of tiles", tiles)? as u32, n.min(MAX_GRID_Y) as u32, 1];
     let device = x.device();
     let kernel = device.load(find(if size_of::<T>() == 2 { "transpose_16" } else { "transpose_32" }))?;
-    let shared_bytes = (TILE * (TILE + 1) * size_of::<T>()) as u32;
+    let shared_bytes = (TILE * (TILE * size_of::<T>() + PADDING_BYTES)) as u32;
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
     // SAFETY: the kernel takes TransposeParams; both views are valid, of one shape and on this device

@@ -1,10 +1,17 @@
 //! One block of a launch: its lanes, their meetings, and the order in which they run.
 
-use super::calls::{CALLS, Dim3, Lane};
+use super::calls::{Act, CALLS, Calls, Dim3, Lane};
+#[cfg(feature = "checked-host")]
+use super::checker::{self, BlockCheck, LaunchCheck, Region};
+use super::finding::{Finding, Findings, Kind};
 use super::{Entry, HostOptions};
 use crate::device::Launch;
+#[cfg(feature = "checked-host")]
+use crate::kernels::host_set_fuel;
 use crate::kernels::{host_get_lane, host_set_lane};
 use corosensei::stack::DefaultStack;
+#[cfg(feature = "checked-host")]
+use corosensei::stack::Stack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -27,7 +34,9 @@ pub(super) enum State {
 /// A warp's meeting: the lanes that have come and what they brought.
 #[derive(Debug)]
 pub(super) struct Warp {
-    pub act: unsafe extern "C" fn(*mut *mut c_void),
+    pub act: Act,
+    /// Where the first lane called it.
+    pub place: usize,
     pub arguments: [*mut c_void; 32],
     pub arrived: u32,
 }
@@ -38,61 +47,111 @@ unsafe extern "C" fn nothing(_: *mut *mut c_void) {}
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub index: Dim3,
+    /// The block's linear index.
+    pub order: u64,
+    /// Whether its threads run one after the other and cannot meet.
+    pub alone: bool,
     pub states: Vec<State>,
     pub yielders: Vec<*const Yielder<(), ()>>,
     pub warps: Vec<Warp>,
     pub at_barrier: usize,
-    pub findings: Vec<String>,
+    /// Where the lanes called the barrier that they wait at.
+    places: Vec<usize>,
+    pub findings: Findings,
+    /// A lane was suspended for good: the block ends.
+    pub ended: bool,
+    #[cfg(feature = "checked-host")]
+    pub check: BlockCheck,
+    pub checked: bool,
 }
 
 impl Block {
-    fn start(&mut self, index: Dim3, threads: usize) {
+    fn start(&mut self, index: Dim3, order: u64, threads: usize) {
         self.index = index;
+        self.order = order;
+        self.alone = false;
         self.states.clear();
         self.states.resize(threads, State::Ready);
         self.yielders.clear();
         self.yielders.resize(threads, std::ptr::null());
         self.warps.clear();
-        self.warps.extend((0..threads.div_ceil(32)).map(|_| Warp { act: nothing, arguments: [std::ptr::null_mut(); 32], arrived: 0 }));
+        let warp = || Warp { act: nothing, place: 0, arguments: [std::ptr::null_mut(); 32], arrived: 0 };
+        self.warps.resize_with(threads.div_ceil(32), warp);
         self.at_barrier = 0;
-        self.findings.clear();
+        self.places.clear();
+        self.places.resize(threads, 0);
+        self.findings.list.clear();
+        self.ended = false;
+        self.checked = false;
     }
 
     /// Whether the lane was the last and may go on.
-    pub fn arrive_at_barrier(&mut self, lane: usize) -> bool {
+    pub fn arrive_at_barrier(&mut self, lane: usize, place: usize) -> bool {
         self.states[lane] = State::AtBarrier;
+        self.places[lane] = place;
         self.at_barrier += 1;
         if self.at_barrier < self.states.len() {
             return false;
         }
         self.at_barrier = 0;
         self.states.fill(State::Ready);
+        if let Some(other) = self.places.iter().position(|&p| p != place) {
+            let what = "is at another barrier than other threads of the block";
+            self.two_places(Kind::DivergentBarrier, lane, place, self.places[other], what);
+        }
+        #[cfg(feature = "checked-host")]
+        if self.checked {
+            self.check.barrier();
+        }
         true
     }
 
-    pub fn release_warp(&mut self, warp: usize) {
+    /// A warp has met; `orders` says whether that orders its lanes' accesses to memory.
+    #[cfg_attr(not(feature = "checked-host"), allow(unused_variables))]
+    pub fn release_warp(&mut self, warp: usize, orders: bool) {
         for state in &mut self.states[warp * 32..warp * 32 + 32] {
             if *state == State::InCollective {
                 *state = State::Ready;
             }
         }
+        #[cfg(feature = "checked-host")]
+        if self.checked {
+            self.check.meeting(warp, orders);
+        }
+    }
+
+    fn note(&mut self, kind: Kind, thread: Option<usize>, place: usize, other: usize, what: String) {
+        self.findings.list.push(Finding { kind, order: self.order, block: Some(self.index), thread, place, other, what });
+    }
+
+    /// Notes that two calls met that should have been one. Told only if their source lines differ, too.
+    pub fn two_places(&mut self, kind: Kind, lane: usize, place: usize, other: usize, what: &str) {
+        if !self.findings.has(kind, place) && !self.findings.is_full() {
+            self.note(kind, Some(lane), place, other, what.into());
+        }
     }
 
     /// Ends the block: the lane is suspended and the scheduler does not come back to it.
-    pub fn fault(&mut self, lane: usize, what: String) {
-        let Dim3 { x, y, z } = self.index;
-        self.findings.push(format!("block ({x}, {y}, {z}) thread {lane}: {what}"));
+    pub fn fault(&mut self, kind: Kind, lane: usize, place: usize, what: String) {
+        self.note(kind, Some(lane), place, 0, what);
+        self.ended = true;
     }
 
-    /// Why nobody can go on.
+    /// Nobody can go on.
     fn stuck(&mut self) {
-        let Dim3 { x, y, z } = self.index;
         let count = |wanted: State| self.states.iter().filter(|&&state| state == wanted).count();
         let (barrier, collective, done) = (count(State::AtBarrier), count(State::InCollective), count(State::Done));
-        self.findings.push(format!(
-            "block ({x}, {y}, {z}): divergent barrier or collective: of {} threads, {barrier} wait at a barrier, {collective} in a warp collective, {done} have finished",
+        let waiting = self.states.iter().position(|&state| state == State::AtBarrier);
+        let place = waiting.map_or(0, |lane| self.places[lane]);
+        let other = self.warps.iter().find(|warp| warp.arrived > 0).map_or(0, |warp| warp.place);
+        let what = format!(
+            "cannot go on: of {} threads {barrier} wait at a barrier, {collective} in a warp collective, {done} have finished",
             self.states.len()
-        ));
+        );
+        let kind = if barrier > 0 { Kind::DivergentBarrier } else { Kind::MixedCollectives };
+        let (place, other) = if place == 0 { (other, 0) } else { (place, other) };
+        self.note(kind, None, place, other, what);
+        self.ended = true;
     }
 }
 
@@ -118,6 +177,8 @@ pub(super) struct Job<'a> {
     pub entry: Entry,
     pub launch: &'a Launch<'a>,
     pub options: &'a HostOptions,
+    #[cfg(feature = "checked-host")]
+    pub check: Option<&'a LaunchCheck>,
 }
 
 // SAFETY: the launch holds addresses of device memory, which are valid on every thread; nothing else is a pointer
@@ -125,21 +186,17 @@ unsafe impl Sync for Job<'_> {}
 
 impl Job<'_> {
     /// Runs the block with this linear index.
-    pub fn run(&self, index: u64) -> Result<(), Vec<String>> {
-        let [gx, gy, _] = self.launch.grid;
-        let block = Dim3 {
-            x: (index % u64::from(gx)) as u32,
-            y: (index / u64::from(gx) % u64::from(gy)) as u32,
-            z: (index / u64::from(gx) / u64::from(gy)) as u32,
-        };
-        if !self.launch.kernel.info.collectives && !self.options.checked {
+    pub fn run(&self, index: u64) -> Vec<Finding> {
+        let block = Dim3::of_linear(index, self.launch.grid);
+        let together = self.launch.kernel.info.collectives;
+        if !together && !self.options.checked {
             self.run_alone(block);
-            return Ok(());
+            return Vec::new();
         }
-        SCRATCH.with_borrow_mut(|scratch| self.run_together(block, index, scratch))
+        SCRATCH.with_borrow_mut(|scratch| self.run_fibers(block, index, together, scratch))
     }
 
-    fn lane(&self, block: Dim3, thread: u32, shared: *mut u8, state: *mut Block) -> Lane {
+    fn lane(&self, block: Dim3, thread: u32, shared: *mut u8, state: *mut Block, calls: *const Calls) -> Lane {
         let [x, y, z] = self.launch.grid;
         let threads = self.launch.kernel.info.threads;
         Lane {
@@ -148,7 +205,7 @@ impl Job<'_> {
             block_dim: Dim3 { x: threads, y: 1, z: 1 },
             grid_dim: Dim3 { x, y, z },
             shared,
-            calls: &CALLS,
+            calls,
             state,
             linear: thread,
             reserved: 0,
@@ -157,8 +214,8 @@ impl Job<'_> {
 
     /// Threads that never meet need no coroutines: one after the other.
     fn run_alone(&self, block: Dim3) {
-        let mut lane = self.lane(block, 0, std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the lane lives until `host_set_lane(null)`; the entry's parameters are of its struct, valid by `launch`'s
+        let mut lane = self.lane(block, 0, std::ptr::null_mut(), std::ptr::null_mut(), &raw const CALLS);
+        // SAFETY: the lane lives until `host_set_lane(outer)`; the entry's parameters are of its struct, valid by `launch`'s
         // contract. A kernel without collectives makes no host call, so the null pointers are not read.
         unsafe {
             let outer = host_get_lane();
@@ -172,101 +229,174 @@ impl Job<'_> {
         }
     }
 
-    fn run_together(&self, index: Dim3, linear: u64, scratch: &mut Scratch) -> Result<(), Vec<String>> {
+    /// Runs the block's threads as coroutines: each its own where they meet, else one after the other in a single one, which
+    /// the checker can end at any access.
+    fn run_fibers(&self, index: Dim3, linear: u64, together: bool, scratch: &mut Scratch) -> Vec<Finding> {
         let threads = self.launch.kernel.info.threads as usize;
         let Scratch { block, lanes, order, shared, stacks, fibers } = scratch;
-        block.start(index, threads);
+        block.start(index, linear, threads);
+        block.alone = !together;
         // NaN in every dtype, so that what nobody wrote does not look like a number
         shared.clear();
         shared.resize((self.launch.shared_bytes as usize).div_ceil(16) + 8, u128::MAX);
         let base = shared.as_mut_ptr().cast::<u8>();
         // SAFETY: 128 bytes more than needed were allocated
         let base = unsafe { base.add(base.align_offset(128)) };
-        let block: *mut Block = block;
-        lanes.clear();
-        lanes.extend((0..threads as u32).map(|thread| self.lane(index, thread, base, block)));
-        while stacks.len() < threads {
+        let count = if together { threads } else { 1 };
+        while stacks.len() < count {
             match DefaultStack::new(STACK_BYTES) {
                 Ok(stack) => stacks.push(stack),
-                Err(e) => return Err(vec![format!("no memory for the stacks of {threads} lanes: {e}")]),
+                Err(e) => {
+                    block.fault(Kind::NoMemory, 0, 0, format!("no memory for the stacks of {count} lanes: {e}"));
+                    return std::mem::take(&mut block.findings.list);
+                }
             }
         }
+        #[allow(unused_mut)]
+        let mut calls = &raw const CALLS;
+        #[cfg(feature = "checked-host")]
+        if let Some(launch) = self.check {
+            calls = checker::calls();
+            block.checked = true;
+            block.check.start(launch, linear, threads, Region { start: base as usize, bytes: self.launch.shared_bytes as usize });
+            // the coroutines take the stacks from the end
+            for stack in stacks.iter().rev().take(count).cycle().take(threads) {
+                block.check.add_stack(Region { start: stack.base().get() - STACK_BYTES, bytes: STACK_BYTES });
+            }
+            // SAFETY: sets a number of this OS thread
+            unsafe { host_set_fuel(self.options.max_steps) };
+        }
+        let block: *mut Block = block;
+        lanes.clear();
+        lanes.extend((0..threads as u32).map(|thread| self.lane(index, thread, base, block, calls)));
+        order.clear();
+        order.extend(0..threads as u32);
+        let mut rng =
+            (self.options.seed != 0).then(|| SmallRng::seed_from_u64(self.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        // SAFETY: `lanes` outlives the calls; `block` is only touched between two lanes' turns
+        unsafe {
+            let outer = host_get_lane();
+            if together {
+                self.schedule(block, lanes, order, stacks, fibers, rng.as_mut());
+            } else {
+                if let Some(rng) = &mut rng {
+                    order.shuffle(rng);
+                }
+                self.run_in_turn(block, lanes, order, stacks);
+            }
+            host_set_lane(outer);
+        }
+        // SAFETY: no lane runs any more
+        let block = unsafe { &mut *block };
+        #[cfg(feature = "checked-host")]
+        if let Some(launch) = self.check {
+            block.check.finish(launch);
+        }
+        std::mem::take(&mut block.findings.list)
+    }
+
+    /// Runs one lane after the other in one coroutine.
+    ///
+    /// # Safety
+    /// `block` is the state of `lanes`, and nobody else touches either meanwhile.
+    unsafe fn run_in_turn(&self, block: *mut Block, lanes: &mut [Lane], order: &[u32], stacks: &mut Vec<DefaultStack>) {
+        let (entry, params) = (self.entry, self.launch.params.as_ptr());
+        let (lanes, order) = (lanes.as_mut_ptr(), order as *const [u32]);
+        let stack = stacks.pop().expect("the caller has filled it");
+        // SAFETY: lanes, order, block and parameters outlive the coroutine, which ends in this function
+        let mut fiber = Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
+            (*block).yielders.fill(yielder);
+            for &lane in &*order {
+                host_set_lane(lanes.add(lane as usize).cast());
+                entry(params.cast());
+            }
+        });
+        fiber.resume(());
+        stacks.push(stack_of(fiber));
+    }
+
+    /// Lets the lanes run, each in its own coroutine, until all are done, one has ended the block, or none can go on.
+    ///
+    /// # Safety
+    /// As [`Job::run_in_turn`].
+    unsafe fn schedule(
+        &self,
+        block: *mut Block,
+        lanes: &mut [Lane],
+        order: &mut [u32],
+        stacks: &mut Vec<DefaultStack>,
+        fibers: &mut Vec<Fiber>,
+        mut rng: Option<&mut SmallRng>,
+    ) {
         let (entry, params) = (self.entry, self.launch.params.as_ptr());
         fibers.clear();
-        fibers.extend((0..threads).map(|lane| {
-            let stack = stacks.pop().expect("filled above");
-            // SAFETY: the parameters outlive the fibers, which end in this function; one lane runs at a time
+        fibers.extend((0..lanes.len()).map(|lane| {
+            let stack = stacks.pop().expect("the caller has filled it");
+            // SAFETY: block and parameters outlive the coroutines, which end in this function; one lane runs at a time
             Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
                 (&mut (*block).yielders)[lane] = yielder;
                 entry(params.cast());
             })
         }));
-        order.clear();
-        order.extend(0..threads as u32);
-        self.schedule(block, lanes, order, fibers, linear);
-        for mut fiber in fibers.drain(..) {
-            if !fiber.done() {
-                // SAFETY: its frames are those of a kernel (C++ without destructors) and of a host call that holds nothing
-                unsafe { fiber.force_reset() };
-            }
-            stacks.push(fiber.into_stack());
-        }
-        // SAFETY: no lane runs any more
-        let block = unsafe { &mut *block };
-        if block.findings.is_empty() { Ok(()) } else { Err(std::mem::take(&mut block.findings)) }
-    }
-
-    /// Lets the lanes run until all are done, one has faulted, or none can go on.
-    fn schedule(&self, block: *mut Block, lanes: &mut [Lane], order: &mut [u32], fibers: &mut [Fiber], linear: u64) {
-        let mut rng =
-            (self.options.seed != 0).then(|| SmallRng::seed_from_u64(self.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let mut steps = 0u64;
         let mut done = 0;
-        // SAFETY: `lanes` outlives the calls; `block` is only touched between two lanes' turns
-        unsafe {
-            let outer = host_get_lane();
-            'block: while done < lanes.len() {
-                let mut progress = false;
-                if let Some(rng) = &mut rng {
-                    order.shuffle(rng);
-                }
-                for warp in order.chunks(32) {
-                    // a warp's lanes take turns until all of them wait, which is when the next warp's turn comes
-                    loop {
-                        let mut turn = false;
-                        for &lane in warp {
-                            let lane = lane as usize;
-                            if (&(*block).states)[lane] != State::Ready {
-                                continue;
-                            }
-                            turn = true;
-                            steps += 1;
-                            host_set_lane((&raw mut lanes[lane]).cast());
-                            if let CoroutineResult::Return(()) = fibers[lane].resume(()) {
-                                (&mut (*block).states)[lane] = State::Done;
-                                done += 1;
-                            }
-                            if !(*block).findings.is_empty() {
-                                break 'block;
-                            }
+        'block: while done < lanes.len() {
+            let mut progress = false;
+            if let Some(rng) = &mut rng {
+                order.shuffle(rng);
+            }
+            for warp in order.chunks(32) {
+                // a warp's lanes take turns until all of them wait, which is when the next warp's turn comes
+                loop {
+                    let mut turn = false;
+                    for &lane in warp {
+                        let lane = lane as usize;
+                        // SAFETY: no lane runs now
+                        if unsafe { (&(*block).states)[lane] } != State::Ready {
+                            continue;
                         }
-                        progress |= turn;
-                        if steps > self.options.max_steps {
-                            let what = format!("the kernel seems endless: {steps} turns of the block's threads");
-                            (*block).fault(0, what);
+                        turn = true;
+                        steps += 1;
+                        // SAFETY: the lane lives until the caller sets another
+                        unsafe { host_set_lane((&raw mut lanes[lane]).cast()) };
+                        let result = fibers[lane].resume(());
+                        // SAFETY: no lane runs now
+                        let block = unsafe { &mut *block };
+                        if let CoroutineResult::Return(()) = result {
+                            block.states[lane] = State::Done;
+                            done += 1;
+                        }
+                        if block.ended {
                             break 'block;
                         }
-                        if !turn || rng.is_some() {
-                            break;
-                        }
+                    }
+                    progress |= turn;
+                    if steps > self.options.max_steps {
+                        let what = format!("the block's threads have taken {steps} turns, more than HostOptions::max_steps");
+                        // SAFETY: no lane runs now
+                        unsafe { (*block).fault(Kind::Endless, 0, 0, what) };
+                        break 'block;
+                    }
+                    if !turn || rng.is_some() {
+                        break;
                     }
                 }
-                if !progress && done < lanes.len() {
-                    (*block).stuck();
-                    break;
-                }
             }
-            host_set_lane(outer);
+            if !progress && done < lanes.len() {
+                // SAFETY: no lane runs now
+                unsafe { (*block).stuck() };
+                break;
+            }
         }
+        stacks.extend(fibers.drain(..).rev().map(stack_of));
     }
+}
+
+/// Ends a coroutine wherever it is.
+fn stack_of(mut fiber: Fiber) -> DefaultStack {
+    if !fiber.done() {
+        // SAFETY: its frames are those of a kernel (C++ without destructors) and of a host call that holds nothing
+        unsafe { fiber.force_reset() };
+    }
+    fiber.into_stack()
 }

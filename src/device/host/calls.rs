@@ -1,6 +1,7 @@
 //! What a lane asks of the host device: the Rust side of kernels/host/cuda_host.h.
 
 use super::block::{Block, State};
+use super::finding::Kind;
 use std::ffi::c_void;
 
 /// `WcDim3`
@@ -10,6 +11,14 @@ pub(super) struct Dim3 {
     pub x: u32,
     pub y: u32,
     pub z: u32,
+}
+
+impl Dim3 {
+    /// The block with this linear index of a grid.
+    pub fn of_linear(index: u64, [x, y, _]: [u32; 3]) -> Self {
+        let (x, y) = (u64::from(x), u64::from(y));
+        Self { x: (index % x) as u32, y: (index / x % y) as u32, z: (index / x / y) as u32 }
+    }
 }
 
 /// `WcLane`: one CUDA thread.
@@ -28,7 +37,7 @@ pub(super) struct Lane {
 }
 
 /// A collective's work, done by the last of 32 lanes to arrive.
-type Act = unsafe extern "C" fn(*mut *mut c_void);
+pub(super) type Act = unsafe extern "C" fn(*mut *mut c_void);
 
 /// `WcHostCalls`
 #[repr(C)]
@@ -40,9 +49,10 @@ pub(super) struct Calls {
     copy_async: unsafe extern "C" fn(*mut Lane, *mut u8, *const u8, u32, u32),
     copy_commit: unsafe extern "C" fn(*mut Lane),
     copy_wait: unsafe extern "C" fn(*mut Lane, u32),
-    touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32, *const c_void),
+    touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32),
 }
 
+/// The table of a plain launch. A checked one has its own (checker.rs), which knows where in the kernel it was called.
 pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch };
 
 /// The block of a running lane.
@@ -50,7 +60,7 @@ pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_as
 /// # Safety
 /// `lane` is the lane that runs on this OS thread, called from its kernel. The scheduler does not touch the block while a
 /// lane runs, and the borrow must end before the lane is suspended.
-unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
+pub(super) unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
     // SAFETY: see above; `state` is set by `Block::start` and outlives its lanes
     unsafe { (&mut *(*lane).state, (*lane).linear as usize) }
 }
@@ -59,7 +69,7 @@ unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
 ///
 /// # Safety
 /// As [`block`], and no borrow of the block is alive.
-unsafe fn suspend(lane: *mut Lane) {
+pub(super) unsafe fn suspend(lane: *mut Lane) {
     // SAFETY: the lane's coroutine stored its yielder when it started, and it runs now
     unsafe {
         let yielder = (&(*(*lane).state).yielders)[(*lane).linear as usize];
@@ -67,11 +77,34 @@ unsafe fn suspend(lane: *mut Lane) {
     }
 }
 
-unsafe extern "C" fn barrier(lane: *mut Lane) {
-    // SAFETY: called by a kernel on its own lane
+/// Ends the block of a lane that may not meet others, because its kernel's threads run one after the other.
+///
+/// # Safety
+/// As [`block`].
+unsafe fn refuse_meeting(lane: *mut Lane, place: usize) {
+    // SAFETY: passed on to the caller
     unsafe {
         let (block, index) = block(lane);
-        if !block.arrive_at_barrier(index) {
+        if !block.alone {
+            return;
+        }
+        let what = "waits for other threads in a kernel that the manifest says has no collectives".into();
+        block.fault(Kind::UndeclaredMeeting, index, place, what);
+        suspend(lane);
+    }
+    unreachable!("a faulted lane is never resumed");
+}
+
+/// A barrier, called from `place` (0 where that is not known).
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn barrier_at(lane: *mut Lane, place: usize) {
+    // SAFETY: passed on to the caller
+    unsafe {
+        refuse_meeting(lane, place);
+        let (block, index) = block(lane);
+        if !block.arrive_at_barrier(index, place) {
             suspend(lane);
         }
     }
@@ -79,35 +112,69 @@ unsafe extern "C" fn barrier(lane: *mut Lane) {
 
 unsafe extern "C" fn noop(_: *mut *mut c_void) {}
 
-unsafe extern "C" fn sync_warp(lane: *mut Lane) {
-    // SAFETY: called by a kernel on its own lane; `noop` reads no arguments
-    unsafe { collective(lane, noop, std::ptr::null_mut()) }
+/// A collective that orders memory and does nothing else.
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn sync_warp_at(lane: *mut Lane, place: usize) {
+    // SAFETY: passed on to the caller; `noop` reads no arguments
+    unsafe { collective_at(lane, noop, std::ptr::null_mut(), place) }
 }
 
-unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void) {
+/// A warp's collective, called from `place` (0 where that is not known).
+///
+/// # Safety
+/// As [`block`]; `act` may be run over the arguments of the warp's lanes.
+pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_void, place: usize) {
     // SAFETY: called by a kernel on its own lane
     unsafe {
+        refuse_meeting(lane, place);
         let (block, index) = block(lane);
         let warp = &mut block.warps[index / 32];
         if warp.arrived > 0 && !std::ptr::fn_addr_eq(warp.act, act) {
-            block.fault(index, "lanes of one warp are in different collectives".into());
+            let other = warp.place;
+            block.fault(Kind::MixedCollectives, index, place, "is in another collective than lanes of its warp".into());
+            block.findings.list.last_mut().expect("just added").other = other;
             suspend(lane);
             unreachable!("a faulted lane is never resumed");
         }
-        warp.act = act;
+        if warp.arrived == 0 {
+            (warp.act, warp.place) = (act, place);
+        }
+        let first = warp.place;
         warp.arguments[index % 32] = argument;
         warp.arrived += 1;
-        if warp.arrived == 32 {
+        let complete = warp.arrived == 32;
+        if first != place {
+            block.two_places(Kind::MixedCollectives, index, place, first, "is at another call of the collective than lanes of its warp");
+        }
+        if complete {
+            let warp = &mut block.warps[index / 32];
             warp.arrived = 0;
             let arguments = warp.arguments.as_mut_ptr();
             // the arguments lie on the stacks of 32 suspended (or this) lanes
             act(arguments);
-            block.release_warp(index / 32);
+            block.release_warp(index / 32, std::ptr::fn_addr_eq(act, noop as Act));
         } else {
             block.states[index] = State::InCollective;
             suspend(lane);
         }
     }
+}
+
+unsafe extern "C" fn barrier(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { barrier_at(lane, 0) }
+}
+
+unsafe extern "C" fn sync_warp(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { sync_warp_at(lane, 0) }
+}
+
+unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { collective_at(lane, act, argument, 0) }
 }
 
 unsafe extern "C" fn copy_async(_lane: *mut Lane, shared: *mut u8, global: *const u8, bytes: u32, valid: u32) {
@@ -124,4 +191,4 @@ unsafe extern "C" fn copy_commit(_lane: *mut Lane) {}
 
 unsafe extern "C" fn copy_wait(_lane: *mut Lane, _pending: u32) {}
 
-unsafe extern "C" fn touch(_lane: *mut Lane, _address: *const u8, _bytes: u64, _write: u32, _place: *const c_void) {}
+unsafe extern "C" fn touch(_lane: *mut Lane, _address: *const u8, _bytes: u64, _write: u32) {}

@@ -8,15 +8,20 @@ mod block;
 mod calls;
 #[cfg(feature = "checked-host")]
 mod checker;
+mod finding;
+
+#[cfg(feature = "checked-host")]
+pub use checker::{LaunchCounters, OperandCounters};
 
 use super::{Backend, DeviceKind, Launch, Properties, Stream, StreamKind};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
+use finding::Findings;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::c_void;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A kernel's entry point on the host: takes the address of its parameter struct.
 pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
@@ -37,11 +42,12 @@ pub struct HostOptions {
     pub threads: usize,
     /// Runs the instrumented build, in which every access of every thread is checked. Needs the feature `checked-host`.
     pub checked: bool,
-    /// Draws the order in which the threads of a block run.
+    /// Draws the order in which the blocks of a launch and the threads of a block run; 0 is the order of their indices.
     pub seed: u64,
     /// Uses AVX2, FMA and F16C where the CPU has them.
     pub simd: bool,
-    /// Turns that the threads of one block may take before the kernel counts as endless.
+    /// Turns that the threads of one block may take before the kernel counts as endless. When checked: also the basic blocks
+    /// that they may enter, so that a loop which never waits is found, too.
     pub max_steps: u64,
 }
 
@@ -51,8 +57,6 @@ impl Default for HostOptions {
     }
 }
 
-/// What several failed blocks of one launch may add to its error.
-const MAX_FINDINGS: usize = 8;
 const ALIGNMENT: usize = 128;
 /// As on a Hopper GPU.
 const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
@@ -63,6 +67,8 @@ pub(crate) struct HostDevice {
     avx2: bool,
     properties: Properties,
     pool: Option<rayon::ThreadPool>,
+    #[cfg(feature = "checked-host")]
+    counters: Mutex<Option<LaunchCounters>>,
 }
 
 impl HostDevice {
@@ -86,7 +92,14 @@ impl HostDevice {
             shared_bytes_per_block: SHARED_BYTES_PER_BLOCK,
             compute_capability: (8, 0),
         };
-        Ok(Self { options, avx2, properties, pool })
+        Ok(Self {
+            options,
+            avx2,
+            properties,
+            pool,
+            #[cfg(feature = "checked-host")]
+            counters: Mutex::new(None),
+        })
     }
 
     fn entry(&self, kernel: &KernelInfo) -> Entry {
@@ -95,6 +108,37 @@ impl HostDevice {
             return kernel.host.checked.expect("compiled with the feature checked-host");
         }
         if self.avx2 { kernel.host.avx2.unwrap_or(kernel.host.portable) } else { kernel.host.portable }
+    }
+}
+
+/// The order in which a launch's blocks are taken up.
+struct BlockOrder {
+    blocks: u64,
+    step: u64,
+    first: u64,
+}
+
+impl BlockOrder {
+    /// Seed 0: as they are numbered. Otherwise steps of a size that reaches each of them once, from some block on.
+    fn new(blocks: u64, seed: u64) -> Self {
+        if seed == 0 || blocks < 2 {
+            return Self { blocks, step: 1, first: 0 };
+        }
+        let gcd = |mut a: u64, mut b: u64| {
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        let mut step = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks;
+        while gcd(step, blocks) != 1 {
+            step = (step + 1) % blocks;
+        }
+        Self { blocks, step, first: seed % blocks }
+    }
+
+    fn block(&self, turn: u64) -> u64 {
+        ((u128::from(turn) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.blocks)) as u64
     }
 }
 
@@ -175,31 +219,53 @@ impl Backend for HostDevice {
             return Err(Error::Limit { what, value: launch.shared_bytes.into(), limit: SHARED_BYTES_PER_BLOCK.into() });
         }
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
-        let failed = AtomicBool::new(false);
-        let findings: Mutex<Vec<String>> = Mutex::new(Vec::new());
-        let job = block::Job { entry: self.entry(info), launch, options: &self.options };
-        let run = |index: u64| {
-            if failed.load(Ordering::Relaxed) {
+        // SAFETY: the caller promises that the launch's addresses are valid
+        #[cfg(feature = "checked-host")]
+        let check = self.options.checked.then(|| unsafe { checker::LaunchCheck::new(launch) });
+        let job = block::Job {
+            entry: self.entry(info),
+            launch,
+            options: &self.options,
+            #[cfg(feature = "checked-host")]
+            check: check.as_ref(),
+        };
+        let order = BlockOrder::new(blocks, self.options.seed);
+        let stop = AtomicBool::new(false);
+        let findings: Mutex<Findings> = Mutex::default();
+        let run = |turn: u64| {
+            if stop.load(Ordering::Relaxed) {
                 return;
             }
-            if let Err(found) = job.run(index) {
-                failed.store(true, Ordering::Relaxed);
-                let mut all = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                all.extend(found);
+            let mut found = job.run(order.block(turn));
+            if !found.is_empty() {
+                // a checked block that fails harms nobody else, and the others may find more
+                let last = !self.options.checked || found.iter().any(|f| f.kind.ends_launch());
+                let mut all = findings.lock().unwrap_or_else(PoisonError::into_inner);
+                all.merge(&mut found);
+                stop.fetch_or(last || all.is_full(), Ordering::Relaxed);
             }
         };
         match &self.pool {
             Some(pool) if blocks > 1 => pool.install(|| (0..blocks).into_par_iter().for_each(run)),
             _ => (0..blocks).for_each(run),
         }
-        let mut findings = findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if findings.is_empty() {
-            return Ok(());
+        #[allow(unused_mut)]
+        let mut findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(feature = "checked-host")]
+        if let Some(check) = &check {
+            // a block that was ended early has left elements unwritten for a reason that is told already
+            if !stop.into_inner() && !findings.list.iter().any(|f| f.kind.ends_block()) {
+                findings.list.extend(check.unwritten());
+            }
+            *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = Some(check.counters(launch));
         }
-        findings.sort();
-        findings.dedup();
-        findings.truncate(MAX_FINDINGS);
-        Err(Error::Kernel { kernel: info.name, findings })
+        let findings = findings.report();
+        if findings.is_empty() { Ok(()) } else { Err(Error::Kernel { kernel: info.name, findings }) }
+    }
+
+    #[cfg(feature = "checked-host")]
+    fn last_launch_counters(&self) -> Option<LaunchCounters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn default_stream(&self) -> StreamKind {

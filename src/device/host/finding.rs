@@ -1,0 +1,182 @@
+//! What went wrong in a launch, and how it is told.
+
+use super::calls::Dim3;
+use std::fmt;
+
+/// The kinds of findings; their names open the text that a user reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
+pub(super) enum Kind {
+    OutOfBounds,
+    Misaligned,
+    WrongDirection,
+    SharedRace,
+    GlobalRace,
+    WrittenTwice,
+    Uninitialised,
+    StillCopying,
+    Unwritten,
+    DivergentBarrier,
+    MixedCollectives,
+    UndeclaredMeeting,
+    Endless,
+    NoMemory,
+}
+
+impl Kind {
+    /// Whether a lane is suspended for good, so that its block ends.
+    #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
+    pub fn ends_block(self) -> bool {
+        use Kind::*;
+        matches!(self, OutOfBounds | Misaligned | WrongDirection | DivergentBarrier | MixedCollectives | UndeclaredMeeting)
+            || self.ends_launch()
+    }
+
+    /// Whether other blocks would only fail in the same way, and slowly.
+    pub fn ends_launch(self) -> bool {
+        matches!(self, Kind::Endless | Kind::NoMemory)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::OutOfBounds => "out of bounds",
+            Kind::Misaligned => "misaligned access",
+            Kind::WrongDirection => "operand used against its declaration",
+            Kind::SharedRace => "race in shared memory",
+            Kind::GlobalRace => "race in global memory",
+            Kind::WrittenTwice => "element written twice",
+            Kind::Uninitialised => "uninitialised shared memory",
+            Kind::StillCopying => "shared memory still being copied",
+            Kind::Unwritten => "output not written",
+            Kind::DivergentBarrier => "divergent barrier",
+            Kind::MixedCollectives => "mixed collectives",
+            Kind::UndeclaredMeeting => "undeclared meeting",
+            Kind::Endless => "endless kernel",
+            Kind::NoMemory => "out of memory",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone)]
+pub(super) struct Finding {
+    pub kind: Kind,
+    /// The block's linear index, by which findings are ordered.
+    pub order: u64,
+    pub block: Option<Dim3>,
+    pub thread: Option<usize>,
+    /// Return address of the call at which it was found, 0 where there is none.
+    pub place: usize,
+    /// A second place that belongs to it: the text says what it is.
+    pub other: usize,
+    pub what: String,
+}
+
+/// The findings of a block, or of a launch: each kind once for each place.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub list: Vec<Finding>,
+}
+
+/// More than this many places are not told: the first ones explain the rest.
+pub(super) const MAX_FINDINGS: usize = 8;
+
+impl Findings {
+    pub fn has(&self, kind: Kind, place: usize) -> bool {
+        self.list.iter().any(|f| f.kind == kind && f.place == place)
+    }
+
+    /// Whether no further kind of finding would be told.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= MAX_FINDINGS
+    }
+
+    /// Takes a block's findings in; of several at one place the one of the first block stays, whichever came first.
+    pub fn merge(&mut self, from: &mut Vec<Finding>) {
+        for finding in from.drain(..) {
+            match self.list.iter_mut().find(|f| f.kind == finding.kind && f.place == finding.place) {
+                Some(known) if known.order > finding.order => *known = finding,
+                Some(_) => {}
+                None => self.list.push(finding),
+            }
+        }
+    }
+
+    /// The texts, in the order of blocks.
+    pub fn report(mut self) -> Vec<String> {
+        self.list.sort_by_key(|f| (f.order, f.thread, f.kind));
+        let mut texts: Vec<String> = Vec::new();
+        for finding in self.list {
+            let (place, other) = (Place::find(finding.place), Place::find(finding.other));
+            // two calls that the compiler made of one line are one call
+            if finding.other != 0 && place.is_some() && place == other {
+                continue;
+            }
+            let text = finding.text(place.as_ref(), other.as_ref());
+            if !texts.contains(&text) && texts.len() < MAX_FINDINGS {
+                texts.push(text);
+            }
+        }
+        texts
+    }
+}
+
+impl Finding {
+    fn text(&self, place: Option<&Place>, other: Option<&Place>) -> String {
+        let mut text = format!("{}: ", self.kind.name());
+        if let Some(Dim3 { x, y, z }) = self.block {
+            text += &format!("block ({x}, {y}, {z}) ");
+        }
+        if let Some(thread) = self.thread {
+            text += &format!("thread {thread} ");
+        }
+        text += &self.what;
+        if let Some(place) = place {
+            text += &format!(", at {place}");
+        }
+        if let Some(other) = other {
+            text += &format!("; the other at {other}");
+        }
+        text
+    }
+}
+
+/// A source line of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// File and line, from the innermost inlined function to the kernel's entry.
+    frames: Vec<(String, u32)>,
+}
+
+impl Place {
+    #[cfg(not(feature = "checked-host"))]
+    fn find(_: usize) -> Option<Self> {
+        None
+    }
+
+    /// The lines of the call before a return address. Release builds know them unless debug information is stripped.
+    #[cfg(feature = "checked-host")]
+    fn find(address: usize) -> Option<Self> {
+        if address == 0 {
+            return None;
+        }
+        let mut frames = Vec::new();
+        backtrace::resolve((address - 1) as *mut std::ffi::c_void, |symbol| {
+            if let (Some(file), Some(line)) = (symbol.filename().and_then(|f| f.file_name()), symbol.lineno()) {
+                frames.push((file.to_string_lossy().into_owned(), line));
+            }
+        });
+        (!frames.is_empty()).then_some(Self { frames })
+    }
+}
+
+impl fmt::Display for Place {
+    /// The kernel's line, and the device function's that it calls there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.frames[0];
+        let kernel = self.frames.iter().find(|(file, _)| file.ends_with(".cu"));
+        let (file, line) = kernel.unwrap_or(inner);
+        write!(f, "{file}:{line}")?;
+        if kernel.is_some() && inner.0.ends_with(".cuh") { write!(f, " (in {}:{})", inner.0, inner.1) } else { Ok(()) }
+    }
+}
