@@ -39,6 +39,14 @@ fn every_kernel_is_right_in_every_order_of_threads(#[values(0, 1, 2)] seed: u64)
     check("grouped_wide", 8, &device);
 }
 
+#[rstest]
+fn the_checker_finds_nothing(#[values(1, 2, 3, 4, 5)] seed: u64) {
+    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    check("grouped_vectors", 4, &device);
+    check("grouped_narrow", 1, &device);
+    check("channel_slices", 2, &device);
+}
+
 /// The kernel that is chosen for a layer of 32 images in f16, the padding half the kernel.
 fn chosen(groups: usize, [c_in, c_out]: [usize; 2], image: usize, kernel: usize, stride: usize, format: MemoryFormat) -> &'static str {
     let shape = [groups * c_out, c_in, kernel, kernel];
