@@ -1,4 +1,4 @@
-//! The kernels for the host device: one C++ file a family and variant, generated from the manifest.
+//! The kernels for the host device: one C++ file for each entry of the manifest and each variant.
 
 use crate::Build;
 use crate::manifest::{Kernel, Manifest};
@@ -44,45 +44,59 @@ pub fn compile(build: &Build, manifests: &[&Manifest]) -> Result<Vec<Variant>, S
     if crate::feature("checked-host") {
         variants.push(CHECKED);
     }
-    let compiler = |name: &str| {
-        let mut cc = cc::Build::new();
-        cc.cpp(true).std("c++17").opt_level(3).include(&build.kernels).define("WC_PREFIX", build.prefix.as_str()).cargo_warnings(false);
-        // contraction off: a * b + c is fused only where the kernel says fmaf, as under nvcc
-        for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"]
-        {
-            cc.flag(flag);
-        }
-        // memory is written as one type and read as another, in vectors, as nvcc allows
-        cc.flag("-fno-strict-aliasing");
-        (cc, format!("{}{name}", build.prefix))
-    };
-    for variant in &variants {
-        let (mut cc, library) = compiler(variant.name);
-        for flag in variant.flags {
-            cc.flag(flag);
-        }
-        if variant.name == CHECKED.name && cc.get_compiler().is_like_clang() {
-            for flag in CHECKED_CLANG {
-                cc.flag(flag);
-            }
-        }
-        for manifest in manifests {
-            cc.include(&manifest.folder);
-            for family in manifest.families() {
-                let file = build.out.join(format!("{family}_{}.cpp", variant.name));
-                std::fs::write(&file, source(build, manifest, family, variant)).map_err(|e| format!("{}: {e}", file.display()))?;
-                cc.file(file);
-            }
-        }
-        cc.try_compile(&library).map_err(advice)?;
+    // nothing is linked there
+    println!("cargo::rerun-if-env-changed=DOCS_RS");
+    if std::env::var_os("DOCS_RS").is_some() {
+        return Ok(variants);
     }
-    let (mut cc, library) = compiler("runtime");
+    // side by side: cargo's jobserver bounds how many files are compiled at once
+    std::thread::scope(|scope| {
+        let jobs: Vec<_> = variants.iter().map(|variant| scope.spawn(|| compile_variant(build, manifests, variant))).collect();
+        jobs.into_iter().try_for_each(|job| job.join().expect("it returns its errors"))
+    })?;
+    let (mut cc, library) = compiler(build, "runtime");
     cc.file(build.kernels.join("host/runtime.cpp"));
     if crate::feature("checked-host") {
         cc.file(build.kernels.join("host/callbacks.cpp"));
     }
     cc.try_compile(&library).map_err(advice)?;
     Ok(variants)
+}
+
+/// The compiler with what all variants share, and the name of its archive.
+#[cfg(feature = "host")]
+fn compiler(build: &Build, name: &str) -> (cc::Build, String) {
+    let mut cc = cc::Build::new();
+    cc.cpp(true).std("c++17").opt_level(3).include(&build.kernels).define("WC_PREFIX", build.prefix.as_str()).cargo_warnings(false);
+    // contraction off: a * b + c is fused only where the kernel says fmaf, as under nvcc
+    for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"] {
+        cc.flag(flag);
+    }
+    // memory is written as one type and read as another, in vectors, as nvcc allows
+    cc.flag("-fno-strict-aliasing");
+    (cc, format!("{}{name}", build.prefix))
+}
+
+#[cfg(feature = "host")]
+fn compile_variant(build: &Build, manifests: &[&Manifest], variant: &Variant) -> Result<(), String> {
+    let (mut cc, library) = compiler(build, variant.name);
+    for flag in variant.flags {
+        cc.flag(flag);
+    }
+    if variant.name == CHECKED.name && cc.get_compiler().is_like_clang() {
+        for flag in CHECKED_CLANG {
+            cc.flag(flag);
+        }
+    }
+    for manifest in manifests {
+        cc.include(&manifest.folder);
+        for (family, entry) in manifest.shards() {
+            let file = build.out.join(format!("{family}_{entry}_{}.cpp", variant.name));
+            std::fs::write(&file, source(build, manifest, entry, variant)).map_err(|e| format!("{}: {e}", file.display()))?;
+            cc.file(file);
+        }
+    }
+    cc.try_compile(&library).map_err(advice)
 }
 
 /// What src/kernels/mod.rs includes beside the tables of kernels: the functions of kernels/host/ that Rust calls.
@@ -113,14 +127,16 @@ fn advice(error: cc::Error) -> String {
     )
 }
 
-/// A family's entry points. The kernels are in a namespace of their own for each variant: otherwise the linker would keep
+/// The entry points of one entry of the manifest. The kernels are in a namespace of their own for each variant: otherwise the linker would keep
 /// one copy of each template, and a CPU without AVX2 might get the one that needs it.
 #[cfg(feature = "host")]
-fn source(build: &Build, manifest: &Manifest, family: &str, variant: &Variant) -> String {
+fn source(build: &Build, manifest: &Manifest, entry: usize, variant: &Variant) -> String {
+    let kernels: Vec<&Kernel> = manifest.kernels.iter().filter(|k| k.entry == entry).collect();
+    let family = &kernels[0].family;
     let namespace = format!("{}{}", build.prefix, variant.name);
     let mut out =
         format!("#include \"device/platform.cuh\"\nnamespace {namespace} {{\n#include \"{family}.cu\"\n}}\nusing namespace {namespace};\n");
-    for kernel in manifest.kernels.iter().filter(|k| k.family == family) {
+    for kernel in kernels {
         let (symbol, function, params) = (variant.symbol(build, kernel), &kernel.function, &kernel.params);
         out += &format!(
             "extern \"C\" __attribute__((visibility(\"default\"))) void {symbol}(const void* params) {{ {function}(*(const {params}*)params); }}\n"

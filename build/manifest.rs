@@ -32,6 +32,8 @@ struct Entry {
 
 /// One entry point.
 pub struct Kernel {
+    /// The entry of the manifest that it is from, counted from 0.
+    pub entry: usize,
     pub name: String,
     pub family: String,
     pub function: String,
@@ -54,9 +56,10 @@ impl Manifest {
         let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
         let file: File = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         let mut kernels = Vec::new();
-        for entry in &file.kernel {
+        for (index, entry) in file.kernel.iter().enumerate() {
             for axes in combinations(&entry.axes) {
                 let mut kernel = Kernel {
+                    entry: index,
                     name: entry.name.clone(),
                     family: entry.family.clone(),
                     function: entry.function.clone(),
@@ -89,6 +92,14 @@ impl Manifest {
             return Err(fail(format!("two kernels are named {}", twice[0])));
         }
         Ok(Self { kernels, folder: folder.into() })
+    }
+
+    /// The entries with their families: what is compiled at once for the host.
+    #[cfg_attr(not(feature = "host"), allow(dead_code))]
+    pub fn shards(&self) -> Vec<(&str, usize)> {
+        let mut shards: Vec<(&str, usize)> = self.kernels.iter().map(|k| (k.family.as_str(), k.entry)).collect();
+        shards.dedup();
+        shards
     }
 
     /// The families, each once, in the manifest's order.
