@@ -72,8 +72,6 @@ fn compiler(build: &Build, name: &str) -> (cc::Build, String) {
     for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"] {
         cc.flag(flag);
     }
-    // memory is written as one type and read as another, in vectors, as nvcc allows
-    cc.flag("-fno-strict-aliasing");
     (cc, format!("{}{name}", build.prefix))
 }
 
