@@ -69,3 +69,31 @@ WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&s
     for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
     return y;
 }
+
+// The same for kCount neighbouring pixels of a channel, which all exist: (h, w) and those behind it in an image `width` wide.
+template <typename T, int kCount>
+WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h, int32_t w,
+                                            int32_t width) {
+    const float bias = p.bias ? ((const float*)p.bias)[channel] : 0.0f;
+    if (p.bias)
+        for (int i = 0; i < kCount; ++i) sum[i] += bias;
+    if (p.residual.address) {
+        const T* residual = image<const T>(p.residual, n) + element(p.residual, channel, 0, 0);
+        if (p.vector_residual && p.residual.stride_w == 1 && p.residual.stride_h == width) {
+            const Vector<T, kCount> r = load_vector<kCount>(residual + h * width + w);
+            for (int i = 0; i < kCount; ++i) sum[i] += to_float(r.at[i]);
+        } else {
+            for (int i = 0; i < kCount; ++i) {
+                sum[i] += to_float(residual[element(p.residual, 0, h, w)]);
+                if (++w == width) {
+                    w = 0;
+                    ++h;
+                }
+            }
+        }
+    }
+    activate_all<kCount, 0>(p, sum, channel);
+    Vector<T, kCount> y;
+    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
+    return y;
+}

@@ -1,0 +1,46 @@
+// Convolution as an implicit GEMM: the kernel for everything with enough channels.
+//
+//   y[m, o] = epilogue( sum over k of A[m, k] * B[k, o] )     m: output pixel of the batch, k: (tap, channel of the group)
+//   A is gathered from the input while it is copied to shared memory and never exists in global memory; B is packed weights.
+//
+// Tiling: a block computes Tile::kM pixels x Tile::kN channels of one group; neighbouring blocks share their pixels, then
+// neighbouring pixels follow. A step is 64 bytes of k (32 elements of 16 bits, 16 of f32), kStages steps are in flight.
+// 16-bit types: a warp multiplies its part by mma.m16n8k16 on ldmatrix fragments, f32 sums. f32: strict FFMA, k in order.
+//
+// Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), Elements (any number
+// of channels and either format: single loads through registers, packed to 16-byte stores). K is (tap, channel) flattened, so
+// that 3 channels fill k as well as 64.
+//
+// Bound: tensor cores (FFMA for f32) for large tiles; below about 300 products a byte DRAM or L2. Ladder: (1) cp.async in
+// stages instead of loads through registers; (2) the swizzle of gemm_tile.cuh: no bank conflict in copies and fragments;
+// (3) bit masks of valid taps instead of bounds arithmetic; (4) taps that lie in the padding for the whole tile are left out
+// (dilation); (5) 16-byte stores.
+#include "device/mainloop.cuh"
+#include "device/tile_store.cuh"
+
+enum class GatherKind { kVectors, kChannels, kPixels };
+template <typename T, typename Tile, GatherKind kKind> struct GatherOf {
+    using Type = Elements<T, Tile, kKind == GatherKind::kPixels>;
+};
+template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kVectors> {
+    using Type = ChannelVectors<T, Tile>;
+};
+
+template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_gemm(const ConvParams& p) {
+    constexpr int kK = kRowBytes / sizeof(T);
+    const ConvGeometryParams& g = p.geometry;
+    const int32_t group_outputs = g.c_out / g.groups, tiles = (group_outputs + Tile::kN - 1) / Tile::kN;
+    const int32_t column_tile = (int32_t)blockIdx.x % tiles, rest = (int32_t)blockIdx.x / tiles;
+    const int32_t group = rest % g.groups, row = rest / g.groups * Tile::kM, rows = g.n * g.h_out * g.w_out;
+    if (row >= rows) return;
+    const int32_t last_row = (row + Tile::kM < rows ? row + Tile::kM : rows) - 1;
+    const int32_t total_steps = (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
+
+    const Steps steps = tile_steps<T>(g, row, last_row);
+    typename GatherOf<T, Tile, kKind>::Type a(p, steps, row, rows, group);
+    WeightTiles<Tile> b(p.weight, steps, group, total_steps, tiles, column_tile);
+    WarpSums<T, Tile> sums;
+    sums.clear();
+    multiply_tiles<T, Tile>(sums, a, b, steps.count);
+    store_tile<T, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN});
+}

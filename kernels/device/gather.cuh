@@ -1,0 +1,199 @@
+// Gathers: how the A tile of an implicit GEMM gets from the input into shared memory. Row m of A is output pixel m of the
+// batch, its k runs over (tap, channel of the group).
+//
+// The mainloop (mainloop.cuh) asks a gather for one stage after the other: `fetch(to)` begins, `deposit(to)` completes what
+// does not copy asynchronously. Padding, rows beyond the last pixel and k beyond the last tap become zeros, so that no
+// infinity meets a padded zero.
+#pragma once
+#include "async_copy.cuh"
+#include "gemm_tile.cuh"
+
+// An output pixel of the batch, numbered image by image and row by row.
+struct Pixel {
+    int32_t n, h, w;
+};
+WC_DEVICE Pixel output_pixel(const ConvGeometryParams& g, int32_t m) {
+    const int32_t plane = g.h_out * g.w_out, in_plane = m % plane;
+    return {m / plane, in_plane / g.w_out, in_plane % g.w_out};
+}
+
+struct Range {
+    int32_t begin, end;
+};
+// The taps of one axis that reach the input, [0, size), from some position of first..last. The others see padding only.
+WC_DEVICE Range live_taps(int32_t first, int32_t last, int32_t size, int32_t dilation, int32_t kernel) {
+    const int64_t begin = last >= 0 ? 0 : ((int64_t)-last - 1) / dilation + 1;
+    const int64_t end = first >= size ? 0 : ((int64_t)size - 1 - first) / dilation + 1;
+    const int32_t from = (int32_t)(begin < kernel ? begin : kernel), to = (int32_t)(end < kernel ? end : kernel);
+    return {from, to > from ? to : from};
+}
+
+// The steps along k that a tile has to take: each covers one row of a stage. Where a step never crosses taps, those taps that
+// lie wholly in the padding are left out: the steps are then `count`, in runs of `run` with `gap` steps between them.
+struct Steps {
+    Range rows, columns; // of taps
+    int32_t count, first, run, gap;
+};
+template <typename T> WC_DEVICE Steps tile_steps(const ConvGeometryParams& g, int32_t first_row, int32_t last_row) {
+    constexpr int kK = kRowBytes / sizeof(T);
+    const int32_t channels = g.c_in / g.groups, per_tap = channels / kK;
+    if (channels % kK != 0) {
+        const int32_t count = (g.kernel_h * g.kernel_w * channels + kK - 1) / kK;
+        return {{0, g.kernel_h}, {0, g.kernel_w}, count, 0, count, 0};
+    }
+    const Pixel first = output_pixel(g, first_row), last = output_pixel(g, last_row);
+    const bool one_image = first.n == last.n, one_line = one_image && first.h == last.h;
+    const int32_t top = one_image ? first.h : 0, bottom = one_image ? last.h : g.h_out - 1;
+    const int32_t left = one_line ? first.w : 0, right = one_line ? last.w : g.w_out - 1;
+    const Range rows = live_taps(top * g.stride_h - g.pad_top, bottom * g.stride_h - g.pad_top, g.h, g.dilation_h, g.kernel_h);
+    const Range columns = live_taps(left * g.stride_w - g.pad_left, right * g.stride_w - g.pad_left, g.w, g.dilation_w, g.kernel_w);
+    const int32_t run = (columns.end - columns.begin) * per_tap;
+    return {rows, columns, (rows.end - rows.begin) * run, (rows.begin * g.kernel_w + columns.begin) * per_tap, run,
+            g.kernel_w * per_tap - run};
+}
+
+// Where in (tap, channel) a thread is.
+struct TapWalk {
+    int32_t i, j, channel;
+    WC_DEVICE void advance(const Steps& steps, int32_t channels, int32_t count) {
+        channel += count;
+        while (channel >= channels) {
+            channel -= channels;
+            if (++j == steps.columns.end) {
+                j = steps.columns.begin;
+                ++i;
+            }
+        }
+    }
+};
+
+// A row's pixel in the input: offsets are modulo 2^32, since a window may begin outside the image; where a tap is inside, the
+// sum is the true one.
+struct Window {
+    uint64_t image;
+    uint32_t offset;
+    int32_t top, left;
+};
+// `rows` is the number of pixels of the batch: beyond it no tap is inside.
+template <typename T> WC_DEVICE Window window_of(const ConvParams& p, int32_t row, int32_t rows, int32_t channel) {
+    const ConvGeometryParams& g = p.geometry;
+    if (row >= rows) return {p.x.address, 0, INT32_MIN, INT32_MIN};
+    const Pixel pixel = output_pixel(g, row);
+    const int32_t top = pixel.h * g.stride_h - g.pad_top, left = pixel.w * g.stride_w - g.pad_left;
+    const uint32_t offset = (uint32_t)top * (uint32_t)p.x.stride_h + (uint32_t)left * (uint32_t)p.x.stride_w + (uint32_t)channel * (uint32_t)p.x.stride_c;
+    return {(uint64_t)image<const T>(p.x, pixel.n), offset, top, left};
+}
+WC_DEVICE bool inside(int32_t start, int32_t distance, int32_t size) { return (uint32_t)start + (uint32_t)distance < (uint32_t)size; }
+WC_DEVICE uint32_t tap_offset(const ConvParams& p, int32_t i, int32_t j) {
+    return (uint32_t)(i * p.geometry.dilation_h) * (uint32_t)p.x.stride_h + (uint32_t)(j * p.geometry.dilation_w) * (uint32_t)p.x.stride_w;
+}
+template <typename T> WC_DEVICE const T* in_image(uint64_t image, uint32_t offset) { return (const T*)image + offset; }
+
+// What the gathers of a tile have in common: every thread has one chunk column, and of the rows its own one and those that
+// lie kStride further each.
+template <typename T, typename Tile> struct GatherBase {
+    static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
+    static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
+    const ConvParams& p;
+    const Steps& steps;
+    int32_t channels, first_row, rows, first_channel;
+    int32_t row, chunk;
+    TapWalk walk;
+
+    // Neighbouring threads have neighbouring chunks, or neighbouring rows.
+    WC_DEVICE GatherBase(const ConvParams& params, const Steps& tile_steps, int32_t tile_row, int32_t total_rows, int32_t group, bool along_rows)
+        : p(params), steps(tile_steps), channels(params.geometry.c_in / params.geometry.groups), first_row(tile_row), rows(total_rows),
+          first_channel(group * channels), walk{tile_steps.rows.begin, tile_steps.columns.begin, 0} {
+        row = along_rows ? warp_index() / kRowChunks * 32 + lane_index() : (int32_t)threadIdx.x / kRowChunks;
+        chunk = along_rows ? warp_index() % kRowChunks : (int32_t)threadIdx.x % kRowChunks;
+        walk.advance(steps, channels, chunk * kChunk);
+    }
+};
+
+// Runs of channels in copies of 16 bytes: channels_last, addresses and strides multiples of 16 bytes, and so is a group's
+// number of channels. Which taps of a row are inside the image is a bit mask, of 32 taps at a time.
+template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile> {
+    using Base = GatherBase<T, Tile>;
+    uint64_t image[Base::kRows];
+    uint32_t offset[Base::kRows], mask[Base::kRows];
+    int32_t first_tap; // of the mask
+
+    WC_DEVICE ChannelVectors(const ConvParams& params, const Steps& tile_steps, int32_t tile_row, int32_t total_rows, int32_t group)
+        : Base(params, tile_steps, tile_row, total_rows, group, false) {
+#pragma unroll
+        for (int r = 0; r < Base::kRows; ++r) {
+            const Window window = window_of<T>(this->p, this->first_row + this->row + r * Base::kStride, this->rows, this->first_channel);
+            image[r] = window.image;
+            offset[r] = window.offset;
+        }
+        look(this->walk.i * this->p.geometry.kernel_w + this->walk.j);
+    }
+    // Sets the masks for the 32 taps around `tap`.
+    WC_DEVICE void look(int32_t tap) {
+        const ConvGeometryParams& g = this->p.geometry;
+        first_tap = tap & ~31;
+#pragma unroll
+        for (int r = 0; r < Base::kRows; ++r) {
+            const Window window = window_of<T>(this->p, this->first_row + this->row + r * Base::kStride, this->rows, this->first_channel);
+            uint32_t bits = 0;
+            int32_t i = first_tap / g.kernel_w, j = first_tap % g.kernel_w;
+            for (int bit = 0; bit < 32 && i < g.kernel_h; ++bit) {
+                if (inside(window.top, i * g.dilation_h, g.h) && inside(window.left, j * g.dilation_w, g.w)) bits |= 1u << bit;
+                if (++j == g.kernel_w) {
+                    j = 0;
+                    ++i;
+                }
+            }
+            mask[r] = bits;
+        }
+    }
+    WC_DEVICE void fetch(unsigned char* to) {
+        const TapWalk& at = this->walk;
+        const int32_t tap = at.i * this->p.geometry.kernel_w + at.j;
+        if ((tap ^ first_tap) >> 5) look(tap);
+        const uint32_t distance = tap_offset(this->p, at.i, at.j) + (uint32_t)at.channel;
+#pragma unroll
+        for (int r = 0; r < Base::kRows; ++r) {
+            const bool valid = mask[r] >> (tap & 31) & 1;
+            copy_async<kChunkBytes>(to + chunk_at(this->row + r * Base::kStride, this->chunk), in_image<T>(image[r], valid ? offset[r] + distance : 0), valid);
+        }
+        this->walk.advance(this->steps, this->channels, Base::kK);
+    }
+    WC_DEVICE void deposit(unsigned char*) {}
+};
+
+// Element by element, for any strides and any number of channels: k is filled whatever the taps have, three channels
+// included. The loads of a stage are under way while another is multiplied. kAlongRows: neighbouring threads take neighbouring
+// pixels (contiguous), else neighbouring channels (channels_last).
+template <typename T, typename Tile, bool kAlongRows> struct Elements : GatherBase<T, Tile> {
+    using Base = GatherBase<T, Tile>;
+    Window window[Base::kRows];
+    Vector<T, Base::kChunk> values[Base::kRows];
+
+    WC_DEVICE Elements(const ConvParams& params, const Steps& tile_steps, int32_t tile_row, int32_t total_rows, int32_t group)
+        : Base(params, tile_steps, tile_row, total_rows, group, kAlongRows) {
+#pragma unroll
+        for (int r = 0; r < Base::kRows; ++r)
+            window[r] = window_of<T>(this->p, this->first_row + this->row + r * Base::kStride, this->rows, this->first_channel);
+    }
+    WC_DEVICE void fetch(unsigned char*) {
+        const ConvGeometryParams& g = this->p.geometry;
+        TapWalk at = this->walk;
+#pragma unroll
+        for (int e = 0; e < Base::kChunk; ++e) {
+            const uint32_t distance = tap_offset(this->p, at.i, at.j) + (uint32_t)at.channel * (uint32_t)this->p.x.stride_c;
+#pragma unroll
+            for (int r = 0; r < Base::kRows; ++r) {
+                const bool valid = at.i < g.kernel_h && inside(window[r].top, at.i * g.dilation_h, g.h) && inside(window[r].left, at.j * g.dilation_w, g.w);
+                values[r].at[e] = valid ? *in_image<T>(window[r].image, window[r].offset + distance) : T{};
+            }
+            at.advance(this->steps, this->channels, 1);
+        }
+        this->walk.advance(this->steps, this->channels, Base::kK);
+    }
+    WC_DEVICE void deposit(unsigned char* to) {
+#pragma unroll
+        for (int r = 0; r < Base::kRows; ++r)
+            store_vector<Base::kChunk>((T*)(to + chunk_at(this->row + r * Base::kStride, this->chunk)), values[r]);
+    }
+};

@@ -1,0 +1,134 @@
+// The tile of a GEMM in shared memory, and the part of it that a warp multiplies.
+//
+// Both operands lie in shared memory as rows of 64 bytes of k (32 elements of 16 bits, 16 of 32 bits): rows of A are pixels,
+// rows of B output channels. A row is four chunks of 16 bytes, and chunk c of row r is kept at place c ^ (r / 2 % 4): eight
+// neighbouring rows then have their chunks c in all 32 banks, so that loads and stores of a chunk column meet no conflict.
+#pragma once
+#include "mma.cuh"
+#include "vector.cuh"
+#include "warp.cuh"
+
+constexpr int kChunkBytes = 16, kRowChunks = 4, kRowBytes = kChunkBytes * kRowChunks;
+// Of the pipeline from global to shared memory.
+constexpr int kStages = 4;
+// Rows that a warp stores at once.
+constexpr int kStoreRows = 32;
+
+// A block computes kM pixels x kN output channels, its warps kWarpM x kWarpN of them each.
+template <int kM_, int kN_, int kWarpM_, int kWarpN_> struct Tile {
+    static constexpr int kM = kM_, kN = kN_, kWarpM = kWarpM_, kWarpN = kWarpN_;
+    static constexpr int kWarpColumns = kN / kWarpN, kWarps = kM / kWarpM * kWarpColumns, kThreads = 32 * kWarps;
+    static constexpr int kABytes = kM * kRowBytes, kStageBytes = (kM + kN) * kRowBytes;
+    // A warp's sums on their way to the output, as f32: [row][channel] or [channel][row], padded against bank conflicts.
+    static constexpr int kChannelsStride = kWarpN + 8, kRowsStride = kStoreRows + 4;
+    static constexpr int kStagingBytes = kStoreRows * kChannelsStride * 4;
+    static_assert(kM % kWarpM == 0 && kN % kWarpN == 0, "warps tile the block");
+    static_assert(kWarpM % kStoreRows == 0 && kWarpN % 16 == 0, "a warp stores whole blocks of rows, ldmatrix loads 16 channels");
+    static_assert(kM * kRowChunks % kThreads == 0 && kN * kRowChunks % kThreads == 0, "every thread copies as many chunks");
+    static_assert(kWarpN * kRowsStride * 4 <= kStagingBytes && kStagingBytes * kWarps <= kStages * kStageBytes, "sums fit the pipeline's memory");
+};
+
+WC_DEVICE int32_t warp_index() { return (int32_t)(threadIdx.x / 32); }
+// The byte at which a chunk of a tile's row lies.
+WC_DEVICE int32_t chunk_at(int32_t row, int32_t chunk) { return row * kRowBytes + (chunk ^ (row >> 1 & 3)) * kChunkBytes; }
+
+// The sums of a warp. `multiply` adds the products of the warp's rows of one stage; `stage` writes rows [32 * block, 32 * block
+// + 32) to `to`: [row][channel] where kChannelsLast, else [channel][row]. 16-bit types: tensor cores.
+template <typename T, typename Tile> struct WarpSums {
+    static constexpr int kFragmentsM = Tile::kWarpM / 16, kFragmentsN = Tile::kWarpN / 8;
+    float sum[kFragmentsM][kFragmentsN][4];
+
+    WC_DEVICE void clear() {
+#pragma unroll
+        for (int m = 0; m < kFragmentsM; ++m)
+#pragma unroll
+            for (int n = 0; n < kFragmentsN; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sum[m][n][i] = 0.0f;
+    }
+    WC_DEVICE void multiply(const unsigned char* a, const unsigned char* b) {
+        const int32_t lane = lane_index();
+        const int32_t a_row = lane % 16, a_chunk = lane / 16, b_row = lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+#pragma unroll
+        for (int k = 0; k < kRowChunks; k += 2) {
+            const void *a_rows[kFragmentsM], *b_rows[kFragmentsN / 2];
+#pragma unroll
+            for (int m = 0; m < kFragmentsM; ++m) a_rows[m] = a + chunk_at(m * 16 + a_row, k + a_chunk);
+#pragma unroll
+            for (int n = 0; n < kFragmentsN / 2; ++n) b_rows[n] = b + chunk_at(n * 16 + b_row, k + b_chunk);
+            uint32_t a_fragments[kFragmentsM][4], b_pairs[kFragmentsN / 2][4], b_fragments[kFragmentsN][2];
+            ldmatrix_x4<false>(a_fragments, a_rows);
+            ldmatrix_x4<false>(b_pairs, b_rows);
+#pragma unroll
+            for (int n = 0; n < kFragmentsN; ++n) {
+                b_fragments[n][0] = b_pairs[n / 2][n % 2 * 2];
+                b_fragments[n][1] = b_pairs[n / 2][n % 2 * 2 + 1];
+            }
+            warp_mma<T>(sum, a_fragments, b_fragments);
+        }
+    }
+    template <bool kChannelsLast> WC_DEVICE void stage(float* to, int block) const {
+        const int32_t row = lane_index() / 4, column = lane_index() % 4 * 2;
+#pragma unroll
+        for (int m = 0; m < kFragmentsM; ++m) {
+            if (m / 2 != block) continue; // unrolled with a variable block: the sums must stay in registers
+#pragma unroll
+            for (int n = 0; n < kFragmentsN; ++n)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int32_t r = m % 2 * 16 + half * 8 + row, c = n * 8 + column;
+                    const float low = sum[m][n][half * 2], high = sum[m][n][half * 2 + 1];
+                    if constexpr (kChannelsLast) {
+                        store_vector<2>(to + r * Tile::kChannelsStride + c, Vector<float, 2>{{low, high}});
+                    } else {
+                        to[c * Tile::kRowsStride + r] = low;
+                        to[(c + 1) * Tile::kRowsStride + r] = high;
+                    }
+                }
+        }
+    }
+};
+
+// f32: FFMA lanes. A lane has every eighth row and every fourth channel, so that eight lanes load eight different rows of A and
+// one row of B.
+template <typename Tile> struct WarpSums<float, Tile> {
+    static constexpr int kRows = Tile::kWarpM / 8, kColumns = Tile::kWarpN / 4;
+    float sum[kRows][kColumns];
+
+    WC_DEVICE void clear() {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i)
+#pragma unroll
+            for (int j = 0; j < kColumns; ++j) sum[i][j] = 0.0f;
+    }
+    WC_DEVICE void multiply(const unsigned char* a, const unsigned char* b) {
+        const int32_t row = lane_index() % 8, column = lane_index() / 8;
+#pragma unroll
+        for (int chunk = 0; chunk < kRowChunks; ++chunk) {
+            Vector<float, 4> b_values[kColumns];
+#pragma unroll
+            for (int j = 0; j < kColumns; ++j) b_values[j] = load_vector<4>((const float*)(b + chunk_at(column + 4 * j, chunk)));
+#pragma unroll
+            for (int i = 0; i < kRows; ++i) {
+                const Vector<float, 4> a_values = load_vector<4>((const float*)(a + chunk_at(row + 8 * i, chunk)));
+#pragma unroll
+                for (int k = 0; k < 4; ++k)
+#pragma unroll
+                    for (int j = 0; j < kColumns; ++j) sum[i][j] = fmaf(a_values.at[k], b_values[j].at[k], sum[i][j]);
+            }
+        }
+    }
+    template <bool kChannelsLast> WC_DEVICE void stage(float* to, int block) const {
+        const int32_t row = lane_index() % 8, column = lane_index() / 8;
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+            if (i / 4 != block) continue; // as above
+            const int32_t r = i % 4 * 8 + row;
+#pragma unroll
+            for (int j = 0; j < kColumns; ++j) {
+                const int32_t c = column + 4 * j;
+                to[kChannelsLast ? r * Tile::kChannelsStride + c : c * Tile::kRowsStride + r] = sum[i][j];
+            }
+        }
+    }
+};
