@@ -1,7 +1,7 @@
 //! The kernels for GPUs: one compressed fatbin a family, compiled by nvcc for every wanted architecture.
 
 use crate::Build;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use std::collections::hash_map::DefaultHasher;
 use std::env::{consts::EXE_SUFFIX, var, var_os};
 use std::ffi::OsString;
@@ -101,9 +101,9 @@ pub fn compile(build: &Build, manifest: &Manifest) -> Result<Fatbins, String> {
 fn source(manifest: &Manifest, family: &str) -> String {
     let mut out = format!("#include \"device/platform.cuh\"\nnamespace warpconv {{\n#include \"{family}.cu\"\n");
     for kernel in manifest.kernels.iter().filter(|k| k.family == family) {
-        let (name, threads, params, function) = (&kernel.name, kernel.threads, &kernel.params, &kernel.function);
+        let manifest::Kernel { name, threads, blocks_per_sm, params, function, .. } = kernel;
         out += &format!(
-            "extern \"C\" __global__ void __launch_bounds__({threads}) {name}(const __grid_constant__ {params} p) {{ {function}(p); }}\n"
+            "extern \"C\" __global__ void __launch_bounds__({threads}, {blocks_per_sm}) {name}(const __grid_constant__ {params} p) {{ {function}(p); }}\n"
         );
     }
     out + "}\n"

@@ -25,8 +25,7 @@ struct Entry {
     threads: u32,
     axes: BTreeMap<String, Vec<String>>,
     collectives: bool,
-    /// Read by scripts/sass-report.
-    #[allow(dead_code)]
+    /// Read by scripts/sass-report too.
     promise: BTreeMap<String, toml::Value>,
 }
 
@@ -40,6 +39,8 @@ pub struct Kernel {
     pub params: String,
     pub threads: u32,
     pub collectives: bool,
+    /// The promise for which nvcc limits registers.
+    pub blocks_per_sm: i64,
     pub axes: BTreeMap<String, String>,
 }
 
@@ -66,6 +67,7 @@ impl Manifest {
                     params: entry.params.clone(),
                     threads: entry.threads,
                     collectives: entry.collectives,
+                    blocks_per_sm: entry.promise.get("blocks_per_sm").and_then(toml::Value::as_integer).unwrap_or(1),
                     axes,
                 };
                 for (axis, value) in &kernel.axes {

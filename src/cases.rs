@@ -216,6 +216,25 @@ pub const KINDS: &[Kind] = &[
         },
     },
     Kind {
+        name: "channels_in_chunks",
+        why: "whole 16-byte chunks of channels: copied as vectors, and steps of 64 bytes that hold one tap or several",
+        make: |rng, c| {
+            (c.c_in, c.c_out) = (pick(rng, &[8, 16, 24, 32, 40, 64]), pick(rng, &[8, 12, 24, 72, 136]));
+            (c.groups, c.image) = (pick(rng, &[1, 1, 2]), [rng.random_range(1..6), rng.random_range(1..10)]);
+            c.kernel = if c.c_in == 8 { [5, 7] } else { [pick(rng, &[1, 2, 3]), pick(rng, &[1, 3])] };
+            c.x_margin = [pick(rng, &[0, 8, 16]), pick(rng, &[0, 8])];
+        },
+    },
+    Kind {
+        name: "taps_in_padding",
+        why: "dilated taps that see nothing but padding from a whole tile of pixels",
+        make: |rng, c| {
+            (c.groups, c.c_in, c.c_out) = (1, pick(rng, &[32, 64]), rng.random_range(1..24));
+            c.image = [rng.random_range(4..30), rng.random_range(4..12)];
+            (c.kernel, c.dilation, c.same) = ([3, 3], [rng.random_range(3..25), rng.random_range(3..12)], true);
+        },
+    },
+    Kind {
         name: "depthwise",
         why: "one channel a group, any number of them",
         make: |rng, c| (c.groups, c.c_in, c.c_out) = (rng.random_range(1..70), 1, 1),

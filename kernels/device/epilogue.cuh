@@ -70,9 +70,9 @@ WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&s
     return y;
 }
 
-// The same for kCount neighbouring pixels of a channel, which all exist: (h, w) and those behind it in an image `width` wide.
+// The same for kCount neighbours of a plane that is `width` wide, row after row from (h, w) on, which all exist.
 template <typename T, int kCount>
-WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h, int32_t w,
+WC_DEVICE Vector<T, kCount> epilogue_plane(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h, int32_t w,
                                             int32_t width) {
     const float bias = p.bias ? ((const float*)p.bias)[channel] : 0.0f;
     if (p.bias)

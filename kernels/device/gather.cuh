@@ -85,7 +85,8 @@ template <typename T> WC_DEVICE Window window_of(const ConvParams& p, int32_t ro
 }
 WC_DEVICE bool inside(int32_t start, int32_t distance, int32_t size) { return (uint32_t)start + (uint32_t)distance < (uint32_t)size; }
 WC_DEVICE uint32_t tap_offset(const ConvParams& p, int32_t i, int32_t j) {
-    return (uint32_t)(i * p.geometry.dilation_h) * (uint32_t)p.x.stride_h + (uint32_t)(j * p.geometry.dilation_w) * (uint32_t)p.x.stride_w;
+    const uint32_t h = (uint32_t)i * (uint32_t)p.geometry.dilation_h, w = (uint32_t)j * (uint32_t)p.geometry.dilation_w;
+    return h * (uint32_t)p.x.stride_h + w * (uint32_t)p.x.stride_w;
 }
 template <typename T> WC_DEVICE const T* in_image(uint64_t image, uint32_t offset) { return (const T*)image + offset; }
 

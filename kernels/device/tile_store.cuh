@@ -75,7 +75,7 @@ template <typename T, typename Tile> WC_DEVICE void store_pixels(const ConvParam
                 const Vector<float, 4> four = load_vector<4>(from + i);
                 for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
             }
-            const Vector<T, kChunk> y = epilogue_pixels<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
+            const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
             store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
         } else {
             for (int i = 0; i < kChunk && row + i < rows; ++i) store_element<T>(p, from[i], output_pixel(g, row + i), channel);

@@ -2,7 +2,7 @@
 
 use super::params::{ConvGeometryParams, ConvGroupedParams, ConvParams};
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_grouped, find, operand, tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_gemm, conv_grouped, find, operand, tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
@@ -34,10 +34,11 @@ struct Family<T> {
     prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
 }
 
-fn families<T: Element>() -> [Family<T>; 2] {
+fn families<T: Element>() -> [Family<T>; 3] {
     [
         Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
         Family { name: conv_grouped::FAMILY, cost: conv_grouped::cost, prepare: conv_grouped::prepare },
+        Family { name: conv_gemm::FAMILY, cost: conv_gemm::cost, prepare: conv_gemm::prepare },
     ]
 }
 
@@ -69,9 +70,9 @@ pub(crate) struct Prepared<T> {
     pub shared_bytes: u32,
     /// Only what the family adds is filled in.
     pub params: KernelParams,
-    /// Bytes to which the addresses and strides of x and y must be aligned. Where a view's are not, `run` takes the cheapest
+    /// Bytes to which the addresses and strides of x and of y must be aligned. Where a view's are not, `run` takes the cheapest
     /// candidate that needs no more than an element's.
-    pub alignment: usize,
+    pub alignment: [usize; 2],
     /// Names the order of the packed weight.
     pub layout: &'static str,
     /// From [C_out][C_in / groups][kh][kw] to that order, rounded once.
@@ -106,13 +107,18 @@ pub(crate) fn plan<T: Element>(
     let chosen = ready(info, prepare(info, &problem))?;
     let mut note = String::new();
     let mut narrow = None;
-    if chosen.alignment > size_of::<T>() {
+    let undemanding = [size_of::<T>(); 2];
+    if chosen.alignment != undemanding {
         let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let (kernel, prepared) = applicable
             .map(|kernel| (kernel, prepare::<T>(kernel, &problem)))
-            .find(|(_, prepared)| prepared.alignment <= size_of::<T>())
+            .find(|(_, prepared)| prepared.alignment == undemanding)
             .expect("conv_direct applies always and needs no more than an element's alignment");
-        note += &format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment);
+        note += &format!(
+            "; {} for views that are not aligned to {} bytes",
+            kernel.name,
+            chosen.alignment.into_iter().max().unwrap_or_default()
+        );
         narrow = Some(ready(kernel, prepared)?);
     }
     if request.batch_invariant {
@@ -178,7 +184,7 @@ struct Ready {
     kernel: Kernel,
     grid: [u32; 3],
     shared_bytes: u32,
-    alignment: usize,
+    alignment: [usize; 2],
     params: KernelParams,
     weights: Arc<Packed>,
 }
@@ -202,12 +208,13 @@ fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment) && is_aligned(&y, ready.alignment);
+        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
         let ready = match &self.narrow {
             Some(narrow) if !fits(&self.chosen) => narrow,
             _ => &self.chosen,
         };
-        let vectors = ready.alignment > size_of::<T>();
+        let widest = ready.alignment[0].max(ready.alignment[1]);
+        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
         let mut all = ready.params;
         let params = all.conv();
         params.x = tensor4(&inputs.x)?;
@@ -223,12 +230,12 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             Residual::None => {}
             Residual::Tensor(residual) => {
                 params.epilogue.residual = tensor4(residual)?;
-                params.epilogue.vector_residual = (vectors && is_aligned(residual, ready.alignment)).into();
+                params.epilogue.vector_residual = vectors(residual);
                 operands.push(operand("residual", residual, Access::Read));
             }
             Residual::Output => {
                 params.epilogue.residual = params.y;
-                params.epilogue.vector_residual = vectors.into();
+                params.epilogue.vector_residual = vectors(&y);
                 access = Access::Update;
             }
         }

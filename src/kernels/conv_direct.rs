@@ -36,7 +36,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
     let layout = "[tap][c_in / groups][c_out]";
-    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: size_of::<T>(), layout, pack }
+    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout, pack }
 }
 
 fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {

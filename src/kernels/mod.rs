@@ -2,6 +2,7 @@
 
 pub(crate) mod conv2d;
 mod conv_direct;
+mod conv_gemm;
 mod conv_grouped;
 mod cost;
 pub(crate) mod params;

@@ -1,0 +1,179 @@
+//! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32).
+
+use super::KernelInfo;
+use super::conv2d::{KernelParams, Prepared, Problem};
+use super::cost::{Work, least_bytes};
+use crate::geometry::ConvGeometry;
+use crate::layers::Parameter;
+use crate::{DType, Element, MemoryFormat};
+
+pub(crate) const FAMILY: &str = "conv_gemm";
+
+/// `kStages`, `kRowBytes` and `kChunkBytes` of kernels/device/gemm_tile.cuh.
+const STAGES: usize = 4;
+const ROW_BYTES: usize = 64;
+const CHUNK_BYTES: usize = 16;
+/// Pixels that a tile may lie beyond the last one.
+const MAX_TILE: usize = 256;
+/// Of a multiprocessor of the nominal GPU.
+const REGISTERS: usize = 65_536;
+const SHARED_BYTES: usize = 164 * 1024;
+/// Registers of a thread beside its sums.
+const WORKING_REGISTERS: usize = 64;
+/// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
+const BYTES_PER_ELEMENT: f64 = 16.0;
+
+/// Pixels x output channels of a block and of its warps: the manifest's `tile`.
+#[derive(Debug)]
+struct Tile {
+    name: &'static str,
+    m: usize,
+    n: usize,
+    warp_m: usize,
+    warp_n: usize,
+}
+
+const TILES: [Tile; 6] = [
+    Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64 },
+    Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32 },
+    Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32 },
+    Tile { name: "64x128", m: 64, n: 128, warp_m: 64, warp_n: 32 },
+    Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32 },
+    Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32 },
+];
+
+impl Tile {
+    fn of(kernel: &KernelInfo) -> &'static Self {
+        let tile = TILES.iter().find(|tile| Some(tile.name) == kernel.tag("tile"));
+        tile.expect("every tile of the manifest is in the table: a test compares them")
+    }
+
+    fn stage_bytes(&self) -> usize {
+        (self.m + self.n) * ROW_BYTES
+    }
+
+    fn threads(&self) -> usize {
+        32 * self.m / self.warp_m * self.n / self.warp_n
+    }
+
+    fn blocks_per_multiprocessor(&self) -> usize {
+        let registers = self.m * self.n + self.threads() * WORKING_REGISTERS;
+        (REGISTERS / registers).min(SHARED_BYTES / (STAGES * self.stage_bytes()))
+    }
+}
+
+/// How a problem falls into tiles.
+struct Tiling {
+    rows: usize,
+    row_tiles: usize,
+    column_tiles: usize,
+    groups: usize,
+    /// Along k.
+    steps: usize,
+}
+
+impl Tiling {
+    fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
+        let rows = g.n * g.output[0] * g.output[1];
+        let (row_tiles, column_tiles) = (rows.div_ceil(tile.m).max(1), (g.c_out / g.groups).div_ceil(tile.n));
+        Self { rows, row_tiles, column_tiles, groups: g.groups, steps: steps(g, dtype.bytes()) }
+    }
+
+    fn blocks(&self) -> usize {
+        self.row_tiles.saturating_mul(self.column_tiles).saturating_mul(self.groups)
+    }
+}
+
+/// Rows of `ROW_BYTES` that hold the products of one sum.
+fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
+    g.products().div_ceil(ROW_BYTES / element_bytes)
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let Problem { geometry: g, dtype, .. } = problem;
+    if kernel.dtype != Some(*dtype) {
+        return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
+    }
+    let gather = kernel.tag("gather").unwrap_or_default();
+    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    if problem.x_format != format {
+        return Err(format!("it gathers from {format} inputs"));
+    }
+    let channels = g.c_in / g.groups;
+    if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
+        return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
+    }
+    let tile = Tile::of(kernel);
+    let tiling = Tiling::new(g, tile, *dtype);
+    if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
+        return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
+    }
+    if STAGES * tile.stage_bytes() > problem.device.shared_bytes_per_block as usize {
+        return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
+    }
+    let stages = tiling.blocks() as f64 * tiling.steps as f64;
+    let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
+    let fragments = (tile.m * (tile.n / tile.warp_n) + tile.n * (tile.m / tile.warp_m)) * ROW_BYTES;
+    let mut shared_bytes = stages * (tile.stage_bytes() + fragments) as f64;
+    if gather != "vectors" {
+        shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
+    }
+    let work = Work {
+        blocks: tiling.blocks() as f64,
+        blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+        dram_bytes: least_bytes(problem),
+        shared_bytes,
+        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
+        ffma: if *dtype == DType::F32 { macs } else { 0.0 },
+    };
+    Ok(work.seconds(problem))
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let tile = Tile::of(kernel);
+    let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
+    let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let (layout, pack): (_, fn(&ConvGeometry, &Parameter) -> Vec<T>) = match tile.n {
+        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
+        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
+        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
+    };
+    Prepared {
+        grid: [blocks as u32, 1, 1],
+        shared_bytes: (STAGES * tile.stage_bytes()) as u32,
+        params: KernelParams::default(),
+        alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
+        layout,
+        pack,
+    }
+}
+
+/// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles.
+fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let (taps, channels, outputs) = (g.kernel[0] * g.kernel[1], g.c_in / g.groups, g.c_out / g.groups);
+    let step = ROW_BYTES / size_of::<T>();
+    let (steps, padded) = (steps(g, size_of::<T>()), outputs.next_multiple_of(TILE_N));
+    let mut packed = vec![T::from_f32(0.0); g.groups * steps * padded * step];
+    for (index, &value) in weight.values().iter().enumerate() {
+        let (tap, channel, o) = (index % taps, index / taps % channels, index / taps / channels);
+        let (group, output, k) = (o / outputs, o % outputs, tap * channels + channel);
+        packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::family;
+
+    #[test]
+    fn the_manifest_has_these_tiles() {
+        for kernel in family(FAMILY) {
+            let tile = Tile::of(kernel);
+            assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
+            assert_eq!(tile.name, format!("{}x{}", tile.m, tile.n));
+            assert!(tile.m <= MAX_TILE && [32, 64, 128].contains(&tile.n));
+        }
+    }
+}
