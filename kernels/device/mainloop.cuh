@@ -37,7 +37,7 @@ WC_DEVICE void multiply_tiles(WarpSums<T, Tile>& sums, Gather& a, WeightTiles<Ti
     unsigned char* const shared = shared_memory();
     const int32_t a_begin = warp_index() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
     const int32_t b_begin = Tile::kABytes + warp_index() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
-#pragma unroll
+#pragma unroll 1
     for (int step = 0; step < kStages - 1; ++step) {
         unsigned char* const slot = shared + step * Tile::kStageBytes;
         if (step < steps) {
