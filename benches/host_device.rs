@@ -34,7 +34,8 @@ fn gemm(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 // SAFETY: the kernel is not a broken one, and the tensors are used by nobody else
-                unsafe { launch(&device, "gemm_f16", grid, SHARED_BYTES, &operands, &[m as i32, n as i32, k as i32]) }.expect("the kernel runs")
+                unsafe { launch(&device, "gemm_f16", grid, SHARED_BYTES, &operands, &[m as i32, n as i32, k as i32]) }
+                    .expect("the kernel runs")
             });
         });
     }

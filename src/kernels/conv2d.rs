@@ -2,7 +2,8 @@
 
 use super::params::{ConvGeometryParams, ConvGroupedParams, ConvParams};
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_gemm, conv_grouped, find, operand, tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_gemm, conv_grouped, find, operand, tensor4,
+    to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;

@@ -298,7 +298,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Grouped(tiling.params()),
-        alignment: if variant.wide { 16 } else { size_of::<T>() },
+        alignment: [if variant.wide { 16 } else { size_of::<T>() }; 2],
         layout: LAYOUT,
         pack,
     }
