@@ -69,6 +69,16 @@ typedef struct ConvGroupedParams {
     int32_t reserved;
 } ConvGroupedParams;
 
+// conv_depthwise.cu: how a block works. Its threads are `channels` x `columns` x `strips`; each computes a strip of output
+// pixels, as many columns wide as its kernel says and `rows` high.
+typedef struct ConvDepthwiseParams {
+    ConvParams conv;
+    int32_t channels; // vectors of output channels (channels_last) or output channels (contiguous)
+    int32_t columns, strips, rows;
+    int32_t channel_tiles, column_tiles; // blocks of an image along its channels and along a row
+    int32_t patch_h, patch_w;            // contiguous: the input pixels of a channel in shared memory
+} ConvDepthwiseParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -92,6 +102,7 @@ static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden paddin
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
 static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == 248, "ConvGroupedParams has no hidden padding");
+static_assert(sizeof(ConvDepthwiseParams) == 232, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

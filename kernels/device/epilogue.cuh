@@ -49,12 +49,9 @@ WC_DEVICE T epilogue(const EpilogueParams& p, float sum, int32_t n, int32_t chan
     return from_float<T>(z[0]);
 }
 
-// The same for kCount neighbouring channels of pixel (n, h, w), which all exist.
+// The rest of the epilogue for kCount neighbouring channels of pixel (n, h, w), which all exist, after the bias.
 template <typename T, int kCount>
-WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h,
-                                              int32_t w) {
-    if (p.bias)
-        for (int i = 0; i < kCount; ++i) sum[i] += ((const float*)p.bias)[channel + i];
+WC_DEVICE Vector<T, kCount> finish_channels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h, int32_t w) {
     if (p.residual.address) {
         const T* residual = image<const T>(p.residual, n) + element(p.residual, channel, h, w);
         if (p.vector_residual && p.residual.stride_c == 1) {
@@ -70,7 +67,35 @@ WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&s
     return y;
 }
 
-// The same for kCount neighbours of a plane that is `width` wide, row after row from (h, w) on, which all exist.
+// The whole of it, for the same.
+template <typename T, int kCount>
+WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h,
+                                              int32_t w) {
+    if (p.bias)
+        for (int i = 0; i < kCount; ++i) sum[i] += ((const float*)p.bias)[channel + i];
+    return finish_channels<T, kCount>(p, sum, n, channel, h, w);
+}
+
+// For kCount neighbouring pixels of a row, from (n, channel, h, w) on, of which the first `count` exist.
+template <typename T, int kCount>
+WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h,
+                                            int32_t w, int32_t count) {
+    if (p.bias) {
+        const float bias = ((const float*)p.bias)[channel];
+        for (int i = 0; i < kCount; ++i) sum[i] += bias;
+    }
+    if (p.residual.address) {
+        const T* residual = image<const T>(p.residual, n) + element(p.residual, channel, h, w);
+        for (int i = 0; i < kCount; ++i)
+            if (i < count) sum[i] += to_float(residual[i * p.residual.stride_w]);
+    }
+    activate_all<kCount, 0>(p, sum, channel);
+    Vector<T, kCount> y;
+    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
+    return y;
+}
+
+// For kCount neighbours of a plane that is `width` wide, row after row from (h, w) on, which all exist.
 template <typename T, int kCount>
 WC_DEVICE Vector<T, kCount> epilogue_plane(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h, int32_t w,
                                             int32_t width) {

@@ -1,9 +1,9 @@
 //! Conv2d's kernels: the choice among the families, and the launch that they share.
 
-use super::params::{ConvGeometryParams, ConvGroupedParams, ConvParams};
+use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams};
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_direct, conv_gemm, conv_grouped, find, operand, tensor4,
-    to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, conv_depthwise, conv_direct, conv_gemm, conv_grouped, find,
+    operand, tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
@@ -35,11 +35,12 @@ struct Family<T> {
     prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
 }
 
-fn families<T: Element>() -> [Family<T>; 3] {
+fn families<T: Element>() -> [Family<T>; 4] {
     [
-        Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
+        Family { name: conv_depthwise::FAMILY, cost: conv_depthwise::cost, prepare: conv_depthwise::prepare },
         Family { name: conv_grouped::FAMILY, cost: conv_grouped::cost, prepare: conv_grouped::prepare },
         Family { name: conv_gemm::FAMILY, cost: conv_gemm::cost, prepare: conv_gemm::prepare },
+        Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
     ]
 }
 
@@ -47,6 +48,7 @@ fn families<T: Element>() -> [Family<T>; 3] {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
+    Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
 }
 
@@ -60,6 +62,7 @@ impl KernelParams {
     fn conv(&mut self) -> &mut ConvParams {
         match self {
             KernelParams::Conv(params) => params,
+            KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
         }
     }
@@ -247,6 +250,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             let operands = operands.as_slice();
             match &all {
                 KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+                KernelParams::Depthwise(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
                 KernelParams::Grouped(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }

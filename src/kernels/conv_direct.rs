@@ -8,6 +8,8 @@ use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
 
 pub(crate) const FAMILY: &str = "conv_direct";
+/// Its order of the packed weight.
+pub(crate) const LAYOUT: &str = "[tap][c_in / groups][c_out]";
 
 /// Bytes that a product loads from L1: an operand of its own, rounded up to 4 bytes a lane, a broadcast one, and the address
 /// arithmetic of both, which issues as slowly as 8 more bytes would.
@@ -35,11 +37,10 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
-    let layout = "[tap][c_in / groups][c_out]";
-    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout, pack }
+    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout: LAYOUT, pack }
 }
 
-fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+pub(crate) fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {
     let taps = geometry.kernel[0] * geometry.kernel[1];
     let channels = geometry.c_in / geometry.groups;
     let mut packed = Vec::with_capacity(weight.values().len());

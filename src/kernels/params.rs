@@ -154,6 +154,33 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvDepthwiseParams {
+    pub conv: ConvParams,
+    pub channels: i32,
+    pub columns: i32,
+    pub strips: i32,
+    pub rows: i32,
+    pub channel_tiles: i32,
+    pub column_tiles: i32,
+    pub patch_h: i32,
+    pub patch_w: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvDepthwiseParams"][::std::mem::size_of::<ConvDepthwiseParams>() - 232usize];
+    ["Alignment of ConvDepthwiseParams"][::std::mem::align_of::<ConvDepthwiseParams>() - 8usize];
+    ["Offset of field: ConvDepthwiseParams::conv"][::std::mem::offset_of!(ConvDepthwiseParams, conv) - 0usize];
+    ["Offset of field: ConvDepthwiseParams::channels"][::std::mem::offset_of!(ConvDepthwiseParams, channels) - 200usize];
+    ["Offset of field: ConvDepthwiseParams::columns"][::std::mem::offset_of!(ConvDepthwiseParams, columns) - 204usize];
+    ["Offset of field: ConvDepthwiseParams::strips"][::std::mem::offset_of!(ConvDepthwiseParams, strips) - 208usize];
+    ["Offset of field: ConvDepthwiseParams::rows"][::std::mem::offset_of!(ConvDepthwiseParams, rows) - 212usize];
+    ["Offset of field: ConvDepthwiseParams::channel_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, channel_tiles) - 216usize];
+    ["Offset of field: ConvDepthwiseParams::column_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, column_tiles) - 220usize];
+    ["Offset of field: ConvDepthwiseParams::patch_h"][::std::mem::offset_of!(ConvDepthwiseParams, patch_h) - 224usize];
+    ["Offset of field: ConvDepthwiseParams::patch_w"][::std::mem::offset_of!(ConvDepthwiseParams, patch_w) - 228usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct TransposeParams {
     pub x: u64,
     pub y: u64,

@@ -1,0 +1,267 @@
+//! kernels/conv_depthwise.cu: one input channel an output channel.
+
+use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::cost::{Work, least_bytes, multiprocessors};
+use super::params::ConvDepthwiseParams;
+use super::{KernelInfo, conv_direct};
+use crate::geometry::ConvGeometry;
+use crate::layers::Parameter;
+use crate::{DType, Element, MemoryFormat};
+
+pub(crate) const FAMILY: &str = "conv_depthwise";
+
+/// Lanes of a warp that read neighbouring channels: 16 bytes each make 256 bytes of a pixel.
+const CHANNEL_LANES: usize = 16;
+/// The same for vectors of less than 16 bytes.
+const NARROW_CHANNEL_LANES: usize = 32;
+/// The output columns of a thread where the table below does not say otherwise, and the rows of one of the contiguous `any`.
+const STRIP: usize = 4;
+/// Shared memory with which several blocks fit a multiprocessor.
+const SHARED_GOAL: usize = 48 * 1024;
+/// How many times the device should be filled where there is enough to do.
+const WAVES: usize = 2;
+/// Instructions that are no product, for each vector of a thread's window in channels_last: load, conversion, address, and for
+/// each element that is staged in shared memory.
+const LOAD_INSTRUCTIONS: f64 = 8.0;
+const STAGE_INSTRUCTIONS: f64 = 4.0;
+/// The same for each product of the `any` kernels, whose loops are not unrolled: where neighbouring taps share their pixels,
+/// and where each tap loads its own.
+const DENSE_INSTRUCTIONS: f64 = 0.5;
+const SPARSE_INSTRUCTIONS: f64 = 1.25;
+
+/// A kernel of the family, with the axes that the manifest gives it.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    format: MemoryFormat,
+    /// Kernel size and stride of the unrolled ones.
+    unrolled: Option<[usize; 2]>,
+    /// Channels of a thread.
+    vector: usize,
+    /// Output columns of a thread.
+    columns: usize,
+    threads: usize,
+    /// Blocks that fit a multiprocessor's registers.
+    resident: usize,
+}
+
+impl Variant {
+    fn new(kernel: &KernelInfo) -> Self {
+        let tag = |axis| kernel.tag(axis).map(|value| value.parse::<usize>().expect("the manifest's axes are numbers"));
+        let vector = tag("vector").unwrap_or(1);
+        let unrolled = tag("size").zip(tag("stride")).map(|(size, stride)| [size, stride]);
+        let wide = unrolled.is_some() && vector * kernel.dtype.map_or(0, DType::bytes) == 16;
+        let format = kernel.format.expect("every kernel of the family is for one format");
+        let resident = match (format, unrolled) {
+            (MemoryFormat::ChannelsLast, Some([size, _])) if size == 7 || vector == 8 => 2,
+            (MemoryFormat::ChannelsLast, _) => 3,
+            (MemoryFormat::Contiguous, _) => 4,
+        };
+        Self { format, unrolled, vector, columns: if wide { 2 } else { STRIP }, threads: kernel.threads as usize, resident }
+    }
+}
+
+/// How a launch is cut into blocks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Tiling {
+    /// Threads of a block along channels (or their vectors), columns and rows.
+    channels: usize,
+    columns: usize,
+    strips: usize,
+    /// Output rows of a thread.
+    rows: usize,
+    /// Blocks of an image along the same axes.
+    tiles: [usize; 3],
+    /// Height and width of a channel's patch in shared memory.
+    patch: [usize; 2],
+    shared_bytes: usize,
+}
+
+/// `total` in parts of at most `most`, as even as can be: the size of a part, and how many there are.
+fn even(total: usize, most: usize) -> (usize, usize) {
+    let parts = total.div_ceil(most.max(1)).max(1);
+    let size = total.div_ceil(parts).max(1);
+    (size, total.div_ceil(size).max(1))
+}
+
+impl Tiling {
+    /// The largest blocks that still fill the device; where they need shared memory, those that leave room for several.
+    fn new(variant: &Variant, problem: &Problem<'_>) -> Result<Self, String> {
+        let g = &problem.geometry;
+        let multiprocessors = multiprocessors(problem) as usize;
+        let wanted = WAVES * variant.resident * multiprocessors;
+        let fixed = variant.format == MemoryFormat::Contiguous && variant.unrolled.is_none();
+        let mut best: Option<((bool, usize), Self)> = None;
+        // idle threads and windows of few rows are worth it only where multiprocessors would be idle
+        for shrink in if variant.format == MemoryFormat::ChannelsLast { vec![1] } else { vec![1, 2, 4, 8, 16] } {
+            for rows in if fixed { vec![STRIP] } else { vec![64, 32, 16, 8, 4, 2, 1] } {
+                let tiling = Self::cut(variant, problem, rows, shrink);
+                let fits = |tiling: &Self| tiling.shared_bytes <= SHARED_GOAL;
+                let cheap = shrink == 1 && rows >= STRIP;
+                if fits(&tiling) && tiling.blocks(g) >= wanted && cheap {
+                    return Ok(tiling);
+                }
+                let rank = (fits(&tiling), tiling.blocks(g).min(if cheap { wanted } else { multiprocessors }));
+                let possible = tiling.shared_bytes <= problem.device.shared_bytes_per_block as usize;
+                if possible && best.as_ref().is_none_or(|(before, _)| rank > *before) {
+                    best = Some((rank, tiling));
+                }
+            }
+        }
+        best.map(|(_, tiling)| tiling).ok_or_else(|| {
+            let limit = problem.device.shared_bytes_per_block;
+            format!("what {STRIP} x {STRIP} output pixels see does not fit the {limit} bytes of shared memory that a block has")
+        })
+    }
+
+    /// With strips of at most `rows` rows and, in the contiguous format, 1 / `shrink` of the threads at work.
+    fn cut(variant: &Variant, problem: &Problem<'_>, rows: usize, shrink: usize) -> Self {
+        let g = &problem.geometry;
+        let [height, width] = g.output;
+        let groups = width.div_ceil(variant.columns);
+        let vectors = g.c_out / variant.vector;
+        let threads = variant.threads / shrink;
+        let fixed = variant.format == MemoryFormat::Contiguous && variant.unrolled.is_none();
+        // a strip of a fixed height may reach below the image
+        let cut_rows = |strips: usize| {
+            let (rows, row_tiles) = if fixed { (rows, height.div_ceil(rows * strips)) } else { even(height, rows * strips) };
+            if fixed { (rows, row_tiles) } else { (rows.div_ceil(strips), row_tiles) }
+        };
+        match variant.format {
+            MemoryFormat::ChannelsLast => {
+                let lanes = if variant.vector * problem.dtype.bytes() == 16 { CHANNEL_LANES } else { NARROW_CHANNEL_LANES };
+                let (channels, channel_tiles) = even(vectors, lanes);
+                let slots = threads / channels;
+                let (columns, column_tiles) = even(groups, slots);
+                let strips = (slots / columns).clamp(1, height.div_ceil(rows).max(1));
+                let (rows, row_tiles) = cut_rows(strips);
+                let tiles = [channel_tiles, column_tiles, row_tiles];
+                Self { channels, columns, strips, rows, tiles, patch: [0, 0], shared_bytes: 0 }
+            }
+            MemoryFormat::Contiguous => {
+                let (columns, column_tiles) = even(groups, threads.min(32));
+                let strips = (threads / columns).clamp(1, height.div_ceil(rows).max(1));
+                let (rows, row_tiles) = cut_rows(strips);
+                let (channels, channel_tiles) = even(vectors, threads / (columns * strips));
+                let span = |axis: usize| (g.kernel[axis] - 1) * g.dilation[axis] + 1;
+                let patch_h = (strips * rows - 1) * g.stride[0] + span(0);
+                // whole 16 bytes for each thread; beyond the last the dense `any` reads 4 pixels in advance
+                let row = match variant.unrolled {
+                    Some([size, stride]) => (columns - 1) * STRIP * stride + ((STRIP - 1) * stride + size).next_multiple_of(4),
+                    None => ((columns * STRIP - 1) * g.stride[1] + span(1)).max(columns * STRIP + g.kernel[1].next_multiple_of(4)),
+                };
+                let patch = [patch_h, row.next_multiple_of(4)];
+                let weights = if variant.unrolled.is_none() { g.kernel[0] * g.kernel[1].next_multiple_of(4) } else { 0 };
+                let shared_bytes = channels.saturating_mul(patch[0].saturating_mul(patch[1]) + weights).saturating_mul(size_of::<f32>());
+                Self { channels, columns, strips, rows, tiles: [channel_tiles, column_tiles, row_tiles], patch, shared_bytes }
+            }
+        }
+    }
+
+    fn blocks(&self, g: &ConvGeometry) -> usize {
+        self.tiles.iter().product::<usize>() * g.n
+    }
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let g = &problem.geometry;
+    kernel.check_dtype(problem.dtype)?;
+    if g.groups != g.c_in {
+        return Err(format!("{} channels in each of {} groups are not depthwise", g.c_in / g.groups, g.groups));
+    }
+    let variant = Variant::new(kernel);
+    if [problem.x_format, problem.y_format] != [variant.format; 2] {
+        return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
+    }
+    if let Some([size, stride]) = variant.unrolled
+        && (g.kernel, g.stride, g.dilation) != ([size; 2], [stride; 2], [1; 2])
+    {
+        let [kh, kw] = g.kernel;
+        return Err(format!(
+            "it is for {size}x{size} with stride {stride}, not {kh}x{kw} with stride {:?} and dilation {:?}",
+            g.stride, g.dilation
+        ));
+    }
+    let multiplier = g.c_out / g.c_in;
+    if variant.format == MemoryFormat::ChannelsLast && variant.unrolled.is_some() && multiplier != 1 {
+        return Err(format!("it computes one output of an input channel, not {multiplier}"));
+    }
+    if !g.c_out.is_multiple_of(variant.vector) {
+        return Err(format!("{} output channels are no multiple of {}", g.c_out, variant.vector));
+    }
+    let tiling = Tiling::new(&variant, problem)?;
+    if tiling.tiles.iter().product::<usize>() > i32::MAX as usize {
+        return Err("an image has too many tiles".into());
+    }
+    let blocks = tiling.blocks(g) as f64;
+    let active = (tiling.channels * tiling.columns * tiling.strips) as f64;
+    let threads = blocks * active;
+    let taps = (g.kernel[0] * g.kernel[1]) as f64;
+    let products = threads * (tiling.rows * variant.columns * variant.vector) as f64 * taps;
+    // vectors that the threads read: in the unrolled kernels the window of a strip, each once
+    let window = |axis: usize, outputs: usize| ((outputs - 1) * g.stride[axis] + g.kernel[axis]) as f64;
+    let loads = threads * window(0, tiling.rows) * window(1, variant.columns);
+    let staged = blocks * (tiling.channels * tiling.patch[0] * tiling.patch[1]) as f64;
+    let dense = g.stride[1] == 1 && g.dilation[1] == 1;
+    let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
+    let (instructions, l1_bytes) = match (variant.format, variant.unrolled) {
+        (MemoryFormat::ChannelsLast, Some(_)) => {
+            (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64)
+        }
+        (MemoryFormat::Contiguous, Some(_)) => (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64),
+        // conversions, and the addresses that the channels of a vector share
+        (MemoryFormat::ChannelsLast, None) => {
+            let each = 1.0 + overhead * (1.0 + LOAD_INSTRUCTIONS / variant.vector as f64);
+            (products * each, products * overhead * problem.dtype.bytes() as f64)
+        }
+        (MemoryFormat::Contiguous, None) => {
+            let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
+            (instructions, (products * overhead / 2.0 + staged) * size_of::<f32>() as f64)
+        }
+    };
+    let idle = variant.threads as f64 / active;
+    let work = Work {
+        blocks,
+        blocks_per_multiprocessor: variant.resident as f64,
+        dram_bytes: least_bytes(problem),
+        shared_bytes: l1_bytes * idle,
+        ffma: instructions * idle,
+        ..Default::default()
+    };
+    Ok(work.seconds(problem))
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let g = &problem.geometry;
+    let variant = Variant::new(kernel);
+    let tiling = Tiling::new(&variant, problem).expect("cost has accepted it");
+    let [channel_tiles, column_tiles, _] = tiling.tiles;
+    let params = ConvDepthwiseParams {
+        channels: tiling.channels as i32,
+        columns: tiling.columns as i32,
+        strips: tiling.strips as i32,
+        rows: tiling.rows as i32,
+        channel_tiles: channel_tiles as i32,
+        column_tiles: column_tiles as i32,
+        patch_h: tiling.patch[0] as i32,
+        patch_w: tiling.patch[1] as i32,
+        ..Default::default()
+    };
+    // the channel of x is that of y where vectors are loaded; the contiguous kernels look at the alignment themselves
+    let (layout, pack) = match variant.format {
+        MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),
+        MemoryFormat::Contiguous => ("[c_out][tap]", pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),
+    };
+    Prepared {
+        grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::Depthwise(params),
+        alignment: [variant.vector * size_of::<T>(); 2],
+        layout,
+        pack,
+    }
+}
+
+/// The canonical order, for C_in / groups = 1.
+fn pack<T: Element>(_: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    weight.values().iter().map(|&v| T::from_f32(v)).collect()
+}
