@@ -22,6 +22,8 @@ const CHECKED: Variant = Variant {
 };
 /// clang instruments after its optimisations: no access may be merged with others or left out before.
 const CHECKED_CLANG: &[&str] = &["-fno-vectorize", "-fno-slp-vectorize", "-mllvm", "-tsan-instrument-read-before-write"];
+/// Two calls of one function stay two calls, each with its own line.
+const CHECKED_GCC: &[&str] = &["-fno-tree-tail-merge", "-fno-crossjumping"];
 
 impl Variant {
     pub fn symbol(&self, build: &Build, kernel: &Kernel) -> String {
@@ -67,7 +69,8 @@ pub fn compile(build: &Build, manifests: &[&Manifest]) -> Result<Vec<Variant>, S
 #[cfg(feature = "host")]
 fn compiler(build: &Build, name: &str) -> (cc::Build, String) {
     let mut cc = cc::Build::new();
-    cc.cpp(true).std("c++17").opt_level(3).include(&build.kernels).define("WC_PREFIX", build.prefix.as_str()).cargo_warnings(false);
+    cc.cpp(true).cpp_link_stdlib(None).std("c++17").opt_level(3).cargo_warnings(false);
+    cc.include(&build.kernels).define("WC_PREFIX", build.prefix.as_str());
     // contraction off: a * b + c is fused only where the kernel says fmaf, as under nvcc
     for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"] {
         cc.flag(flag);
@@ -81,8 +84,8 @@ fn compile_variant(build: &Build, manifests: &[&Manifest], variant: &Variant) ->
     for flag in variant.flags {
         cc.flag(flag);
     }
-    if variant.name == CHECKED.name && cc.get_compiler().is_like_clang() {
-        for flag in CHECKED_CLANG {
+    if variant.name == CHECKED.name {
+        for flag in if cc.get_compiler().is_like_clang() { CHECKED_CLANG } else { CHECKED_GCC } {
             cc.flag(flag);
         }
     }
@@ -125,8 +128,8 @@ fn advice(error: cc::Error) -> String {
     )
 }
 
-/// The entry points of one entry of the manifest. The kernels are in a namespace of their own for each variant: otherwise the linker would keep
-/// one copy of each template, and a CPU without AVX2 might get the one that needs it.
+/// The entry points of one entry of the manifest. The kernels are in a namespace of their own for each variant: otherwise
+/// the linker would keep one copy of each template, and a CPU without AVX2 might get the one that needs it.
 #[cfg(feature = "host")]
 fn source(build: &Build, manifest: &Manifest, entry: usize, variant: &Variant) -> String {
     let kernels: Vec<&Kernel> = manifest.kernels.iter().filter(|k| k.entry == entry).collect();

@@ -150,11 +150,11 @@ WC_DEVICE void barrier_in_branch(const TestParams& p) {
 WC_DEVICE void two_barriers(const TestParams& p) {
     float* y = buffer<float>(p, 1);
     if (threadIdx.x < 32) {
-        y[threadIdx.x] = 1.0f;
+        y[threadIdx.x] = buffer<float>(p, 0)[threadIdx.x];
         __syncthreads(); // two_barriers: one
     } else {
-        y[threadIdx.x] = 2.0f;
         __syncthreads(); // two_barriers: the other
+        y[threadIdx.x] = 2.0f;
     }
 }
 WC_DEVICE void exits_before_barrier(const TestParams& p) {
