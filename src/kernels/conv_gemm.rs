@@ -89,6 +89,9 @@ fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     g.products().div_ceil(ROW_BYTES / element_bytes)
 }
 
+/// What L2 gives at once.
+const SECTOR_BYTES: f64 = 32.0;
+
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     let Problem { geometry: g, dtype, .. } = problem;
     if kernel.dtype != Some(*dtype) {
@@ -118,7 +121,10 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if gather != "vectors" {
         shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
     }
+    // a run of channels that is shorter than a sector of L2 costs a whole one
+    let sectors = if gather == "vectors" { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
     let work = Work {
+        l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
         blocks: tiling.blocks() as f64,
         blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
         dram_bytes: least_bytes(problem),

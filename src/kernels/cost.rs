@@ -10,6 +10,8 @@ use crate::DeviceKind;
 const CLOCK: f64 = 1.4e9;
 /// Of DRAM, for each multiprocessor: an A100 has 1.5 TB/s for 108.
 const DRAM_BYTES_PER_SECOND: f64 = 14e9;
+/// Of L2, for each multiprocessor: an A100 has about 5 TB/s for 108.
+const L2_BYTES_PER_SECOND: f64 = 46e9;
 /// Of shared memory and L1 together, each cycle.
 const SHARED_BYTES_PER_CYCLE: f64 = 128.0;
 /// What mma.sync reaches of 16-bit products, each cycle.
@@ -29,6 +31,8 @@ pub(crate) struct Work {
     pub blocks_per_multiprocessor: f64,
     /// Read from and written to DRAM.
     pub dram_bytes: f64,
+    /// Read from L2, in whole sectors, repeated reads included.
+    pub l2_bytes: f64,
     /// Moved between shared memory or L1 and registers, bank conflicts included.
     pub shared_bytes: f64,
     /// 16-bit products on tensor cores.
@@ -52,7 +56,8 @@ impl Work {
         let cycles =
             (self.shared_bytes / SHARED_BYTES_PER_CYCLE).max(self.tensor_macs / TENSOR_MACS_PER_CYCLE).max(self.ffma / FFMA_PER_CYCLE);
         let units = cycles / (multiprocessors * busy * CLOCK);
-        LAUNCH_SECONDS + units.max(self.dram_bytes / (multiprocessors * DRAM_BYTES_PER_SECOND))
+        let memory = (self.dram_bytes / DRAM_BYTES_PER_SECOND).max(self.l2_bytes / L2_BYTES_PER_SECOND) / multiprocessors;
+        LAUNCH_SECONDS + units.max(memory)
     }
 }
 
