@@ -62,7 +62,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "reads_past_end",
         "out of bounds",
-        "block (0, 0, 0) thread 61 reads 4 bytes outside every tensor of the launch, 0 bytes past the end of x",
+        "block (0, 0, 0) thread 61 reads 4 bytes outside every tensor of the launch, just past the end of x",
     ),
     (
         "writes_past_end",
@@ -72,7 +72,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "writes_past_shared",
         "out of bounds",
-        "block (0, 0, 0) thread 63 writes 4 bytes outside every tensor of the launch, 0 bytes past the end of shared memory",
+        "block (0, 0, 0) thread 63 writes 4 bytes outside every tensor of the launch, just past the end of shared memory",
     ),
     (
         "leaves_view",
@@ -251,6 +251,23 @@ fn several_findings_of_one_launch() {
     assert!(found.len() <= 8, "each kind once for each line: {found:#?}");
 }
 
+/// docs/proof.md shows this kernel and what is said of it: both must be true.
+#[test]
+fn the_documents_example() {
+    let device = checked(0);
+    let (x, y) = (ramp(&device, 128), nothing(&device, 128));
+    // SAFETY: checked
+    let found = findings(
+        unsafe { launch(&device, "smooths", [2, 1, 1], 66 * 4, &[Operand::read("x", &x), Operand::write("y", &y)], &[]) },
+        "smooths",
+    );
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (document, source) = (read("docs/proof.md"), read("tests/kernels/broken.cu"));
+    let kernel = &source[source.find("// y[i] = (x[i - 1]").unwrap()..];
+    assert!(document.contains(kernel.trim_end()), "docs/proof.md shows another kernel than\n{kernel}");
+    assert!(document.contains(&found.join("\n")), "docs/proof.md shows other findings than\n{}", found.join("\n"));
+}
+
 #[test]
 fn kernels_whose_threads_never_meet_are_checked_too() {
     let device = checked(0);
@@ -262,7 +279,7 @@ fn kernels_whose_threads_never_meet_are_checked_too() {
     assert_eq!(
         found,
         [format!(
-            "out of bounds: block (1, 0, 0) thread 36 reads 4 bytes outside every tensor of the launch, 0 bytes past the end of x, at {place}"
+            "out of bounds: block (1, 0, 0) thread 36 reads 4 bytes outside every tensor of the launch, just past the end of x, at {place}"
         )]
     );
     // SAFETY: checked

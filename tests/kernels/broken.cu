@@ -237,3 +237,17 @@ WC_DEVICE void fails_often(const TestParams& p) {
     sum += tile[threadIdx.x]; // fails_often: uninitialised
     if (threadIdx.x != 0) buffer<float>(p, 1)[threadIdx.x] = sum;
 }
+
+// ---- the example of docs/proof.md: two blocks, x and y of 128 floats
+
+// y[i] = (x[i - 1] + x[i] + x[i + 1]) / 3, through a tile in shared memory
+WC_DEVICE void smooths(const TestParams& p) {
+    const float* x = buffer<const float>(p, 0);
+    float* tile = (float*)shared_memory();
+    const int32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    tile[threadIdx.x + 1] = x[i];
+    if (threadIdx.x == 0) tile[0] = i > 0 ? x[i - 1] : 0.0f;
+    if (threadIdx.x == 63) tile[65] = x[i + 1];
+    const float sum = tile[threadIdx.x] + tile[threadIdx.x + 1] + tile[threadIdx.x + 2];
+    buffer<float>(p, 1)[i] = sum / 3.0f;
+}

@@ -658,7 +658,9 @@ impl BlockCheck {
         let (mut nearest, mut text) = (FAR, format!("far from all of them (address {address:#x})"));
         for (name, Region { start, bytes: length }) in self.regions() {
             let end = start + length;
-            let (distance, found) = if address >= end {
+            let (distance, found) = if address == end {
+                (0, format!("just past the end of {name}"))
+            } else if address > end {
                 (address - end, format!("{} bytes past the end of {name}", address - end))
             } else if address + bytes > end {
                 (0, format!("reaching {} bytes past the end of {name}", address + bytes - end))
