@@ -36,11 +36,15 @@ static void touch(WcLane* lane, const void* address, uint64_t bytes, uint32_t wr
 }
 static const WcHostCalls thunks = {barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch};
 
-// A lane may always read its own description, the pointer to it, and the table of what it may call.
+static inline __attribute__((always_inline)) bool within(const void* address, uintptr_t start, uintptr_t bytes) {
+    return (uintptr_t)address - start < bytes;
+}
+// A lane may use its stack, its parameters, its description, the pointer to that, and the table of what it may call.
 static inline __attribute__((always_inline)) void access(const void* address, uint64_t bytes, uint32_t flags, const void* place) {
     WcLane* lane = wc_lane;
-    const uintptr_t at = (uintptr_t)address;
-    if (!lane || address == &wc_lane || at - (uintptr_t)lane < sizeof(WcLane) || at - (uintptr_t)&thunks < sizeof(thunks)) return;
+    if (!lane || within(address, lane->stack, lane->stack_bytes) || within(address, lane->params, lane->params_bytes) ||
+        within(address, (uintptr_t)lane, sizeof(WcLane)) || address == &wc_lane || within(address, (uintptr_t)&thunks, sizeof(thunks)))
+        return;
     checker->access(lane, address, bytes, flags, place);
 }
 static inline __attribute__((always_inline)) void read_write(const void* p, uint64_t bytes, uint32_t flags, const void* place) {

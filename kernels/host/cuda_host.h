@@ -32,6 +32,8 @@ struct WcLane {
     const WcHostCalls* calls;
     void* state; // the host device's own
     uint32_t linear, reserved;
+    // Memory that is the lane's own, for the checker: its stack and its parameters.
+    uintptr_t stack, stack_bytes, params, params_bytes;
 };
 
 // Both names carry the crate's version, so that two versions may be linked into one program.

@@ -1,17 +1,15 @@
 //! One block of a launch: its lanes, their meetings, and the order in which they run.
 
-use super::calls::{Act, CALLS, Calls, Dim3, Lane};
+use super::calls::{Act, CALLS, Calls, Dim3, Lane, Region};
 #[cfg(feature = "checked-host")]
-use super::checker::{self, BlockCheck, LaunchCheck, Region};
+use super::checker::{self, BlockCheck, LaunchCheck};
 use super::finding::{Finding, Findings, Kind};
 use super::{Entry, HostOptions};
 use crate::device::Launch;
 #[cfg(feature = "checked-host")]
 use crate::kernels::host_set_fuel;
 use crate::kernels::{host_get_lane, host_set_lane};
-use corosensei::stack::DefaultStack;
-#[cfg(feature = "checked-host")]
-use corosensei::stack::Stack;
+use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -209,6 +207,8 @@ impl Job<'_> {
             state,
             linear: thread,
             reserved: 0,
+            stack: Region::default(),
+            params: Region { start: self.launch.params.as_ptr() as usize, bytes: self.launch.params.len() },
         }
     }
 
@@ -259,16 +259,16 @@ impl Job<'_> {
             calls = checker::calls();
             block.checked = true;
             block.check.start(launch, linear, threads, Region { start: base as usize, bytes: self.launch.shared_bytes as usize });
-            // the coroutines take the stacks from the end
-            for stack in stacks.iter().rev().take(count).cycle().take(threads) {
-                block.check.add_stack(Region { start: stack.base().get() - STACK_BYTES, bytes: STACK_BYTES });
-            }
             // SAFETY: sets a number of this OS thread
             unsafe { host_set_fuel(self.options.max_steps) };
         }
         let block: *mut Block = block;
         lanes.clear();
-        lanes.extend((0..threads as u32).map(|thread| self.lane(index, thread, base, block, calls)));
+        // the coroutines take the stacks from the end
+        let stacks_of_lanes =
+            stacks.iter().rev().take(count).cycle().map(|s| Region { start: s.base().get() - STACK_BYTES, bytes: STACK_BYTES });
+        let lane = |(thread, stack)| Lane { stack, ..self.lane(index, thread, base, block, calls) };
+        lanes.extend((0..threads as u32).zip(stacks_of_lanes).map(lane));
         order.clear();
         order.extend(0..threads as u32);
         let mut rng =

@@ -34,6 +34,17 @@ pub(super) struct Lane {
     pub state: *mut Block,
     pub linear: u32,
     pub reserved: u32,
+    /// Memory that is the lane's own, for the checker.
+    pub stack: Region,
+    pub params: Region,
+}
+
+/// A range of addresses.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Region {
+    pub start: usize,
+    pub bytes: usize,
 }
 
 /// A collective's work, done by the last of 32 lanes to arrive.

@@ -6,7 +6,7 @@
 //! suspends the lane for good and ends its block, while other blocks go on to find more.
 
 use super::block::Block;
-use super::calls::{Act, Calls, Dim3, Lane, barrier_at, block, collective_at, suspend, sync_warp_at};
+use super::calls::{Act, Calls, Dim3, Lane, Region, barrier_at, block, collective_at, suspend, sync_warp_at};
 use super::finding::{Finding, Findings, Kind};
 use crate::device::{Access, Launch, Operand};
 use crate::kernels::host_checked_calls;
@@ -214,7 +214,6 @@ impl Tracked {
 #[derive(Debug)]
 pub(super) struct LaunchCheck {
     operands: Vec<Tracked>,
-    params: Region,
     grid: [u32; 3],
     totals: Mutex<Traffic>,
 }
@@ -230,12 +229,7 @@ impl LaunchCheck {
             // SAFETY: only the elements of an operand that the launch is to overwrite
             output.for_each_run(|address, bytes| unsafe { std::ptr::write_bytes(address as *mut u8, 0xff, bytes) });
         }
-        Self {
-            params: Region { start: launch.params.as_ptr() as usize, bytes: launch.params.len() },
-            totals: Mutex::new(Traffic::new(operands.len())),
-            grid: launch.grid,
-            operands,
-        }
+        Self { totals: Mutex::new(Traffic::new(operands.len())), grid: launch.grid, operands }
     }
 
     /// The output elements that no thread has written, to be asked for when no thread was ended early.
@@ -327,12 +321,6 @@ impl Traffic {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Region {
-    pub start: usize,
-    pub bytes: usize,
-}
-
 impl Region {
     #[inline(always)]
     fn holds(self, address: usize, bytes: usize) -> bool {
@@ -390,9 +378,6 @@ pub(super) struct BlockCheck {
     launch: Option<std::ptr::NonNull<LaunchCheck>>,
     linear: u64,
     shared: Region,
-    params: Region,
-    /// Of each lane.
-    stacks: Vec<Region>,
     cells: Vec<Cell>,
     /// Advances whenever threads meet in a way that orders memory.
     time: u32,
@@ -436,8 +421,6 @@ impl BlockCheck {
         self.launch = Some(std::ptr::NonNull::from(launch));
         self.linear = linear;
         self.shared = shared;
-        self.params = launch.params;
-        self.stacks.clear();
         self.cells.clear();
         self.cells.resize(shared.bytes.div_ceil(CELL_BYTES), Cell::default());
         self.time = 1;
@@ -452,11 +435,6 @@ impl BlockCheck {
         self.requests.resize_with(threads, Vec::new);
         self.requests.iter_mut().for_each(Vec::clear);
         self.traffic = Traffic::new(launch.operands.len());
-    }
-
-    /// The memory that each lane may use as its own, in the lanes' order.
-    pub fn add_stack(&mut self, stack: Region) {
-        self.stacks.push(stack);
     }
 
     /// Ends the block; its counters go to the launch.
@@ -490,9 +468,6 @@ impl BlockCheck {
         let lane = notes.thread;
         let offset = address.wrapping_sub(self.shared.start);
         let in_shared = offset < self.shared.bytes;
-        if !in_shared && (self.stacks[lane].holds(address, bytes) || self.params.holds(address, bytes)) {
-            return Verdict::GoOn;
-        }
         if aligned && address & (bytes - 1) != 0 {
             let verb = if write { "writes" } else { "reads" };
             let name = self.describe(address);
@@ -940,4 +915,71 @@ unsafe extern "C" fn endless(lane: *mut Lane, place: usize) {
         suspend(lane);
     }
     unreachable!("a faulted lane is never resumed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracked(shape: [usize; 4], strides: [usize; 4]) -> Tracked {
+        Tracked::new(&Operand { name: "x", address: 4096, element_bytes: 4, shape, strides, access: Access::Read })
+    }
+
+    /// Every element of a view is inside, has a number of its own and its own name; nothing else is inside.
+    fn covers_its_elements_only(shape: [usize; 4], strides: [usize; 4]) {
+        let view = tracked(shape, strides);
+        let mut positions = std::collections::BTreeMap::new();
+        for n in 0..shape[0] {
+            for c in 0..shape[1] {
+                for h in 0..shape[2] {
+                    for w in 0..shape[3] {
+                        positions.insert(n * strides[0] + c * strides[1] + h * strides[2] + w * strides[3], [n, c, h, w]);
+                    }
+                }
+            }
+        }
+        let mut numbers = Vec::new();
+        for element in 0..view.extent / 4 {
+            let found = view.elements(element * 4, 4);
+            assert_eq!(found.is_some(), positions.contains_key(&element), "element {element} of {shape:?} {strides:?}");
+            if let Some((number, 1)) = found {
+                assert_eq!(view.name_of(number), format!("element {:?} of x", positions[&element]));
+                numbers.push(number);
+            }
+            let pair = positions.contains_key(&element) && positions.contains_key(&(element + 1));
+            assert_eq!(view.elements(element * 4, 8).is_some(), pair, "two elements from {element} of {shape:?} {strides:?}");
+        }
+        assert_eq!(numbers, (0..positions.len()).collect::<Vec<_>>());
+        let mut bytes = 0;
+        view.for_each_run(|address, run| {
+            assert!(positions.contains_key(&((address - 4096) / 4)));
+            bytes += run;
+        });
+        assert_eq!(bytes, 4 * positions.len());
+    }
+
+    #[test]
+    fn views_cover_their_elements_only() {
+        covers_its_elements_only([2, 3, 4, 5], [60, 20, 5, 1]); // packed
+        covers_its_elements_only([2, 3, 4, 5], [140, 20, 5, 1]); // channels 0..3 of 7, contiguous
+        covers_its_elements_only([2, 3, 4, 5], [140, 1, 35, 7]); // the same, channels_last
+        covers_its_elements_only([2, 1, 4, 5], [140, 1, 35, 7]); // one channel
+        covers_its_elements_only([3, 2, 2, 2], [97, 40, 11, 3]); // gaps in every axis
+        covers_its_elements_only([1, 1, 1, 1], [1, 1, 1, 1]);
+        assert_eq!(tracked([0, 3, 4, 5], [60, 20, 5, 1]).extent, 0);
+    }
+
+    #[test]
+    fn lines_of_banks() {
+        let wavefronts = |accesses: &[(usize, u32, u32)]| {
+            let mut traffic = Traffic::default();
+            let request = |&(lane, offset, bytes)| (lane, Request { place: 0, offset, bytes });
+            count_wavefronts(&mut traffic, accesses.iter().map(request));
+            (traffic.wavefronts, traffic.conflicts)
+        };
+        assert_eq!(wavefronts(&[(0, 0, 4), (1, 0, 4), (2, 4, 4)]), (1, 0)); // a broadcast
+        assert_eq!(wavefronts(&[(0, 0, 4), (1, 128, 4), (31, 256, 4)]), (3, 2));
+        assert_eq!(wavefronts(&[(0, 0, 16), (8, 0, 16)]), (2, 0)); // two quarter-warps
+        assert_eq!(wavefronts(&[(0, 0, 8), (15, 128, 8), (16, 0, 8)]), (3, 1));
+    }
 }
