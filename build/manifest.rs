@@ -47,6 +47,7 @@ pub struct Kernel {
 pub struct Manifest {
     pub kernels: Vec<Kernel>,
     /// Where its families' files are.
+    #[cfg_attr(not(feature = "host"), allow(dead_code))]
     pub folder: PathBuf,
 }
 

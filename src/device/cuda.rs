@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Embedded code, aligned as the driver reads it.
+/// Embedded code, aligned as the driver reads it. Unused where DOCS_RS leaves the code out.
 #[repr(C, align(64))]
+#[allow(dead_code)]
 pub(crate) struct Aligned<Bytes: ?Sized>(pub Bytes);
 
 /// The driver's error as ours.
