@@ -9,7 +9,8 @@
 //! use warpconv::{Conv2dSpec, DType, LayerSpec, Padding};
 //! # fn main() -> warpconv::Result<()> {
 //! let spec = Conv2dSpec { padding: Padding::Same, ..Default::default() };
-//! let report = analyse(&LayerSpec::Conv2d(spec), &[64, 64, 3, 3], [1, 64, 56, 56], Operands::new(DType::F16).bias(true))?;
+//! let parameters = [("weight", vec![64, 64, 3, 3]), ("bias", vec![64])];
+//! let report = analyse(&LayerSpec::Conv2d(spec), &parameters, &[1, 64, 56, 56].into(), Operands::new(DType::F16))?;
 //! assert_eq!(report.output, [1, 64, 56, 56]);
 //! assert_eq!(report.parameters.total, 64 * 64 * 9 + 64);
 //! assert_eq!(report.operations.flops, 2 * 115_605_504);
@@ -25,7 +26,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, Shape, divisible, elements, kernel_span, positive, rank4};
-use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding};
+use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding, PlanRequest};
 use crate::{DType, Element};
 use serde::Serialize;
 use std::ops::Range;
@@ -36,21 +37,21 @@ use std::ops::Range;
 pub struct Operands {
     /// The dtype of x, weight, residual and y.
     pub dtype: DType,
-    /// Whether there is a bias.
-    pub bias: bool,
     /// Whether a residual is added.
     pub residual: bool,
+    /// Whether a deformable layer's samples are multiplied with a mask.
+    pub mask: bool,
 }
 
 impl Operands {
-    /// Neither bias nor residual.
+    /// Neither residual nor mask.
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, bias: false, residual: false }
+        Self { dtype, residual: false, mask: false }
     }
 
-    /// With or without a bias.
-    pub fn bias(self, bias: bool) -> Self {
-        Self { bias, ..self }
+    /// With or without a mask.
+    pub fn mask(self, mask: bool) -> Self {
+        Self { mask, ..self }
     }
 
     /// With or without a residual.
@@ -79,7 +80,9 @@ pub struct Parameters {
 pub struct Operations {
     /// Multiply-adds of the sums.
     pub macs: u64,
-    /// 2 * macs.
+    /// Floating-point operations that sample the input between its pixels.
+    pub sampling_flops: u64,
+    /// 2 * macs + sampling_flops.
     pub flops: u64,
     /// Additions of the bias.
     pub bias_additions: u64,
@@ -103,6 +106,8 @@ pub struct Bytes {
     pub slope: u64,
     /// Of the residual.
     pub residual: u64,
+    /// Of offsets, mask and RoIs.
+    pub coordinates: u64,
     /// Of the output.
     pub y: u64,
     /// All that is read.
@@ -135,64 +140,102 @@ pub struct LayerReport {
     pub receptive_field: ReceptiveField,
 }
 
-/// The cost of a layer with a weight of shape `weight` on an input of shape `x`.
+/// The shape of one of a layer's parameters, by name.
+pub type ParameterShape = (&'static str, Vec<usize>);
+
+/// The cost of a layer with parameters of these shapes, named as [`LayerSpec::signature`] says, on the input of `request`
+/// (`&x_shape.into()`; with RoIs [`PlanRequest::rois`]). Bias and slope are counted where they are among the parameters.
 ///
 /// # Errors
-/// [`Error::Rank`], and what the layer itself would refuse; [`Error::Overflow`] when a count does not fit 64 bits.
-pub fn analyse(spec: &LayerSpec, weight: &[usize], x: Shape, operands: Operands) -> Result<LayerReport> {
-    match spec {
-        LayerSpec::Conv2d(spec) => conv2d(spec, rank4("weight", weight)?, x, operands),
-    }
+/// [`Error::Rank`], [`Error::MissingTensor`] and what the layer itself would refuse; [`Error::Overflow`] when a count does not
+/// fit 64 bits.
+pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRequest, operands: Operands) -> Result<LayerReport> {
+    let shape = |name: &'static str| {
+        let found = parameters.iter().find(|(own, _)| *own == name);
+        let missing = || Error::MissingTensor { op: spec.op(), name: name.into(), available: String::new() };
+        rank4(name, &found.ok_or_else(missing)?.1)
+    };
+    let work = match spec {
+        LayerSpec::Conv2d(spec) => conv2d(spec, shape("weight")?, request.x)?,
+    };
+    work.report(spec, parameters, request.x, operands)
 }
 
-fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape, operands: Operands) -> Result<LayerReport> {
-    let geometry = ConvGeometry::conv2d(spec, x, weight)?;
-    let Operands { dtype, bias, residual } = operands;
-    let output = geometry.output_shape();
-    let outputs = count(&output)?;
-    let when = |condition: bool, number: u64| if condition { number } else { 0 };
-    let slope = spec.activation == Activation::Prelu;
+/// What depends on the kind of layer.
+struct Work {
+    output: Shape,
+    macs: u64,
+    sampling_flops: u64,
+    /// Elements of offsets, mask and RoIs that are in the layer's dtype, and those that are f32.
+    coordinates: [u64; 2],
+    activation: Activation,
+    receptive_field: ReceptiveField,
+}
 
-    let (weights, channels) = (count(&weight)?, geometry.c_out as u64);
-    let parameters = Parameters {
-        weight: weights,
-        bias: when(bias, channels),
-        slope: when(slope, channels),
-        total: sum("the number of parameters", [weights, when(bias, channels), when(slope, channels)])?,
-    };
-    let macs = geometry.macs()?;
-    let operations = Operations {
-        macs,
-        flops: sum("the number of FLOPs", [macs, macs])?,
-        bias_additions: when(bias, outputs),
-        residual_additions: when(residual, outputs),
-        activations: when(spec.activation != Activation::None, outputs),
-    };
-    let bytes = |count, dtype: DType| product("a size in bytes", [count, dtype.bytes() as u64]);
-    let (x_bytes, weight_bytes, y_bytes) = (bytes(count(&x)?, dtype)?, bytes(weights, dtype)?, bytes(outputs, dtype)?);
-    let (bias_bytes, slope_bytes) = (bytes(parameters.bias, f32::DTYPE)?, bytes(parameters.slope, f32::DTYPE)?);
-    let residual_bytes = when(residual, y_bytes);
-    let bytes = Bytes {
-        x: x_bytes,
-        weight: weight_bytes,
-        bias: bias_bytes,
-        slope: slope_bytes,
-        residual: residual_bytes,
-        y: y_bytes,
-        read: sum("the number of bytes read", [x_bytes, weight_bytes, bias_bytes, slope_bytes, residual_bytes])?,
-        written: y_bytes,
-    };
-    Ok(LayerReport {
-        op: LayerSpec::Conv2d(*spec).op(),
-        dtype,
-        input: x,
-        output,
-        parameters,
-        operations,
-        bytes,
-        arithmetic_intensity: operations.flops as f64 / (bytes.read as f64 + bytes.written as f64),
+fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
+    let geometry = ConvGeometry::conv2d(spec, x, weight)?;
+    Ok(Work {
+        output: geometry.output_shape(),
+        macs: geometry.macs()?,
+        sampling_flops: 0,
+        coordinates: [0, 0],
+        activation: spec.activation,
         receptive_field: ReceptiveField::input().then_conv2d(spec, geometry.kernel)?,
     })
+}
+
+impl Work {
+    fn report(self, spec: &LayerSpec, parameters: &[ParameterShape], x: Shape, operands: Operands) -> Result<LayerReport> {
+        let Operands { dtype, residual, .. } = operands;
+        let when = |condition: bool, number: u64| if condition { number } else { 0 };
+        // bias, slope and their like (`dw_bias`) are vectors and f32
+        let of = |wanted: &str| {
+            let named = parameters.iter().filter(|(name, _)| name.ends_with(wanted));
+            named.map(|(_, shape)| count(shape)).sum::<Result<u64>>()
+        };
+        let all = parameters.iter().map(|(_, shape)| count(shape)).sum::<Result<u64>>()?;
+        let (bias, slope) = (of("bias")?, of("slope")?);
+        let weight = all - bias - slope;
+        let outputs = count(&self.output)?;
+        let macs = self.macs;
+        let operations = Operations {
+            macs,
+            sampling_flops: self.sampling_flops,
+            flops: sum("the number of FLOPs", [macs, macs, self.sampling_flops])?,
+            bias_additions: when(bias > 0, outputs),
+            residual_additions: when(residual, outputs),
+            activations: when(self.activation != Activation::None, outputs),
+        };
+        let bytes = |count, dtype: DType| product("a size in bytes", [count, dtype.bytes() as u64]);
+        let (x_bytes, weight_bytes, y_bytes) = (bytes(count(&x)?, dtype)?, bytes(weight, dtype)?, bytes(outputs, dtype)?);
+        let (bias_bytes, slope_bytes) = (bytes(bias, f32::DTYPE)?, bytes(slope, f32::DTYPE)?);
+        let residual_bytes = when(residual, y_bytes);
+        let coordinates = sum("a size in bytes", [bytes(self.coordinates[0], dtype)?, bytes(self.coordinates[1], f32::DTYPE)?])?;
+        let read = [x_bytes, weight_bytes, bias_bytes, slope_bytes, residual_bytes, coordinates];
+        let bytes = Bytes {
+            x: x_bytes,
+            weight: weight_bytes,
+            bias: bias_bytes,
+            slope: slope_bytes,
+            residual: residual_bytes,
+            coordinates,
+            y: y_bytes,
+            read: sum("the number of bytes read", read)?,
+            written: y_bytes,
+        };
+        let moved = bytes.read as f64 + bytes.written as f64;
+        Ok(LayerReport {
+            op: spec.op(),
+            dtype,
+            input: x,
+            output: self.output,
+            parameters: Parameters { weight, bias, slope, total: all },
+            operations,
+            bytes,
+            arithmetic_intensity: if moved > 0.0 { operations.flops as f64 / moved } else { 0.0 },
+            receptive_field: self.receptive_field,
+        })
+    }
 }
 
 fn count(shape: &[usize]) -> Result<u64> {
@@ -460,21 +503,25 @@ mod tests {
     #[test]
     fn a_report_counts_everything_apart() {
         let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), groups: 4, activation: Activation::Prelu, ..Default::default() };
-        let operands = Operands::new(DType::F16).bias(true).residual(true);
-        let report = analyse(&LayerSpec::Conv2d(spec), &[16, 2, 3, 3], [2, 8, 10, 12], operands).unwrap();
+        let operands = Operands::new(DType::F16).residual(true);
+        let parameters = [("weight", vec![16, 2, 3, 3]), ("bias", vec![16]), ("slope", vec![16])];
+        let report = analyse(&LayerSpec::Conv2d(spec), &parameters, &[2, 8, 10, 12].into(), operands).unwrap();
         let outputs = 2 * 16 * 5 * 6;
         assert_eq!(report.output, [2, 16, 5, 6]);
         assert_eq!(report.parameters, Parameters { weight: 288, bias: 16, slope: 16, total: 320 });
         let macs = outputs * 2 * 9;
-        let operations = Operations { macs, flops: 2 * macs, bias_additions: outputs, residual_additions: outputs, activations: outputs };
+        let [bias_additions, residual_additions, activations] = [outputs; 3];
+        let operations = Operations { macs, sampling_flops: 0, flops: 2 * macs, bias_additions, residual_additions, activations };
         assert_eq!(report.operations, operations);
         let (x, y) = (2 * 8 * 10 * 12 * 2, outputs * 2);
-        let bytes = Bytes { x, weight: 576, bias: 64, slope: 64, residual: y, y, read: x + 576 + 64 + 64 + y, written: y };
+        let read = x + 576 + 64 + 64 + y;
+        let bytes = Bytes { x, weight: 576, bias: 64, slope: 64, residual: y, coordinates: 0, y, read, written: y };
         assert_eq!(report.bytes, bytes);
         assert_eq!(report.arithmetic_intensity, (2 * macs) as f64 / (bytes.read + y) as f64);
         assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
 
-        let bare = analyse(&LayerSpec::Conv2d(Conv2dSpec::default()), &[16, 8, 1, 1], [0, 8, 4, 4], Operands::new(DType::F32)).unwrap();
+        let bare = LayerSpec::Conv2d(Conv2dSpec::default());
+        let bare = analyse(&bare, &[("weight", vec![16, 8, 1, 1])], &[0, 8, 4, 4].into(), Operands::new(DType::F32)).unwrap();
         assert_eq!((bare.parameters.total, bare.operations.flops, bare.operations.activations), (128, 0, 0));
         assert_eq!((bare.bytes.read, bare.bytes.written, bare.arithmetic_intensity), (512, 0, 0.0));
         assert_eq!(serde_json::to_value(&bare).unwrap()["bytes"]["weight"], 512);
@@ -483,7 +530,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_an_error() {
         let spec = LayerSpec::Conv2d(Conv2dSpec::default());
-        let analyse = |weight: &[usize], x| analyse(&spec, weight, x, Operands::new(DType::F32).bias(true));
+        let analyse = |weight: &[usize], x: Shape| {
+            let parameters = [("weight", weight.to_vec()), ("bias", vec![weight[0]])];
+            analyse(&spec, &parameters, &x.into(), Operands::new(DType::F32))
+        };
         assert!(matches!(analyse(&[1, 1, 3], [1; 4]), Err(Error::Rank { .. })));
         assert!(matches!(analyse(&[1, 1, 3, 3], [1, 1, 2, 3]), Err(Error::EmptyOutput { axis: "height", .. })));
         assert!(matches!(analyse(&[1, 2, 3, 3], [1, 1, 3, 3]), Err(Error::Shape { name: "x", .. })));

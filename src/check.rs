@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
-use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Workspace};
+use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, on_exact_grid};
 use crate::reference::Array;
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
@@ -166,8 +166,8 @@ impl Case {
         let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome };
         let prepared = catch(|| {
             let inputs = self.place::<T>(x_format, device)?;
-            let request = PlanRequest::new(inputs.x_shape()).format(x_format).output_format(y_format);
-            let contract = self.contract(T::DTYPE, inputs.x_shape())?;
+            let request = inputs.of(&self.layer, Fields::Native)?.request().output_format(y_format);
+            let contract = self.contract(T::DTYPE, &request)?;
             let plan = self.layer.plan::<T>(device, &request)?;
             Ok((inputs, request, contract, plan))
         });
@@ -205,11 +205,10 @@ impl Case {
     }
 
     /// What the contract demands in a dtype.
-    fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
-        let operands = self.inputs.iter().map(|(_, array)| array).chain(&self.weights);
-        let holds = |array: &Array| array.data().iter().all(|&v| v.is_nan() || dtype.round(v) == v);
-        let rounded = operands.filter(|array| !holds(array)).count();
-        let contract = self.layer.contract(dtype, x)?;
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let operands = self.inputs.iter().filter(|(name, _)| *name != ROIS).map(|(_, array)| array).chain(&self.weights);
+        let rounded = operands.filter(|array| !holds(dtype, array)).count();
+        let contract = self.layer.contract(dtype, request)?;
         let exact = contract.exact && self.on_grid && rounded == 0;
         Ok(contract.exact(exact).rounded(rounded).tolerate(self.ref_atol, self.coord_atol))
     }
@@ -225,7 +224,8 @@ impl Case {
         let poison = Array::zeros(shape).map_err(Failure::Error)?.map(|_| f64::NAN);
         let (mut y, channels) = place::<T>("y", &poison, plan.output_format(), self.y_margin, device).map_err(Failure::Error)?;
         let mut run = || {
-            plan.run(&inputs.of(&self.layer)?, y.channels_mut(channels.clone())?, Workspace::none(), &Stream::default_of(device))?;
+            let (inputs, mut memory) = (inputs.of(&self.layer, Fields::Native)?, WorkspaceMemory::new(device, plan.workspace_bytes())?);
+            plan.run(&inputs, y.channels_mut(channels.clone())?, memory.workspace(), &Stream::default_of(device))?;
             y.to_vec()
         };
         let wide = run().map_err(Failure::Error)?;
@@ -242,7 +242,8 @@ impl Case {
     }
 
     fn forward<T: Element>(&self, inputs: &Placed<T>, y: &[f32], shape: Shape) -> Result<(), Failure> {
-        let run = || self.layer.forward(&inputs.of(&self.layer)?)?.to_vec();
+        // offsets and masks are read in f32 too, where that changes no value
+        let run = || self.layer.forward(&inputs.of(&self.layer, Fields::F32)?)?.to_vec();
         let forward = run().map_err(Failure::Error)?;
         match forward.iter().zip(y).position(|(a, b)| a.to_f32().to_bits() != b.to_bits()) {
             Some(index) => Err(Failure::Forward { position: position(index, shape) }),
@@ -264,9 +265,11 @@ pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat
             let inputs = Placed::<T>::new(&inputs, format, |_| [0, 0], device)?;
             // placing the inputs may have launched a conversion
             launches = Some(device.launches());
-            let plan = layer.plan::<T>(device, &PlanRequest::new(inputs.x_shape()).format(format))?;
+            let inputs = inputs.of(&layer, Fields::Native)?;
+            let plan = layer.plan::<T>(device, &inputs.request())?;
             let mut y = Tensor::<T>::zeros(device, plan.output_shape(), format)?;
-            plan.run(&inputs.of(&layer)?, &mut y, Workspace::none(), &Stream::default_of(device))
+            let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
+            plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))
         });
         match outcome {
             Ok(()) => Err(Failure::Accepted),
@@ -294,8 +297,28 @@ fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static s
     Ok((AnyLayer::new(spec, parameters)?, inputs))
 }
 
+/// The input that is f32 in every dtype and no image.
+const ROIS: &str = "rois";
+
+/// In which dtype offsets and masks are given.
+#[derive(Clone, Copy, PartialEq)]
+enum Fields {
+    Native,
+    /// f32, where T holds their values.
+    F32,
+}
+
+fn holds(dtype: DType, array: &Array) -> bool {
+    array.data().iter().all(|&v| v.is_nan() || dtype.round(v) == v)
+}
+
 /// A case's inputs on a device, each as some channels of a tensor.
-struct Placed<T: Element>(Vec<(&'static str, Tensor<T>, Range<usize>)>);
+struct Placed<T: Element> {
+    tensors: Vec<(&'static str, Tensor<T>, Range<usize>)>,
+    offset: Option<Tensor<f32>>,
+    mask: Option<Tensor<f32>>,
+    rois: Option<RoIs>,
+}
 
 impl<T: Element> Placed<T> {
     fn new(inputs: &[(&'static str, Array)], format: MemoryFormat, margin: impl Fn(&str) -> [usize; 2], device: &Device) -> Result<Self> {
@@ -303,20 +326,33 @@ impl<T: Element> Placed<T> {
             let (tensor, channels) = place(name, array, format, margin(name), device)?;
             Ok((name, tensor, channels))
         };
-        inputs.iter().map(one).collect::<Result<_>>().map(Self)
-    }
-
-    fn x_shape(&self) -> Shape {
-        let x = self.0.iter().find(|(name, ..)| *name == "x");
-        x.map_or([0; 4], |(_, tensor, channels)| {
-            let [n, _, h, w] = tensor.shape();
-            [n, channels.len(), h, w]
+        let named = |wanted: &str| inputs.iter().find(|(name, _)| *name == wanted).map(|(_, array)| array);
+        let field = |name: &'static str| {
+            let array = named(name).filter(|array| holds(T::DTYPE, array));
+            array.map(|array| Ok(place::<f32>(name, array, format, [0, 0], device)?.0)).transpose()
+        };
+        let batch = named("x").map_or(0, |x| x.shape().first().copied().unwrap_or_default());
+        let rois = |array: &Array| {
+            let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
+            RoIs::from_shape(device, batch, array.shape(), &values)
+        };
+        Ok(Self {
+            tensors: inputs.iter().filter(|(name, _)| *name != ROIS).map(one).collect::<Result<_>>()?,
+            offset: field("offset")?,
+            mask: field("mask")?,
+            rois: named(ROIS).map(rois).transpose()?,
         })
     }
 
-    fn of(&self, layer: &AnyLayer) -> Result<Inputs<'_, T>> {
-        let views = self.0.iter().map(|(name, tensor, channels)| Ok((*name, tensor.channels(channels.clone())?)));
-        Inputs::from_named(&layer.spec(), &views.collect::<Result<BTreeMap<&str, TensorView<'_, T>>>>()?)
+    fn of(&self, layer: &AnyLayer, fields: Fields) -> Result<Inputs<'_, T>> {
+        let views = self.tensors.iter().map(|(name, tensor, channels)| Ok((*name, tensor.channels(channels.clone())?)));
+        let views = views.collect::<Result<BTreeMap<&str, TensorView<'_, T>>>>()?;
+        let mut inputs = Inputs::from_named(&layer.spec(), &views, self.rois.as_ref().map(RoIs::view))?;
+        if fields == Fields::F32 {
+            inputs.offset = self.offset.as_ref().map(|tensor| Field::F32(tensor.view())).or(inputs.offset);
+            inputs.mask = self.mask.as_ref().map(|tensor| Field::F32(tensor.view())).or(inputs.mask);
+        }
+        Ok(inputs)
     }
 }
 

@@ -43,6 +43,14 @@ pub enum Error {
         /// What it must have.
         expected: String,
     },
+    /// A workspace is smaller than the plan needs.
+    #[error("the plan needs a workspace of {needed} bytes, but got {got}: WorkspaceMemory::new(device, plan.workspace_bytes())")]
+    Workspace {
+        /// As [`crate::Plan::workspace_bytes`] says.
+        needed: usize,
+        /// What was given.
+        got: usize,
+    },
     /// A number of channels is not divisible as the layer needs.
     #[error("{name} is {value}, which is not divisible by {divisor_name} = {divisor}")]
     Divisibility {

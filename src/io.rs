@@ -17,7 +17,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::rank4;
-use crate::{AnyTensor, DType, Device, Element, Parameter, Tensor};
+use crate::{AnyTensor, DType, Device, Element, Parameter, RoIs, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use safetensors::{SafeTensors, serialize};
@@ -107,6 +107,14 @@ impl TensorFile {
     pub fn tensor<T: Element>(&self, name: &str, device: &Device) -> Result<Tensor<T>> {
         let shape = rank4("the tensor", self.shape(name)?)?;
         Tensor::from_slice(device, shape, &self.decode(name, T::from_f32, T::from_f64)?)
+    }
+
+    /// RoIs from a tensor [K, 5], for inputs of `batch` images.
+    ///
+    /// # Errors
+    /// As [`TensorFile::values`]; [`Error::Rank`]; as [`RoIs::from_slice`].
+    pub fn rois(&self, name: &str, batch: usize, device: &Device) -> Result<RoIs> {
+        RoIs::from_shape(device, batch, self.shape(name)?, &self.values_f32(name)?)
     }
 
     /// A weight, bias or slope of any rank.

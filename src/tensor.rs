@@ -392,20 +392,27 @@ impl<'a, T: Element> TensorView<'a, T> {
     }
 
     /// The addresses that both views reach, when some element may belong to both.
-    pub(crate) fn overlap(&self, other: &TensorView<'_, T>) -> Option<(u64, u64)> {
-        let bytes = size_of::<T>() as u64;
-        let end = |view: &TensorView<'_, T>| view.address + view.layout.extent() as u64 * bytes;
-        let (start, end) = (self.address.max(other.address), end(self).min(end(other)));
+    pub(crate) fn overlap<U: Element>(&self, other: &TensorView<'_, U>) -> Option<(u64, u64)> {
+        let (start, end) = (self.address.max(other.address), self.end().min(other.end()));
         if start >= end || self.device != other.device || self.beside(other) {
             return None;
         }
         Some((start, end))
     }
 
+    /// The address behind the last element.
+    fn end(&self) -> u64 {
+        self.address + (self.layout.extent() * size_of::<T>()) as u64
+    }
+
     /// Whether both are slices of one concatenation that share no channel.
-    fn beside(&self, other: &TensorView<'_, T>) -> bool {
+    fn beside<U: Element>(&self, other: &TensorView<'_, U>) -> bool {
         let (a, b) = (self.layout, other.layout);
-        let same = a.format == b.format && a.channel_stride == b.channel_stride && a.shape[0] == b.shape[0] && a.shape[2..] == b.shape[2..];
+        let same = T::DTYPE == U::DTYPE
+            && a.format == b.format
+            && a.channel_stride == b.channel_stride
+            && a.shape[0] == b.shape[0]
+            && a.shape[2..] == b.shape[2..];
         let distance = self.address.abs_diff(other.address) as usize / size_of::<T>();
         let (first, second) = if self.address <= other.address { (a, b) } else { (b, a) };
         let channels = distance / first.strides()[1].max(1);
@@ -448,6 +455,11 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         let (address, sync) = slice.device_ptr_mut(cuda_stream(device, stream)?);
         // SAFETY: the slice is exclusively borrowed and long enough; the rest is the caller's promise
         Ok((unsafe { Self::from_raw(device, address, layout)? }, sync))
+    }
+
+    /// The same elements, to be written, for a shorter time.
+    pub fn reborrow(&mut self) -> TensorViewMut<'_, T> {
+        TensorViewMut(self.0)
     }
 
     /// The same elements, to be read.

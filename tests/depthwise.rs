@@ -6,26 +6,15 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use warpconv::cases::{Problem, Values};
 use warpconv::check::{Arrays, Case, Kernels};
-use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DType, Device, HostOptions, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest,
-};
+use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, HostOptions, Layer, MemoryFormat, Padding, Parameter, PlanRequest};
 use warpconv::{Shape, reference};
 
 fn depthwise(x: Shape, multiplier: usize, kernel: [usize; 2], stride: usize, dilation: usize, padding: [usize; 4]) -> Problem {
     let activation = if x[1].is_multiple_of(3) { Activation::Silu } else { Activation::None };
     let spec = Conv2dSpec { stride: [stride; 2], padding: Padding::Explicit(padding), dilation: [dilation; 2], groups: x[1], activation };
-    Problem {
-        kind: "depthwise".into(),
-        layer: LayerSpec::Conv2d(spec),
-        x,
-        weight: [x[1] * multiplier, 1, kernel[0], kernel[1]],
-        bias: !x[1].is_multiple_of(4),
-        residual: x[2].is_multiple_of(2),
-        values: Values::Exact,
-        x_margin: [0, 0],
-        y_margin: [0, 0],
-        seed: 5,
-    }
+    let weight = [x[1] * multiplier, 1, kernel[0], kernel[1]];
+    let bias = (!x[1].is_multiple_of(4)).then_some(&weight[..1]);
+    Problem::conv2d(spec, x, weight).with("bias", bias).with_residual(x[2].is_multiple_of(2))
 }
 
 /// Runs every depthwise kernel that applies, and gives their names.

@@ -5,12 +5,10 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rstest::rstest;
 use std::sync::LazyLock;
-use warpconv::cases::{KINDS, Problem};
+use warpconv::cases::{Problem, kinds};
 use warpconv::check::{Arrays, Case, Kernels};
 use warpconv::reference;
-use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DType, Device, Element, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, Shape, Tensor,
-};
+use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, Element, Inputs, Layer, MemoryFormat, Padding, Parameter, Shape, Tensor};
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
@@ -58,18 +56,10 @@ prop_compose! {
             span.saturating_sub(padding[i] + padding[i + 2]).max(1) + extra[i]
         };
         let spec = Conv2dSpec { stride, padding: Padding::Explicit(padding), dilation, groups, activation };
-        Problem {
-            kind: "plain".into(),
-            layer: LayerSpec::Conv2d(spec),
-            x: [n, groups * group_in, size(0), size(1)],
-            weight: [groups * group_out, group_in, kernel[0], kernel[1]],
-            bias,
-            residual,
-            values: if full_mantissa { warpconv::cases::Values::FullMantissa } else { warpconv::cases::Values::Exact },
-            x_margin: [0, 0],
-            y_margin: [0, 0],
-            seed,
-        }
+        let (x, weight) = ([n, groups * group_in, size(0), size(1)], [groups * group_out, group_in, kernel[0], kernel[1]]);
+        let problem = Problem::conv2d(spec, x, weight).with("bias", bias.then_some(&weight[..1])).with_residual(residual);
+        let values = if full_mantissa { warpconv::cases::Values::FullMantissa } else { warpconv::cases::Values::Exact };
+        Problem { values, seed, ..problem }
     }
 }
 
@@ -210,7 +200,7 @@ proptest! {
 /// Each kind of awkwardness of the table, several problems each.
 #[rstest]
 fn awkward_problems(#[values(0, 1, 2)] seed: u64) {
-    for index in 0..2 * KINDS.len() as u64 {
+    for index in 0..2 * kinds().count() as u64 {
         check_against_oracle(&Problem::random(seed, index));
     }
 }

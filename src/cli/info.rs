@@ -3,13 +3,12 @@
 use super::{DeviceArgs, Verdict, dtype_parser, features, format_parser, layer_from_files, note, print, print_json, read_layer};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use warpconv::analysis::{LayerReport, Operands, analyse};
+use warpconv::analysis::{LayerReport, Operands, ParameterShape, analyse};
 use warpconv::geometry::elements;
 use warpconv::{
-    Activation, AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result,
-    Shape, build_info, half,
+    AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result, Shape,
+    build_info, half,
 };
 
 const EXAMPLES: &str = "\
@@ -38,6 +37,12 @@ pub struct Args {
     /// Shape of the weight [default: a 3x3 filter with as many output as input channels]
     #[arg(long, value_name = "C_OUTxC_INxKHxKW", value_parser = parse_shape, conflicts_with = "weights", requires = "layer")]
     weight: Option<Shape>,
+    /// How many RoIs a layer that pools them gets
+    #[arg(long, value_name = "K", default_value_t = 512, requires = "layer")]
+    rois: usize,
+    /// Count the mask of a deformable layer
+    #[arg(long, requires = "layer")]
+    mask: bool,
     /// Dtype of the tensors
     #[arg(long, value_parser = dtype_parser(), default_value = "f32")]
     dtype: DType,
@@ -71,54 +76,47 @@ fn layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<AnyLayer> {
     if let Some(path) = &args.weights {
         return layer_from_files(spec, path);
     }
-    let LayerSpec::Conv2d(attributes) = spec else {
-        let available = "; give its parameters with --weights".into();
-        return Err(Error::MissingTensor { op: spec.op(), name: "weight".into(), available });
-    };
-    let shape = args.weight.unwrap_or_else(|| {
-        let shape = [x[1], x[1] / attributes.groups.max(1), 3, 3];
-        note(format_args!("the weight is taken as {shape:?}: give its shape with --weight, or a file with --weights"));
-        shape
-    });
-    let zeros = |shape: &[usize]| Parameter::new(shape, &vec![0f32; elements(shape)?]);
-    let mut parameters = BTreeMap::from([("weight".to_string(), zeros(&shape)?)]);
-    if attributes.activation == Activation::Prelu {
-        parameters.insert("slope".into(), zeros(&shape[..1])?);
+    let shapes = spec.typical_parameters(x, args.weight);
+    if args.weight.is_none() && !shapes.is_empty() {
+        let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        let hint = "give the shape of the weight with --weight, or a file with --weights";
+        note(format_args!("the parameters are taken as {}: {hint}", shapes.join(", ")));
     }
-    AnyLayer::new(spec, parameters)
+    let zeros = |(name, shape): (&str, Vec<usize>)| Ok((name.to_string(), Parameter::new(&shape, &vec![0f32; elements(&shape)?])?));
+    AnyLayer::new(spec, shapes.into_iter().map(zeros).collect::<Result<_>>()?)
 }
 
-fn explain(layer: &AnyLayer, x: Shape, args: &Args, device: &Device) -> Result<Explanation> {
+fn explain(layer: &AnyLayer, request: &PlanRequest, args: &Args, device: &Device) -> Result<Explanation> {
     fn plan<T: Element>(layer: &AnyLayer, request: &PlanRequest, device: &Device) -> Result<Explanation> {
         Ok(layer.plan::<T>(device, request)?.explain().clone())
     }
-    let request = PlanRequest::new(x).format(args.format);
     match args.dtype {
-        DType::F32 => plan::<f32>(layer, &request, device),
-        DType::F16 => plan::<half::f16>(layer, &request, device),
-        DType::Bf16 => plan::<half::bf16>(layer, &request, device),
+        DType::F32 => plan::<f32>(layer, request, device),
+        DType::F16 => plan::<half::f16>(layer, request, device),
+        DType::Bf16 => plan::<half::bf16>(layer, request, device),
     }
 }
 
 fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {
     let layer = layer(args, spec, x)?;
-    let has_bias = match &layer {
-        AnyLayer::Conv2d(conv) => conv.bias().is_some(),
-        _ => false,
-    };
-    let report = analyse(&spec, layer.weight_shape(), x, Operands::new(args.dtype).bias(has_bias))?;
+    let mut request = PlanRequest::new(x).format(args.format);
+    if spec.signature().inputs.contains(&"rois") {
+        request = request.rois(args.rois);
+    }
+    let parameters = layer.parameter_shapes();
+    let report = analyse(&spec, &parameters, &request, Operands::new(args.dtype).mask(args.mask))?;
     let device = args.device.device()?;
-    let plan = explain(&layer, x, args, &device)?;
+    let plan = explain(&layer, &request, args, &device)?;
     if args.json {
         let mut value = json!(report);
         value["layer"] = json!(spec);
-        value["weight"] = json!(layer.weight_shape());
+        value["shapes"] = parameters.iter().map(|(name, shape)| (name.to_string(), json!(shape))).collect();
         value["format"] = json!(args.format);
         value["device"] = json!(device.to_string());
         value["plan"] = plan_json(&plan);
         return print_json(&value);
     }
-    print(describe(&spec, &report, layer.weight_shape(), &plan, args.format))
+    print(describe(&spec, &report, &parameters, &plan, args.format))
 }
 
 fn plan_json(plan: &Explanation) -> Value {
@@ -128,21 +126,23 @@ fn plan_json(plan: &Explanation) -> Value {
     });
     let choices: Vec<Value> = choices.collect();
     json!({
-        "kernel": plan.kernel, "grid": plan.grid, "threads": plan.threads, "shared_bytes": plan.shared_bytes, "choices": choices,
+        "stages": plan.stages.iter().map(plan_json).collect::<Vec<_>>(), "kernel": plan.kernel, "grid": plan.grid, "threads": plan.threads, "shared_bytes": plan.shared_bytes, "choices": choices,
     })
 }
 
-fn describe(spec: &LayerSpec, report: &LayerReport, weight: &[usize], plan: &Explanation, format: MemoryFormat) -> String {
+fn describe(spec: &LayerSpec, report: &LayerReport, shapes: &[ParameterShape], plan: &Explanation, format: MemoryFormat) -> String {
     let attributes = json!(spec)["attrs"].to_string();
     let (parameters, operations, bytes) = (&report.parameters, &report.operations, &report.bytes);
     let (field, count) = (&report.receptive_field, |n: u64| HumanCount(n).to_string());
+    let named: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
     let rows = [
         ("layer", format!("{} {attributes}", spec.op())),
         ("input", format!("{:?} {} {format}", report.input, report.dtype)),
-        ("weight", format!("{weight:?}")),
+        ("weights", if shapes.is_empty() { "none".into() } else { named.join(", ") }),
         ("output", format!("{:?}", report.output)),
         ("parameters", count(parameters.total)),
         ("multiply-adds", format!("{} ({} FLOPs)", count(operations.macs), count(operations.flops))),
+        ("sampling", format!("{} FLOPs", count(operations.sampling_flops))),
         ("also", format!("{} additions of a bias, {} activations", count(operations.bias_additions), count(operations.activations))),
         ("reads", BinaryBytes(bytes.read).to_string()),
         ("writes", BinaryBytes(bytes.written).to_string()),
@@ -150,7 +150,8 @@ fn describe(spec: &LayerSpec, report: &LayerReport, weight: &[usize], plan: &Exp
         ("receptive field", format!("{} x {} pixels, {} x {} apart", field.size[0], field.size[1], field.jump[0], field.jump[1])),
         ("plan", plan.to_string().trim_end().replace('\n', "\n                 ")),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<16} {value}")).collect::<Vec<_>>().join("\n")
+    let shown = rows.iter().filter(|(name, _)| *name != "sampling" || operations.sampling_flops > 0);
+    shown.map(|(name, value)| format!("{name:<16} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 /// The devices that this build knows of, each with why it cannot be used if so.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use warpconv::geometry::rank4;
 use warpconv::io::{TensorFile, save};
 use warpconv::{
-    AnyLayer, AnyTensor, DType, Device, Element, Error, Explanation, Inputs, Layer, LayerSpec, MemoryFormat, PlanRequest, Result, Shape,
-    Stream, Tensor, Workspace, half,
+    AnyLayer, AnyTensor, DType, Device, Element, Error, Explanation, Inputs, Layer, LayerSpec, MemoryFormat, PlanRequest, Result, RoIs,
+    Shape, Stream, Tensor, WorkspaceMemory, half,
 };
 
 const EXAMPLES: &str = "\
@@ -34,9 +34,9 @@ pub struct Args {
     /// The layer's operation and attributes
     #[arg(long, value_name = "LAYER.json")]
     layer: PathBuf,
-    /// The layer's parameters
+    /// The layer's parameters; not needed by a layer without
     #[arg(long, value_name = "W.safetensors")]
-    weights: PathBuf,
+    weights: Option<PathBuf>,
     /// The layer's inputs
     #[arg(long, value_name = "X.safetensors")]
     input: PathBuf,
@@ -55,6 +55,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// The input that is no image.
+const ROIS: &str = "rois";
 
 /// The inputs in a file, by the layer's names.
 struct InputFile {
@@ -76,7 +79,7 @@ impl InputFile {
                 None => return Err(Error::UnexpectedTensor { op: spec.op(), name: name.into(), known: known.join(", ") }),
             }
         }
-        for (input, name) in &names {
+        for (input, name) in names.iter().filter(|(input, _)| *input != ROIS) {
             rank4(input, file.shape(name)?)?;
         }
         Ok(Self { file, names })
@@ -102,17 +105,25 @@ fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, d
         let tensor = inputs.file.tensor::<T>(name, device)?;
         Ok((*input, if format == MemoryFormat::Contiguous { tensor } else { tensor.to_format(format)? }))
     };
-    let tensors = inputs.names.iter().map(load).collect::<Result<BTreeMap<&str, Tensor<T>>>>()?;
+    let named = inputs.names.iter().filter(|(input, _)| *input != ROIS);
+    let tensors = named.map(load).collect::<Result<BTreeMap<&str, Tensor<T>>>>()?;
+    let batch = tensors.get("x").map_or(0, |x| x.shape()[0]);
+    let rois = inputs.names.iter().find(|(input, _)| *input == ROIS).map(|(_, name)| inputs.file.rois(name, batch, device)).transpose()?;
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-    let inputs = Inputs::from_named(&layer.spec(), &views)?;
+    let inputs = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view))?;
     let x = inputs.x.shape();
     let start = Instant::now();
-    let plan = layer.plan::<T>(device, &PlanRequest::new(x).format(format))?;
+    let mut request = PlanRequest::new(x).format(format);
+    if let Some(rois) = &rois {
+        request = request.rois(rois.len());
+    }
+    let plan = layer.plan::<T>(device, &request)?;
     let mut y = Tensor::zeros(device, plan.output_shape(), format)?;
+    let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
     device.synchronize()?;
     let planning = start.elapsed();
     let start = Instant::now();
-    plan.run(&inputs, &mut y, Workspace::none(), &Stream::default_of(device))?;
+    plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))?;
     device.synchronize()?;
     let running = start.elapsed();
     Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
@@ -120,7 +131,10 @@ fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, d
 
 pub fn execute(args: Args) -> Result<Verdict> {
     let spec = read_layer(&args.layer)?;
-    let layer = layer_from_files(spec, &args.weights)?;
+    let layer = match &args.weights {
+        Some(weights) => layer_from_files(spec, weights)?,
+        None => AnyLayer::new(spec, BTreeMap::new())?,
+    };
     let inputs = InputFile::open(&args.input, &spec)?;
     let dtype = args.dtype.map_or_else(|| inputs.dtype(), Ok)?;
     let device = args.device.device()?;

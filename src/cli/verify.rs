@@ -4,7 +4,7 @@ use super::{CheckerArgs, DeviceArgs, Verdict, print, print_json, progress};
 use regex::Regex;
 use serde_json::json;
 use std::collections::BTreeMap;
-use warpconv::cases::{KINDS, Problem};
+use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{Case, Kernels, Run};
 use warpconv::reference::layer;
 use warpconv::{DType, Device, Error, MemoryFormat, Result};
@@ -98,7 +98,10 @@ impl Args {
 
     fn problems(&self) -> Result<Vec<Problem>> {
         let Some(text) = &self.case else {
-            return Ok((0..self.cases).map(|index| Problem::random(self.checker.seed(), index)).collect());
+            // where the filter names an op or a kind, no other need be run to find that it is not wanted
+            let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
+            let kinds = if wanted.is_empty() { kinds().collect() } else { wanted };
+            return Ok((0..self.cases).map(|index| Problem::of_kinds(&kinds, self.checker.seed(), index)).collect());
         };
         let problem: Problem =
             serde_json::from_str(text).map_err(|e| Error::Parse { source_name: "--case".into(), message: e.to_string() })?;
@@ -164,7 +167,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     bar.finish_and_clear();
     if passed + failed == 0 {
         let filter = args.filter.as_ref().map_or("", Regex::as_str);
-        let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+        let kinds: Vec<String> = kinds().map(|kind| format!("{}/{}", kind.op, kind.name)).collect();
         return Err(Error::Parse {
             source_name: format!("--filter {filter:?}"),
             message: format!("matches no run; the kinds are {}", kinds.join(", ")),

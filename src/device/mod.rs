@@ -368,6 +368,10 @@ impl Memory {
         &self.device
     }
 
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn upload(&self, from: &[u8]) -> Result<()> {
         assert!(from.len() <= self.bytes, "an upload fits its memory");
         // SAFETY: this memory is alive and long enough

@@ -1,7 +1,7 @@
 //! kernels/conv_depthwise.cu: one input channel an output channel.
 
-use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::cost::{Work, least_bytes, multiprocessors};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;

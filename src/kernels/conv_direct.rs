@@ -1,8 +1,8 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
 use super::KernelInfo;
-use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use crate::Element;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;

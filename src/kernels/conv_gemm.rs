@@ -1,8 +1,8 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32).
 
 use super::KernelInfo;
-use super::conv2d::{KernelParams, Prepared, Problem};
 use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, Prepared, Problem};
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
 use crate::{DType, Element, MemoryFormat};

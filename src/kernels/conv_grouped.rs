@@ -1,8 +1,8 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
 use super::KernelInfo;
-use super::conv2d::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvGroupedParams;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::Parameter;

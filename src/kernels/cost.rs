@@ -3,7 +3,7 @@
 //! A kernel is as slow as the busiest of the units that it uses: DRAM, the shared memory and L1 of the multiprocessors, their
 //! tensor cores, their FFMA lanes. The units of a multiprocessor stand still while the last wave is not full.
 
-use super::conv2d::Problem;
+use super::launch::Problem;
 use crate::DeviceKind;
 
 /// Cycles a second.

@@ -6,6 +6,7 @@ mod conv_direct;
 mod conv_gemm;
 mod conv_grouped;
 mod cost;
+pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod rearrange;
 

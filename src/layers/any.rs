@@ -1,31 +1,12 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::Residual;
-use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest};
+use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
 use crate::{DType, Device, Element, Shape, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`.
-///
-/// ```
-/// use warpconv::LayerSpec;
-/// let spec = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"padding": "same", "activation": "gelu"}}"#)?;
-/// assert_eq!(spec.op(), "conv2d");
-/// let unknown = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"strides": 2}}"#).unwrap_err();
-/// assert!(unknown.to_string().contains("unknown field `strides`"));
-/// # Ok::<(), warpconv::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", content = "attrs", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum LayerSpec {
-    /// [`Conv2d`]
-    Conv2d(Conv2dSpec),
-}
 
 /// What a layer of some kind is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +17,165 @@ pub struct Signature {
     pub inputs: &'static [&'static str],
 }
 
-impl LayerSpec {
-    /// Every op that this build knows.
-    pub const OPS: &'static [&'static str] = &["conv2d"];
+/// Shapes by name.
+pub type Shapes = Vec<(&'static str, Vec<usize>)>;
 
+/// What the program, the corpus and the tests need of a kind of layer beyond [`Layer`].
+pub(crate) trait Kind: Layer + Sized {
+    /// Its attributes.
+    type Spec;
+    /// The names of its tensors.
+    const SIGNATURE: Signature;
+
+    /// The layer from its spec and its parameters, of which it takes all that [`Kind::SIGNATURE`] names.
+    fn build(spec: Self::Spec, parameters: &mut Named) -> Result<Self>;
+
+    /// As [`AnyLayer::parameters`].
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)>;
+
+    /// As [`LayerSpec::typical_parameters`].
+    fn typical_parameters(spec: &Self::Spec, x: Shape, weight: Option<Shape>) -> Shapes;
+
+    /// As [`AnyLayer::contract`].
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract>;
+}
+
+/// A layer's parameters by name.
+pub(crate) struct Named {
+    op: &'static str,
+    parameters: BTreeMap<String, Parameter>,
+    names: String,
+}
+
+impl Named {
+    /// One that must be there.
+    pub fn take(&mut self, name: &'static str) -> Result<Parameter> {
+        self.optional(name).ok_or_else(|| Error::MissingTensor {
+            op: self.op,
+            name: name.into(),
+            available: format!(" (there are: {})", self.names),
+        })
+    }
+
+    pub fn optional(&mut self, name: &'static str) -> Option<Parameter> {
+        self.parameters.remove(name)
+    }
+}
+
+/// The kinds of layers: a layer type, its spec and its name in JSON. All that depends on the kind is dispatched here.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident($spec:ident) = $op:literal;)*) => {
+        /// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`.
+        ///
+        /// ```
+        /// use warpconv::LayerSpec;
+        /// let spec = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"padding": "same", "activation": "gelu"}}"#)?;
+        /// assert_eq!(spec.op(), "conv2d");
+        /// let unknown = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"strides": 2}}"#).unwrap_err();
+        /// assert!(unknown.to_string().contains("unknown field `strides`"));
+        /// # Ok::<(), warpconv::Error>(())
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "op", content = "attrs", deny_unknown_fields)]
+        #[non_exhaustive]
+        pub enum LayerSpec {
+            $($(#[$doc])* #[serde(rename = $op)] $kind($spec),)*
+        }
+
+        impl LayerSpec {
+            /// Every op that this build knows.
+            pub const OPS: &'static [&'static str] = &[$($op),*];
+
+            /// The op's name in JSON.
+            pub fn op(&self) -> &'static str {
+                match self {
+                    $(LayerSpec::$kind(_) => $op,)*
+                }
+            }
+
+            /// The names of its parameters and inputs.
+            pub fn signature(&self) -> Signature {
+                match self {
+                    $(LayerSpec::$kind(_) => <$kind as Kind>::SIGNATURE,)*
+                }
+            }
+
+            /// Shapes of the parameters that it needs for an input of shape `x`, where a user gives none: as many output as
+            /// input channels and 3x3 filters, or those of `weight`. Bias is left out.
+            pub fn typical_parameters(&self, x: Shape, weight: Option<Shape>) -> Shapes {
+                match self {
+                    $(LayerSpec::$kind(spec) => <$kind as Kind>::typical_parameters(spec, x, weight),)*
+                }
+            }
+        }
+
+        /// A layer of any kind.
+        #[derive(Debug, Clone)]
+        #[non_exhaustive]
+        pub enum AnyLayer {
+            $($(#[$doc])* $kind($kind),)*
+        }
+
+        impl AnyLayer {
+            fn build(spec: LayerSpec, named: &mut Named) -> Result<Self> {
+                match spec {
+                    $(LayerSpec::$kind(spec) => <$kind as Kind>::build(spec, named).map(AnyLayer::$kind),)*
+                }
+            }
+
+            /// Its parameters by the names of [`LayerSpec::signature`], without those that it does not have.
+            pub fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.parameters(),)*
+                }
+            }
+
+            /// What the numerics contract demands of its results in `dtype` for the inputs of `request`. The bit-for-bit rule
+            /// is on when the layer is linear; whether it holds depends on the values too.
+            ///
+            /// # Errors
+            /// When the layer cannot be applied to such an input.
+            pub fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+                match self {
+                    $(AnyLayer::$kind(layer) => Kind::contract(layer, dtype, request),)*
+                }
+            }
+        }
+
+        impl Layer for AnyLayer {
+            fn spec(&self) -> LayerSpec {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.spec(),)*
+                }
+            }
+
+            fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.output_shape(request),)*
+                }
+            }
+
+            fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.plan(device, request),)*
+                }
+            }
+
+            fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.forward(inputs),)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// [`Conv2d`]
+    Conv2d(Conv2dSpec) = "conv2d";
+}
+
+impl LayerSpec {
     /// Reads `{"op": ..., "attrs": {...}}`.
     ///
     /// # Errors
@@ -47,49 +183,33 @@ impl LayerSpec {
     pub fn from_json(text: &str) -> Result<Self> {
         serde_json::from_str(text).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })
     }
-
-    /// The op's name in JSON.
-    pub fn op(&self) -> &'static str {
-        match self {
-            LayerSpec::Conv2d(_) => "conv2d",
-        }
-    }
-
-    /// The names of its parameters and inputs.
-    pub fn signature(&self) -> Signature {
-        match self {
-            LayerSpec::Conv2d(_) => Signature { parameters: &["weight", "bias", "slope"], inputs: &["x", "residual"] },
-        }
-    }
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
-    /// The inputs of the layer of `spec` by the names of [`LayerSpec::signature`].
+    /// The inputs of the layer of `spec` by the names of [`LayerSpec::signature`]; `rois` are apart, since they are f32 in
+    /// every dtype.
     ///
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`].
-    pub fn from_named(spec: &LayerSpec, tensors: &BTreeMap<&str, TensorView<'a, T>>) -> Result<Self> {
+    pub fn from_named(spec: &LayerSpec, tensors: &BTreeMap<&str, TensorView<'a, T>>, rois: Option<RoisView<'a>>) -> Result<Self> {
         let (op, known) = (spec.op(), spec.signature().inputs);
-        if let Some(name) = tensors.keys().find(|name| !known.contains(name)) {
+        let given = || tensors.keys().copied().chain(rois.map(|_| "rois"));
+        if let Some(name) = given().find(|name| !known.contains(name)) {
             return Err(Error::UnexpectedTensor { op, name: name.to_string(), known: known.join(", ") });
         }
-        let names = tensors.keys().copied().collect::<Vec<_>>().join(", ");
+        let names = given().collect::<Vec<_>>().join(", ");
         let missing = |name: &str| Error::MissingTensor { op, name: name.into(), available: format!(" (there are: {names})") };
-        match spec {
-            LayerSpec::Conv2d(_) => Ok(Self {
-                x: *tensors.get("x").ok_or_else(|| missing("x"))?,
-                residual: tensors.get("residual").map_or(Residual::None, |view| Residual::Tensor(*view)),
-            }),
+        if known.contains(&"rois") && rois.is_none() {
+            return Err(missing("rois"));
         }
+        Ok(Self {
+            x: *tensors.get("x").ok_or_else(|| missing("x"))?,
+            residual: tensors.get("residual").map_or(Residual::None, |view| Residual::Tensor(*view)),
+            offset: tensors.get("offset").map(|view| (*view).into()),
+            mask: tensors.get("mask").map(|view| (*view).into()),
+            rois,
+        })
     }
-}
-
-/// A layer of any kind.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum AnyLayer {
-    /// [`Conv2d`]
-    Conv2d(Conv2d),
 }
 
 impl AnyLayer {
@@ -98,69 +218,17 @@ impl AnyLayer {
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when the names are not those of
     /// [`LayerSpec::signature`]; what the layer itself refuses.
-    pub fn new(spec: LayerSpec, mut parameters: BTreeMap<String, Parameter>) -> Result<Self> {
+    pub fn new(spec: LayerSpec, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
         let (op, known) = (spec.op(), spec.signature().parameters);
         if let Some(name) = parameters.keys().find(|name| !known.contains(&name.as_str())) {
             return Err(Error::UnexpectedTensor { op, name: name.clone(), known: known.join(", ") });
         }
         let names = parameters.keys().cloned().collect::<Vec<_>>().join(", ");
-        let missing = |name: &str| Error::MissingTensor { op, name: name.into(), available: format!(" (there are: {names})") };
-        match spec {
-            LayerSpec::Conv2d(attributes) => {
-                let mut layer = Conv2d::new(attributes, parameters.remove("weight").ok_or_else(|| missing("weight"))?)?;
-                if let Some(bias) = parameters.remove("bias") {
-                    layer = layer.with_bias(bias)?;
-                }
-                if let Some(slope) = parameters.remove("slope") {
-                    layer = layer.with_slope(slope)?;
-                }
-                layer.check_complete()?;
-                Ok(AnyLayer::Conv2d(layer))
-            }
-        }
+        Self::build(spec, &mut Named { op, parameters, names })
     }
 
-    /// What the numerics contract demands of its results in `dtype` for inputs of shape `x`. The bit-for-bit rule is on when
-    /// the layer is linear; whether it holds depends on the values too.
-    ///
-    /// # Errors
-    /// When the layer cannot be applied to such an input.
-    pub fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.contract(dtype, x),
-        }
-    }
-
-    /// The weight's shape, which with the spec determines parameters and FLOPs.
-    pub fn weight_shape(&self) -> &[usize] {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.weight().shape(),
-        }
-    }
-}
-
-impl Layer for AnyLayer {
-    fn spec(&self) -> LayerSpec {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.spec(),
-        }
-    }
-
-    fn output_shape(&self, x: Shape) -> Result<Shape> {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.output_shape(x),
-        }
-    }
-
-    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.plan(device, request),
-        }
-    }
-
-    fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
-        match self {
-            AnyLayer::Conv2d(layer) => layer.forward(inputs),
-        }
+    /// The shapes of its parameters, which with the spec determine its cost.
+    pub fn parameter_shapes(&self) -> Shapes {
+        self.parameters().into_iter().map(|(name, parameter)| (name, parameter.shape().to_vec())).collect()
     }
 }

@@ -1,10 +1,10 @@
 //! Conv2d: dense, 1x1, grouped, depthwise and dilated convolution.
 
 use super::activation::ActivationName;
-use super::{Activation, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, attributes};
+use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, divisible, positive, rank4};
-use crate::kernels::{Epilogue, PackedWeights, conv2d};
+use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
@@ -126,8 +126,7 @@ pub struct Conv2d {
     spec: Conv2dSpec,
     weight: Parameter,
     weight_shape: Shape,
-    bias: Option<Parameter>,
-    slope: Option<Parameter>,
+    tail: Tail,
     packed: PackedWeights,
 }
 
@@ -160,7 +159,8 @@ impl Conv2d {
             meaning: "[C_out, C_in / groups, kernel height, kernel width]",
         })?;
         spec.check_weight(weight_shape)?;
-        Ok(Self { spec, weight, weight_shape, bias: None, slope: None, packed: PackedWeights::default() })
+        let tail = Tail::new("conv2d", weight_shape[0], spec.activation);
+        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
     }
 
     /// Adds a bias `[C_out]`.
@@ -168,8 +168,7 @@ impl Conv2d {
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
     pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
-        bias.check_vector("bias", self.weight_shape[0], "one value for each output channel")?;
-        self.bias = Some(bias);
+        self.tail.set_bias(bias)?;
         self.packed = PackedWeights::default();
         Ok(self)
     }
@@ -179,12 +178,7 @@ impl Conv2d {
     /// # Errors
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
     pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
-        if self.spec.activation != Activation::Prelu {
-            let known = format!("a slope with activation prelu only, not {}", self.spec.activation.name());
-            return Err(Error::UnexpectedTensor { op: "conv2d", name: "slope".into(), known });
-        }
-        slope.check_vector("slope", self.weight_shape[0], "one value for each output channel")?;
-        self.slope = Some(slope);
+        self.tail.set_slope(slope)?;
         self.packed = PackedWeights::default();
         Ok(self)
     }
@@ -214,11 +208,11 @@ impl Conv2d {
             }
             let scale = f64::from(norm.gamma[channel]) / variance.sqrt();
             filter.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
-            let before = self.bias.as_ref().map_or(0.0, |b| f64::from(b.values()[channel]));
+            let before = self.bias().map_or(0.0, |b| f64::from(b.values()[channel]));
             bias[channel] = ((before - f64::from(norm.mean[channel])) * scale + f64::from(norm.beta[channel])) as f32;
         }
         self.weight = Parameter::new(&self.weight_shape, &weight)?;
-        self.bias = Some(Parameter::vector(&bias));
+        self.tail.bias = Some(Parameter::vector(&bias));
         self.packed = PackedWeights::default();
         Ok(self)
     }
@@ -235,12 +229,12 @@ impl Conv2d {
 
     /// Its bias `[C_out]`.
     pub fn bias(&self) -> Option<&Parameter> {
-        self.bias.as_ref()
+        self.tail.bias.as_ref()
     }
 
     /// Its prelu slope `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
-        self.slope.as_ref()
+        self.tail.slope.as_ref()
     }
 
     /// The geometry on an input of shape `x`.
@@ -250,25 +244,6 @@ impl Conv2d {
     pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
         ConvGeometry::conv2d(&self.spec, x, self.weight_shape)
     }
-
-    /// As [`super::AnyLayer::contract`].
-    pub(crate) fn contract(&self, dtype: DType, x: Shape) -> Result<Contract> {
-        let gain = match (self.spec.activation, &self.slope) {
-            (Activation::LeakyRelu { alpha }, _) => alpha.abs(),
-            (Activation::Prelu, Some(slope)) => slope.values().iter().fold(0.0, |steepest: f32, s| steepest.max(s.abs())),
-            _ => 1.0,
-        };
-        let contract = Contract::new(dtype, self.geometry(x)?.products()).gain(gain.into());
-        Ok(contract.exact(self.spec.activation.keeps_exactness()))
-    }
-
-    /// Refuses a prelu without its slope.
-    pub(crate) fn check_complete(&self) -> Result<()> {
-        if self.spec.activation == Activation::Prelu && self.slope.is_none() {
-            return Err(Error::MissingTensor { op: "conv2d", name: "slope [C_out] for activation prelu".into(), available: String::new() });
-        }
-        Ok(())
-    }
 }
 
 impl Layer for Conv2d {
@@ -276,14 +251,39 @@ impl Layer for Conv2d {
         LayerSpec::Conv2d(self.spec)
     }
 
-    fn output_shape(&self, x: Shape) -> Result<Shape> {
-        Ok(self.geometry(x)?.output_shape())
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.output_shape())
     }
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        self.check_complete()?;
+        self.tail.check_complete()?;
         let geometry = self.geometry(request.x)?;
-        let epilogue = Epilogue { bias: self.bias.as_ref(), slope: self.slope.as_ref(), activation: self.spec.activation };
-        conv2d::plan(device, request, geometry, &self.weight, epilogue, &self.packed)
+        conv2d::plan(device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
+    }
+}
+
+impl Kind for Conv2d {
+    type Spec = Conv2dSpec;
+    const SIGNATURE: Signature = Signature { parameters: &["weight", "bias", "slope"], inputs: &["x", "residual"] };
+
+    fn build(spec: Conv2dSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = Conv2d::new(spec, parameters.take("weight")?)?;
+        layer.tail = layer.tail.take("bias", "slope", parameters)?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+    }
+
+    fn typical_parameters(spec: &Conv2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
+        let tail = Tail::typical_parameters(spec.activation, weight[0]);
+        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.tail.gain());
+        Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 }

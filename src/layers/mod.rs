@@ -9,14 +9,22 @@ mod attributes;
 mod conv2d;
 mod parameter;
 mod plan;
+mod rois;
+mod sequence;
+mod tail;
+mod workspace;
 
 pub use activation::Activation;
-pub use any::{AnyLayer, LayerSpec, Signature};
+pub use any::{AnyLayer, LayerSpec, Shapes, Signature};
+pub(crate) use any::{Kind, Named};
 pub use attributes::Padding;
 pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec};
 pub use parameter::Parameter;
-pub(crate) use plan::Executable;
-pub use plan::{Choice, Explanation, Inputs, Plan, PlanRequest, Residual, Workspace};
+pub use plan::{Choice, Explanation, Field, Inputs, Plan, PlanRequest, Residual};
+pub(crate) use plan::{Executable, Needs};
+pub use rois::{RoIs, RoisView};
+pub(crate) use tail::Tail;
+pub use workspace::{Workspace, WorkspaceMemory};
 
 use crate::{Element, Result, Shape, Stream, Tensor};
 
@@ -25,11 +33,11 @@ pub trait Layer: Send + Sync + 'static {
     /// The spec it was built from, as JSON knows it.
     fn spec(&self) -> LayerSpec;
 
-    /// The shape of the output for an input of shape `x`.
+    /// The shape of the output for the input of `request`, which is made from the shape of x: `layer.output_shape(&x.into())`.
     ///
     /// # Errors
     /// When the layer cannot be applied to such an input.
-    fn output_shape(&self, x: Shape) -> Result<Shape>;
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape>;
 
     /// Chooses the kernel and prepares all that running needs: validated geometry, packed weights on the device, the loaded
     /// kernel. May allocate and take milliseconds; [`Plan::run`] does neither.
@@ -43,11 +51,11 @@ pub trait Layer: Send + Sync + 'static {
     /// # Errors
     /// As [`Layer::plan`] and [`Plan::run`].
     fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
-        let x = &inputs.x;
-        let device = x.device().clone();
-        let plan = self.plan::<T>(&device, &PlanRequest::new(x.shape()).format(x.format()))?;
+        let device = inputs.x.device().clone();
+        let plan = self.plan::<T>(&device, &inputs.request())?;
         let mut y = Tensor::uninitialised(&device, plan.output_shape(), plan.output_format())?;
-        plan.run(inputs, &mut y, Workspace::none(), &Stream::default_of(&device))?;
+        let mut memory = WorkspaceMemory::new(&device, plan.workspace_bytes())?;
+        plan.run(inputs, &mut y, memory.workspace(), &Stream::default_of(&device))?;
         Ok(y)
     }
 }

@@ -1,10 +1,11 @@
 //! A layer made ready for one input shape on one device.
 
+use super::RoisView;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
-use crate::{DType, Device, Element, MemoryFormat, Shape, Stream};
+use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor};
 use std::fmt;
-use std::marker::PhantomData;
 
 /// What a plan is made for: the input's shape, the formats, and wishes about the kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,12 +15,19 @@ pub struct PlanRequest {
     pub(crate) y_format: MemoryFormat,
     pub(crate) kernel: Option<String>,
     pub(crate) batch_invariant: bool,
+    pub(crate) rois: Option<usize>,
+}
+
+impl From<Shape> for PlanRequest {
+    fn from(x: Shape) -> Self {
+        Self::new(x)
+    }
 }
 
 impl PlanRequest {
     /// A plan for inputs of shape [N, C, H, W], contiguous in and out.
     pub fn new(x: Shape) -> Self {
-        Self { x, x_format: MemoryFormat::Contiguous, y_format: MemoryFormat::Contiguous, kernel: None, batch_invariant: false }
+        Self { x, x_format: MemoryFormat::Contiguous, y_format: MemoryFormat::Contiguous, kernel: None, batch_invariant: false, rois: None }
     }
 
     /// The format of input and output.
@@ -35,6 +43,11 @@ impl PlanRequest {
     /// Uses the kernel of this name, as [`Explanation`] lists it, instead of the cheapest. For tests and benchmarks.
     pub fn kernel(self, name: impl Into<String>) -> Self {
         Self { kernel: Some(name.into()), ..self }
+    }
+
+    /// How many RoIs there will be: K. Layers that pool RoIs need it.
+    pub fn rois(self, rois: usize) -> Self {
+        Self { rois: Some(rois), ..self }
     }
 
     /// Asks for results of an image that do not depend, in any bit, on the batch that it came in.
@@ -54,6 +67,27 @@ pub enum Residual<'a, T: Element> {
     Output,
 }
 
+/// Offsets or a mask: in the layer's dtype, or in f32 whatever that is.
+#[derive(Debug, Clone, Copy)]
+pub enum Field<'a, T: Element> {
+    /// In the layer's dtype.
+    Native(TensorView<'a, T>),
+    /// In f32.
+    F32(TensorView<'a, f32>),
+}
+
+impl<'a, T: Element> From<TensorView<'a, T>> for Field<'a, T> {
+    fn from(view: TensorView<'a, T>) -> Self {
+        Field::Native(view)
+    }
+}
+
+impl<'a, T: Element> From<&'a Tensor<T>> for Field<'a, T> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        Field::Native(tensor.view())
+    }
+}
+
 /// The tensors that a layer reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a, T: Element> {
@@ -61,12 +95,18 @@ pub struct Inputs<'a, T: Element> {
     pub x: TensorView<'a, T>,
     /// Added before the activation.
     pub residual: Residual<'a, T>,
+    /// Where a deformable layer samples.
+    pub offset: Option<Field<'a, T>>,
+    /// By what a modulated deformable layer multiplies its samples.
+    pub mask: Option<Field<'a, T>>,
+    /// The regions that a layer pools.
+    pub rois: Option<RoisView<'a>>,
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
     /// An input alone.
     pub fn new(x: impl Into<TensorView<'a, T>>) -> Self {
-        Self { x: x.into(), residual: Residual::None }
+        Self { x: x.into(), residual: Residual::None, offset: None, mask: None, rois: None }
     }
 
     /// Adds `residual` before the activation.
@@ -78,19 +118,25 @@ impl<'a, T: Element> Inputs<'a, T> {
     pub fn accumulate(self) -> Self {
         Self { residual: Residual::Output, ..self }
     }
-}
 
-/// Device memory that a plan may use while it runs. [`Plan::workspace_bytes`] says how much; every plan of this version
-/// needs none.
-#[derive(Debug, Default)]
-pub struct Workspace<'a> {
-    memory: PhantomData<&'a mut [u8]>,
-}
+    /// Samples at these offsets.
+    pub fn offset(self, offset: impl Into<Field<'a, T>>) -> Self {
+        Self { offset: Some(offset.into()), ..self }
+    }
 
-impl Workspace<'_> {
-    /// No memory.
-    pub fn none() -> Self {
-        Self::default()
+    /// Multiplies the samples with this mask.
+    pub fn mask(self, mask: impl Into<Field<'a, T>>) -> Self {
+        Self { mask: Some(mask.into()), ..self }
+    }
+
+    /// Pools these regions.
+    pub fn rois(self, rois: impl Into<RoisView<'a>>) -> Self {
+        Self { rois: Some(rois.into()), ..self }
+    }
+
+    /// What a plan for these inputs is asked for: formats as the input's.
+    pub(crate) fn request(&self) -> PlanRequest {
+        PlanRequest { rois: self.rois.map(|rois| rois.len()), ..PlanRequest::new(self.x.shape()).format(self.x.format()) }
     }
 }
 
@@ -118,21 +164,30 @@ pub struct Explanation {
     pub shared_bytes: u32,
     /// What the plan was asked for beyond the cheapest kernel.
     pub note: String,
+    /// Where a layer runs as several launches: each of them, in order.
+    pub stages: Vec<Explanation>,
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, z] = self.grid;
-        writeln!(
-            f,
-            "{} on a grid of {x} x {y} x {z} blocks, {} threads each, {} bytes of shared memory{}",
-            self.kernel, self.threads, self.shared_bytes, self.note
-        )?;
+        let threads = self.threads;
+        match self.stages.len() {
+            0 => write!(f, "{} on a grid of {x} x {y} x {z} blocks, {threads} threads each", self.kernel)?,
+            launches => write!(f, "{} of {launches} launches", self.kernel)?,
+        }
+        if self.shared_bytes > 0 {
+            write!(f, ", {} bytes of shared memory", self.shared_bytes)?;
+        }
+        writeln!(f, "{}", self.note)?;
         for choice in &self.choices {
             match &choice.verdict {
                 Ok(cost) => writeln!(f, "  {:<36} cost {cost:.3e}", choice.kernel)?,
                 Err(reason) => writeln!(f, "  {:<36} no: {reason}", choice.kernel)?,
             }
+        }
+        for (index, stage) in self.stages.iter().enumerate() {
+            write!(f, "stage {}: {stage}", index + 1)?;
         }
         Ok(())
     }
@@ -141,7 +196,32 @@ impl fmt::Display for Explanation {
 /// What a kernel family prepares: everything but the addresses of the tensors.
 pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// Launches on checked tensors.
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, stream: &Stream) -> Result<()>;
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
+}
+
+/// Whether a layer reads an input beside x, and in which shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Need {
+    #[default]
+    No,
+    Optional(Shape),
+    Required(Shape),
+}
+
+/// What a plan reads beside x.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Needs {
+    pub residual: Need,
+    pub offset: Need,
+    pub mask: Need,
+    pub rois: bool,
+}
+
+impl Needs {
+    /// A residual of the output's shape, if the user wants one.
+    pub fn residual(output: Shape) -> Self {
+        Self { residual: Need::Optional(output), ..Default::default() }
+    }
 }
 
 /// A layer made ready for one input shape: validated geometry, chosen and loaded kernel, packed weights on the device.
@@ -150,9 +230,12 @@ pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
 /// between threads and streams.
 #[derive(Debug)]
 pub struct Plan<T: Element> {
+    pub(crate) op: &'static str,
     pub(crate) device: Device,
     pub(crate) request: PlanRequest,
     pub(crate) output: Shape,
+    pub(crate) needs: Needs,
+    pub(crate) workspace_bytes: usize,
     pub(crate) executable: Box<dyn Executable<T>>,
     pub(crate) explanation: Explanation,
 }
@@ -173,9 +256,9 @@ impl<T: Element> Plan<T> {
         &self.device
     }
 
-    /// Bytes that [`Plan::run`] needs in its workspace.
+    /// Bytes that [`Plan::run`] needs in its workspace: 0 for a plan of one launch.
     pub fn workspace_bytes(&self) -> usize {
-        0
+        self.workspace_bytes
     }
 
     /// Which kernel runs, and why.
@@ -192,7 +275,9 @@ impl<T: Element> Plan<T> {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Format`] or [`Error::WrongDevice`] when a tensor is not what the plan was built for;
+    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when another set of tensors is given than the layer reads;
     /// [`Error::Aliased`] when `y` overlaps an input ([`Inputs::accumulate`] is the way to add to the output);
+    /// [`Error::Workspace`] when the workspace has fewer than [`Plan::workspace_bytes`];
     /// [`Error::Limit`] when a view's strides reach over 2^31 elements within an image; a failed launch.
     pub fn run<'y>(
         &self,
@@ -201,25 +286,47 @@ impl<T: Element> Plan<T> {
         workspace: Workspace<'_>,
         stream: &Stream,
     ) -> Result<()> {
-        let Workspace { memory: PhantomData } = workspace;
         let mut y = y.into();
         self.check("x", &inputs.x, self.request.x, Some(self.request.x_format))?;
         self.check("y", &y.as_view(), self.output, Some(self.request.y_format))?;
         disjoint("x", &inputs.x, &y)?;
+        if !matches!(inputs.residual, Residual::None) && self.needs.residual == Need::No {
+            return Err(self.unexpected("residual"));
+        }
         if let Residual::Tensor(residual) = &inputs.residual {
             self.check("residual", residual, self.output, None)?;
             disjoint("residual", residual, &y)?;
         }
+        self.check_field("offset", self.needs.offset, inputs.offset.as_ref(), &y)?;
+        self.check_field("mask", self.needs.mask, inputs.mask.as_ref(), &y)?;
+        match (&inputs.rois, self.needs.rois) {
+            (None, false) => {}
+            (Some(rois), true) => rois.check(&self.device, self.request.rois.unwrap_or_default(), self.request.x[0])?,
+            (Some(_), false) => return Err(self.unexpected("rois")),
+            (None, true) => return Err(self.missing("rois")),
+        }
         if stream.device() != &self.device {
             return Err(Error::WrongDevice { name: "the stream", expected: self.device.to_string(), got: stream.device().to_string() });
         }
+        workspace.check(&self.device, self.workspace_bytes)?;
         if self.output.contains(&0) {
             return Ok(());
         }
-        self.executable.run(inputs, &mut y, stream)
+        self.executable.run(inputs, &mut y, &workspace, stream)
     }
 
-    fn check(&self, name: &'static str, tensor: &TensorView<'_, T>, shape: Shape, format: Option<MemoryFormat>) -> Result<()> {
+    fn unexpected(&self, name: &'static str) -> Error {
+        let named = |(name, need): (&'static str, Need)| (need != Need::No).then_some(name);
+        let optional = [("residual", self.needs.residual), ("offset", self.needs.offset), ("mask", self.needs.mask)];
+        let known: Vec<&str> = ["x"].into_iter().chain(optional.into_iter().filter_map(named)).collect();
+        Error::UnexpectedTensor { op: self.op, name: name.into(), known: known.join(", ") }
+    }
+
+    fn missing(&self, name: &'static str) -> Error {
+        Error::MissingTensor { op: self.op, name: name.into(), available: String::new() }
+    }
+
+    fn check<U: Element>(&self, name: &'static str, tensor: &TensorView<'_, U>, shape: Shape, format: Option<MemoryFormat>) -> Result<()> {
         if tensor.device() != &self.device {
             return Err(Error::WrongDevice { name, expected: self.device.to_string(), got: tensor.device().to_string() });
         }
@@ -233,9 +340,26 @@ impl<T: Element> Plan<T> {
         }
         Ok(())
     }
+
+    /// An offset or a mask may be in either format.
+    fn check_field(&self, name: &'static str, need: Need, field: Option<&Field<'_, T>>, y: &TensorViewMut<'_, T>) -> Result<()> {
+        match (need, field) {
+            (Need::No | Need::Optional(_), None) => Ok(()),
+            (Need::No, Some(_)) => Err(self.unexpected(name)),
+            (Need::Required(_), None) => Err(self.missing(name)),
+            (Need::Optional(shape) | Need::Required(shape), Some(Field::Native(view))) => {
+                self.check(name, view, shape, None)?;
+                disjoint(name, view, y)
+            }
+            (Need::Optional(shape) | Need::Required(shape), Some(Field::F32(view))) => {
+                self.check(name, view, shape, None)?;
+                disjoint(name, view, y)
+            }
+        }
+    }
 }
 
-fn disjoint<T: Element>(name: &'static str, input: &TensorView<'_, T>, y: &TensorViewMut<'_, T>) -> Result<()> {
+fn disjoint<T: Element, U: Element>(name: &'static str, input: &TensorView<'_, U>, y: &TensorViewMut<'_, T>) -> Result<()> {
     match input.overlap(&y.as_view()) {
         None => Ok(()),
         Some((start, end)) => Err(Error::Aliased { name, start, end }),

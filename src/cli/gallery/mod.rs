@@ -183,13 +183,13 @@ fn show(run: Run<'_>) -> Result<Shown<'_>> {
     let Run { exhibit, operands, field, outcome, curves, types } = run;
     let Exhibit { model, dtype, .. } = exhibit;
     let x = run::shape(&operands["x"]);
-    let (bias, residual) = (model.parameters.contains_key("bias"), operands.contains_key("residual"));
+    let residual = operands.contains_key("residual");
     let check = |dtype, y: &Planes| run::check(model, &operands, dtype, y);
     let types = types.into_iter().map(|(dtype, format, outcome)| Ok(TypeRow { dtype, format, check: check(dtype, &outcome.y)?, outcome }));
-    let cost = analysis::Operands::new(*dtype).bias(bias).residual(residual);
+    let cost = analysis::Operands::new(*dtype).residual(residual).mask(operands.contains_key("mask"));
     Ok(Shown {
         portrait: portrait::portrait(&model.layer, x, residual)?,
-        report: analysis::analyse(&model.layer.spec(), model.layer.weight_shape(), x, cost)?,
+        report: analysis::analyse(&model.layer.spec(), &model.layer.parameter_shapes(), &x.into(), cost)?,
         check: check(*dtype, &outcome.y)?,
         panels: render(exhibit, &outcome.y)?,
         types: types.collect::<Result<_>>()?,

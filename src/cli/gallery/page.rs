@@ -315,17 +315,20 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let rows: String = rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
     let spec = serde_json::to_string(&exhibit.model.layer.spec()).unwrap_or_default();
     let residual = if exhibit.residual.is_some() { ", and a residual" } else { "" };
-    let vectors = exhibit.model.parameters.iter().filter(|(_, parameter)| parameter.shape().len() == 1);
-    let vectors: String = vectors.map(|(name, parameter)| format!(" and a {name} of {:?}", parameter.values())).collect();
+    let parameters = exhibit.model.parameters.iter().map(|(name, parameter)| match parameter.shape() {
+        [_] => format!("a {name} of {:?}", parameter.values()),
+        shape => format!("a {name} of shape {shape:?}"),
+    });
+    let parameters: Vec<String> = parameters.collect();
     let files: Vec<&str> = shown.panels.iter().map(|r| r.file.as_str()).collect();
     format!(
         "<dl class=\"facts\">{rows}</dl>\n<details><summary>Size, kernel, spec</summary>\n<p class=\"sum\">{}</p>\n\
          <p>Kernel <code>{}</code>{residual}</p><pre>{}</pre>\n\
-         <p>Spec, as <code>warpconv run --layer</code> takes it, with a weight of {:?}{vectors}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
+         <p>Spec, as <code>warpconv run --layer</code> takes it, with {}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
         shown.portrait.size.join("<br>"),
         outcome.kernel,
         escape(outcome.explanation.trim_end()),
-        exhibit.model.layer.weight_shape(),
+        if parameters.is_empty() { "no parameters".into() } else { parameters.join(" and ") },
         escape(&spec),
         escape(&files.join(", ")),
     )

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use warpconv::half::{bf16, f16};
 use warpconv::reference::{self, Array};
 use warpconv::{
-    AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, PlanRequest, Result, Shape, Stream, Tensor, Workspace,
+    AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, PlanRequest, Result, Shape, Stream, Tensor, WorkspaceMemory,
 };
 
 /// What a layer reads, by the names of its signature.
@@ -44,17 +44,18 @@ fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, fo
     };
     let tensors = operands.iter().map(upload).collect::<Result<BTreeMap<_, _>>>()?;
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-    let inputs = Inputs::from_named(&layer.spec(), &views)?;
+    let inputs = Inputs::from_named(&layer.spec(), &views, None)?;
     let plan = layer.plan::<T>(device, &PlanRequest::new(inputs.x.shape()).format(format))?;
     let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;
+    let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
     let stream = Stream::default_of(device);
     if device.kind() == DeviceKind::Cuda {
         // a GPU's first run is not like the others
-        plan.run(&inputs, &mut y, Workspace::none(), &stream)?;
+        plan.run(&inputs, &mut y, memory.workspace(), &stream)?;
     }
     device.synchronize()?;
     let start = Instant::now();
-    plan.run(&inputs, &mut y, Workspace::none(), &stream)?;
+    plan.run(&inputs, &mut y, memory.workspace(), &stream)?;
     stream.synchronize()?;
     let time = start.elapsed();
     let [_, c, h, w] = y.shape();
@@ -91,7 +92,7 @@ pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Re
     }
     let (expected, scale) = reference::layer(&model.layer.spec(), &tensors)?;
     // the bit-for-bit rule is for multiples of 1/64, which pixels are not
-    let contract = model.layer.contract(dtype, operands.get("x").map_or([0; 4], shape))?.exact(false);
+    let contract = model.layer.contract(dtype, &operands.get("x").map_or([0; 4], shape).into())?.exact(false);
     let report = contract.check(&y.values, expected.data(), scale.data())?;
     let distance = y.values.iter().zip(expected.data()).map(|(&y, &e)| (f64::from(y) - e).abs());
     Ok(Check {

@@ -1,0 +1,283 @@
+//! Problems that are hard on kernels: random ones with an awkwardness each, labelled with why it is awkward. `warpconv verify`
+//! and the crate's tests draw from the same table, and so can users who test their own backends.
+
+mod conv2d;
+
+use crate::geometry::elements;
+use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
+use crate::reference::Array;
+use crate::{DType, Error, Result, Shape};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the tensors of a [`Problem`] hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Values {
+    /// k/64 with |k| <= 64: sums are exact in f32, so linear layers can be compared bit for bit.
+    Exact,
+    /// Uniform in [-1, 1) with every bit of the mantissa in use.
+    FullMantissa,
+    /// Mostly as `FullMantissa`, with NaN, infinities, signed zeros and subnormals of every dtype strewn in.
+    Special,
+}
+
+/// One layer on one input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Problem {
+    /// Why it is hard: the name of a [`Kind`].
+    pub kind: String,
+    /// The layer's op and attributes.
+    pub layer: LayerSpec,
+    /// The shape of x, of each parameter and of each other input, by the names of [`LayerSpec::signature`].
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// What the tensors hold.
+    pub values: Values,
+    /// Channels before and behind the input in the tensor that it is a slice of.
+    pub x_margin: [usize; 2],
+    /// Channels before and behind the output in the tensor that it is a slice of.
+    pub y_margin: [usize; 2],
+    /// Seed of the values.
+    pub seed: u64,
+}
+
+/// A kind of awkwardness of the problems of one op.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// The op that is tried.
+    pub op: &'static str,
+    /// Its label.
+    pub name: &'static str,
+    /// What it is hard on.
+    pub why: &'static str,
+    make: Make,
+}
+
+/// How a random problem of a kind is made: a variant for each op, whose module has the rest.
+#[derive(Debug, Clone, Copy)]
+enum Make {
+    Conv2d(conv2d::Change),
+}
+
+/// Every kind of awkwardness that random problems are drawn from, op by op.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    conv2d::kinds()
+}
+
+fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
+    *from.choose(rng).expect("a table is not empty")
+}
+
+impl Problem {
+    /// Problem `index` of the sequence that `seed` gives. The kinds take turns.
+    pub fn random(seed: u64, index: u64) -> Self {
+        let kinds: Vec<Kind> = kinds().collect();
+        Self::of_kinds(&kinds, seed, index)
+    }
+
+    /// The same for these kinds only.
+    ///
+    /// # Panics
+    /// Without a kind.
+    pub fn of_kinds(kinds: &[Kind], seed: u64, index: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
+        let kind = &kinds[(index % kinds.len() as u64) as usize];
+        match kind.make {
+            Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
+        }
+    }
+
+    /// A problem of exact values, without margins. `shapes` are those of x and of the parameters; [`Problem::with_residual`]
+    /// adds what depends on the output.
+    pub fn new(layer: LayerSpec, shapes: &[(&str, &[usize])]) -> Self {
+        let shapes = shapes.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
+        Self { kind: "plain".into(), layer, shapes, values: Values::Exact, x_margin: [0, 0], y_margin: [0, 0], seed: 5 }
+    }
+
+    /// A convolution; as [`Problem::new`].
+    pub fn conv2d(spec: Conv2dSpec, x: Shape, weight: Shape) -> Self {
+        let slope = [weight[0]];
+        let mut shapes: Vec<(&str, &[usize])> = vec![("x", &x), ("weight", &weight)];
+        if spec.activation == crate::Activation::Prelu {
+            shapes.push(("slope", &slope));
+        }
+        Self::new(LayerSpec::Conv2d(spec), &shapes)
+    }
+
+    /// With a tensor of this name and shape, or without it.
+    pub fn with(mut self, name: &str, shape: Option<&[usize]>) -> Self {
+        match shape {
+            Some(shape) => self.shapes.insert(name.into(), shape.to_vec()),
+            None => self.shapes.remove(name),
+        };
+        self
+    }
+
+    /// With a residual if so wished and if there is an output.
+    pub fn with_residual(self, residual: bool) -> Self {
+        let output = self.output_shape().ok().filter(|_| residual);
+        self.with("residual", output.as_ref().map(|shape| &shape[..]))
+    }
+
+    /// The shape of a tensor; of no dimensions when it is not there.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        self.shapes.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The shape of x.
+    ///
+    /// # Errors
+    /// [`Error::Rank`].
+    pub fn x(&self) -> Result<Shape> {
+        crate::geometry::rank4("x", self.shape("x"))
+    }
+
+    /// What a plan is asked for.
+    fn request(&self) -> Result<PlanRequest> {
+        let request = PlanRequest::new(self.x()?);
+        Ok(match self.shapes.get("rois") {
+            Some(shape) => request.rois(shape.first().copied().unwrap_or_default()),
+            None => request,
+        })
+    }
+
+    /// The shape of its output.
+    ///
+    /// # Errors
+    /// When the parts of the problem do not fit one another.
+    pub fn output_shape(&self) -> Result<Shape> {
+        let parameters = self.layer.signature().parameters;
+        let named = self.shapes.iter().filter(|(name, _)| parameters.contains(&name.as_str()));
+        let zeros = |(name, shape): (&String, &Vec<usize>)| Ok((name.clone(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
+        AnyLayer::new(self.layer, named.map(zeros).collect::<Result<_>>()?)?.output_shape(&self.request()?)
+    }
+
+    /// Its tensors by name, rounded to what kernels of a dtype read. Biases and slopes, the vectors, and RoIs are f32 in every
+    /// dtype.
+    ///
+    /// # Errors
+    /// When the parts of the problem do not fit one another.
+    pub fn tensors(&self, dtype: DType) -> Result<BTreeMap<String, Array>> {
+        let known = self.layer.signature();
+        let array = |(name, shape): (&String, &Vec<usize>)| {
+            if !known.parameters.contains(&name.as_str()) && !known.inputs.contains(&name.as_str()) {
+                let known: Vec<&str> = known.parameters.iter().chain(known.inputs).copied().collect();
+                return Err(Error::UnexpectedTensor { op: self.layer.op(), name: name.clone(), known: known.join(", ") });
+            }
+            let dtype = if shape.len() == 4 { dtype } else { DType::F32 };
+            Ok((name.clone(), Array::from_slice(shape.clone(), &self.values(name, elements(shape)?, dtype))?))
+        };
+        self.shapes.iter().map(array).collect()
+    }
+
+    /// Simpler problems that may fail in the same way, the simplest first: smaller sizes, fewer tensors and attributes.
+    pub fn simpler(&self) -> Vec<Problem> {
+        let mut out = Vec::new();
+        let mut add = |problem: Problem| {
+            let residual = problem.shapes.contains_key("residual");
+            let problem = problem.with_residual(residual);
+            if problem != *self && problem.output_shape().is_ok() {
+                out.push(problem);
+            }
+        };
+        match self.layer {
+            LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+        }
+        self.shrink_tensors(&mut add);
+        out
+    }
+
+    /// What is simpler for every op: fewer images and pixels, no optional tensors, no margins. What does not fit is left out.
+    fn shrink_tensors(&self, add: &mut dyn FnMut(Problem)) {
+        for to in SMALLER {
+            for axis in [0, 2, 3] {
+                let mut problem = self.clone();
+                if let Some(size) = problem.shapes.get_mut("x").and_then(|x| x.get_mut(axis)) {
+                    *size = to(*size);
+                }
+                add(problem);
+            }
+            for side in 0..2 {
+                let (mut x, mut y) = (self.clone(), self.clone());
+                x.x_margin[side] = to(x.x_margin[side]);
+                y.y_margin[side] = to(y.y_margin[side]);
+                add(x);
+                add(y);
+            }
+        }
+        for name in self.shapes.keys().filter(|name| *name != "x") {
+            add(self.clone().with(name, None));
+        }
+    }
+
+    /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly. The layer's own parameters stay finite:
+    /// whether a kernel multiplies padding's zeros with the weight or leaves the product out is not specified, and shows only
+    /// where a weight is infinite or NaN.
+    fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
+        let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
+        let subnormal = dtype.smallest_subnormal() as f32;
+        let special = [0.0, -0.0, subnormal, -subnormal, 3.0 * subnormal, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let special = if self.layer.signature().inputs.contains(&tensor) { &special[..] } else { &special[..5] };
+        let value = |rng: &mut StdRng| match self.values {
+            Values::Exact => rng.random_range(-64i32..=64) as f32 / 64.0,
+            Values::Special if rng.random_bool(0.03) => *special.choose(rng).expect("not empty"),
+            Values::FullMantissa | Values::Special => rng.random_range(-1.0f32..1.0),
+        };
+        (0..count).map(|_| dtype.round(f64::from(value(&mut rng))) as f32).collect()
+    }
+}
+
+/// Ways to make a size smaller, the boldest first.
+const SMALLER: [fn(usize) -> usize; 3] = [|v| 1.min(v), |v| v / 2, |v| v.saturating_sub(1)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::{Operands, analyse};
+
+    #[test]
+    fn every_problem_is_valid_and_small_and_its_own_json() {
+        for index in 0..2000 {
+            let problem = Problem::random(3, index);
+            let parameters = problem.layer.signature().parameters;
+            let named = parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?.clone())));
+            let named: Vec<_> = named.collect();
+            let report = analyse(&problem.layer, &named, &problem.request().unwrap(), Operands::new(DType::F32));
+            let report = report.unwrap_or_else(|e| panic!("{problem:?}: {e}"));
+            assert!(report.operations.macs < 40_000_000, "{problem:?}");
+            assert_eq!(problem, Problem::random(3, index));
+            let json = serde_json::to_string(&problem).unwrap();
+            assert_eq!(serde_json::from_str::<Problem>(&json).unwrap(), problem, "{json}");
+        }
+    }
+
+    #[test]
+    fn shrinking_ends() {
+        let mut problem = Problem::random(1, 13);
+        let mut steps = 0;
+        while let Some(next) = problem.simpler().into_iter().next() {
+            problem = next;
+            steps += 1;
+            assert!(steps < 1000, "{problem:?}");
+        }
+        assert_eq!((problem.shape("x"), problem.shape("weight")), (&[0, 1, 1, 1][..], &[1, 1, 1, 1][..]));
+    }
+
+    #[test]
+    fn special_values_are_there_in_every_dtype() {
+        let mut problem = Problem::random(1, 0);
+        problem.values = Values::Special;
+        for dtype in DType::ALL {
+            let values = problem.values("x", 4000, dtype);
+            assert!(values.iter().any(|v| v.is_nan()) && values.iter().any(|v| v.is_infinite()));
+            assert!(values.iter().any(|&v| f64::from(v) == dtype.smallest_subnormal()));
+            assert!(problem.values("weight", 4000, dtype).iter().all(|v| v.is_finite()));
+            assert!(values.iter().all(|&v| v.is_nan() || dtype.round(v.into()) == f64::from(v)));
+        }
+    }
+}

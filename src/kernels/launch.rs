@@ -1,0 +1,263 @@
+//! The choice among the kernels of an op, and the launch that all convolutions share.
+
+use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, find, operand, tensor4, to_i32};
+use crate::device::{Access, DeviceKind, Operand, Properties};
+use crate::error::Result;
+use crate::geometry::{ConvGeometry, elements};
+use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace};
+use crate::tensor::{TensorView, TensorViewMut};
+use crate::{DType, Device, Element, MemoryFormat, Stream};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The y and z limit of a CUDA grid; what is beyond it is taken by the kernels' stride loops.
+pub(crate) const MAX_GRID_Y: usize = 65_535;
+
+/// What a kernel's selection depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Problem<'a> {
+    pub geometry: ConvGeometry,
+    pub dtype: DType,
+    pub x_format: MemoryFormat,
+    pub y_format: MemoryFormat,
+    pub kind: DeviceKind,
+    pub device: &'a Properties,
+}
+
+/// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
+pub(crate) struct Family<T> {
+    pub name: &'static str,
+    pub cost: fn(&KernelInfo, &Problem<'_>) -> Result<f64, String>,
+    pub prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
+}
+
+/// The parameter struct of a kernel: what all of them take, and what a family adds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KernelParams {
+    Conv(ConvParams),
+    Depthwise(ConvDepthwiseParams),
+    Grouped(ConvGroupedParams),
+}
+
+impl Default for KernelParams {
+    fn default() -> Self {
+        KernelParams::Conv(ConvParams::default())
+    }
+}
+
+impl KernelParams {
+    fn conv(&mut self) -> &mut ConvParams {
+        match self {
+            KernelParams::Conv(params) => params,
+            KernelParams::Depthwise(params) => &mut params.conv,
+            KernelParams::Grouped(params) => &mut params.conv,
+        }
+    }
+}
+
+/// What a family prepares for one kernel: how it is launched and how it wants its weight.
+pub(crate) struct Prepared<T> {
+    pub grid: [u32; 3],
+    pub shared_bytes: u32,
+    /// Only what the family adds is filled in.
+    pub params: KernelParams,
+    /// Bytes to which the addresses and strides of x and of y must be aligned. Where a view's are not, `run` takes the cheapest
+    /// candidate that needs no more than an element's.
+    pub alignment: [usize; 2],
+    /// Names the order of the packed weight.
+    pub layout: &'static str,
+    /// From [C_out][C_in / groups][kh][kw] to that order, rounded once.
+    pub pack: fn(&ConvGeometry, &Parameter) -> Vec<T>,
+}
+
+/// Chooses among the families of an op, the last of which applies to every problem; packs and loads.
+pub(crate) fn plan<T: Element>(
+    op: &'static str,
+    families: &[Family<T>],
+    device: &Device,
+    request: &PlanRequest,
+    geometry: ConvGeometry,
+    weight: &Parameter,
+    epilogue: Epilogue<'_>,
+    packed: &PackedWeights,
+) -> Result<Plan<T>> {
+    let params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
+    let problem = Problem {
+        geometry,
+        dtype: T::DTYPE,
+        x_format: request.x_format,
+        y_format: request.y_format,
+        kind: device.kind(),
+        device: device.properties(),
+    };
+    let (info, choices) = choose(op, request.kernel.as_deref(), candidates(families, &problem))?;
+    let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
+        let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
+        let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
+        *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights })
+    };
+    let chosen = ready(info, prepare(families, info, &problem))?;
+    let mut note = String::new();
+    let mut narrow = None;
+    let undemanding = [size_of::<T>(); 2];
+    if chosen.alignment != undemanding {
+        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let (kernel, prepared) = applicable
+            .map(|kernel| (kernel, prepare(families, kernel, &problem)))
+            .find(|(_, prepared)| prepared.alignment == undemanding)
+            .expect("the last family applies always and needs no more than an element's alignment");
+        note += &format!(
+            "; {} for views that are not aligned to {} bytes",
+            kernel.name,
+            chosen.alignment.into_iter().max().unwrap_or_default()
+        );
+        narrow = Some(ready(kernel, prepared)?);
+    }
+    if request.batch_invariant {
+        note += "; batch-invariant, as every candidate is";
+    }
+    let explanation = Explanation {
+        kernel: info.name,
+        choices,
+        grid: chosen.grid,
+        threads: info.threads,
+        shared_bytes: chosen.shared_bytes,
+        note,
+        stages: vec![],
+    };
+    let launch = ConvLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData };
+    Ok(Plan {
+        op,
+        device: device.clone(),
+        request: request.clone(),
+        output: geometry.output_shape(),
+        needs: Needs::residual(geometry.output_shape()),
+        workspace_bytes: 0,
+        executable: Box::new(launch),
+        explanation,
+    })
+}
+
+/// Every kernel of the families, with its estimated cost or the reason why it does not apply.
+fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Vec<Choice> {
+    let choices = |family: &Family<T>| {
+        let cost = family.cost;
+        super::family(family.name).map(move |kernel| Choice { kernel: kernel.name, verdict: cost(kernel, problem) })
+    };
+    families.iter().flat_map(choices).collect()
+}
+
+fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let family = families.iter().find(|family| family.name == kernel.family);
+    (family.expect("a candidate is of one of the families").prepare)(kernel, problem)
+}
+
+/// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
+fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
+    for axis in 0..2 {
+        let last = (g.output[axis] - 1).checked_mul(g.stride[axis]);
+        let taps = (g.kernel[axis] - 1).checked_mul(g.dilation[axis]);
+        let reach = last.zip(taps).and_then(|(last, taps)| last.checked_add(taps)?.checked_add(g.padding[axis]));
+        to_i32("the padded input size", reach.unwrap_or(usize::MAX))?;
+    }
+    to_i32("the number of elements of an output image", elements(&g.output_shape()[1..])?)?;
+    Ok(ConvGeometryParams {
+        n: to_i32("N", g.n)?,
+        c_in: to_i32("C_in", g.c_in)?,
+        h: to_i32("the input height", g.input[0])?,
+        w: to_i32("the input width", g.input[1])?,
+        c_out: to_i32("C_out", g.c_out)?,
+        h_out: to_i32("the output height", g.output[0])?,
+        w_out: to_i32("the output width", g.output[1])?,
+        kernel_h: to_i32("the kernel height", g.kernel[0])?,
+        kernel_w: to_i32("the kernel width", g.kernel[1])?,
+        stride_h: to_i32("the vertical stride", g.stride[0])?,
+        stride_w: to_i32("the horizontal stride", g.stride[1])?,
+        pad_top: to_i32("the top padding", g.padding[0])?,
+        pad_left: to_i32("the left padding", g.padding[1])?,
+        dilation_h: to_i32("the vertical dilation", g.dilation[0])?,
+        dilation_w: to_i32("the horizontal dilation", g.dilation[1])?,
+        groups: to_i32("groups", g.groups)?,
+    })
+}
+
+/// A kernel with all but the tensors.
+#[derive(Debug)]
+struct Ready {
+    kernel: Kernel,
+    grid: [u32; 3],
+    shared_bytes: u32,
+    alignment: [usize; 2],
+    params: KernelParams,
+    weights: Arc<Packed>,
+}
+
+/// A convolution, ready to run.
+#[derive(Debug)]
+struct ConvLaunch<T> {
+    device: Device,
+    chosen: Ready,
+    /// Where the chosen kernel needs an alignment that a view may not have.
+    narrow: Option<Ready>,
+    dtype: PhantomData<T>,
+}
+
+/// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
+fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let strides = view.layout().strides();
+    (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
+}
+
+impl<T: Element> Executable<T> for ConvLaunch<T> {
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
+        let y = y.as_view();
+        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
+        let ready = match &self.narrow {
+            Some(narrow) if !fits(&self.chosen) => narrow,
+            _ => &self.chosen,
+        };
+        let widest = ready.alignment[0].max(ready.alignment[1]);
+        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
+        let mut all = ready.params;
+        let params = all.conv();
+        params.x = tensor4(&inputs.x)?;
+        params.y = tensor4(&y)?;
+        let mut operands = Operands::new();
+        operands.push(operand("x", &inputs.x, Access::Read));
+        operands.push(Operand::packed("weight", &ready.weights.weight, size_of::<T>(), Access::Read));
+        for (name, memory) in ready.weights.bias_and_slope() {
+            operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
+        }
+        let mut access = Access::Write;
+        match &inputs.residual {
+            Residual::None => {}
+            Residual::Tensor(residual) => {
+                params.epilogue.residual = tensor4(residual)?;
+                params.epilogue.vector_residual = vectors(residual);
+                operands.push(operand("residual", residual, Access::Read));
+            }
+            Residual::Output => {
+                params.epilogue.residual = params.y;
+                params.epilogue.vector_residual = vectors(&y);
+                access = Access::Update;
+            }
+        }
+        operands.push(operand("y", &y, access));
+        // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
+        // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
+        unsafe {
+            let operands = operands.as_slice();
+            match &all {
+                KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+                KernelParams::Depthwise(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+                KernelParams::Grouped(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+            }
+        }
+    }
+}

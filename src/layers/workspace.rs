@@ -1,0 +1,94 @@
+//! Memory that a plan may use while it runs.
+
+use crate::device::Memory;
+use crate::error::{Error, Result};
+use crate::{Device, Element, Layout, TensorViewMut};
+use std::marker::PhantomData;
+
+/// To what every part of a workspace is aligned.
+const ALIGNMENT: usize = 256;
+
+/// So many bytes, rounded up to where the next part may begin.
+pub(crate) fn padded(bytes: usize) -> Result<usize> {
+    bytes.checked_next_multiple_of(ALIGNMENT).ok_or(Error::Overflow { what: "the size of a workspace", values: format!("{bytes} bytes") })
+}
+
+/// Memory for workspaces, freed on drop. One serves any number of plans that run one after the other on one stream.
+#[derive(Debug)]
+pub struct WorkspaceMemory(Memory);
+
+impl WorkspaceMemory {
+    /// As many bytes as [`crate::Plan::workspace_bytes`] asks for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::Driver`].
+    pub fn new(device: &Device, bytes: usize) -> Result<Self> {
+        device.allocate(bytes).map(Self)
+    }
+
+    /// All of it, for one run.
+    pub fn workspace(&mut self) -> Workspace<'_> {
+        Workspace { device: Some(self.0.device()), address: self.0.address(), bytes: self.0.bytes(), memory: PhantomData }
+    }
+}
+
+/// Device memory that a plan may use while it runs. [`crate::Plan::workspace_bytes`] says how much it needs: nothing, unless a
+/// layer runs as several launches with a tensor between them.
+#[derive(Debug, Default)]
+pub struct Workspace<'a> {
+    device: Option<&'a Device>,
+    address: u64,
+    bytes: usize,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Workspace<'a> {
+    /// No memory.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Memory that a service owns.
+    ///
+    /// # Errors
+    /// [`Error::Alignment`] when the address is not a multiple of 256.
+    ///
+    /// # Safety
+    /// From `address` on, `bytes` bytes must be memory of `device` that nobody else uses or frees while work queued with the
+    /// workspace runs.
+    pub unsafe fn from_raw(device: &'a Device, address: u64, bytes: usize) -> Result<Self> {
+        if !address.is_multiple_of(ALIGNMENT as u64) {
+            return Err(Error::Alignment { name: "the workspace", address, alignment: ALIGNMENT });
+        }
+        Ok(Self { device: Some(device), address, bytes, memory: PhantomData })
+    }
+
+    /// The same memory, for something that runs before whatever uses `self`.
+    pub(crate) fn reborrow(&self) -> Workspace<'_> {
+        Workspace { device: self.device, address: self.address, bytes: self.bytes, memory: PhantomData }
+    }
+
+    pub(crate) fn check(&self, device: &Device, needed: usize) -> Result<()> {
+        if self.bytes < needed {
+            return Err(Error::Workspace { needed, got: self.bytes });
+        }
+        match self.device {
+            Some(own) if needed > 0 && own != device => {
+                Err(Error::WrongDevice { name: "the workspace", expected: device.to_string(), got: own.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its first part as a tensor, and the rest. The plan has made sure that it is large enough.
+    pub(crate) fn split<T: Element>(&self, device: &'a Device, layout: Layout) -> Result<(TensorViewMut<'a, T>, Workspace<'a>)> {
+        let bytes = padded(layout.extent() * size_of::<T>())?;
+        self.check(device, bytes)?;
+        // SAFETY: the workspace is memory of the device, as long as it was checked to be, and exclusively ours for 'a
+        let tensor = unsafe { TensorViewMut::from_raw(device, self.address, layout)? };
+        Ok((
+            tensor,
+            Workspace { device: self.device, address: self.address + bytes as u64, bytes: self.bytes - bytes, memory: PhantomData },
+        ))
+    }
+}
