@@ -5,7 +5,8 @@
 //
 // Tiling: a block computes Tile::kM pixels x Tile::kN channels of one group; neighbouring blocks share their pixels, then
 // neighbouring pixels follow. A step is 64 bytes of k (32 elements of 16 bits, 16 of f32), kStages steps are in flight.
-// 16-bit types: a warp multiplies its part by mma.m16n8k16 on ldmatrix fragments, f32 sums. f32: strict FFMA, k in order.
+// 16-bit types: a warp multiplies its part by mma.m16n8k16 on ldmatrix fragments, f32 sums. f32: strict FFMA, k in order; or,
+// where the user allows tf32, mma.m16n8k8 on the same fragments, x rounded after it is loaded and the weights when packed.
 //
 // Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), Elements (any number
 // of channels and either format: single loads through registers, packed to 16-byte stores). K is (tap, channel) flattened, so
@@ -26,7 +27,8 @@ template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kVecto
     using Type = ChannelVectors<T, Tile>;
 };
 
-template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_gemm(const ConvParams& p) {
+// T: of the tensors; Math: what is multiplied.
+template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEVICE void conv_gemm(const ConvParams& p) {
     constexpr int kK = kRowBytes / sizeof(T);
     const ConvGeometryParams& g = p.geometry;
     const int32_t group_outputs = g.c_out / g.groups, tiles = (group_outputs + Tile::kN - 1) / Tile::kN;
@@ -39,8 +41,8 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_gemm(
     const Steps steps = tile_steps<T>(g, row, last_row);
     typename GatherOf<T, Tile, kKind>::Type a(p, steps, row, rows, group);
     WeightTiles<Tile> b(p.weight, steps, group, total_steps, tiles, column_tile);
-    WarpSums<T, Tile> sums;
+    WarpSums<Math, Tile> sums;
     sums.clear();
-    multiply_tiles<T, Tile>(sums, a, b, steps.count);
+    multiply_tiles<Math, Tile>(sums, a, b, steps.count);
     store_tile<T, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN});
 }

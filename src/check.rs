@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
-use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, RoIs, WorkspaceMemory};
+use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, Plan, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, on_exact_grid};
 use crate::reference::Array;
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
@@ -181,13 +181,24 @@ impl Case {
             return vec![run(plan.explain().kernel, Err(failure))];
         }
         let chosen = plan.explain().kernel;
-        let names: Vec<&'static str> = match kernels {
-            Kernels::Chosen => vec![chosen],
-            Kernels::All => plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect(),
+        let applicable = |plan: &Plan<T>| -> Vec<&'static str> {
+            plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect()
         };
+        let mut names: Vec<(&'static str, Precision)> = match kernels {
+            Kernels::Chosen => vec![(chosen, Precision::Strict)],
+            Kernels::All => applicable(&plan).into_iter().map(|name| (name, Precision::Strict)).collect(),
+        };
+        if kernels == Kernels::All && T::DTYPE == DType::F32 && !self.has_subnormals() {
+            // the kernels that round more than the default allows
+            let plan = catch(|| self.layer.plan::<T>(device, &request.clone().precision(Precision::Tf32)));
+            let more = plan.as_ref().map_or(vec![], applicable).into_iter().filter(|name| names.iter().all(|(known, _)| known != name));
+            let more: Vec<_> = more.map(|name| (name, Precision::Tf32)).collect();
+            names.extend(more);
+        }
         let mut runs = Vec::new();
-        for name in names {
-            let request = request.clone().kernel(name);
+        for (name, precision) in names {
+            let request = request.clone().kernel(name).precision(precision);
+            let contract = if precision == Precision::Tf32 { contract.tf32() } else { contract };
             let outcome = catch_failure(|| {
                 let y = self.run(&inputs, &request, shape, device)?;
                 let report = contract.check(&y, self.output.data(), &self.scale).map_err(Failure::Error)?;
@@ -211,6 +222,12 @@ impl Case {
         let contract = self.layer.contract(dtype, request)?;
         let exact = contract.exact && self.on_grid && rounded == 0;
         Ok(contract.exact(exact).rounded(rounded).tolerate(self.ref_atol, self.coord_atol))
+    }
+
+    /// Whether something that tf32 has no digits for is multiplied.
+    fn has_subnormals(&self) -> bool {
+        let operands = self.inputs.iter().map(|(_, array)| array).chain(&self.weights);
+        operands.flat_map(Array::data).any(|&v| v != 0.0 && v.abs() < f64::from(f32::MIN_POSITIVE))
     }
 
     fn place<T: Element>(&self, format: MemoryFormat, device: &Device) -> Result<Placed<T>> {

@@ -75,6 +75,11 @@ impl Contract {
         Self { stage: self.stage + roundings as f64 * self.dtype.unit_roundoff(), ..self }
     }
 
+    /// Allows for products of tf32.
+    pub fn tf32(self) -> Self {
+        Self { stage: self.stage + 2f64.powi(-10), ..self }
+    }
+
     /// With an activation whose steepest slope is `gain`.
     pub fn gain(self, gain: f64) -> Self {
         Self { gain: gain.max(1.0), ..self }

@@ -5,7 +5,9 @@ use half::f16;
 use rstest::rstest;
 use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{Case, Kernels};
-use warpconv::{Conv2d, Conv2dSpec, DType, Device, HostOptions, Layer, MemoryFormat, Padding, Parameter, PlanRequest, reference};
+use warpconv::{
+    Conv2d, Conv2dSpec, DType, Device, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Tensor, reference,
+};
 
 /// The kernels of the family that ran, all of them right.
 fn check(kind: &str, count: u64, device: &Device) -> Vec<&'static str> {
@@ -101,4 +103,31 @@ fn wider_groups_take_tensor_cores(
         let name = chosen(groups, channels, image, kernel, stride, format);
         assert!(name.starts_with("conv_grouped_f16_") || name.starts_with("conv_gemm_f16_"), "{format}: {name}");
     }
+}
+
+#[rstest]
+#[case(2)]
+#[case(3)]
+#[case(5)]
+fn groups_are_split_over_devices(#[case] parts: usize) {
+    let spec = Conv2dSpec { padding: Padding::all(1), groups: 5, activation: warpconv::Activation::Prelu, ..Default::default() };
+    let values = |count: usize| (0..count).map(|i| (i * 37 % 65) as f32 / 64.0 - 0.5).collect::<Vec<_>>();
+    let layer = Conv2d::new(spec, Parameter::new(&[10, 3, 3, 3], &values(270)).unwrap()).unwrap();
+    let layer = layer.with_bias(Parameter::vector(&values(10))).unwrap().with_slope(Parameter::vector(&values(10))).unwrap();
+    let device = Device::host().unwrap();
+    let x = Tensor::<f32>::from_slice(&device, [2, 15, 6, 7], &values(2 * 15 * 42)).unwrap();
+    let whole = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
+    let split = layer.split_groups(parts).unwrap();
+    assert_eq!(split.len(), parts);
+    for part in split {
+        let own = Device::host().unwrap();
+        let slice = x.channels(part.input).unwrap().to_format(MemoryFormat::Contiguous).unwrap().to_device(&own).unwrap();
+        let y = part.layer.forward(&Inputs::new(&slice)).unwrap().to_vec().unwrap();
+        let plane = 42;
+        for (n, image) in y.chunks_exact(part.output.len() * plane).enumerate() {
+            let first = (n * 10 + part.output.start) * plane;
+            assert_eq!(image, &whole[first..first + image.len()], "channels {:?} of image {n}", part.output);
+        }
+    }
+    assert!(layer.split_groups(6).is_err() && layer.split_groups(0).is_err());
 }

@@ -33,8 +33,9 @@ WC_DEVICE int32_t warp_index() { return (int32_t)(threadIdx.x / 32); }
 WC_DEVICE int32_t chunk_at(int32_t row, int32_t chunk) { return row * kRowBytes + (chunk ^ (row >> 1 & 3)) * kChunkBytes; }
 
 // The sums of a warp. `multiply` adds the products of the warp's rows of one stage; `stage` writes rows [32 * block, 32 * block
-// + 32) to `to`: [row][channel] where kChannelsLast, else [channel][row]. 16-bit types: tensor cores.
-template <typename T, typename Tile> struct WarpSums {
+// + 32) to `to`: [row][channel] where kChannelsLast, else [channel][row]. Math is the type that is multiplied: float by FFMA,
+// all others by tensor cores. tf32_t: the rows hold f32, of which the weights are rounded when they are packed.
+template <typename Math, typename Tile> struct WarpSums {
     static constexpr int kFragmentsM = Tile::kWarpM / 16, kFragmentsN = Tile::kWarpN / 8;
     float sum[kFragmentsM][kFragmentsN][4];
 
@@ -59,12 +60,17 @@ template <typename T, typename Tile> struct WarpSums {
             uint32_t a_fragments[kFragmentsM][4], b_pairs[kFragmentsN / 2][4], b_fragments[kFragmentsN][2];
             ldmatrix_x4<false>(a_fragments, a_rows);
             ldmatrix_x4<false>(b_pairs, b_rows);
+            if constexpr (sizeof(Math) == 4)
+#pragma unroll
+                for (int m = 0; m < kFragmentsM; ++m)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) a_fragments[m][i] = round_to_tf32(a_fragments[m][i]);
 #pragma unroll
             for (int n = 0; n < kFragmentsN; ++n) {
                 b_fragments[n][0] = b_pairs[n / 2][n % 2 * 2];
                 b_fragments[n][1] = b_pairs[n / 2][n % 2 * 2 + 1];
             }
-            warp_mma<T>(sum, a_fragments, b_fragments);
+            warp_mma<Math>(sum, a_fragments, b_fragments);
         }
     }
     template <bool kChannelsLast> WC_DEVICE void stage(float* to, int block) const {

@@ -32,8 +32,8 @@ template <typename Tile> struct WeightTiles {
 };
 
 // Adds all steps' products. Afterwards the shared memory is free.
-template <typename T, typename Tile, typename Gather>
-WC_DEVICE void multiply_tiles(WarpSums<T, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
+template <typename Math, typename Tile, typename Gather>
+WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
     unsigned char* const shared = shared_memory();
     const int32_t a_begin = warp_index() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
     const int32_t b_begin = Tile::kABytes + warp_index() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;

@@ -1,5 +1,5 @@
 // Tensor cores: a warp's whole tile a call, so that the host device switches lanes once a tile and nvcc unrolls the call
-// to the same instructions. Fragments are laid out as PTX's mma.m16n8k16 and ldmatrix define them.
+// to the same instructions. Fragments are laid out as PTX's mma.m16n8k16 (16 bits), mma.m16n8k8 (tf32) and ldmatrix define them.
 #pragma once
 #include "scalar.cuh"
 
@@ -27,22 +27,30 @@ template <int kM, int kN> struct MmaArgs {
     const uint32_t (*a)[4];
     const uint32_t (*b)[2];
 };
+// A word of a fragment holds one tf32 or two 16-bit elements, neighbours along k.
+template <typename T> WC_UNCHECKED float fragment_element(uint32_t word, int half) {
+    if constexpr (sizeof(T) == 4)
+        return bits_float(word);
+    else
+        return to_float(T{(uint16_t)(word >> 16 * half)});
+}
 template <typename T, int kM, int kN> WC_UNCHECKED void mma_act(void** lanes) {
-    alignas(64) float a[kM * 16][16], b[16][kN * 8], d[kM * 16][kN * 8];
+    constexpr int kWord = 4 / sizeof(T), kK = 8 * kWord;
+    alignas(64) float a[kM * 16][kK], b[kK][kN * 8], d[kM * 16][kN * 8];
     for (int l = 0; l < 32; ++l) {
         const MmaArgs<kM, kN>* p = (const MmaArgs<kM, kN>*)lanes[l];
-        const int g = l / 4, t = l % 4 * 2;
+        const int g = l / 4, t = l % 4 * 2, k = l % 4 * kWord;
         for (int i = 0; i < 4; ++i)
-            for (int h = 0; h < 2; ++h) {
-                for (int m = 0; m < kM; ++m) a[m * 16 + g + 8 * (i & 1)][t + h + 8 * (i >> 1)] = to_float(T{(uint16_t)(p->a[m][i] >> 16 * h)});
-                for (int n = 0; i < 2 && n < kN; ++n) b[t + h + 8 * i][n * 8 + g] = to_float(T{(uint16_t)(p->b[n][i] >> 16 * h)});
+            for (int h = 0; h < kWord; ++h) {
+                for (int m = 0; m < kM; ++m) a[m * 16 + g + 8 * (i & 1)][k + h + kK / 2 * (i >> 1)] = fragment_element<T>(p->a[m][i], h);
+                for (int n = 0; i < 2 && n < kN; ++n) b[k + h + kK / 2 * i][n * 8 + g] = fragment_element<T>(p->b[n][i], h);
             }
         for (int m = 0; m < kM; ++m)
             for (int n = 0; n < kN; ++n)
                 for (int i = 0; i < 4; ++i) d[m * 16 + g + 8 * (i >> 1)][n * 8 + t + (i & 1)] = p->d[m][n][i];
     }
     for (int i = 0; i < kM * 16; ++i)
-        for (int k = 0; k < 16; ++k)
+        for (int k = 0; k < kK; ++k)
             for (int j = 0; j < kN * 8; ++j) d[i][j] += a[i][k] * b[k][j];
     for (int l = 0; l < 32; ++l) {
         const MmaArgs<kM, kN>* p = (const MmaArgs<kM, kN>*)lanes[l];
@@ -79,25 +87,30 @@ WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)
 }
 
 #ifdef __CUDACC__
-template <typename T> WC_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
-template <> WC_DEVICE void mma_m16n8k16<f16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+// Of 32 bytes along k.
+template <typename T> WC_DEVICE void mma_m16n8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <> WC_DEVICE void mma_m16n8<f16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-template <> WC_DEVICE void mma_m16n8k16<bf16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <> WC_DEVICE void mma_m16n8<bf16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <> WC_DEVICE void mma_m16n8<tf32_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #endif
 
-// d[m][n] += a[m] * b[n] for the kM x kN fragments (16x8 each, k = 16) of one warp's tile, f32 sums.
+// d[m][n] += a[m] * b[n] for the kM x kN fragments (16x8 each, 32 bytes along k) of one warp's tile, f32 sums.
 template <typename T, int kM, int kN>
 WC_DEVICE void warp_mma(float (&d)[kM][kN][4], const uint32_t (&a)[kM][4], const uint32_t (&b)[kN][2]) {
 #ifdef __CUDACC__
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
-        for (int n = 0; n < kN; ++n) mma_m16n8k16<T>(d[m][n], a[m], b[n]);
+        for (int n = 0; n < kN; ++n) mma_m16n8<T>(d[m][n], a[m], b[n]);
 #else
     MmaArgs<kM, kN> args{d, a, b};
     wc_lane->calls->collective(wc_lane, mma_act<T, kM, kN>, &args);

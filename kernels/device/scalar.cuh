@@ -9,6 +9,10 @@ struct f16_t {
 struct bf16_t {
     uint16_t bits;
 };
+// An f32 whose mantissa has 10 bits: what tensor cores multiply when a user allows it. Tensors never hold it.
+struct tf32_t {
+    uint32_t bits;
+};
 
 #ifdef __CUDACC__
 WC_DEVICE uint32_t float_bits(float f) { return __float_as_uint(f); }
@@ -60,5 +64,15 @@ template <> WC_DEVICE bf16_t from_float<bf16_t>(float f) {
     uint32_t u = float_bits(f);
     if ((u & 0x7fffffff) > 0x7f800000) return bf16_t{(uint16_t)(u >> 16 | 0x40)};
     return bf16_t{(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+#endif
+}
+// Rounds an f32, as its bits, to the nearest tf32, ties away from zero.
+WC_DEVICE uint32_t round_to_tf32(uint32_t bits) {
+#if defined(__CUDACC__)
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    return rounded;
+#else
+    return (bits & 0x7fffffff) > 0x7f800000 ? bits : (bits + 0x1000) & 0xffffe000u;
 #endif
 }

@@ -84,7 +84,7 @@ template <typename T, typename Tile> WC_DEVICE void store_pixels(const ConvParam
 }
 
 // The block's shared memory is free, as multiply_tiles leaves it.
-template <typename T, typename Tile> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<T, Tile>& sums, const TilePlace& tile) {
+template <typename T, typename Tile, typename Math> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const TilePlace& tile) {
     float* const staged = (float*)(shared_memory() + warp_index() * Tile::kStagingBytes);
     const int32_t row = tile.row + warp_index() / Tile::kWarpColumns * Tile::kWarpM;
     const int32_t column = tile.column + warp_index() % Tile::kWarpColumns * Tile::kWarpN;

@@ -4,7 +4,7 @@ use super::KernelInfo;
 use super::cost::{Work, least_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
 use crate::geometry::ConvGeometry;
-use crate::layers::Parameter;
+use crate::layers::{Parameter, Precision};
 use crate::{DType, Element, MemoryFormat};
 
 pub(crate) const FAMILY: &str = "conv_gemm";
@@ -89,6 +89,8 @@ fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     g.products().div_ceil(ROW_BYTES / element_bytes)
 }
 
+/// A product of tf32 takes tensor cores as long as two of 16 bits.
+const TF32_MACS: f64 = 2.0;
 /// What L2 gives at once.
 const SECTOR_BYTES: f64 = 32.0;
 
@@ -96,6 +98,10 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let Problem { geometry: g, dtype, .. } = problem;
     if kernel.dtype != Some(*dtype) {
         return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
+    }
+    let tf32 = kernel.tag("math").is_some();
+    if tf32 && problem.precision != Precision::Tf32 {
+        return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
     }
     let gather = kernel.tag("gather").unwrap_or_default();
     let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
@@ -129,8 +135,12 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
         dram_bytes: least_bytes(problem),
         shared_bytes,
-        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
-        ffma: if *dtype == DType::F32 { macs } else { 0.0 },
+        tensor_macs: match dtype {
+            DType::F32 if !tf32 => 0.0,
+            DType::F32 => TF32_MACS * macs,
+            _ => macs,
+        },
+        ffma: if *dtype == DType::F32 && !tf32 { macs } else { 0.0 },
     };
     Ok(work.seconds(problem))
 }
@@ -140,6 +150,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
     let (layout, pack): (_, fn(&ConvGeometry, &Parameter) -> Vec<T>) = match tile.n {
+        64 if kernel.tag("math").is_some() => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64>),
         32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
         64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
         _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
@@ -165,6 +176,17 @@ fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -
         let (group, output, k) = (o / outputs, o % outputs, tap * channels + channel);
         packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
     }
+    packed
+}
+
+/// The same, rounded to tf32: to nearest, ties away from zero.
+fn pack_tf32<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let round = |value: f32| match value.to_bits() {
+        bits if value.is_nan() => f32::from_bits(bits),
+        bits => f32::from_bits((bits + 0x1000) & 0xffff_e000),
+    };
+    let mut packed = pack::<T, TILE_N>(g, weight);
+    packed.iter_mut().for_each(|value| *value = T::from_f32(round(value.to_f32())));
     packed
 }
 

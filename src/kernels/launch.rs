@@ -5,7 +5,7 @@ use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choos
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace};
+use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -21,6 +21,7 @@ pub(crate) struct Problem<'a> {
     pub dtype: DType,
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
+    pub precision: Precision,
     pub kind: DeviceKind,
     pub device: &'a Properties,
 }
@@ -88,6 +89,7 @@ pub(crate) fn plan<T: Element>(
         dtype: T::DTYPE,
         x_format: request.x_format,
         y_format: request.y_format,
+        precision: request.precision,
         kind: device.kind(),
         device: device.properties(),
     };

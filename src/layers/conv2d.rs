@@ -8,6 +8,7 @@ use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// The attributes of a [`Conv2d`]. PyTorch's semantics, with padding for each side.
 ///
@@ -130,6 +131,17 @@ pub struct Conv2d {
     packed: PackedWeights,
 }
 
+/// Some groups of a [`Conv2d`], as [`Conv2d::split_groups`] makes it.
+#[derive(Debug, Clone)]
+pub struct GroupPart {
+    /// The convolution of these groups.
+    pub layer: Conv2d,
+    /// Its channels of x.
+    pub input: Range<usize>,
+    /// Its channels of y.
+    pub output: Range<usize>,
+}
+
 /// The statistics and affine parameters of a batch normalisation, each of length C_out.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchNorm<'a> {
@@ -215,6 +227,33 @@ impl Conv2d {
         self.tail.bias = Some(Parameter::vector(&bias));
         self.packed = PackedWeights::default();
         Ok(self)
+    }
+
+    /// The layer as `parts` layers that each have some of its groups, for as many devices: part i reads the channels
+    /// [`GroupPart::input`] of x and writes the channels [`GroupPart::output`] of y. Groups do not depend on one another, so
+    /// that devices exchange nothing. (Krizhevsky, Sutskever and Hinton 2012 split AlexNet so.)
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when there are not between 1 and as many parts as groups.
+    pub fn split_groups(&self, parts: usize) -> Result<Vec<GroupPart>> {
+        let groups = self.spec.groups;
+        if parts == 0 || parts > groups {
+            return Err(Error::Attribute { name: "parts", value: parts.to_string(), requirement: "1 to as many as there are groups" });
+        }
+        let [c_out, group_in, kh, kw] = self.weight_shape;
+        let (group_out, filter) = (c_out / groups, group_in * kh * kw);
+        let part = |index: usize| {
+            let own = index * groups / parts..(index + 1) * groups / parts;
+            let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
+            let weight = &self.weight.values()[output.start * filter..output.end * filter];
+            let spec = Conv2dSpec { groups: own.len(), ..self.spec };
+            let mut layer = Conv2d::new(spec, Parameter::new(&[output.len(), group_in, kh, kw], weight)?)?;
+            let vector = |whole: &Parameter| Parameter::vector(&whole.values()[output.clone()]);
+            layer.tail.bias = self.bias().map(vector);
+            layer.tail.slope = self.slope().map(vector);
+            Ok(GroupPart { layer, input, output })
+        };
+        (0..parts).map(part).collect()
     }
 
     /// Its attributes.

@@ -12,24 +12,26 @@ mod plan;
 mod rois;
 mod sequence;
 mod tail;
+mod tune;
 mod workspace;
 
 pub use activation::Activation;
 pub use any::{AnyLayer, LayerSpec, Shapes, Signature};
 pub(crate) use any::{Kind, Named};
 pub use attributes::Padding;
-pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec};
+pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec, GroupPart};
 pub use parameter::Parameter;
-pub use plan::{Choice, Explanation, Field, Inputs, Plan, PlanRequest, Residual};
+pub use plan::{Choice, Explanation, Field, Inputs, Plan, PlanRequest, Precision, Residual};
 pub(crate) use plan::{Executable, Needs};
 pub use rois::{RoIs, RoisView};
 pub(crate) use tail::Tail;
+pub use tune::Tuned;
 pub use workspace::{Workspace, WorkspaceMemory};
 
 use crate::{Element, Result, Shape, Stream, Tensor};
 
 /// A layer of a network: shape inference, planning and running.
-pub trait Layer: Send + Sync + 'static {
+pub trait Layer: Sized + Send + Sync + 'static {
     /// The spec it was built from, as JSON knows it.
     fn spec(&self) -> LayerSpec;
 
@@ -45,6 +47,25 @@ pub trait Layer: Send + Sync + 'static {
     /// # Errors
     /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device fails.
     fn plan<T: Element>(&self, device: &crate::Device, request: &PlanRequest) -> Result<Plan<T>>;
+
+    /// Runs every kernel that applies to these inputs on their device, and plans with the fastest. Takes some 20 ms a kernel,
+    /// and synchronises.
+    ///
+    /// ```
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor};
+    /// let device = Device::best()?;
+    /// let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[4, 8, 1, 1], &[0.5f32; 32])?)?;
+    /// let x = Tensor::<f32>::randn(&device, [1, 8, 6, 6], MemoryFormat::Contiguous, 1)?;
+    /// let tuned = layer.tune(&PlanRequest::new(x.shape()), &Inputs::new(&x))?;
+    /// assert_eq!(tuned.plan.explain().kernel, tuned.times[0].0);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Layer::plan`] and [`Plan::run`].
+    fn tune<T: Element>(&self, request: &PlanRequest, inputs: &Inputs<'_, T>) -> Result<Tuned<T>> {
+        tune::tune(self, request, inputs)
+    }
 
     /// Plans, allocates the output in the format of `x`, and runs on the device's own stream.
     ///

@@ -15,7 +15,20 @@ pub struct PlanRequest {
     pub(crate) y_format: MemoryFormat,
     pub(crate) kernel: Option<String>,
     pub(crate) batch_invariant: bool,
+    pub(crate) precision: Precision,
     pub(crate) rois: Option<usize>,
+}
+
+/// How f32 layers multiply. The layers of 16-bit types multiply exactly in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// IEEE f32 products and sums.
+    #[default]
+    Strict,
+    /// Kernels on tensor cores may round what they multiply to tf32 (10 bits of mantissa, to nearest): errors up to 2^-10 of the
+    /// absolute sum. Subnormal numbers lose digits, down to zero.
+    Tf32,
 }
 
 impl From<Shape> for PlanRequest {
@@ -27,7 +40,15 @@ impl From<Shape> for PlanRequest {
 impl PlanRequest {
     /// A plan for inputs of shape [N, C, H, W], contiguous in and out.
     pub fn new(x: Shape) -> Self {
-        Self { x, x_format: MemoryFormat::Contiguous, y_format: MemoryFormat::Contiguous, kernel: None, batch_invariant: false, rois: None }
+        Self {
+            x,
+            x_format: MemoryFormat::Contiguous,
+            y_format: MemoryFormat::Contiguous,
+            kernel: None,
+            batch_invariant: false,
+            precision: Precision::Strict,
+            rois: None,
+        }
     }
 
     /// The format of input and output.
@@ -43,6 +64,11 @@ impl PlanRequest {
     /// Uses the kernel of this name, as [`Explanation`] lists it, instead of the cheapest. For tests and benchmarks.
     pub fn kernel(self, name: impl Into<String>) -> Self {
         Self { kernel: Some(name.into()), ..self }
+    }
+
+    /// Allows an f32 layer less than IEEE products.
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// How many RoIs there will be: K. Layers that pool RoIs need it.
