@@ -56,12 +56,6 @@ WC_DEVICE AxisPhase axis_phase(const TransposedAxis& axis, const AxisTaps& first
     return {(outputs - index + axis.stride - 1) / axis.stride, taps, (taps - 1) * axis.reach - first_output.position};
 }
 
-// Pixels (h + i*step_h, w + j*step_w) of a tensor. A stride that is never used, since there is one row or column, may wrap.
-template <typename T> WC_DEVICE Tensor4 every(const Tensor4& t, int32_t h, int32_t w, int32_t step_h, int32_t step_w) {
-    const uint64_t address = t.address ? (uint64_t)((const T*)t.address + element(t, 0, h, w)) : 0;
-    return {address, t.stride_n, t.stride_c, (int32_t)((uint32_t)t.stride_h * (uint32_t)step_h), (int32_t)((uint32_t)t.stride_w * (uint32_t)step_w), 0};
-}
-
 template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_transpose(const ConvTransposeParams& p) {
     constexpr int kK = kRowBytes / sizeof(T);
     const ConvGeometryParams& g = p.conv.geometry;
@@ -84,11 +78,9 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_trans
     const int32_t total_steps = g.kernel_h * g.kernel_w * channels / kK + vertical.classes() * classes_w;
 
     ConvParams phase = p.conv;
-    phase.y = every<T>(p.conv.y, top, left, g.stride_h, g.stride_w);
-    phase.epilogue.residual = every<T>(p.conv.epilogue.residual, top, left, g.stride_h, g.stride_w);
     phase.weight += (int64_t)first_step * tiles * (Tile::kN * kRowBytes);
     phase.geometry = {g.n, g.c_in, g.h, g.w, g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, p.reach_h, p.reach_w, g.groups};
-    implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps);
+    implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
 }
 
 template <typename T, bool kChannelsLast> WC_DEVICE void conv_transpose_direct(const ConvTransposeParams& p) {

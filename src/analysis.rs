@@ -547,7 +547,8 @@ mod tests {
     fn a_transposed_convolution_costs_what_the_convolution_does() {
         let transposed = ConvTranspose2dSpec { stride: [2, 2], padding: [1; 4], groups: 2, ..Default::default() };
         let parameters = [("weight", vec![8, 3, 4, 4]), ("bias", vec![6])];
-        let report = analyse(&LayerSpec::ConvTranspose2d(transposed), &parameters, &[2, 8, 5, 7].into(), Operands::new(DType::F16)).unwrap();
+        let report =
+            analyse(&LayerSpec::ConvTranspose2d(transposed), &parameters, &[2, 8, 5, 7].into(), Operands::new(DType::F16)).unwrap();
         let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), groups: 2, ..Default::default() };
         let parameters = [("weight", vec![8, 3, 4, 4])];
         let forward = analyse(&LayerSpec::Conv2d(spec), &parameters, &[2, 6, 10, 14].into(), Operands::new(DType::F16)).unwrap();

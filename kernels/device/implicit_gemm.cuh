@@ -16,9 +16,11 @@ template <typename Tile> WC_DEVICE int32_t column_tiles(const ConvGeometryParams
 }
 
 // Tile `row_tile` of the output's pixels times `column_tile` of a group's channels. `total_steps` of packed weights belong to a
-// group. T: of the tensors; Math: what is multiplied. Every thread of the block has the same place.
+// group; `outputs` is where the pixels lie in p.y. T: of the tensors; Math: what is multiplied. Every thread of the block has the
+// same place.
 template <typename T, typename Tile, GatherKind kKind, typename Math = T>
-WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t group, int32_t column_tile, int32_t total_steps) {
+WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t group, int32_t column_tile, int32_t total_steps,
+                             OutputSteps outputs = {}) {
     const ConvGeometryParams& g = p.geometry;
     const int32_t row = row_tile * Tile::kM, rows = g.n * g.h_out * g.w_out;
     if (row >= rows) return;
@@ -32,5 +34,5 @@ WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t grou
         WeightTiles<Tile> b(p.weight, steps, group, total_steps, column_tiles<Tile>(g), column_tile);
         multiply_tiles<Math, Tile>(sums, a, b, steps.count);
     }
-    store_tile<T, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN});
+    store_tile<T, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN, outputs});
 }

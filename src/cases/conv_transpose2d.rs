@@ -62,11 +62,15 @@ const CHANGES: &[(&str, &str, Change)] = &[
         t.c_out = pick(rng, &[1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130]);
         (t.image, t.groups) = ([rng.random_range(1..5), rng.random_range(1..5)], 1);
     }),
-    ("channels_in_chunks", "whole 16-byte chunks of channels: copied as vectors, and steps of 64 bytes that hold one tap or several", |rng, t| {
-        (t.c_in, t.c_out) = (pick(rng, &[8, 16, 24, 32, 40, 64]), pick(rng, &[8, 12, 24, 72, 136]));
-        (t.groups, t.image) = (pick(rng, &[1, 1, 2]), [rng.random_range(1..5), rng.random_range(1..7)]);
-        (t.x_margin, t.y_margin) = ([pick(rng, &[0, 8, 16]), pick(rng, &[0, 8])], [pick(rng, &[0, 8, 3]), pick(rng, &[0, 8])]);
-    }),
+    (
+        "channels_in_chunks",
+        "whole 16-byte chunks of channels: copied as vectors, and steps of 64 bytes that hold one tap or several",
+        |rng, t| {
+            (t.c_in, t.c_out) = (pick(rng, &[8, 16, 24, 32, 40, 64]), pick(rng, &[8, 12, 24, 72, 136]));
+            (t.groups, t.image) = (pick(rng, &[1, 1, 2]), [rng.random_range(1..5), rng.random_range(1..7)]);
+            (t.x_margin, t.y_margin) = ([pick(rng, &[0, 8, 16]), pick(rng, &[0, 8])], [pick(rng, &[0, 8, 3]), pick(rng, &[0, 8])]);
+        },
+    ),
     ("taps_in_padding", "dilated taps that see nothing but padding from a whole tile of a phase", |rng, t| {
         (t.groups, t.c_in, t.c_out) = (1, pick(rng, &[32, 64]), rng.random_range(1..24));
         (t.image, t.kernel) = ([rng.random_range(4..20), rng.random_range(4..12)], [3, 3]);
@@ -127,7 +131,8 @@ impl Transposed {
         let output_padding = [0, 1].map(|axis| if self.extra[axis] { self.stride[axis].max(self.dilation[axis]) - 1 } else { 0 });
         // the padding must leave a row and a column
         for axis in 0..2 {
-            let full = (self.image[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1 + output_padding[axis];
+            let full =
+                (self.image[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1 + output_padding[axis];
             self.padding[axis] = self.padding[axis].min(full - 1);
             self.padding[axis + 2] = self.padding[axis + 2].min(full - 1 - self.padding[axis]);
         }

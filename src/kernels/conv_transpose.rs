@@ -130,9 +130,17 @@ mod tests {
     /// Every tap has a place of its own, sub-filters are whole, and none reaches into the next.
     #[test]
     fn sub_filters_fill_the_steps() {
-        for (kernel, stride, dilation, c_in) in
-            [(3, 2, 1, 5), (4, 2, 1, 32), (2, 3, 1, 7), (7, 3, 1, 33), (5, 4, 2, 9), (5, 6, 4, 3), (3, 1, 3, 40), (3, 2, 2, 16), (1, 5, 1, 65)]
-        {
+        for (kernel, stride, dilation, c_in) in [
+            (3, 2, 1, 5),
+            (4, 2, 1, 32),
+            (2, 3, 1, 7),
+            (7, 3, 1, 33),
+            (5, 4, 2, 9),
+            (5, 6, 4, 3),
+            (3, 1, 3, 40),
+            (3, 2, 2, 16),
+            (1, 5, 1, 65),
+        ] {
             let spec = ConvTranspose2dSpec { stride: [stride, 2], dilation: [dilation, 3], ..Default::default() };
             let g = ConvGeometry::conv_transpose2d(&spec, [1, c_in, 4, 4], [c_in, 1, kernel, 3]).unwrap();
             let per_step = 16;

@@ -32,8 +32,8 @@ mod rearrange;
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
-pub use conv2d::{conv2d, conv2d_scale};
 pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
+pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 
 use crate::error::{Error, Result};
