@@ -59,7 +59,7 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, Explanation, Field, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan,
-    PlanRequest, Precision, Residual, RoIs, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Explanation, Field, GroupPart, Inputs,
+    Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, Tuned, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -1,6 +1,6 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -173,6 +173,8 @@ macro_rules! kinds {
 kinds! {
     /// [`Conv2d`]
     Conv2d(Conv2dSpec) = "conv2d";
+    /// [`ConvTranspose2d`]
+    ConvTranspose2d(ConvTranspose2dSpec) = "conv_transpose2d";
 }
 
 impl LayerSpec {

@@ -26,11 +26,13 @@ mod activation;
 mod array;
 mod batch_norm;
 mod conv2d;
+mod conv_transpose2d;
 mod rearrange;
 
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
+pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 
@@ -56,6 +58,11 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
             let y = conv2d(spec, x, weight, bias, optional("slope"), residual)?;
             Ok((y, conv2d_scale(spec, x, weight, bias, residual)?))
+        }
+        LayerSpec::ConvTranspose2d(spec) => {
+            let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+            let y = conv_transpose2d(spec, x, weight, bias, optional("slope"), residual)?;
+            Ok((y, conv_transpose2d_scale(spec, x, weight, bias, residual)?))
         }
     }
 }
