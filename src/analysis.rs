@@ -25,7 +25,7 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, Shape, divisible, elements, kernel_span, positive, rank4};
+use crate::geometry::{BlockGeometry, ConvGeometry, Shape, UpsampleGeometry, divisible, elements, kernel_span, positive, rank4};
 use crate::layers::{Activation, Conv2dSpec, ConvTranspose2dSpec, LayerSpec, Padding, PlanRequest};
 use crate::{DType, Element};
 use serde::Serialize;
@@ -159,6 +159,25 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
     let work = match spec {
         LayerSpec::Conv2d(spec) => conv2d(spec, shape("weight")?, request.x)?,
         LayerSpec::ConvTranspose2d(spec) => conv_transpose2d(spec, shape("weight")?, request.x)?,
+        LayerSpec::PixelShuffle(spec) => moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape()),
+        LayerSpec::PixelUnshuffle(spec) => {
+            let output = BlockGeometry::wide(request.x, spec.factor)?.deep_shape();
+            let receptive_field = ReceptiveField::input().then([1, 1], [spec.factor; 2], [1, 1], [0; 4])?;
+            Work { receptive_field: Some(receptive_field), ..moved(output) }
+        }
+        LayerSpec::SubPixelConv2d(spec) => {
+            let work = conv2d(&spec.conv, shape("weight")?, request.x)?;
+            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), receptive_field: None, ..work }
+        }
+        LayerSpec::Focus(spec) => {
+            let geometry = ConvGeometry::focus(spec, request.x, shape("weight")?)?;
+            let slices = ReceptiveField::input().then([2, 2], [2, 2], [1, 1], [0; 4])?;
+            Work {
+                receptive_field: Some(slices.then_conv2d(&spec.conv, geometry.kernel)?),
+                ..conv2d(&spec.conv, shape("weight")?, geometry.input_shape())?
+            }
+        }
+        LayerSpec::UpsampleBilinear(spec) => upsample_bilinear(&UpsampleGeometry::new(spec, request.x)?)?,
     };
     work.report(spec, parameters, request.x, operands)
 }
@@ -196,6 +215,19 @@ fn conv_transpose2d(spec: &ConvTranspose2dSpec, weight: Shape, x: Shape) -> Resu
         activation: spec.activation,
         receptive_field: None,
     })
+}
+
+/// A layer that computes nothing.
+fn moved(output: Shape) -> Work {
+    let (activation, receptive_field) = (Activation::None, None);
+    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation, receptive_field }
+}
+
+/// Three blends, each of two products and a sum.
+fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
+    let output = g.output_shape();
+    let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
+    Ok(Work { sampling_flops, ..moved(output) })
 }
 
 impl Work {

@@ -59,7 +59,6 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Explanation, Field, GroupPart, Inputs,
-    Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Explanation, Field, Focus, FocusSpec, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -6,6 +6,7 @@
 // limit. Sums are f32, taps outermost and channels inside.
 #pragma once
 #include "epilogue.cuh"
+#include "output.cuh"
 
 // The taps of one axis that an output sees: first, first + step, ... below `end`; the first of them at `position` of the
 // input, each further one `distance` beyond.
@@ -45,6 +46,6 @@ WC_DEVICE void convolve_directly(const ConvParams& p, const Axis& vertical, cons
                 }
             }
         }
-        image<T>(p.y, n)[element(p.y, channel, row, column)] = epilogue<T>(p.epilogue, sum, n, channel, row, column);
+        image<T>(p.y, n)[output_element(p, channel, row, column)] = epilogue<T>(p.epilogue, sum, n, channel, row, column);
     }
 }

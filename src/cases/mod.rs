@@ -3,6 +3,7 @@
 
 mod conv2d;
 mod conv_transpose2d;
+mod pixel;
 
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Conv2dSpec, ConvTranspose2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
@@ -63,11 +64,12 @@ pub struct Kind {
 enum Make {
     Conv2d(conv2d::Change),
     ConvTranspose2d(conv_transpose2d::Change),
+    Pixel(pixel::MakeProblem),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(conv_transpose2d::kinds())
+    conv2d::kinds().chain(conv_transpose2d::kinds()).chain(pixel::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -91,6 +93,7 @@ impl Problem {
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::ConvTranspose2d(change) => conv_transpose2d::problem(kind.name, change, &mut rng),
+            Make::Pixel(make) => Problem { kind: kind.name.into(), ..make(&mut rng) },
         }
     }
 
@@ -199,6 +202,11 @@ impl Problem {
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
             LayerSpec::ConvTranspose2d(spec) => conv_transpose2d::simpler(self, spec, &mut add),
+            LayerSpec::PixelShuffle(_)
+            | LayerSpec::PixelUnshuffle(_)
+            | LayerSpec::SubPixelConv2d(_)
+            | LayerSpec::Focus(_)
+            | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);
         out

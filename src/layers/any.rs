@@ -1,6 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
+use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
+use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{UpsampleBilinear, UpsampleBilinearSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -175,6 +178,16 @@ kinds! {
     Conv2d(Conv2dSpec) = "conv2d";
     /// [`ConvTranspose2d`]
     ConvTranspose2d(ConvTranspose2dSpec) = "conv_transpose2d";
+    /// [`PixelShuffle`]
+    PixelShuffle(PixelShuffleSpec) = "pixel_shuffle";
+    /// [`PixelUnshuffle`]
+    PixelUnshuffle(PixelShuffleSpec) = "pixel_unshuffle";
+    /// [`SubPixelConv2d`]
+    SubPixelConv2d(SubPixelConv2dSpec) = "sub_pixel_conv";
+    /// [`Focus`]
+    Focus(FocusSpec) = "focus";
+    /// [`UpsampleBilinear`]
+    UpsampleBilinear(UpsampleBilinearSpec) = "upsample_bilinear";
 }
 
 impl LayerSpec {
