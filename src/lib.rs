@@ -35,6 +35,7 @@ pub mod check;
 mod device;
 mod dtype;
 mod error;
+pub mod factorise;
 pub mod geometry;
 pub mod io;
 mod kernels;
@@ -59,7 +60,8 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, Explanation, Field, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan,
-    PlanRequest, Precision, Residual, RoIs, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, GroupPart,
+    Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, SpatiallySeparableConv2d,
+    SpatiallySeparableSpec, Tuned, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

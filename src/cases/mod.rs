@@ -2,6 +2,7 @@
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
 mod conv2d;
+mod separable;
 
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
@@ -61,11 +62,13 @@ pub struct Kind {
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Conv2d(conv2d::Change),
+    DepthwiseSeparable(conv2d::Change),
+    SpatiallySeparable(conv2d::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds()
+    conv2d::kinds().chain(separable::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -88,6 +91,8 @@ impl Problem {
         let kind = &kinds[(index % kinds.len() as u64) as usize];
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
+            Make::DepthwiseSeparable(change) => separable::depthwise(conv2d::problem(kind.name, change, &mut rng), &mut rng),
+            Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
         }
     }
 
@@ -186,6 +191,8 @@ impl Problem {
         };
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+            LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
+            LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
         }
         self.shrink_tensors(&mut add);
         out

@@ -1,6 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{
+    Conv2d, Conv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView,
+    SpatiallySeparableConv2d, SpatiallySeparableSpec,
+};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -173,6 +176,10 @@ macro_rules! kinds {
 kinds! {
     /// [`Conv2d`]
     Conv2d(Conv2dSpec) = "conv2d";
+    /// [`DepthwiseSeparableConv2d`]
+    DepthwiseSeparableConv2d(DepthwiseSeparableSpec) = "depthwise_separable";
+    /// [`SpatiallySeparableConv2d`]
+    SpatiallySeparableConv2d(SpatiallySeparableSpec) = "spatially_separable";
 }
 
 impl LayerSpec {

@@ -27,12 +27,16 @@ mod array;
 mod batch_norm;
 mod conv2d;
 mod rearrange;
+mod separable;
 
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
+pub use separable::{
+    DepthwiseSeparable, SpatiallySeparable, depthwise_separable, depthwise_separable_scale, spatially_separable, spatially_separable_scale,
+};
 
 use crate::error::{Error, Result};
 use crate::layers::LayerSpec;
@@ -56,6 +60,31 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
             let y = conv2d(spec, x, weight, bias, optional("slope"), residual)?;
             Ok((y, conv2d_scale(spec, x, weight, bias, residual)?))
+        }
+        LayerSpec::DepthwiseSeparableConv2d(spec) => {
+            let tensors = DepthwiseSeparable {
+                x: needed("x")?,
+                dw_weight: needed("dw_weight")?,
+                dw_bias: optional("dw_bias"),
+                mid_slope: optional("mid_slope"),
+                pw_weight: needed("pw_weight")?,
+                pw_bias: optional("pw_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((depthwise_separable(spec, &tensors)?, depthwise_separable_scale(spec, &tensors)?))
+        }
+        LayerSpec::SpatiallySeparableConv2d(spec) => {
+            let tensors = SpatiallySeparable {
+                x: needed("x")?,
+                col_weight: needed("col_weight")?,
+                col_bias: optional("col_bias"),
+                row_weight: needed("row_weight")?,
+                row_bias: optional("row_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((spatially_separable(spec, &tensors)?, spatially_separable_scale(spec, &tensors)?))
         }
     }
 }
