@@ -96,6 +96,12 @@ typedef struct ConvTransposeParams {
     int32_t inverse_h, inverse_w; // of reach modulo period, below 2^16 like it
 } ConvTransposeParams;
 
+// conv_separable.cu: a depthwise convolution and the pointwise one that reads its result.
+typedef struct ConvSeparableParams {
+    ConvParams conv;      // the pointwise one, but with the depthwise one's x
+    ConvParams depthwise; // its y is nowhere; bias, slope and weight [tap][channel] are padded to whole steps of 64 bytes
+} ConvSeparableParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -147,6 +153,7 @@ static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
+static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 static_assert(sizeof(PixelShuffleParams) == 160, "PixelShuffleParams has no hidden padding");

@@ -4,6 +4,7 @@
 mod conv2d;
 mod conv_transpose2d;
 mod pixel;
+mod separable;
 
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Conv2dSpec, ConvTranspose2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
@@ -65,11 +66,13 @@ enum Make {
     Conv2d(conv2d::Change),
     ConvTranspose2d(conv_transpose2d::Change),
     Pixel(pixel::MakeProblem),
+    DepthwiseSeparable(conv2d::Change),
+    SpatiallySeparable(conv2d::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(conv_transpose2d::kinds()).chain(pixel::kinds())
+    conv2d::kinds().chain(conv_transpose2d::kinds()).chain(pixel::kinds()).chain(separable::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -94,6 +97,8 @@ impl Problem {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::ConvTranspose2d(change) => conv_transpose2d::problem(kind.name, change, &mut rng),
             Make::Pixel(make) => Problem { kind: kind.name.into(), ..make(&mut rng) },
+            Make::DepthwiseSeparable(change) => separable::depthwise(conv2d::problem(kind.name, change, &mut rng), &mut rng),
+            Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
         }
     }
 
@@ -207,6 +212,8 @@ impl Problem {
             | LayerSpec::SubPixelConv2d(_)
             | LayerSpec::Focus(_)
             | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
+            LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
+            LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
         }
         self.shrink_tensors(&mut add);
         out

@@ -5,12 +5,14 @@ mod conv_depthwise;
 mod conv_direct;
 mod conv_gemm;
 mod conv_grouped;
+mod conv_separable;
 pub(crate) mod conv_transpose;
 mod cost;
 pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod pixel_shuffle;
 pub(crate) mod rearrange;
+pub(crate) mod separable;
 pub(crate) mod sub_pixel;
 mod unweighted;
 pub(crate) mod upsample;
@@ -266,7 +268,7 @@ pub(crate) struct Operands {
 }
 
 impl Operands {
-    const CAPACITY: usize = 8;
+    const CAPACITY: usize = 12;
     const NONE: Operand = Operand { name: "", address: 0, element_bytes: 1, shape: [0; 4], strides: [0; 4], access: Access::Read };
 
     pub fn new() -> Self {

@@ -211,15 +211,28 @@ pub struct ConvTransposeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvTransposeParams"][::std::mem::size_of::<ConvTransposeParams>() - 224usize];
+    ["Size of ConvTransposeParams"][::std::mem::size_of::<ConvTransposeParams>() - 240usize];
     ["Alignment of ConvTransposeParams"][::std::mem::align_of::<ConvTransposeParams>() - 8usize];
     ["Offset of field: ConvTransposeParams::conv"][::std::mem::offset_of!(ConvTransposeParams, conv) - 0usize];
-    ["Offset of field: ConvTransposeParams::period_h"][::std::mem::offset_of!(ConvTransposeParams, period_h) - 200usize];
-    ["Offset of field: ConvTransposeParams::period_w"][::std::mem::offset_of!(ConvTransposeParams, period_w) - 204usize];
-    ["Offset of field: ConvTransposeParams::reach_h"][::std::mem::offset_of!(ConvTransposeParams, reach_h) - 208usize];
-    ["Offset of field: ConvTransposeParams::reach_w"][::std::mem::offset_of!(ConvTransposeParams, reach_w) - 212usize];
-    ["Offset of field: ConvTransposeParams::inverse_h"][::std::mem::offset_of!(ConvTransposeParams, inverse_h) - 216usize];
-    ["Offset of field: ConvTransposeParams::inverse_w"][::std::mem::offset_of!(ConvTransposeParams, inverse_w) - 220usize];
+    ["Offset of field: ConvTransposeParams::period_h"][::std::mem::offset_of!(ConvTransposeParams, period_h) - 216usize];
+    ["Offset of field: ConvTransposeParams::period_w"][::std::mem::offset_of!(ConvTransposeParams, period_w) - 220usize];
+    ["Offset of field: ConvTransposeParams::reach_h"][::std::mem::offset_of!(ConvTransposeParams, reach_h) - 224usize];
+    ["Offset of field: ConvTransposeParams::reach_w"][::std::mem::offset_of!(ConvTransposeParams, reach_w) - 228usize];
+    ["Offset of field: ConvTransposeParams::inverse_h"][::std::mem::offset_of!(ConvTransposeParams, inverse_h) - 232usize];
+    ["Offset of field: ConvTransposeParams::inverse_w"][::std::mem::offset_of!(ConvTransposeParams, inverse_w) - 236usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvSeparableParams {
+    pub conv: ConvParams,
+    pub depthwise: ConvParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvSeparableParams"][::std::mem::size_of::<ConvSeparableParams>() - 432usize];
+    ["Alignment of ConvSeparableParams"][::std::mem::align_of::<ConvSeparableParams>() - 8usize];
+    ["Offset of field: ConvSeparableParams::conv"][::std::mem::offset_of!(ConvSeparableParams, conv) - 0usize];
+    ["Offset of field: ConvSeparableParams::depthwise"][::std::mem::offset_of!(ConvSeparableParams, depthwise) - 216usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]

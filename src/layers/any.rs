@@ -1,8 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
-use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
+use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
 use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{UpsampleBilinear, UpsampleBilinearSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
@@ -188,6 +189,10 @@ kinds! {
     Focus(FocusSpec) = "focus";
     /// [`UpsampleBilinear`]
     UpsampleBilinear(UpsampleBilinearSpec) = "upsample_bilinear";
+    /// [`DepthwiseSeparableConv2d`]
+    DepthwiseSeparableConv2d(DepthwiseSeparableSpec) = "depthwise_separable";
+    /// [`SpatiallySeparableConv2d`]
+    SpatiallySeparableConv2d(SpatiallySeparableSpec) = "spatially_separable";
 }
 
 impl LayerSpec {

@@ -29,6 +29,7 @@ mod conv2d;
 mod conv_transpose2d;
 mod pixel_shuffle;
 mod rearrange;
+mod separable;
 mod upsample;
 
 pub use activation::activate;
@@ -38,6 +39,9 @@ pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
 pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
+pub use separable::{
+    DepthwiseSeparable, SpatiallySeparable, depthwise_separable, depthwise_separable_scale, spatially_separable, spatially_separable_scale,
+};
 pub use upsample::upsample_bilinear;
 
 use crate::error::{Error, Result};
@@ -91,6 +95,31 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
         LayerSpec::UpsampleBilinear(spec) => {
             let x = needed("x")?;
             Ok((upsample_bilinear(spec, x)?, upsample_bilinear(spec, &x.abs())?))
+        }
+        LayerSpec::DepthwiseSeparableConv2d(spec) => {
+            let tensors = DepthwiseSeparable {
+                x: needed("x")?,
+                dw_weight: needed("dw_weight")?,
+                dw_bias: optional("dw_bias"),
+                mid_slope: optional("mid_slope"),
+                pw_weight: needed("pw_weight")?,
+                pw_bias: optional("pw_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((depthwise_separable(spec, &tensors)?, depthwise_separable_scale(spec, &tensors)?))
+        }
+        LayerSpec::SpatiallySeparableConv2d(spec) => {
+            let tensors = SpatiallySeparable {
+                x: needed("x")?,
+                col_weight: needed("col_weight")?,
+                col_bias: optional("col_bias"),
+                row_weight: needed("row_weight")?,
+                row_bias: optional("row_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((spatially_separable(spec, &tensors)?, spatially_separable_scale(spec, &tensors)?))
         }
     }
 }
