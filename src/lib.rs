@@ -59,6 +59,9 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Explanation, Field, Focus, FocusSpec, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
+    DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, Explanation, Field, Focus, FocusSpec, GroupPart, Inputs, Layer, LayerSpec,
+    Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, Residual, RoIs, RoisView,
+    SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -11,11 +11,11 @@ use crate::{DType, Element, MemoryFormat};
 pub(crate) const FAMILY: &str = "conv_gemm";
 
 /// `kStages`, `kRowBytes` and `kChunkBytes` of kernels/device/gemm_tile.cuh.
-const STAGES: usize = 4;
-const ROW_BYTES: usize = 64;
-const CHUNK_BYTES: usize = 16;
+pub(super) const STAGES: usize = 4;
+pub(super) const ROW_BYTES: usize = 64;
+pub(super) const CHUNK_BYTES: usize = 16;
 /// Pixels that a tile may lie beyond the last one.
-const MAX_TILE: usize = 256;
+pub(super) const MAX_TILE: usize = 256;
 /// Of a multiprocessor of the nominal GPU.
 const REGISTERS: usize = 65_536;
 const SHARED_BYTES: usize = 164 * 1024;
@@ -26,10 +26,10 @@ const BYTES_PER_ELEMENT: f64 = 16.0;
 
 /// Pixels x output channels of a block and of its warps: the manifest's `tile`.
 #[derive(Debug)]
-struct Tile {
+pub(super) struct Tile {
     name: &'static str,
-    m: usize,
-    n: usize,
+    pub m: usize,
+    pub n: usize,
     warp_m: usize,
     warp_n: usize,
 }
@@ -44,16 +44,21 @@ const TILES: [Tile; 6] = [
 ];
 
 impl Tile {
-    fn of(kernel: &KernelInfo) -> &'static Self {
+    pub fn of(kernel: &KernelInfo) -> &'static Self {
         let tile = TILES.iter().find(|tile| Some(tile.name) == kernel.tag("tile"));
         tile.expect("every tile of the manifest is in the table: a test compares them")
     }
 
-    fn stage_bytes(&self) -> usize {
+    pub fn stage_bytes(&self) -> usize {
         (self.m + self.n) * ROW_BYTES
     }
 
-    fn threads(&self) -> usize {
+    /// What the warps read of a stage.
+    pub fn fragment_bytes(&self) -> usize {
+        (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES
+    }
+
+    pub fn threads(&self) -> usize {
         32 * self.m / self.warp_m * self.n / self.warp_n
     }
 
@@ -64,9 +69,9 @@ impl Tile {
 }
 
 /// How a problem falls into tiles.
-struct Tiling {
+pub(super) struct Tiling {
     /// Output pixels; of a transposed convolution, those of its largest phase.
-    rows: usize,
+    pub rows: usize,
     /// Column tiles times groups.
     tiles_of_a_row: usize,
     row_tiles: usize,
@@ -76,7 +81,7 @@ struct Tiling {
 }
 
 impl Tiling {
-    fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
+    pub fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
         let apart = if g.transposed { g.stride } else { [1, 1] };
         let rows = g.n * g.output[0].div_ceil(apart[0]) * g.output[1].div_ceil(apart[1]);
         Self {
@@ -88,12 +93,12 @@ impl Tiling {
         }
     }
 
-    fn blocks(&self) -> usize {
+    pub fn blocks(&self) -> usize {
         self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
     }
 
     /// Steps of all blocks.
-    fn stages(&self) -> f64 {
+    pub fn stages(&self) -> f64 {
         self.row_tiles as f64 * self.tiles_of_a_row as f64 * self.steps as f64
     }
 }
@@ -140,8 +145,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     }
     let stages = tiling.stages();
     let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
-    let fragments = (tile.m * (tile.n / tile.warp_n) + tile.n * (tile.m / tile.warp_m)) * ROW_BYTES;
-    let mut shared_bytes = stages * (tile.stage_bytes() + fragments) as f64;
+    let mut shared_bytes = stages * (tile.stage_bytes() + tile.fragment_bytes()) as f64;
     if gather != "vectors" {
         shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
     }
@@ -167,11 +171,11 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let tile = Tile::of(kernel);
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
-    let (layout, pack): (_, fn(&ConvGeometry, &Parameter) -> Vec<T>) = match tile.n {
-        64 if kernel.tag("math").is_some() => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64>),
-        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
-        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
-        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
+    let (layout, pack) = match tile.n {
+        64 if kernel.tag("math").is_some() => {
+            ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
+        }
+        _ => packing(tile),
     };
     Prepared {
         grid: [blocks as u32, 1, 1],
@@ -180,6 +184,17 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
         layout,
         pack,
+    }
+}
+
+type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
+
+/// The order of the weight for a tile, and the function that packs it so.
+pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
+    match tile.n {
+        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
+        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
+        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
-use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvTransposeParams, SubPixelParams};
+use super::params::{
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvTransposeParams, DeformConvParams, SubPixelParams, Tensor4,
+};
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
+use crate::layers::{Choice, Executable, Explanation, Field, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -40,6 +42,7 @@ pub(crate) enum KernelParams {
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
+    Deform(DeformConvParams),
 }
 
 impl Default for KernelParams {
@@ -55,6 +58,7 @@ impl KernelParams {
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
+            KernelParams::Deform(params) => &mut params.conv,
         }
     }
 }
@@ -222,6 +226,20 @@ pub(super) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
+/// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
+fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(Tensor4, i32)> {
+    match field {
+        Field::Native(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 0))
+        }
+        Field::F32(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 1))
+        }
+    }
+}
+
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
@@ -263,6 +281,15 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             }
         }
         operands.push(operand("y", &y, access));
+        if let KernelParams::Deform(params) = &mut all {
+            // `Plan::run` has made sure that there are offsets
+            if let Some(offset) = &inputs.offset {
+                (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
+            }
+            if let Some(mask) = &inputs.mask {
+                (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
+            }
+        }
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
         unsafe {
@@ -278,6 +305,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                 KernelParams::Transpose(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
+                KernelParams::Deform(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
             }
         }
     }

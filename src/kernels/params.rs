@@ -211,15 +211,38 @@ pub struct ConvTransposeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvTransposeParams"][::std::mem::size_of::<ConvTransposeParams>() - 224usize];
+    ["Size of ConvTransposeParams"][::std::mem::size_of::<ConvTransposeParams>() - 240usize];
     ["Alignment of ConvTransposeParams"][::std::mem::align_of::<ConvTransposeParams>() - 8usize];
     ["Offset of field: ConvTransposeParams::conv"][::std::mem::offset_of!(ConvTransposeParams, conv) - 0usize];
-    ["Offset of field: ConvTransposeParams::period_h"][::std::mem::offset_of!(ConvTransposeParams, period_h) - 200usize];
-    ["Offset of field: ConvTransposeParams::period_w"][::std::mem::offset_of!(ConvTransposeParams, period_w) - 204usize];
-    ["Offset of field: ConvTransposeParams::reach_h"][::std::mem::offset_of!(ConvTransposeParams, reach_h) - 208usize];
-    ["Offset of field: ConvTransposeParams::reach_w"][::std::mem::offset_of!(ConvTransposeParams, reach_w) - 212usize];
-    ["Offset of field: ConvTransposeParams::inverse_h"][::std::mem::offset_of!(ConvTransposeParams, inverse_h) - 216usize];
-    ["Offset of field: ConvTransposeParams::inverse_w"][::std::mem::offset_of!(ConvTransposeParams, inverse_w) - 220usize];
+    ["Offset of field: ConvTransposeParams::period_h"][::std::mem::offset_of!(ConvTransposeParams, period_h) - 216usize];
+    ["Offset of field: ConvTransposeParams::period_w"][::std::mem::offset_of!(ConvTransposeParams, period_w) - 220usize];
+    ["Offset of field: ConvTransposeParams::reach_h"][::std::mem::offset_of!(ConvTransposeParams, reach_h) - 224usize];
+    ["Offset of field: ConvTransposeParams::reach_w"][::std::mem::offset_of!(ConvTransposeParams, reach_w) - 228usize];
+    ["Offset of field: ConvTransposeParams::inverse_h"][::std::mem::offset_of!(ConvTransposeParams, inverse_h) - 232usize];
+    ["Offset of field: ConvTransposeParams::inverse_w"][::std::mem::offset_of!(ConvTransposeParams, inverse_w) - 236usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct DeformConvParams {
+    pub conv: ConvParams,
+    pub offset: Tensor4,
+    pub mask: Tensor4,
+    pub offset_groups: i32,
+    pub offset_in_f32: i32,
+    pub mask_in_f32: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeformConvParams"][::std::mem::size_of::<DeformConvParams>() - 296usize];
+    ["Alignment of DeformConvParams"][::std::mem::align_of::<DeformConvParams>() - 8usize];
+    ["Offset of field: DeformConvParams::conv"][::std::mem::offset_of!(DeformConvParams, conv) - 0usize];
+    ["Offset of field: DeformConvParams::offset"][::std::mem::offset_of!(DeformConvParams, offset) - 216usize];
+    ["Offset of field: DeformConvParams::mask"][::std::mem::offset_of!(DeformConvParams, mask) - 248usize];
+    ["Offset of field: DeformConvParams::offset_groups"][::std::mem::offset_of!(DeformConvParams, offset_groups) - 280usize];
+    ["Offset of field: DeformConvParams::offset_in_f32"][::std::mem::offset_of!(DeformConvParams, offset_in_f32) - 284usize];
+    ["Offset of field: DeformConvParams::mask_in_f32"][::std::mem::offset_of!(DeformConvParams, mask_in_f32) - 288usize];
+    ["Offset of field: DeformConvParams::reserved"][::std::mem::offset_of!(DeformConvParams, reserved) - 292usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]

@@ -1,8 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
-use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
+use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
 use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{UpsampleBilinear, UpsampleBilinearSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
@@ -188,6 +189,10 @@ kinds! {
     Focus(FocusSpec) = "focus";
     /// [`UpsampleBilinear`]
     UpsampleBilinear(UpsampleBilinearSpec) = "upsample_bilinear";
+    /// [`DeformConv2d`]
+    DeformConv2d(DeformConv2dSpec) = "deform_conv2d";
+    /// [`DeformConv2dBlock`]
+    DeformConv2dBlock(DeformConv2dBlockSpec) = "deform_conv2d_block";
 }
 
 impl LayerSpec {
