@@ -102,6 +102,16 @@ typedef struct ConvSeparableParams {
     ConvParams depthwise; // its y is nowhere; bias, slope and weight [tap][channel] are padded to whole steps of 64 bytes
 } ConvSeparableParams;
 
+// deform_conv.cu: where each tap of each output pixel reads, and with what weight.
+typedef struct DeformConvParams {
+    ConvParams conv;
+    Tensor4 offset; // [N, 2 * offset_groups * taps, H_out, W_out]: (dy, dx) of each tap
+    Tensor4 mask;   // [N, offset_groups * taps, H_out, W_out]; an address of 0 means absent
+    int32_t offset_groups;
+    int32_t offset_in_f32, mask_in_f32; // 1 where its elements are f32 whatever T is
+    int32_t reserved;
+} DeformConvParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -154,6 +164,7 @@ static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGrouped
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");
+static_assert(sizeof(DeformConvParams) == sizeof(ConvParams) + 80, "DeformConvParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 static_assert(sizeof(PixelShuffleParams) == 160, "PixelShuffleParams has no hidden padding");

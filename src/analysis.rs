@@ -25,8 +25,12 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::geometry::{BlockGeometry, ConvGeometry, Shape, UpsampleGeometry, divisible, elements, kernel_span, positive, rank4};
-use crate::layers::{Activation, Conv2dSpec, ConvTranspose2dSpec, LayerSpec, Padding, PlanRequest};
+use crate::geometry::{
+    BlockGeometry, ConvGeometry, DeformGeometry, Shape, UpsampleGeometry, divisible, elements, kernel_span, positive, rank4,
+};
+use crate::layers::{
+    Activation, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, LayerSpec, Padding, PlanRequest,
+};
 use crate::{DType, Element};
 use serde::Serialize;
 use std::ops::Range;
@@ -188,6 +192,11 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
             let geometries = spec.geometries(request.x, weights[0], weights[1])?;
             two_stages(geometries, "col_bias", Activation::None, spec.activation)?
         }
+        LayerSpec::DeformConv2d(spec) => deform_conv2d(spec, shape("weight")?, request.x, operands.mask)?,
+        LayerSpec::DeformConv2dBlock(spec) => {
+            let mask = spec.modulated.then(|| shape("mask_weight")).transpose()?;
+            deform_conv2d_block(spec, shape("weight")?, shape("offset_weight")?, mask, request.x)?
+        }
     };
     work.report(spec, parameters, request.x, operands)
 }
@@ -264,6 +273,39 @@ fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     let output = g.output_shape();
     let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
     Ok(Work { sampling_flops, ..moved(output) })
+}
+
+/// A position of a sample: the two offsets are added, fractions and their complements taken, multiplied to four weights.
+const FLOPS_PER_POSITION: u64 = 2 + 4 + 4;
+/// A value between four pixels: four products, three additions.
+const FLOPS_PER_SAMPLE: u64 = 4 + 3;
+
+/// The receptive field is that of the places from which the offsets count.
+fn deform_conv2d(spec: &DeformConv2dSpec, weight: Shape, x: Shape, mask: bool) -> Result<Work> {
+    let geometry = DeformGeometry::new(spec, x, weight)?;
+    let plain = conv2d(&spec.conv2d(), weight, x)?;
+    let positions = count(&geometry.mask)?;
+    let masks = if mask { positions } else { 0 };
+    let group_channels = (geometry.conv.c_in / geometry.conv.offset_groups) as u64;
+    let samples = product("the number of samples", [positions, group_channels])?;
+    let sampling = [
+        product("the number of FLOPs", [positions, FLOPS_PER_POSITION])?,
+        product("the number of FLOPs", [samples, FLOPS_PER_SAMPLE + u64::from(mask)])?,
+    ];
+    let coordinates = sum("the number of coordinates", [count(&geometry.offset)?, masks])?;
+    Ok(Work { sampling_flops: sum("the number of FLOPs", sampling)?, coordinates: [coordinates, 0], ..plain })
+}
+
+/// Offsets and mask count as read; the workspace that holds them between the launches is likely to stay in a GPU's cache.
+fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, weight: Shape, offset: Shape, mask: Option<Shape>, x: Shape) -> Result<Work> {
+    let [_, _, kh, kw] = weight;
+    let macs = |predictor: Shape| {
+        let plain = spec.predictor([kh, kw], [predictor[2], predictor[3]], Activation::None)?;
+        ConvGeometry::conv2d(&plain, x, predictor)?.macs()
+    };
+    let deform = deform_conv2d(&spec.deform, weight, x, spec.modulated)?;
+    let macs = [deform.macs, macs(offset)?, mask.map_or(Ok(0), macs)?];
+    Ok(Work { macs: sum("the number of multiply-adds", macs)?, ..deform })
 }
 
 impl Work {

@@ -4,32 +4,39 @@
 use std::process::Command;
 use warpconv::{Device, DeviceKind};
 
-/// Runs the conv2d cases and gives the last line of the output; fails with all of it.
-fn conformance(options: &[&str]) -> String {
+/// An op and its cases, valid ones and those that must be refused.
+const OPS: [(&str, usize); 2] = [("conv2d", 71 + 18), ("deform_conv2d", 22 + 7)];
+
+/// Runs the cases of an op, which must all pass; fails with all of the output.
+fn conformance((op, cases): (&str, usize), options: &[&str]) {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/torch_dev");
     let mut command = Command::new(env!("CARGO_BIN_EXE_warpconv"));
-    let output = command.args(["conformance", corpus, "--filter", "^conv2d/", "--deny-skips"]).args(options).output().unwrap();
+    let output = command.args(["conformance", corpus, "--filter", &format!("^{op}/"), "--deny-skips"]).args(options).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{options:?}\n{stdout}\n{stderr}");
-    stdout.lines().last().unwrap_or_default().to_string()
+    assert_eq!(stdout.lines().last(), Some(format!("{cases} passed, 0 failed, 0 skipped").as_str()));
 }
-
-/// 71 valid cases and 18 that must be refused.
-const ALL_PASS: &str = "89 passed, 0 failed, 0 skipped";
 
 #[test]
 fn every_case_passes_on_the_host_device() {
-    assert_eq!(conformance(&["--device", "host", "--dtype", "all", "--format", "all"]), ALL_PASS);
+    OPS.into_iter().for_each(|op| conformance(op, &["--device", "host", "--dtype", "all", "--format", "all"]));
 }
 
 #[test]
 fn every_case_passes_with_every_kernel() {
-    assert_eq!(conformance(&["--device", "host", "--all-kernels"]), ALL_PASS);
+    OPS.into_iter().for_each(|op| conformance(op, &["--device", "host", "--all-kernels"]));
+}
+
+/// tests/checker.rs has conv2d, in several orders of the threads.
+#[cfg(feature = "checked-host")]
+#[test]
+fn the_checker_finds_nothing_in_the_other_ops() {
+    OPS.into_iter().skip(1).for_each(|op| conformance(op, &["--device", "host", "--all-kernels", "--checked", "--seed", "1"]));
 }
 
 #[test]
 fn every_case_passes_on_a_gpu_if_there_is_one() {
     if Device::best().unwrap().kind() == DeviceKind::Cuda {
-        assert_eq!(conformance(&["--device", "cuda:0", "--all-kernels"]), ALL_PASS);
+        OPS.into_iter().for_each(|op| conformance(op, &["--device", "cuda:0", "--all-kernels"]));
     }
 }

@@ -9,20 +9,20 @@ use rand::seq::IndexedRandom;
 /// The degrees of freedom of a convolution, before they are made consistent.
 #[derive(Debug, Clone)]
 pub(super) struct Conv {
-    n: usize,
-    groups: usize,
+    pub n: usize,
+    pub groups: usize,
     /// Channels a group.
-    c_in: usize,
-    c_out: usize,
-    image: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 4],
-    same: bool,
-    dilation: [usize; 2],
-    values: Values,
-    x_margin: [usize; 2],
-    y_margin: [usize; 2],
+    pub c_in: usize,
+    pub c_out: usize,
+    pub image: [usize; 2],
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub padding: [usize; 4],
+    pub same: bool,
+    pub dilation: [usize; 2],
+    pub values: Values,
+    pub x_margin: [usize; 2],
+    pub y_margin: [usize; 2],
 }
 
 /// How a plain convolution is made awkward.
@@ -147,32 +147,46 @@ pub(super) fn kinds() -> impl Iterator<Item = Kind> {
 }
 
 pub(super) fn problem(kind: &str, change: Change, rng: &mut StdRng) -> Problem {
-    let mut conv = Conv {
-        n: rng.random_range(1..3),
-        groups: pick(rng, &[1, 1, 1, 2, 3]),
-        c_in: rng.random_range(1..12),
-        c_out: rng.random_range(1..12),
-        image: [rng.random_range(1..14), rng.random_range(1..14)],
-        kernel: [pick(rng, &[1, 2, 3, 3, 3, 5]), pick(rng, &[1, 2, 3, 3, 3, 5])],
-        stride: [pick(rng, &[1, 1, 2, 3]), pick(rng, &[1, 1, 2, 3])],
-        padding: std::array::from_fn(|_| rng.random_range(0..3)),
-        same: rng.random_bool(0.2),
-        dilation: [pick(rng, &[1, 1, 1, 2, 3]), pick(rng, &[1, 1, 1, 2, 3])],
-        values: if rng.random() { Values::Exact } else { Values::FullMantissa },
-        x_margin: [0, 0],
-        y_margin: [0, 0],
-    };
+    let mut conv = Conv::random(rng);
     change(rng, &mut conv);
-    let linear = [Activation::None, Activation::Relu];
-    let activation = if conv.values == Values::Exact && rng.random() {
-        *linear.choose(rng).expect("two of them")
-    } else {
-        *Activation::all(rng.random_range(1..64) as f32 / 64.0).choose(rng).expect("ten of them")
-    };
-    conv.problem(kind, activation, rng)
+    conv.finish(kind, rng)
 }
 
 impl Conv {
+    pub fn random(rng: &mut StdRng) -> Self {
+        Self {
+            n: rng.random_range(1..3),
+            groups: pick(rng, &[1, 1, 1, 2, 3]),
+            c_in: rng.random_range(1..12),
+            c_out: rng.random_range(1..12),
+            image: [rng.random_range(1..14), rng.random_range(1..14)],
+            kernel: [pick(rng, &[1, 2, 3, 3, 3, 5]), pick(rng, &[1, 2, 3, 3, 3, 5])],
+            stride: [pick(rng, &[1, 1, 2, 3]), pick(rng, &[1, 1, 2, 3])],
+            padding: std::array::from_fn(|_| rng.random_range(0..3)),
+            same: rng.random_bool(0.2),
+            dilation: [pick(rng, &[1, 1, 1, 2, 3]), pick(rng, &[1, 1, 1, 2, 3])],
+            values: if rng.random() { Values::Exact } else { Values::FullMantissa },
+            x_margin: [0, 0],
+            y_margin: [0, 0],
+        }
+    }
+
+    /// Of all groups.
+    pub fn input_channels(&self) -> usize {
+        self.groups * self.c_in
+    }
+
+    /// Draws the activation and makes a problem of it.
+    pub fn finish(self, kind: &str, rng: &mut StdRng) -> Problem {
+        let linear = [Activation::None, Activation::Relu];
+        let activation = if self.values == Values::Exact && rng.random() {
+            *linear.choose(rng).expect("two of them")
+        } else {
+            *Activation::all(rng.random_range(1..64) as f32 / 64.0).choose(rng).expect("ten of them")
+        };
+        self.problem(kind, activation, rng)
+    }
+
     /// Makes the parts fit one another.
     fn problem(mut self, kind: &str, activation: Activation, rng: &mut StdRng) -> Problem {
         if self.same {

@@ -3,6 +3,7 @@
 
 mod conv2d;
 mod conv_transpose2d;
+mod deform_conv2d;
 mod pixel;
 mod separable;
 
@@ -68,11 +69,13 @@ enum Make {
     Pixel(pixel::MakeProblem),
     DepthwiseSeparable(conv2d::Change),
     SpatiallySeparable(conv2d::Change),
+    DeformConv2d(deform_conv2d::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(conv_transpose2d::kinds()).chain(pixel::kinds()).chain(separable::kinds())
+    let conv = conv2d::kinds().chain(conv_transpose2d::kinds()).chain(deform_conv2d::kinds());
+    conv.chain(separable::kinds()).chain(pixel::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -99,6 +102,7 @@ impl Problem {
             Make::Pixel(make) => Problem { kind: kind.name.into(), ..make(&mut rng) },
             Make::DepthwiseSeparable(change) => separable::depthwise(conv2d::problem(kind.name, change, &mut rng), &mut rng),
             Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
+            Make::DeformConv2d(change) => deform_conv2d::problem(kind.name, change, &mut rng),
         }
     }
 
@@ -141,6 +145,11 @@ impl Problem {
     pub fn with_residual(self, residual: bool) -> Self {
         let output = self.output_shape().ok().filter(|_| residual);
         self.with("residual", output.as_ref().map(|shape| &shape[..]))
+    }
+
+    /// A convolution's problem with offsets, and a mask if so wished.
+    pub fn deformable(self, offset_groups: usize, mask: bool) -> Self {
+        deform_conv2d::deformable(self, offset_groups, mask)
     }
 
     /// The shape of a tensor; of no dimensions when it is not there.
@@ -199,7 +208,8 @@ impl Problem {
         let mut out = Vec::new();
         let mut add = |problem: Problem| {
             let residual = problem.shapes.contains_key("residual");
-            let problem = problem.with_residual(residual);
+            let mask = problem.shapes.contains_key("mask");
+            let problem = deform_conv2d::fit(problem, mask).with_residual(residual);
             if problem != *self && problem.output_shape().is_ok() {
                 out.push(problem);
             }
@@ -214,6 +224,8 @@ impl Problem {
             | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
             LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
             LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
+            LayerSpec::DeformConv2d(spec) => deform_conv2d::simpler(self, spec, &mut add),
+            LayerSpec::DeformConv2dBlock(_) => {}
         }
         self.shrink_tensors(&mut add);
         out
@@ -256,7 +268,9 @@ impl Problem {
             Values::Special if rng.random_bool(0.03) => *special.choose(rng).expect("not empty"),
             Values::FullMantissa | Values::Special => rng.random_range(-1.0f32..1.0),
         };
-        (0..count).map(|_| dtype.round(f64::from(value(&mut rng))) as f32).collect()
+        // offsets of several pixels
+        let reach = if tensor == "offset" { 4.0 } else { 1.0 };
+        (0..count).map(|_| dtype.round(f64::from(value(&mut rng)) * reach) as f32).collect()
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) const LAYOUT: &str = "[tap][c_in / groups][c_out]";
 /// arithmetic of both, which issues as slowly as 8 more bytes would.
 const BYTES_PER_PRODUCT: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
-const UNCOALESCED: f64 = 4.0;
+pub(super) const UNCOALESCED: f64 = 4.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     kernel.check_dtype(problem.dtype)?;

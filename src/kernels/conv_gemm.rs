@@ -11,11 +11,11 @@ use crate::{DType, Element, MemoryFormat};
 pub(crate) const FAMILY: &str = "conv_gemm";
 
 /// `kStages`, `kRowBytes` and `kChunkBytes` of kernels/device/gemm_tile.cuh.
-const STAGES: usize = 4;
+pub(super) const STAGES: usize = 4;
 pub(super) const ROW_BYTES: usize = 64;
 pub(super) const CHUNK_BYTES: usize = 16;
 /// Pixels that a tile may lie beyond the last one.
-const MAX_TILE: usize = 256;
+pub(super) const MAX_TILE: usize = 256;
 /// Of a multiprocessor of the nominal GPU.
 const REGISTERS: usize = 65_536;
 const SHARED_BYTES: usize = 164 * 1024;
@@ -55,17 +55,21 @@ impl Tile {
         TILES.iter().min_by_key(|tile| tile.m * tile.n).expect("the table has tiles")
     }
 
-    fn stage_bytes(&self) -> usize {
+    pub fn stage_bytes(&self) -> usize {
         (self.m + self.n) * ROW_BYTES
+    }
+
+    /// What the warps read of a stage.
+    pub fn fragment_bytes(&self) -> usize {
+        (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES
     }
 
     /// That the copies of a stage write and its multiplications read.
     pub fn shared_bytes_per_stage(&self) -> usize {
-        let fragments = (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES;
-        self.stage_bytes() + fragments
+        self.stage_bytes() + self.fragment_bytes()
     }
 
-    fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         32 * self.m / self.warp_m * self.n / self.warp_n
     }
 
@@ -78,7 +82,7 @@ impl Tile {
 /// How a problem falls into tiles.
 pub(super) struct Tiling {
     /// Output pixels; of a transposed convolution, those of its largest phase.
-    rows: usize,
+    pub rows: usize,
     /// Column tiles times groups.
     tiles_of_a_row: usize,
     row_tiles: usize,
@@ -88,7 +92,7 @@ pub(super) struct Tiling {
 }
 
 impl Tiling {
-    fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
+    pub fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
         let apart = if g.transposed { g.stride } else { [1, 1] };
         let rows = g.n * g.output[0].div_ceil(apart[0]) * g.output[1].div_ceil(apart[1]);
         Self {
@@ -185,12 +189,11 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let tile = Tile::of(kernel);
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
-    let (layout, pack): (_, fn(&ConvGeometry, &Parameter) -> Vec<T>) = match tile.n {
-        64 if kernel.tag("math").is_some() => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64>),
-        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
-        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
-        256 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 256]", pack::<T, 256>),
-        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
+    let (layout, pack) = match tile.n {
+        64 if kernel.tag("math").is_some() => {
+            ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
+        }
+        _ => packing(tile),
     };
     Prepared {
         grid: [blocks as u32, 1, 1],
@@ -199,6 +202,18 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
         layout,
         pack,
+    }
+}
+
+type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
+
+/// The order of the weight for a tile, and the function that packs it so.
+pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
+    match tile.n {
+        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
+        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
+        256 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 256]", pack::<T, 256>),
+        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
     }
 }
 

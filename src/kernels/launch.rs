@@ -1,14 +1,14 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
 use super::params::{
-    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, SubPixelParams,
-    Tensor4,
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, DeformConvParams,
+    SubPixelParams, Tensor4,
 };
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
+use crate::layers::{Choice, Executable, Explanation, Field, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -69,6 +69,7 @@ pub(crate) enum KernelParams {
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
     Separable(ConvSeparableParams),
+    Deform(DeformConvParams),
 }
 
 impl Default for KernelParams {
@@ -85,6 +86,7 @@ impl KernelParams {
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
             KernelParams::Separable(params) => &mut params.conv,
+            KernelParams::Deform(params) => &mut params.conv,
         }
     }
 
@@ -296,6 +298,20 @@ pub(super) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
+/// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
+fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(Tensor4, i32)> {
+    match field {
+        Field::Native(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 0))
+        }
+        Field::F32(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 1))
+        }
+    }
+}
+
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
@@ -343,6 +359,15 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             }
         }
         operands.push(operand("y", &y, access));
+        if let KernelParams::Deform(params) = &mut all {
+            // `Plan::run` has made sure that there are offsets
+            if let Some(offset) = &inputs.offset {
+                (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
+            }
+            if let Some(mask) = &inputs.mask {
+                (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
+            }
+        }
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
         unsafe {
@@ -361,6 +386,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                 KernelParams::Transpose(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
+                KernelParams::Deform(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
             }
         }
     }

@@ -8,6 +8,8 @@ mod conv_grouped;
 mod conv_separable;
 pub(crate) mod conv_transpose;
 mod cost;
+mod deform_conv;
+pub(crate) mod deform_conv2d;
 pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod pixel_shuffle;

@@ -2,6 +2,7 @@
 
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
 use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
+use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
 use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{UpsampleBilinear, UpsampleBilinearSpec};
@@ -193,6 +194,10 @@ kinds! {
     DepthwiseSeparableConv2d(DepthwiseSeparableSpec) = "depthwise_separable";
     /// [`SpatiallySeparableConv2d`]
     SpatiallySeparableConv2d(SpatiallySeparableSpec) = "spatially_separable";
+    /// [`DeformConv2d`]
+    DeformConv2d(DeformConv2dSpec) = "deform_conv2d";
+    /// [`DeformConv2dBlock`]
+    DeformConv2dBlock(DeformConv2dBlockSpec) = "deform_conv2d_block";
 }
 
 impl LayerSpec {

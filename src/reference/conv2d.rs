@@ -79,8 +79,7 @@ fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, re
         return Err(Error::Shape { name: "weight", shape: weight.shape().to_vec(), expected });
     }
     let group_out = c_out / spec.groups;
-    let rows = Taps::new("height", 0, spec, h, kh)?;
-    let columns = Taps::new("width", 1, spec, w, kw)?;
+    let [rows, columns] = Taps::both(spec, [h, w], [kh, kw])?;
     let (h_out, w_out, stride) = (rows.output, columns.output, spec.stride[1]);
 
     let shape = [n, c_out, h_out, w_out];
@@ -124,15 +123,20 @@ fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, re
 }
 
 /// Where the taps of one axis lie.
-struct Taps {
+pub(super) struct Taps {
     input: usize,
     before: usize,
     stride: usize,
     dilation: usize,
-    output: usize,
+    pub output: usize,
 }
 
 impl Taps {
+    /// Rows and columns.
+    pub fn both(spec: &Conv2dSpec, [h, w]: [usize; 2], [kh, kw]: [usize; 2]) -> Result<[Self; 2]> {
+        Ok([Self::new("height", 0, spec, h, kh)?, Self::new("width", 1, spec, w, kw)?])
+    }
+
     /// `axis` is 0 for rows and 1 for columns.
     fn new(name: &'static str, axis: usize, spec: &Conv2dSpec, input: usize, kernel: usize) -> Result<Self> {
         let (stride, dilation) = (spec.stride[axis], spec.dilation[axis]);
@@ -168,6 +172,11 @@ impl Taps {
     /// The input position of tap `tap` of output `p`, unless it lies in the padding.
     fn position(&self, tap: usize, p: usize) -> Option<usize> {
         (p * self.stride + tap * self.dilation).checked_sub(self.before).filter(|&at| at < self.input)
+    }
+
+    /// As [`Taps::position`], in the padding too.
+    pub fn unchecked(&self, tap: usize, p: usize) -> i64 {
+        (p * self.stride + tap * self.dilation) as i64 - self.before as i64
     }
 
     /// The outputs whose tap `tap` does not lie in the padding.

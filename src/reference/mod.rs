@@ -27,6 +27,7 @@ mod array;
 mod batch_norm;
 mod conv2d;
 mod conv_transpose2d;
+mod deform_conv2d;
 mod pixel_shuffle;
 mod rearrange;
 mod separable;
@@ -37,6 +38,7 @@ pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
+pub use deform_conv2d::{Deformed, deform_conv2d, deform_conv2d_scale, deform_samples};
 pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use separable::{
@@ -45,7 +47,7 @@ pub use separable::{
 pub use upsample::upsample_bilinear;
 
 use crate::error::{Error, Result};
-use crate::layers::LayerSpec;
+use crate::layers::{Activation, LayerSpec};
 use std::collections::BTreeMap;
 
 /// The result of a layer of any kind and its scale, from its spec and its tensors by name, as [`LayerSpec::signature`] lists
@@ -120,6 +122,26 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
                 residual: optional("residual"),
             };
             Ok((spatially_separable(spec, &tensors)?, spatially_separable_scale(spec, &tensors)?))
+        }
+        LayerSpec::DeformConv2dBlock(spec) => {
+            let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+            let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
+            let predict = |weight: &str, bias: &str, activation| {
+                let weight = needed(weight)?;
+                let [_, _, ph, pw] = weight.dimensions("a predictor's weight", "[channels, C_in, height, width]")?;
+                conv2d(&spec.predictor([kh, kw], [ph, pw], activation)?, x, weight, optional(bias), None, None)
+            };
+            let offset = predict("offset_weight", "offset_bias", Activation::None)?;
+            let mask = spec.modulated.then(|| predict("mask_weight", "mask_bias", Activation::Sigmoid)).transpose()?;
+            let input = Deformed { x, offset: &offset, mask: mask.as_ref() };
+            let y = deform_conv2d(&spec.deform, &input, weight, bias, optional("slope"), residual)?;
+            Ok((y, deform_conv2d_scale(&spec.deform, &input, weight, bias, residual)?))
+        }
+        LayerSpec::DeformConv2d(spec) => {
+            let input = Deformed { x: needed("x")?, offset: needed("offset")?, mask: optional("mask") };
+            let (weight, bias, residual) = (needed("weight")?, optional("bias"), optional("residual"));
+            let y = deform_conv2d(spec, &input, weight, bias, optional("slope"), residual)?;
+            Ok((y, deform_conv2d_scale(spec, &input, weight, bias, residual)?))
         }
     }
 }

@@ -1,0 +1,130 @@
+//! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel beneath it.
+
+use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
+use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, Prepared, Problem};
+use super::params::DeformConvParams;
+use super::{KernelInfo, conv_direct};
+use crate::geometry::gcd;
+use crate::{DType, Element, MemoryFormat};
+
+pub(crate) const FAMILY: &str = "deform_conv";
+
+/// Of a pixel and a segment in the table of samples: four weights, a place, a mask.
+const SAMPLE_BYTES: usize = 24;
+/// Instructions of the interpolation of one value, as products on FFMA lanes.
+const FFMA_PER_SAMPLE: f64 = 10.0;
+/// What the four loads of a value cost, in bytes from L1: in vectors, and one by one with a test each.
+const BYTES_PER_SAMPLE: [f64; 2] = [8.0, 64.0];
+/// The same where every product samples anew.
+const BYTES_PER_DIRECT_SAMPLE: f64 = 64.0;
+const FFMA_PER_DIRECT_SAMPLE: f64 = 16.0;
+/// A position in k, and a little more, fits 32 bits.
+const MAX_PRODUCTS: usize = 1 << 30;
+
+/// `kSegments` of kernels/device/deformable.cuh: parts of k (a tap and an offset group) whose samples the table holds.
+fn segments(tile: &Tile) -> usize {
+    if tile.m == 64 { 12 } else { 9 }
+}
+
+fn shared_bytes(tile: &Tile) -> usize {
+    STAGES * tile.stage_bytes() + segments(tile) * tile.m * SAMPLE_BYTES
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    kernel.check_dtype(problem.dtype)?;
+    match kernel.tag("gather") {
+        Some(gather) => gemm_cost(kernel, gather, problem),
+        None => direct_cost(kernel, problem),
+    }
+}
+
+fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
+    let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;
+    let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { conv_direct::UNCOALESCED };
+    let work = Work {
+        blocks: outputs / f64::from(kernel.threads),
+        blocks_per_multiprocessor: 4.0,
+        dram_bytes: least_bytes(problem) * scattered,
+        shared_bytes: macs * BYTES_PER_DIRECT_SAMPLE * scattered,
+        ffma: macs * FFMA_PER_DIRECT_SAMPLE,
+        ..Default::default()
+    };
+    Ok(work.seconds(problem))
+}
+
+fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result<f64, String> {
+    let Problem { geometry: g, dtype, .. } = problem;
+    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    if problem.x_format != format {
+        return Err(format!("it gathers from {format} inputs"));
+    }
+    let (channels, offset_channels) = (g.c_in / g.groups, g.c_in / g.offset_groups);
+    let (vectors, chunk) = (gather == "vectors", CHUNK_BYTES / dtype.bytes());
+    if vectors && !(channels.is_multiple_of(chunk) && offset_channels.is_multiple_of(chunk)) {
+        return Err(format!("{channels} channels a group, {offset_channels} an offset group are not multiples of {chunk}"));
+    }
+    let tile = Tile::of(kernel);
+    let step = ROW_BYTES / dtype.bytes();
+    // no segment is shorter than the common divisor of the groups' boundaries
+    let touched = 1 + (step - 1).div_ceil(gcd(channels, offset_channels));
+    if touched > segments(tile) {
+        return Err(format!("{touched} samples of a pixel in {step} products are more than {}", segments(tile)));
+    }
+    let tiling = Tiling::new(g, tile, *dtype);
+    if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize || g.products() > MAX_PRODUCTS {
+        return Err(format!("{} output pixels in {} blocks of {} products are above 2^31", tiling.rows, tiling.blocks(), g.products()));
+    }
+    if shared_bytes(tile) > problem.device.shared_bytes_per_block as usize {
+        return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
+    }
+    let stages = tiling.stages();
+    let macs = stages * (tile.m * tile.n * step) as f64;
+    let samples = stages * (tile.m * step) as f64;
+    let work = Work {
+        blocks: tiling.blocks() as f64,
+        // the sampling of one block keeps a multiprocessor busy
+        blocks_per_multiprocessor: 1.0,
+        dram_bytes: least_bytes(problem),
+        l2_bytes: stages * tile.stage_bytes() as f64,
+        shared_bytes: stages * (tile.stage_bytes() + tile.fragment_bytes()) as f64
+            + samples * BYTES_PER_SAMPLE[usize::from(!vectors)] * dtype.bytes() as f64 / 2.0,
+        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
+        ffma: samples * FFMA_PER_SAMPLE + if *dtype == DType::F32 { macs } else { 0.0 },
+    };
+    Ok(work.seconds(problem))
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    // fits 32 bits, since C_in does
+    let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
+    let Some(gather) = kernel.tag("gather") else {
+        return Prepared { params, ..conv_direct::prepare(kernel, problem) };
+    };
+    let tile = Tile::of(kernel);
+    let (layout, pack) = packing(tile);
+    Prepared {
+        grid: [Tiling::new(&problem.geometry, tile, problem.dtype).blocks() as u32, 1, 1],
+        shared_bytes: shared_bytes(tile) as u32,
+        params,
+        alignment: [if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() }, size_of::<T>()],
+        layout,
+        pack,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::family;
+
+    #[test]
+    fn the_manifest_has_these_tiles() {
+        for kernel in family(FAMILY).filter(|kernel| kernel.tag("gather").is_some()) {
+            let tile = Tile::of(kernel);
+            assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
+            assert!(kernel.threads as usize % tile.m == 0, "{}: a thread fills the table for one pixel", kernel.name);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! DeformConv2d: convolution whose taps sample the input where offsets say.
+
+use super::activation::ActivationName;
+use super::{
+    Activation, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes,
+};
+use crate::error::{Error, Result};
+use crate::geometry::{DeformGeometry, rank4};
+use crate::kernels::{PackedWeights, deform_conv2d};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`DeformConv2d`]: those of [`Conv2dSpec`] and the groups of channels that share their offsets.
+///
+/// ```
+/// use warpconv::{DeformConv2dSpec, Padding};
+/// let spec = DeformConv2dSpec { padding: Padding::all(1), offset_groups: 4, ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert_eq!(json, r#"{"stride":[1,1],"padding":[1,1,1,1],"dilation":[1,1],"groups":1,"offset_groups":4,"activation":"none"}"#);
+/// assert_eq!(serde_json::from_str::<DeformConv2dSpec>(&json).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Attributes", into = "Attributes")]
+pub struct DeformConv2dSpec {
+    /// Vertical and horizontal step between outputs, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros around the input, from which the taps' places are counted.
+    pub padding: Padding,
+    /// Vertical and horizontal distance of neighbouring taps before they are moved, at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels, each convolved on its own. Divides C_in and C_out.
+    pub groups: usize,
+    /// Groups of input channels, each with its own offsets and mask. Divides C_in.
+    pub offset_groups: usize,
+    /// The nonlinearity at the end.
+    pub activation: Activation,
+}
+
+impl Default for DeformConv2dSpec {
+    fn default() -> Self {
+        Conv2dSpec::default().into()
+    }
+}
+
+/// One offset group.
+impl From<Conv2dSpec> for DeformConv2dSpec {
+    fn from(spec: Conv2dSpec) -> Self {
+        let Conv2dSpec { stride, padding, dilation, groups, activation } = spec;
+        Self { stride, padding, dilation, groups, offset_groups: 1, activation }
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Attributes {
+    #[serde(deserialize_with = "attributes::pair")]
+    stride: [usize; 2],
+    padding: Padding,
+    #[serde(deserialize_with = "attributes::pair")]
+    dilation: [usize; 2],
+    groups: usize,
+    offset_groups: usize,
+    activation: ActivationName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        DeformConv2dSpec::default().into()
+    }
+}
+
+impl From<DeformConv2dSpec> for Attributes {
+    fn from(spec: DeformConv2dSpec) -> Self {
+        let DeformConv2dSpec { stride, padding, dilation, groups, offset_groups, activation } = spec;
+        let (activation, alpha) = activation.into_parts();
+        Self { stride, padding, dilation, groups, offset_groups, activation, alpha }
+    }
+}
+
+impl TryFrom<Attributes> for DeformConv2dSpec {
+    type Error = String;
+    fn try_from(a: Attributes) -> Result<Self, String> {
+        let Attributes { stride, padding, dilation, groups, offset_groups, activation, alpha } = a;
+        Ok(Self { stride, padding, dilation, groups, offset_groups, activation: Activation::from_parts(activation, alpha)? })
+    }
+}
+
+impl DeformConv2dSpec {
+    /// The convolution that it is where all offsets are zero.
+    pub fn conv2d(&self) -> Conv2dSpec {
+        let Self { stride, padding, dilation, groups, activation, .. } = *self;
+        Conv2dSpec { stride, padding, dilation, groups, activation }
+    }
+}
+
+/// Deformable convolution, v1 and, with a mask, v2 (modulated):
+///
+/// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * mask * S(y*sh - top + i*dh + dy, x*sw - left + j*dw + dx)`,
+/// `y = activation(z + bias[o] + residual[n,o,y,x])`.
+///
+/// S is channel c of the group, bilinear between its pixels and zero outside the image: a position between the last pixel and
+/// the first one outside has the weight of what is inside. `dy`, `dx` and `mask` are those of output pixel (y, x), tap t = (i, j)
+/// and offset group q of channel c:
+///
+/// | input of [`super::Inputs`] | shape | channels |
+/// | --- | --- | --- |
+/// | `x` | `[N, C_in, H, W]` | |
+/// | `offset` | `[N, 2 * offset_groups * kh * kw, H_out, W_out]` | dy is `2 * (q * kh * kw + t)`, dx the next one, in pixels |
+/// | `mask`, v2 only | `[N, offset_groups * kh * kw, H_out, W_out]` | `q * kh * kw + t` |
+/// | `residual`, optional | `[N, C_out, H_out, W_out]` | |
+///
+/// Offset and mask may be in either format, in the layer's dtype or in f32. Positions and weights of the interpolation are f32;
+/// `mask * S` is rounded once to the dtype. Any offset is safe: NaN, infinite and far ones sample zero. A pixel of weight zero is
+/// not read, so an infinity beside a whole position does not spread (in torchvision it becomes NaN). The mask multiplies always:
+/// infinity times a sample of zero is NaN.
+///
+/// It runs as one kernel without a workspace: samples go straight into the tiles that are multiplied.
+///
+/// Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2: More Deformable,
+/// Better Results", CVPR 2019; semantics of `torchvision.ops.deform_conv2d`.
+///
+/// ```
+/// use warpconv::{DeformConv2d, DeformConv2dSpec, Device, Inputs, Layer, Parameter, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 1, 3], &[1f32, 2., 4.])?;
+/// let layer = DeformConv2d::new(DeformConv2dSpec::default(), Parameter::new(&[1, 1, 1, 1], &[10f32])?)?;
+/// // every tap half a pixel to the right
+/// let offset = Tensor::from_slice(&device, [1, 2, 1, 3], &[0f32, 0., 0., 0.5, 0.5, 0.5])?;
+/// assert_eq!(layer.forward(&Inputs::new(&x).offset(&offset))?.to_vec()?, [15., 30., 20.]);
+/// let mask = Tensor::from_slice(&device, [1, 1, 1, 3], &[1f32, 0.5, 0.])?;
+/// assert_eq!(layer.forward(&Inputs::new(&x).offset(&offset).mask(&mask))?.to_vec()?, [15., 15., 0.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct DeformConv2d {
+    spec: DeformConv2dSpec,
+    weight: Parameter,
+    weight_shape: Shape,
+    tail: Tail,
+    packed: PackedWeights,
+}
+
+impl DeformConv2d {
+    /// A deformable convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
+    ///
+    /// # Errors
+    /// [`Error::Rank`], and what [`DeformGeometry::check_weight`] refuses; [`Error::MissingTensor`] is left to
+    /// [`DeformConv2d::with_slope`], which a prelu needs before it can be planned.
+    pub fn new(spec: DeformConv2dSpec, weight: Parameter) -> Result<Self> {
+        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
+            name: "weight",
+            shape: weight.shape().to_vec(),
+            expected: 4,
+            meaning: "[C_out, C_in / groups, kernel height, kernel width]",
+        })?;
+        DeformGeometry::check_weight(&spec, weight_shape)?;
+        let tail = Tail::new("deform_conv2d", weight_shape[0], spec.activation);
+        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
+    }
+
+    /// Adds a bias `[C_out]`.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
+        self.tail.set_bias(bias)?;
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Adds the slope `[C_out]` that [`Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
+        self.tail.set_slope(slope)?;
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &DeformConv2dSpec {
+        &self.spec
+    }
+
+    /// Its weight [C_out, C_in / groups, kh, kw].
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
+    /// Its bias `[C_out]`.
+    pub fn bias(&self) -> Option<&Parameter> {
+        self.tail.bias.as_ref()
+    }
+
+    /// Its prelu slope `[C_out]`.
+    pub fn slope(&self) -> Option<&Parameter> {
+        self.tail.slope.as_ref()
+    }
+
+    /// The geometry on an input of shape `x`, with the shapes of offset and mask.
+    ///
+    /// # Errors
+    /// As [`DeformGeometry::new`].
+    pub fn geometry(&self, x: Shape) -> Result<DeformGeometry> {
+        DeformGeometry::new(&self.spec, x, self.weight_shape)
+    }
+}
+
+impl Layer for DeformConv2d {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::DeformConv2d(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.conv.output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.tail.check_complete()?;
+        deform_conv2d::plan(device, request, self.geometry(request.x)?, &self.weight, self.tail.epilogue(), &self.packed)
+    }
+}
+
+impl Kind for DeformConv2d {
+    type Spec = DeformConv2dSpec;
+    const SIGNATURE: Signature = Signature { parameters: &["weight", "bias", "slope"], inputs: &["x", "offset", "mask", "residual"] };
+
+    fn build(spec: DeformConv2dSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = DeformConv2d::new(spec, parameters.take("weight")?)?;
+        layer.tail = layer.tail.take("bias", "slope", parameters)?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+    }
+
+    fn typical_parameters(spec: &DeformConv2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
+        let tail = Tail::typical_parameters(spec.activation, weight[0]);
+        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let contract = Contract::new(dtype, self.geometry(request.x)?.conv.products()).gain(self.tail.gain());
+        // samples between pixels are rounded before they are multiplied, which f32 does not notice
+        Ok(contract.rounded(usize::from(dtype != DType::F32)))
+    }
+}

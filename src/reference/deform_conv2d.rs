@@ -1,0 +1,206 @@
+//! DeformConv2d.
+
+use super::conv2d::Taps;
+use super::{Array, conv2d, conv2d_scale};
+use crate::error::{Error, Result};
+use crate::{Conv2dSpec, DeformConv2dSpec, Padding};
+
+/// The tensors that a deformable convolution samples.
+#[derive(Debug, Clone, Copy)]
+pub struct Deformed<'a> {
+    /// The input `[N, C_in, H, W]`.
+    pub x: &'a Array,
+    /// `[N, 2 * offset_groups * kh * kw, H_out, W_out]`: (dy, dx) of each offset group and tap.
+    pub offset: &'a Array,
+    /// `[N, offset_groups * kh * kw, H_out, W_out]`; all ones where there is none.
+    pub mask: Option<&'a Array>,
+}
+
+/// [`conv2d`] whose tap (i, j) of channel c reads `mask * S(y*sh - top + i*dh + dy, x*sw - left + j*dw + dx)`: S is bilinear
+/// between the pixels of the channel and zero outside the image; dy, dx and mask are those of output pixel (y, x), of the tap
+/// and of the channel's offset group `c / (C_in / offset_groups)`.
+///
+/// Positions are rounded once to f32, as kernels have them. A pixel whose weight is zero in f32 is not read, so that an infinity
+/// beside a whole position does not matter; a position that is NaN or at least one pixel outside the image reads zero. The
+/// mask multiplies always: infinity times the zero outside the image is NaN.
+///
+/// Sources: Dai et al., "Deformable Convolutional Networks", 2017; Zhu et al., "Deformable ConvNets v2", 2019;
+/// `torchvision.ops.deform_conv2d`.
+///
+/// ```
+/// use warpconv::DeformConv2dSpec;
+/// use warpconv::reference::{Array, Deformed, deform_conv2d};
+/// let x = Array::new([1, 1, 1, 3], vec![1.0, 2.0, 4.0])?;
+/// // half a pixel to the right: between neighbours, and between the last pixel and the zeros outside
+/// let offset = Array::new([1, 2, 1, 3], vec![0.0, 0.0, 0.0, 0.5, 0.5, 0.5])?;
+/// let weight = Array::new([1, 1, 1, 1], vec![1.0])?;
+/// let input = Deformed { x: &x, offset: &offset, mask: None };
+/// let y = deform_conv2d(&DeformConv2dSpec::default(), &input, &weight, None, None, None)?;
+/// assert_eq!(y.data(), [1.5, 3.0, 2.0]);
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`conv2d`], for offset and mask too; [`Error::Divisibility`] when the offset groups do not divide C_in.
+pub fn deform_conv2d(
+    spec: &DeformConv2dSpec,
+    input: &Deformed<'_>,
+    weight: &Array,
+    bias: Option<&Array>,
+    slope: Option<&Array>,
+    residual: Option<&Array>,
+) -> Result<Array> {
+    let (samples, plain) = sampled(spec, input, weight)?;
+    conv2d(&plain, &samples, weight, bias, slope, residual)
+}
+
+/// The magnitude that rounding errors of [`deform_conv2d`] are measured by: the same on absolute values (|x|, |mask|, |weight|,
+/// |bias|, |residual|) at the same positions, without the activation.
+///
+/// # Errors
+/// As [`deform_conv2d`].
+pub fn deform_conv2d_scale(
+    spec: &DeformConv2dSpec,
+    input: &Deformed<'_>,
+    weight: &Array,
+    bias: Option<&Array>,
+    residual: Option<&Array>,
+) -> Result<Array> {
+    let (x, mask) = (input.x.abs(), input.mask.map(Array::abs));
+    let (samples, plain) = sampled(spec, &Deformed { x: &x, mask: mask.as_ref(), ..*input }, weight)?;
+    conv2d_scale(&plain, &samples, weight, bias, residual)
+}
+
+/// All that the taps of a kernel of size (kh, kw) read, `[N, C_in, H_out * kh, W_out * kw]`: tap (i, j) of output pixel (y, x) is
+/// at (y * kh + i, x * kw + j). A convolution of it with stride (kh, kw) is the deformable convolution.
+///
+/// # Errors
+/// As [`deform_conv2d`].
+pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2]) -> Result<Array> {
+    let [n, c_in, h, w] = input.x.dimensions("x", "[N, C_in, H, W]")?;
+    let [kh, kw] = kernel;
+    for (name, value) in [("offset_groups", spec.offset_groups), ("kh", kh), ("kw", kw)] {
+        if value == 0 {
+            return Err(Error::Attribute { name, value: "0".into(), requirement: "at least 1" });
+        }
+    }
+    if c_in % spec.offset_groups != 0 {
+        return Err(Error::Divisibility { name: "C_in", value: c_in, divisor_name: "offset_groups", divisor: spec.offset_groups });
+    }
+    let [rows, columns] = Taps::both(&spec.conv2d(), [h, w], kernel)?;
+    let (h_out, w_out, taps) = (rows.output, columns.output, kh.saturating_mul(kw));
+    let channels = spec.offset_groups.saturating_mul(taps); // those of an existing mask do not overflow
+    input.offset.check_shape("offset", &[n, channels.saturating_mul(2), h_out, w_out])?;
+    if let Some(mask) = input.mask {
+        mask.check_shape("mask", &[n, channels, h_out, w_out])?;
+    }
+    let field = |array: &Array, image: usize, channel: usize, y: usize, x: usize| {
+        array.data()[((image * array.shape()[1] + channel) * h_out + y) * w_out + x]
+    };
+    let shape = [h_out.saturating_mul(kh), w_out.saturating_mul(kw)];
+    let mut samples = Array::zeros([n, c_in, shape[0], shape[1]])?;
+    for (index, value) in samples.data_mut().iter_mut().enumerate() {
+        let (plane, row, column) = (index / shape[1] / shape[0], index / shape[1] % shape[0], index % shape[1]);
+        let (image, c) = (plane / c_in, plane % c_in);
+        let (y, i, x, j) = (row / kh, row % kh, column / kw, column % kw);
+        let tap = c / (c_in / spec.offset_groups) * taps + i * kw + j;
+        let moved = |before: i64, axis: usize| before as f32 + field(input.offset, image, 2 * tap + axis, y, x) as f32;
+        let at = [moved(rows.unchecked(i, y), 0), moved(columns.unchecked(j, x), 1)];
+        let sample = bilinear(&input.x.data()[plane * h * w..][..h * w], [h, w], at);
+        *value = sample * input.mask.map_or(1.0, |mask| field(mask, image, tap, y, x));
+    }
+    Ok(samples)
+}
+
+/// The samples, and the plain convolution of them that is the result.
+fn sampled(spec: &DeformConv2dSpec, input: &Deformed<'_>, weight: &Array) -> Result<(Array, Conv2dSpec)> {
+    let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
+    let samples = deform_samples(spec, input, [kh, kw])?;
+    Ok((samples, Conv2dSpec { stride: [kh, kw], padding: Padding::default(), dilation: [1, 1], ..spec.conv2d() }))
+}
+
+/// A plane between its pixels.
+fn bilinear(plane: &[f64], [h, w]: [usize; 2], [y, x]: [f32; 2]) -> f64 {
+    let outside = |at: f32, size: usize| at.is_nan() || at <= -1.0 || at >= size as f32;
+    if outside(y, h) || outside(x, w) {
+        return 0.0;
+    }
+    let (y, x) = (f64::from(y), f64::from(x));
+    let (top, left) = (y.floor(), x.floor());
+    let mut sum = 0.0;
+    for (row, row_weight) in [(top, 1.0 - (y - top)), (top + 1.0, y - top)] {
+        for (column, column_weight) in [(left, 1.0 - (x - left)), (left + 1.0, x - left)] {
+            let weight: f64 = row_weight * column_weight;
+            let inside = row >= 0.0 && row < h as f64 && column >= 0.0 && column < w as f64;
+            if inside && weight as f32 != 0.0 {
+                sum += weight * plane[row as usize * w + column as usize];
+            }
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Activation;
+
+    fn array<const N: usize>(shape: [usize; N], data: &[f64]) -> Array {
+        Array::new(shape, data.to_vec()).unwrap()
+    }
+
+    /// One output pixel at (0, 0) of a 1x1 kernel on a 2x2 image, moved by (dy, dx).
+    fn moved(dy: f64, dx: f64, mask: f64) -> f64 {
+        let spec = DeformConv2dSpec { stride: [2, 2], ..Default::default() };
+        let (x, offset) = (array([1, 1, 2, 2], &[1.0, 2.0, 4.0, 8.0]), array([1, 2, 1, 1], &[dy, dx]));
+        let mask = array([1, 1, 1, 1], &[mask]);
+        let input = Deformed { x: &x, offset: &offset, mask: Some(&mask) };
+        deform_conv2d(&spec, &input, &array([1, 1, 1, 1], &[1.0]), None, None, None).unwrap().data()[0]
+    }
+
+    #[test]
+    fn samples_by_hand() {
+        assert_eq!(moved(0.0, 0.0, 1.0), 1.0);
+        assert_eq!(moved(1.0, 1.0, 0.5), 4.0);
+        assert_eq!(moved(0.5, 0.25, 1.0), 0.5 * (0.75 + 0.25 * 2.0) + 0.5 * (0.75 * 4.0 + 0.25 * 8.0));
+        // over the border the image fades into the zeros outside
+        assert_eq!(moved(-0.75, 0.0, 1.0), 0.25);
+        assert_eq!(moved(1.5, 1.5, 1.0), 2.0);
+        assert_eq!(moved(-1.0, 0.0, 1.0), 0.0);
+        assert_eq!(moved(0.0, 2.0, 1.0), 0.0);
+        for far in [1e30, -1e30, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            assert_eq!(moved(far, 0.0, 1.0), 0.0);
+            assert_eq!(moved(0.0, far, 1.0), 0.0);
+        }
+        assert!(moved(9.0, 0.0, f64::INFINITY).is_nan());
+        assert_eq!(moved(0.0, 0.0, f64::INFINITY), f64::INFINITY);
+    }
+
+    #[test]
+    fn offset_groups_move_their_own_channels() {
+        let spec = DeformConv2dSpec { offset_groups: 2, ..Default::default() };
+        let x = array([1, 4, 1, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        // the first group one to the right, the second stays
+        let offset = array([1, 4, 1, 2], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+        let samples = deform_samples(&spec, &Deformed { x: &x, offset: &offset, mask: None }, [1, 1]).unwrap();
+        assert_eq!(samples.data(), [2.0, 0.0, 4.0, 0.0, 5.0, 6.0, 7.0, 8.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (x, weight) = (Array::zeros([1, 4, 5, 5]).unwrap(), Array::zeros([2, 4, 3, 3]).unwrap());
+        let offset = |c: usize| Array::zeros([1, c, 3, 3]).unwrap();
+        let spec = DeformConv2dSpec::default();
+        let run = |spec: DeformConv2dSpec, offset: &Array, mask: Option<&Array>| {
+            deform_conv2d(&spec, &Deformed { x: &x, offset, mask }, &weight, None, None, None)
+        };
+        assert!(run(spec, &offset(18), Some(&offset(9))).is_ok());
+        assert!(matches!(run(spec, &offset(9), None), Err(Error::Shape { name: "offset", .. })));
+        assert!(matches!(run(spec, &offset(18), Some(&offset(18))), Err(Error::Shape { name: "mask", .. })));
+        let of = |offset_groups| DeformConv2dSpec { offset_groups, ..spec };
+        assert!(matches!(run(of(0), &offset(18), None), Err(Error::Attribute { name: "offset_groups", .. })));
+        assert!(matches!(run(of(3), &offset(54), None), Err(Error::Divisibility { divisor_name: "offset_groups", .. })));
+        let prelu = DeformConv2dSpec { activation: Activation::Prelu, ..spec };
+        assert!(matches!(run(prelu, &offset(18), None), Err(Error::MissingTensor { .. })));
+    }
+}
