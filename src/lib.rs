@@ -59,7 +59,8 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, Explanation, Field, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan,
-    PlanRequest, Precision, Residual, RoIs, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Explanation, Field,
+    FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
+    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Tuned, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -2,6 +2,7 @@
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
 mod conv2d;
+mod roi;
 
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
@@ -61,11 +62,12 @@ pub struct Kind {
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Conv2d(conv2d::Change),
+    Roi(roi::Op, roi::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds()
+    conv2d::kinds().chain(roi::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -88,6 +90,7 @@ impl Problem {
         let kind = &kinds[(index % kinds.len() as u64) as usize];
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
+            Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
         }
     }
 
@@ -150,6 +153,14 @@ impl Problem {
     /// # Errors
     /// When the parts of the problem do not fit one another.
     pub fn output_shape(&self) -> Result<Shape> {
+        let rois = self.shapes.get("rois").is_some_and(|shape| shape.first().is_some_and(|&rois| rois > 0));
+        if rois && self.x()?[0] == 0 {
+            return Err(Error::Shape {
+                name: "rois",
+                shape: self.shape("rois").to_vec(),
+                expected: "no RoIs, as there are no images".into(),
+            });
+        }
         let parameters = self.layer.signature().parameters;
         let named = self.shapes.iter().filter(|(name, _)| parameters.contains(&name.as_str()));
         let zeros = |(name, shape): (&String, &Vec<usize>)| Ok((name.clone(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
@@ -186,6 +197,7 @@ impl Problem {
         };
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+            _ => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);
         out
@@ -220,6 +232,9 @@ impl Problem {
     fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
+        if tensor == "rois" {
+            return roi::rois(self, &mut rng, count / 5);
+        }
         let subnormal = dtype.smallest_subnormal() as f32;
         let special = [0.0, -0.0, subnormal, -subnormal, 3.0 * subnormal, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
         let special = if self.layer.signature().inputs.contains(&tensor) { &special[..] } else { &special[..5] };

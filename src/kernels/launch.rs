@@ -207,7 +207,7 @@ struct ConvLaunch<T> {
 }
 
 /// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
-fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }

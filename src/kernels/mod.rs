@@ -9,6 +9,7 @@ mod cost;
 pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod rearrange;
+pub(crate) mod roi_pool;
 
 use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};

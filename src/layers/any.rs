@@ -1,6 +1,7 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
 use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -173,6 +174,16 @@ macro_rules! kinds {
 kinds! {
     /// [`Conv2d`]
     Conv2d(Conv2dSpec) = "conv2d";
+    /// [`RoiAlign`]
+    RoiAlign(RoiAlignSpec) = "roi_align";
+    /// [`RoiPool`]
+    RoiPool(RoiPoolSpec) = "roi_pool";
+    /// [`PsRoiPool`]
+    PsRoiPool(PsRoiPoolSpec) = "ps_roi_pool";
+    /// [`DeformRoiPool`]
+    DeformRoiPool(DeformRoiPoolSpec) = "deform_roi_pool";
+    /// [`DeformRoiPoolPack`]
+    DeformRoiPoolPack(DeformRoiPoolSpec) = "deform_roi_pool_pack";
 }
 
 impl LayerSpec {

@@ -27,12 +27,14 @@ mod array;
 mod batch_norm;
 mod conv2d;
 mod rearrange;
+mod roi;
 
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
+pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
 
 use crate::error::{Error, Result};
 use crate::layers::LayerSpec;
@@ -56,6 +58,32 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
             let y = conv2d(spec, x, weight, bias, optional("slope"), residual)?;
             Ok((y, conv2d_scale(spec, x, weight, bias, residual)?))
+        }
+        LayerSpec::RoiAlign(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((roi_align(spec, x, rois)?, roi_align(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::RoiPool(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((roi_pool(spec, x, rois)?, roi_pool(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::PsRoiPool(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((ps_roi_pool(spec, x, rois)?, ps_roi_pool(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::DeformRoiPool(spec) => {
+            let (x, rois, offset, mask) = (needed("x")?, needed("rois")?, optional("offset"), optional("mask"));
+            let scale = deform_roi_pool(spec, &x.abs(), rois, offset, mask.map(Array::abs).as_ref())?;
+            Ok((deform_roi_pool(spec, x, rois, offset, mask)?, scale))
+        }
+        LayerSpec::DeformRoiPoolPack(spec) => {
+            let connected = |stage: &str| -> Vec<(&Array, Option<&Array>)> {
+                let layer = |i| Some((optional(&format!("{stage}_fc{i}_weight"))?, optional(&format!("{stage}_fc{i}_bias"))));
+                (1..=3).map_while(layer).collect()
+            };
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            needed("offset_fc1_weight")?;
+            deform_roi_pool_pack(spec, x, rois, &connected("offset"), &connected("mask"))
         }
     }
 }
