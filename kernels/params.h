@@ -112,6 +112,26 @@ typedef struct DeformConvParams {
     int32_t reserved;
 } DeformConvParams;
 
+// roi_pool.cu: K regions of interest of x, each pooled to pooled_h x pooled_w. The output channels are `classes` times
+// `class_channels`; a warp or a thread takes one of `slices` of those of a class.
+typedef struct RoiParams {
+    Tensor4 x;
+    Tensor4 y;      // [K, C_out, pooled_h, pooled_w]
+    Tensor4 offset; // [K, 2 * classes, pooled_h, pooled_w]: (x, y) of each class; an address of 0 means absent
+    Tensor4 mask;   // [K, classes, pooled_h, pooled_w]; an address of 0 means absent
+    uint64_t rois;  // f32 [K][5]: image, x1, y1, x2, y2
+    int32_t n, h, w; // of x
+    int32_t pooled_h, pooled_w;
+    int32_t classes, class_channels, slices;
+    uint32_t units; // K * classes * slices * pooled_h * pooled_w
+    float spatial_scale, gamma;
+    int32_t sampling_ratio; // of align; adaptive if not above 0
+    int32_t aligned, position_sensitive;
+    int32_t offset_in_f32, mask_in_f32; // 1 where its elements are f32 whatever T is
+    int32_t vector_stores;              // 1 where a vector of channels of y may be written in one access
+    int32_t reserved;
+} RoiParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -165,6 +185,7 @@ static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepth
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");
 static_assert(sizeof(DeformConvParams) == sizeof(ConvParams) + 80, "DeformConvParams has no hidden padding");
+static_assert(sizeof(RoiParams) == 208, "RoiParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 static_assert(sizeof(PixelShuffleParams) == 160, "PixelShuffleParams has no hidden padding");

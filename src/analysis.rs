@@ -29,7 +29,7 @@ use crate::geometry::{
     BlockGeometry, ConvGeometry, DeformGeometry, Shape, UpsampleGeometry, divisible, elements, kernel_span, positive, rank4,
 };
 use crate::layers::{
-    Activation, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, LayerSpec, Padding, PlanRequest,
+    Activation, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, LayerSpec, Padding, PlanRequest, Pool, Pooling,
 };
 use crate::{DType, Element};
 use serde::Serialize;
@@ -197,6 +197,11 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
             let mask = spec.modulated.then(|| shape("mask_weight")).transpose()?;
             deform_conv2d_block(spec, shape("weight")?, shape("offset_weight")?, mask, request.x)?
         }
+        LayerSpec::RoiAlign(spec) => roi(spec.pooling(), request, operands)?,
+        LayerSpec::RoiPool(spec) => roi(spec.pooling(), request, operands)?,
+        LayerSpec::PsRoiPool(spec) => roi(spec.pooling(), request, operands)?,
+        LayerSpec::DeformRoiPool(spec) => roi(spec.pooling(), request, operands)?,
+        LayerSpec::DeformRoiPoolPack(spec) => pack(spec.pooling(), parameters, request, operands)?,
     };
     work.report(spec, parameters, request.x, operands)
 }
@@ -306,6 +311,36 @@ fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, weight: Shape, offset: Shap
     let deform = deform_conv2d(&spec.deform, weight, x, spec.modulated)?;
     let macs = [deform.macs, macs(offset)?, mask.map_or(Ok(0), macs)?];
     Ok(Work { macs: sum("the number of multiply-adds", macs)?, ..deform })
+}
+
+/// An adaptive grid, and the pixels of a bin, are taken to be those of a RoI over the whole input. A bilinear sample is four
+/// multiply-adds, a mean one division. Offsets and mask are counted where the layer can have them.
+fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Work> {
+    let geometry = pooling.geometry(request)?;
+    let outputs = count(&geometry.output_shape())?;
+    let of_a_sample = if pooling.pool == Pool::Align { 8 } else { 1 };
+    let samples = product("the number of FLOPs", [outputs, geometry.samples() as u64, of_a_sample])?;
+    let (means, mask) = (pooling.pool != Pool::Max, pooling.deformable && operands.mask);
+    let after = product("the number of FLOPs", [outputs, u64::from(means) + u64::from(mask)])?;
+    let offset = if pooling.deformable { count(&geometry.offset_shape())? } else { 0 };
+    let mask = if mask { count(&geometry.mask_shape())? } else { 0 };
+    Ok(Work {
+        output: geometry.output_shape(),
+        macs: 0,
+        sampling_flops: sum("the number of FLOPs", [samples, after])?,
+        coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
+        activation: Activation::None,
+        receptive_field: Some(ReceptiveField::input()),
+        before: None,
+    })
+}
+
+/// Both poolings, and the fully connected layers between them. What passes between the stages is not counted as moved.
+fn pack(pooling: Pooling, parameters: &[ParameterShape], request: &PlanRequest, operands: Operands) -> Result<Work> {
+    let once = roi(Pooling { deformable: false, ..pooling }, request, operands)?;
+    let weights = parameters.iter().filter(|(name, _)| name.ends_with("weight")).map(|(_, shape)| count(shape)).sum::<Result<u64>>()?;
+    let macs = product("the number of multiply-adds", [weights, once.output[0] as u64])?;
+    Ok(Work { macs, sampling_flops: product("the number of FLOPs", [once.sampling_flops, 2])?, ..once })
 }
 
 impl Work {
@@ -626,6 +661,7 @@ impl Saving {
 mod tests {
     use super::*;
     use crate::layers::{DepthwiseSeparableSpec, SpatiallySeparableSpec};
+    use crate::{DeformRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
     use rstest::rstest;
 
     fn same() -> Conv2dSpec {
@@ -693,7 +729,8 @@ mod tests {
         assert_eq!((report.parameters.weight, report.parameters.bias), (144 + 512, 16));
         assert_eq!((o.macs, o.bias_additions, o.activations), (pixels * (16 * 9 + 32 * 16), pixels * 16, pixels * 16));
         assert_eq!((report.bytes.read, report.bytes.written), ((2 * 8 * 120 + 656) * 2 + 64, pixels * 32 * 2));
-        assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
+        let field = report.receptive_field.unwrap();
+        assert_eq!((field.size, field.jump), ([3, 3], [2, 2]));
 
         // one channel, 3x3: 6 products an output instead of 9
         let spec = SpatiallySeparableSpec { padding: Padding::Same, activation: Activation::Relu, ..Default::default() };
@@ -702,7 +739,29 @@ mod tests {
         let report = analyse(&spec, &parameters, &[1, 1, 8, 9].into(), Operands::new(DType::F32)).unwrap();
         assert_eq!((report.operations.macs, report.parameters.weight), (6 * 72, 6));
         assert_eq!((report.operations.bias_additions, report.operations.activations), (72, 72));
-        assert_eq!((report.receptive_field.size, report.receptive_field.start), ([3, 3], [0.0, 0.0]));
+        let field = report.receptive_field.unwrap();
+        assert_eq!((field.size, field.start), ([3, 3], [0.0, 0.0]));
+    }
+
+    #[test]
+    fn sampling_is_counted_apart() {
+        let analyse =
+            |spec: &LayerSpec, request: &PlanRequest, mask| analyse(spec, &[], request, Operands::new(DType::F16).mask(mask)).unwrap();
+        let request = PlanRequest::new([2, 8, 14, 28]).rois(3);
+        let outputs = 3 * 8 * 7 * 7;
+        let align = RoiAlignSpec { sampling_ratio: 2, ..RoiAlignSpec::new([7, 7]) };
+        let report = analyse(&LayerSpec::RoiAlign(align), &request, false);
+        assert_eq!((report.output, report.operations.macs, report.operations.flops), ([3, 8, 7, 7], 0, outputs * (4 * 8 + 1)));
+        assert_eq!((report.bytes.coordinates, report.bytes.written), (3 * 5 * 4, outputs * 2));
+        // 2 x 4 pixels of a bin over the whole input
+        let adaptive = LayerSpec::RoiAlign(RoiAlignSpec { sampling_ratio: 0, ..align });
+        assert_eq!(analyse(&adaptive, &request, false).operations.sampling_flops, outputs * (8 * 8 + 1));
+        let max = LayerSpec::RoiPool(RoiPoolSpec::new([7, 7]));
+        assert_eq!(analyse(&max, &request, false).operations.sampling_flops, outputs * 8);
+        let deform = DeformRoiPoolSpec { sampling_ratio: 2, ..DeformRoiPoolSpec::new([7, 7]) };
+        let report = analyse(&LayerSpec::DeformRoiPool(deform), &request, true);
+        assert_eq!(report.operations.sampling_flops, outputs * (4 * 8 + 2));
+        assert_eq!(report.bytes.coordinates, 3 * 3 * 49 * 2 + 3 * 5 * 4);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! is computed here, and only here.
 
 use crate::error::{Error, Result};
-use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, DeformConv2dSpec, FocusSpec, UpsampleBilinearSpec, UpsampleSize};
+use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, DeformConv2dSpec, FocusSpec, Pooling, UpsampleBilinearSpec, UpsampleSize};
 
 /// A logical shape [N, C, H, W].
 pub type Shape = [usize; 4];
@@ -495,6 +495,76 @@ impl DeformGeometry {
             .checked_mul(spec.groups)
             .ok_or_else(|| Error::Overflow { what: "C_in", values: format!("{} channels in each of {} groups", weight[1], spec.groups) })?;
         divisible("C_in", c_in, "offset_groups", spec.offset_groups)
+    }
+}
+
+/// A pooling of regions of interest whose every size is known and fits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RoiGeometry {
+    /// [N, C, H, W].
+    pub x: Shape,
+    /// RoIs: K.
+    pub rois: usize,
+    /// Channels of the output.
+    pub c_out: usize,
+    /// Height and width of the output.
+    pub pooled: [usize; 2],
+    /// Groups of output channels that have offsets and a mask of their own.
+    pub classes: usize,
+    pub(crate) pooling: Pooling,
+}
+
+impl RoiGeometry {
+    /// The geometry of `pooling` on `rois` RoIs of an input of shape `x`.
+    ///
+    /// # Errors
+    /// What [`Pooling::check`] refuses; [`Error::Attribute`] for an input without rows or columns; [`Error::Divisibility`] when
+    /// the bins of a position-sensitive pooling do not divide C, or the offset groups the output's channels; [`Error::Overflow`].
+    pub(crate) fn new(pooling: Pooling, x: Shape, rois: usize) -> Result<Self> {
+        pooling.check()?;
+        let [_, c, h, w] = x;
+        positive("the height of x", h)?;
+        positive("the width of x", w)?;
+        let pooled = pooling.output_size;
+        let bins = elements(&pooled)?;
+        let c_out = if pooling.position_sensitive {
+            divisible("C", c, "output height * output width", bins)?;
+            c / bins
+        } else {
+            c
+        };
+        divisible("C_out", c_out, "offset_groups", pooling.classes)?;
+        let geometry = Self { x, rois, c_out, pooled, classes: pooling.classes, pooling };
+        elements(&x)?;
+        for shape in [geometry.output_shape(), geometry.offset_shape(), geometry.mask_shape()] {
+            elements(&shape)?;
+        }
+        Ok(geometry)
+    }
+
+    /// [K, C_out, ph, pw].
+    pub fn output_shape(&self) -> Shape {
+        [self.rois, self.c_out, self.pooled[0], self.pooled[1]]
+    }
+
+    /// [K, 2 * classes, ph, pw]: right and down for each.
+    pub fn offset_shape(&self) -> Shape {
+        [self.rois, 2 * self.classes, self.pooled[0], self.pooled[1]]
+    }
+
+    /// [K, classes, ph, pw].
+    pub fn mask_shape(&self) -> Shape {
+        [self.rois, self.classes, self.pooled[0], self.pooled[1]]
+    }
+
+    /// What one bin of one channel is taken to read, as (samples or pixels): those of its grid where the attributes fix it, else
+    /// as many as a RoI over the whole input has.
+    pub fn samples(&self) -> usize {
+        let [ph, pw] = self.pooled;
+        match usize::try_from(self.pooling.sampling_ratio) {
+            Ok(ratio) if ratio > 0 => ratio * ratio,
+            _ => self.x[2].div_ceil(ph) * self.x[3].div_ceil(pw),
+        }
     }
 }
 

@@ -60,6 +60,11 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, Residual, RoIs, RoisView, SpatiallySeparableConv2d, SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
+    DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
+    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FullyConnected, GroupPart, Inputs, Layer,
+    LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
+    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, SpatiallySeparableConv2d, SpatiallySeparableSpec,
+    SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

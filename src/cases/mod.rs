@@ -5,6 +5,7 @@ mod conv2d;
 mod conv_transpose2d;
 mod deform_conv2d;
 mod pixel;
+mod roi;
 mod separable;
 
 use crate::geometry::elements;
@@ -70,12 +71,13 @@ enum Make {
     DepthwiseSeparable(conv2d::Change),
     SpatiallySeparable(conv2d::Change),
     DeformConv2d(deform_conv2d::Change),
+    Roi(roi::Op, roi::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
     let conv = conv2d::kinds().chain(conv_transpose2d::kinds()).chain(deform_conv2d::kinds());
-    conv.chain(separable::kinds()).chain(pixel::kinds())
+    conv.chain(separable::kinds()).chain(pixel::kinds()).chain(roi::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -103,6 +105,7 @@ impl Problem {
             Make::DepthwiseSeparable(change) => separable::depthwise(conv2d::problem(kind.name, change, &mut rng), &mut rng),
             Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
             Make::DeformConv2d(change) => deform_conv2d::problem(kind.name, change, &mut rng),
+            Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
         }
     }
 
@@ -179,6 +182,14 @@ impl Problem {
     /// # Errors
     /// When the parts of the problem do not fit one another.
     pub fn output_shape(&self) -> Result<Shape> {
+        let rois = self.shapes.get("rois").is_some_and(|shape| shape.first().is_some_and(|&rois| rois > 0));
+        if rois && self.x()?[0] == 0 {
+            return Err(Error::Shape {
+                name: "rois",
+                shape: self.shape("rois").to_vec(),
+                expected: "no RoIs, as there are no images".into(),
+            });
+        }
         let parameters = self.layer.signature().parameters;
         let named = self.shapes.iter().filter(|(name, _)| parameters.contains(&name.as_str()));
         let zeros = |(name, shape): (&String, &Vec<usize>)| Ok((name.clone(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
@@ -226,6 +237,7 @@ impl Problem {
             LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
             LayerSpec::DeformConv2d(spec) => deform_conv2d::simpler(self, spec, &mut add),
             LayerSpec::DeformConv2dBlock(_) => {}
+            _ => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);
         out
@@ -260,6 +272,9 @@ impl Problem {
     fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
+        if tensor == "rois" {
+            return roi::rois(self, &mut rng, count / 5);
+        }
         let subnormal = dtype.smallest_subnormal() as f32;
         let special = [0.0, -0.0, subnormal, -subnormal, 3.0 * subnormal, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
         let special = if self.layer.signature().inputs.contains(&tensor) { &special[..] } else { &special[..5] };

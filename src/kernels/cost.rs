@@ -5,6 +5,7 @@
 
 use super::launch::Problem;
 use crate::DeviceKind;
+use crate::device::Properties;
 
 /// Cycles a second.
 const CLOCK: f64 = 1.4e9;
@@ -43,13 +44,22 @@ pub(crate) struct Work {
 
 /// The multiprocessors that a selection counts on.
 pub(crate) fn multiprocessors(problem: &Problem<'_>) -> f64 {
-    f64::from(if problem.kind == DeviceKind::Host { NOMINAL_MULTIPROCESSORS } else { problem.device.multiprocessors })
+    multiprocessors_of(problem.kind, problem.device)
+}
+
+fn multiprocessors_of(kind: DeviceKind, device: &Properties) -> f64 {
+    f64::from(if kind == DeviceKind::Host { NOMINAL_MULTIPROCESSORS } else { device.multiprocessors })
 }
 
 impl Work {
     /// Estimated seconds on the problem's device.
     pub fn seconds(&self, problem: &Problem<'_>) -> f64 {
-        let multiprocessors = multiprocessors(problem);
+        self.seconds_on(problem.kind, problem.device)
+    }
+
+    /// Estimated seconds on a device, for what is no convolution.
+    pub fn seconds_on(&self, kind: DeviceKind, device: &Properties) -> f64 {
+        let multiprocessors = multiprocessors_of(kind, device);
         let slots = multiprocessors * self.blocks_per_multiprocessor.max(1.0);
         let waves = (self.blocks / slots).ceil().max(1.0);
         let busy = (self.blocks / (waves * slots)).max(f64::MIN_POSITIVE);

@@ -4,11 +4,11 @@ use super::params::{
     ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, DeformConvParams,
     SubPixelParams, Tensor4,
 };
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, find, operand, tensor4, to_i32};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, field, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Field, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
+use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -293,23 +293,9 @@ struct ConvLaunch<T> {
 }
 
 /// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
-pub(super) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
-}
-
-/// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
-fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(Tensor4, i32)> {
-    match field {
-        Field::Native(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 0))
-        }
-        Field::F32(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 1))
-        }
-    }
 }
 
 impl<T: Element> Executable<T> for ConvLaunch<T> {

@@ -14,6 +14,7 @@ pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod pixel_shuffle;
 pub(crate) mod rearrange;
+pub(crate) mod roi_pool;
 pub(crate) mod separable;
 pub(crate) mod sub_pixel;
 mod unweighted;
@@ -21,7 +22,7 @@ pub(crate) mod upsample;
 
 use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};
-use crate::layers::{Activation, Choice, Parameter};
+use crate::layers::{Activation, Choice, Field, Parameter};
 use crate::tensor::TensorView;
 use crate::{DType, Device, Element, MemoryFormat};
 use std::sync::{Arc, Mutex};
@@ -260,6 +261,20 @@ pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, 
         shape: layout.shape(),
         strides: layout.strides(),
         access,
+    }
+}
+
+/// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
+pub(crate) fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(params::Tensor4, i32)> {
+    match field {
+        Field::Native(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 0))
+        }
+        Field::F32(view) => {
+            operands.push(operand(name, view, Access::Read));
+            Ok((tensor4(view)?, 1))
+        }
     }
 }
 

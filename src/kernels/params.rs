@@ -236,6 +236,84 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct DeformConvParams {
+    pub conv: ConvParams,
+    pub offset: Tensor4,
+    pub mask: Tensor4,
+    pub offset_groups: i32,
+    pub offset_in_f32: i32,
+    pub mask_in_f32: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeformConvParams"][::std::mem::size_of::<DeformConvParams>() - 296usize];
+    ["Alignment of DeformConvParams"][::std::mem::align_of::<DeformConvParams>() - 8usize];
+    ["Offset of field: DeformConvParams::conv"][::std::mem::offset_of!(DeformConvParams, conv) - 0usize];
+    ["Offset of field: DeformConvParams::offset"][::std::mem::offset_of!(DeformConvParams, offset) - 216usize];
+    ["Offset of field: DeformConvParams::mask"][::std::mem::offset_of!(DeformConvParams, mask) - 248usize];
+    ["Offset of field: DeformConvParams::offset_groups"][::std::mem::offset_of!(DeformConvParams, offset_groups) - 280usize];
+    ["Offset of field: DeformConvParams::offset_in_f32"][::std::mem::offset_of!(DeformConvParams, offset_in_f32) - 284usize];
+    ["Offset of field: DeformConvParams::mask_in_f32"][::std::mem::offset_of!(DeformConvParams, mask_in_f32) - 288usize];
+    ["Offset of field: DeformConvParams::reserved"][::std::mem::offset_of!(DeformConvParams, reserved) - 292usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct RoiParams {
+    pub x: Tensor4,
+    pub y: Tensor4,
+    pub offset: Tensor4,
+    pub mask: Tensor4,
+    pub rois: u64,
+    pub n: i32,
+    pub h: i32,
+    pub w: i32,
+    pub pooled_h: i32,
+    pub pooled_w: i32,
+    pub classes: i32,
+    pub class_channels: i32,
+    pub slices: i32,
+    pub units: u32,
+    pub spatial_scale: f32,
+    pub gamma: f32,
+    pub sampling_ratio: i32,
+    pub aligned: i32,
+    pub position_sensitive: i32,
+    pub offset_in_f32: i32,
+    pub mask_in_f32: i32,
+    pub vector_stores: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RoiParams"][::std::mem::size_of::<RoiParams>() - 208usize];
+    ["Alignment of RoiParams"][::std::mem::align_of::<RoiParams>() - 8usize];
+    ["Offset of field: RoiParams::x"][::std::mem::offset_of!(RoiParams, x) - 0usize];
+    ["Offset of field: RoiParams::y"][::std::mem::offset_of!(RoiParams, y) - 32usize];
+    ["Offset of field: RoiParams::offset"][::std::mem::offset_of!(RoiParams, offset) - 64usize];
+    ["Offset of field: RoiParams::mask"][::std::mem::offset_of!(RoiParams, mask) - 96usize];
+    ["Offset of field: RoiParams::rois"][::std::mem::offset_of!(RoiParams, rois) - 128usize];
+    ["Offset of field: RoiParams::n"][::std::mem::offset_of!(RoiParams, n) - 136usize];
+    ["Offset of field: RoiParams::h"][::std::mem::offset_of!(RoiParams, h) - 140usize];
+    ["Offset of field: RoiParams::w"][::std::mem::offset_of!(RoiParams, w) - 144usize];
+    ["Offset of field: RoiParams::pooled_h"][::std::mem::offset_of!(RoiParams, pooled_h) - 148usize];
+    ["Offset of field: RoiParams::pooled_w"][::std::mem::offset_of!(RoiParams, pooled_w) - 152usize];
+    ["Offset of field: RoiParams::classes"][::std::mem::offset_of!(RoiParams, classes) - 156usize];
+    ["Offset of field: RoiParams::class_channels"][::std::mem::offset_of!(RoiParams, class_channels) - 160usize];
+    ["Offset of field: RoiParams::slices"][::std::mem::offset_of!(RoiParams, slices) - 164usize];
+    ["Offset of field: RoiParams::units"][::std::mem::offset_of!(RoiParams, units) - 168usize];
+    ["Offset of field: RoiParams::spatial_scale"][::std::mem::offset_of!(RoiParams, spatial_scale) - 172usize];
+    ["Offset of field: RoiParams::gamma"][::std::mem::offset_of!(RoiParams, gamma) - 176usize];
+    ["Offset of field: RoiParams::sampling_ratio"][::std::mem::offset_of!(RoiParams, sampling_ratio) - 180usize];
+    ["Offset of field: RoiParams::aligned"][::std::mem::offset_of!(RoiParams, aligned) - 184usize];
+    ["Offset of field: RoiParams::position_sensitive"][::std::mem::offset_of!(RoiParams, position_sensitive) - 188usize];
+    ["Offset of field: RoiParams::offset_in_f32"][::std::mem::offset_of!(RoiParams, offset_in_f32) - 192usize];
+    ["Offset of field: RoiParams::mask_in_f32"][::std::mem::offset_of!(RoiParams, mask_in_f32) - 196usize];
+    ["Offset of field: RoiParams::vector_stores"][::std::mem::offset_of!(RoiParams, vector_stores) - 200usize];
+    ["Offset of field: RoiParams::reserved"][::std::mem::offset_of!(RoiParams, reserved) - 204usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct TransposeParams {
     pub x: u64,
     pub y: u64,

@@ -1,8 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
-use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
 use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
+use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
+use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
 use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{UpsampleBilinear, UpsampleBilinearSpec};
@@ -198,6 +199,16 @@ kinds! {
     DeformConv2d(DeformConv2dSpec) = "deform_conv2d";
     /// [`DeformConv2dBlock`]
     DeformConv2dBlock(DeformConv2dBlockSpec) = "deform_conv2d_block";
+    /// [`RoiAlign`]
+    RoiAlign(RoiAlignSpec) = "roi_align";
+    /// [`RoiPool`]
+    RoiPool(RoiPoolSpec) = "roi_pool";
+    /// [`PsRoiPool`]
+    PsRoiPool(PsRoiPoolSpec) = "ps_roi_pool";
+    /// [`DeformRoiPool`]
+    DeformRoiPool(DeformRoiPoolSpec) = "deform_roi_pool";
+    /// [`DeformRoiPoolPack`]
+    DeformRoiPoolPack(DeformRoiPoolSpec) = "deform_roi_pool_pack";
 }
 
 impl LayerSpec {

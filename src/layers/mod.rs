@@ -8,13 +8,15 @@ mod any;
 mod attributes;
 mod conv2d;
 mod conv_transpose2d;
-mod depthwise_separable;
 mod deform_conv2d;
 mod deform_conv2d_block;
+mod deform_roi_pool_pack;
+mod depthwise_separable;
 mod focus;
 mod parameter;
 mod pixel_shuffle;
 mod plan;
+mod roi;
 mod rois;
 mod sequence;
 mod spatially_separable;
@@ -30,14 +32,17 @@ pub(crate) use any::{Kind, Named};
 pub use attributes::Padding;
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dSpec, bilinear_kernel};
 pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec, GroupPart};
-pub use depthwise_separable::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec};
 pub use deform_conv2d::{DeformConv2d, DeformConv2dSpec};
 pub use deform_conv2d_block::{DeformConv2dBlock, DeformConv2dBlockSpec};
+pub use deform_roi_pool_pack::{DeformRoiPoolPack, FullyConnected};
+pub use depthwise_separable::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec};
 pub use focus::{Focus, FocusSpec};
 pub use parameter::Parameter;
 pub use pixel_shuffle::{ChannelOrder, PixelShuffle, PixelShuffleSpec, PixelUnshuffle};
 pub use plan::{Choice, Explanation, Field, Inputs, Plan, PlanRequest, Precision, Residual};
 pub(crate) use plan::{Executable, Need, Needs};
+pub use roi::{DeformRoiPool, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
+pub(crate) use roi::{Pool, Pooling};
 pub use rois::{RoIs, RoisView};
 pub(crate) use sequence::{PAIR, sequence};
 pub use spatially_separable::{SpatiallySeparableConv2d, SpatiallySeparableSpec};
@@ -86,13 +91,17 @@ pub trait Layer: Sized + Send + Sync + 'static {
         tune::tune(self, request, inputs)
     }
 
-    /// Plans, allocates the output in the format of `x`, and runs on the device's own stream.
+    /// Plans, allocates the output in the format of `x`, and runs on the device's own stream. RoIs whose batch indices nobody
+    /// has checked are read back and checked first.
     ///
     /// # Errors
-    /// As [`Layer::plan`] and [`Plan::run`].
+    /// As [`Layer::plan`] and [`Plan::run`]; [`crate::Error::Attribute`] for a RoI's batch index that is out of range.
     fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
         let device = inputs.x.device().clone();
         let plan = self.plan::<T>(&device, &inputs.request())?;
+        if let Some(rois) = &inputs.rois {
+            rois.check_images(inputs.x.shape()[0])?;
+        }
         let mut y = Tensor::uninitialised(&device, plan.output_shape(), plan.output_format())?;
         let mut memory = WorkspaceMemory::new(&device, plan.workspace_bytes())?;
         plan.run(inputs, &mut y, memory.workspace(), &Stream::default_of(&device))?;

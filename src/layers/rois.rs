@@ -1,6 +1,6 @@
 //! Regions of interest.
 
-use crate::device::Memory;
+use crate::device::{Access, Memory, Operand, download};
 use crate::error::{Error, Result};
 use crate::{Device, Tensor};
 
@@ -9,6 +9,8 @@ pub(crate) const ROI_VALUES: usize = 5;
 
 /// Regions of interest [K, 5] on a device: for each the index of its image in the batch and its corners x1, y1, x2, y2, in
 /// pixels of the image before `spatial_scale`. They are f32 in every dtype.
+///
+/// Corners may be anything: outside the image, reversed, infinite. What a layer makes of them is in its documentation.
 ///
 /// ```
 /// use warpconv::{Device, RoIs};
@@ -41,16 +43,7 @@ impl RoIs {
     /// # Errors
     /// [`Error::Attribute`] for a batch index that is not one of 0..batch; [`Error::OutOfMemory`] or [`Error::Driver`].
     pub fn from_slice(device: &Device, batch: usize, rois: &[[f32; ROI_VALUES]]) -> Result<Self> {
-        for (index, roi) in rois.iter().enumerate() {
-            let image = f64::from(roi[0]);
-            if !(image >= 0.0 && image < batch as f64 && image.fract() == 0.0) {
-                return Err(Error::Attribute {
-                    name: "a RoI's batch index",
-                    value: format!("{image} (RoI {index}, batch of {batch})"),
-                    requirement: "the index of an image of the batch",
-                });
-            }
-        }
+        check_images(rois, batch)?;
         let values: Vec<f32> = rois.iter().flatten().copied().collect();
         Ok(Self { memory: Memory::from_slice(device, &values)?, len: rois.len(), batch })
     }
@@ -78,6 +71,21 @@ impl RoIs {
     pub fn view(&self) -> RoisView<'_> {
         RoisView { device: self.memory.device(), address: self.memory.address(), len: self.len, batch: Some(self.batch) }
     }
+}
+
+/// Refuses batch indices that are not of a batch of `n` images.
+fn check_images(rois: &[[f32; ROI_VALUES]], n: usize) -> Result<()> {
+    for (index, roi) in rois.iter().enumerate() {
+        let image = f64::from(roi[0]);
+        if !(image >= 0.0 && image < n as f64 && image.fract() == 0.0) {
+            return Err(Error::Attribute {
+                name: "a RoI's batch index",
+                value: format!("{image} (RoI {index}, batch of {n})"),
+                requirement: "the index of an image of the batch",
+            });
+        }
+    }
+    Ok(())
 }
 
 impl<'a> RoisView<'a> {
@@ -130,6 +138,24 @@ impl<'a> RoisView<'a> {
     /// The address of the first one's batch index.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Reads back RoIs that nobody has checked, and refuses batch indices that are not of a batch of `n` images.
+    pub(crate) fn check_images(&self, n: usize) -> Result<()> {
+        if self.batch.is_some_and(|batch| batch <= n) {
+            return Ok(());
+        }
+        let mut rois = vec![[0f32; ROI_VALUES]; self.len];
+        // SAFETY: the view is of so many RoIs
+        unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut rois))? };
+        check_images(&rois, n)
+    }
+
+    /// As the launch's checker takes them.
+    pub(crate) fn operand(&self) -> Operand {
+        let shape = [1, 1, 1, self.len * ROI_VALUES];
+        let access = Access::Read;
+        Operand { name: "rois", address: self.address, element_bytes: size_of::<f32>() as u32, shape, strides: [0, 0, 0, 1], access }
     }
 
     /// Refuses RoIs that were checked against another batch than that of `n` images, or are not on `device`.

@@ -30,6 +30,7 @@ mod conv_transpose2d;
 mod deform_conv2d;
 mod pixel_shuffle;
 mod rearrange;
+mod roi;
 mod separable;
 mod upsample;
 
@@ -41,6 +42,7 @@ pub use conv2d::{conv2d, conv2d_scale};
 pub use deform_conv2d::{Deformed, deform_conv2d, deform_conv2d_scale, deform_samples};
 pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
+pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
 pub use separable::{
     DepthwiseSeparable, SpatiallySeparable, depthwise_separable, depthwise_separable_scale, spatially_separable, spatially_separable_scale,
 };
@@ -142,6 +144,32 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (weight, bias, residual) = (needed("weight")?, optional("bias"), optional("residual"));
             let y = deform_conv2d(spec, &input, weight, bias, optional("slope"), residual)?;
             Ok((y, deform_conv2d_scale(spec, &input, weight, bias, residual)?))
+        }
+        LayerSpec::RoiAlign(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((roi_align(spec, x, rois)?, roi_align(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::RoiPool(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((roi_pool(spec, x, rois)?, roi_pool(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::PsRoiPool(spec) => {
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            Ok((ps_roi_pool(spec, x, rois)?, ps_roi_pool(spec, &x.abs(), rois)?))
+        }
+        LayerSpec::DeformRoiPool(spec) => {
+            let (x, rois, offset, mask) = (needed("x")?, needed("rois")?, optional("offset"), optional("mask"));
+            let scale = deform_roi_pool(spec, &x.abs(), rois, offset, mask.map(Array::abs).as_ref())?;
+            Ok((deform_roi_pool(spec, x, rois, offset, mask)?, scale))
+        }
+        LayerSpec::DeformRoiPoolPack(spec) => {
+            let connected = |stage: &str| -> Vec<(&Array, Option<&Array>)> {
+                let layer = |i| Some((optional(&format!("{stage}_fc{i}_weight"))?, optional(&format!("{stage}_fc{i}_bias"))));
+                (1..=3).map_while(layer).collect()
+            };
+            let (x, rois) = (needed("x")?, needed("rois")?);
+            needed("offset_fc1_weight")?;
+            deform_roi_pool_pack(spec, x, rois, &connected("offset"), &connected("mask"))
         }
     }
 }

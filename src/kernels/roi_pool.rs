@@ -1,0 +1,237 @@
+//! kernels/roi_pool.cu: the choice among its kernels, and their launch.
+
+use super::cost::Work;
+use super::launch::is_aligned;
+use super::params::RoiParams;
+use super::{Kernel, KernelInfo, Operands, choose, family, field, find, operand, tensor4, to_i32};
+use crate::device::Access;
+use crate::error::{Error, Result};
+use crate::geometry::RoiGeometry;
+use crate::layers::{Choice, Executable, Explanation, Inputs, Need, Needs, Plan, PlanRequest, Pool, Workspace};
+use crate::tensor::TensorViewMut;
+use crate::{Device, Element, MemoryFormat, Stream};
+use std::marker::PhantomData;
+
+const FAMILY: &str = "roi_pool";
+
+/// Channels of a thread of the `planes` kernels, as the manifest has it.
+const PLANE_CHANNELS: usize = 8;
+/// Bytes of a warp's table of samples: 16 rows and 16 columns.
+const TABLE_BYTES: usize = 32 * 16;
+/// The largest image along an axis: up to there f32 tells its pixels apart.
+const MAX_IMAGE: usize = 1 << 24;
+
+/// Bytes that a value costs L1 where lanes read 16 bytes each, neighbouring elements, pixels beside each other in a plane, and
+/// pixels of one channel in channels_last.
+const WHOLE_VECTORS: f64 = 1.0;
+const ELEMENTS_BYTES: f64 = 4.0;
+const PLANE_BYTES: f64 = 16.0;
+const SCATTERED_BYTES: f64 = 32.0;
+/// Instructions for each value: load, conversion, product, and a share of the positions.
+const VECTOR_INSTRUCTIONS: f64 = 2.5;
+const ELEMENT_INSTRUCTIONS: f64 = 6.0;
+
+/// A kernel of the family.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    info: &'static KernelInfo,
+    /// Channels of a lane of the channels_last kernels.
+    vector: Option<usize>,
+}
+
+impl Variant {
+    fn of(info: &'static KernelInfo) -> Self {
+        Self { info, vector: info.tag("vector").map(|v| v.parse().expect("the manifest's axes are numbers")) }
+    }
+
+    /// Output channels of a warp or a thread.
+    fn slice(&self) -> usize {
+        self.vector.map_or(PLANE_CHANNELS, |vector| 32 * vector)
+    }
+
+    /// Slices of the channels of a class.
+    fn slices(&self, g: &RoiGeometry) -> usize {
+        (g.c_out / g.classes).div_ceil(self.slice())
+    }
+
+    /// Warps or threads with something to do, and blocks of them.
+    fn units(&self, g: &RoiGeometry) -> Result<(i32, u32)> {
+        let factors = [g.rois, g.classes, self.slices(g), g.pooled[0], g.pooled[1]];
+        let units = factors.iter().try_fold(1usize, |product, &f| product.checked_mul(f)).unwrap_or(usize::MAX);
+        let of_block = if self.vector.is_some() { self.info.threads / 32 } else { self.info.threads };
+        Ok((to_i32("the number of bins times slices of channels", units)?, units.div_ceil(of_block as usize) as u32))
+    }
+
+    fn shared_bytes(&self) -> u32 {
+        self.vector.map_or(0, |_| self.info.threads / 32 * TABLE_BYTES as u32)
+    }
+
+    /// To what x must be aligned.
+    fn alignment<T>(&self) -> usize {
+        self.vector.unwrap_or(1) * size_of::<T>()
+    }
+
+    /// Estimated seconds, or why it does not apply.
+    fn cost<T: Element>(&self, g: &RoiGeometry, request: &PlanRequest, device: &Device) -> Result<f64, String> {
+        let pool = self.info.tag("pool").unwrap_or_default();
+        if pool != g.pooling.pool.name() {
+            return Err(format!("it pools as {pool}, not {}", g.pooling.pool.name()));
+        }
+        self.info.check_dtype(T::DTYPE)?;
+        let bytes = size_of::<T>() as f64;
+        let class_channels = g.c_out / g.classes;
+        let channels_last = request.x_format == MemoryFormat::ChannelsLast;
+        if let Some(vector) = self.vector {
+            if !channels_last {
+                return Err("it reads channels_last".into());
+            }
+            if g.pooling.position_sensitive {
+                return Err("a bin's channels are no neighbours".into());
+            }
+            if !class_channels.is_multiple_of(vector) {
+                return Err(format!("its loads are of {vector} channels, which do not divide {class_channels}"));
+            }
+        }
+        let (_, blocks) = self.units(g).map_err(|e| e.to_string())?;
+        let reads = if g.pooling.pool == Pool::Align { 4.0 } else { 1.0 };
+        let outputs = g.output_shape().iter().map(|&size| size as f64).product::<f64>();
+        let values = outputs * g.samples() as f64 * reads;
+        // lanes without channels issue as well
+        let issued = values * (self.slices(g) * self.slice()) as f64 / class_channels.max(1) as f64;
+        let (l1, instructions) = match (self.vector, channels_last) {
+            (Some(1), _) => (ELEMENTS_BYTES, ELEMENT_INSTRUCTIONS),
+            (Some(_), _) => (WHOLE_VECTORS * bytes, VECTOR_INSTRUCTIONS),
+            (None, false) => (PLANE_BYTES, ELEMENT_INSTRUCTIONS),
+            (None, true) => (SCATTERED_BYTES, ELEMENT_INSTRUCTIONS),
+        };
+        let input = g.x.iter().map(|&size| size as f64).product::<f64>();
+        let work = Work {
+            blocks: f64::from(blocks),
+            blocks_per_multiprocessor: 8.0,
+            dram_bytes: (input + outputs) * bytes,
+            l2_bytes: values * bytes,
+            shared_bytes: values * l1,
+            ffma: issued * instructions / 2.0, // two instructions a cycle and lane
+            ..Default::default()
+        };
+        Ok(work.seconds_on(device.kind(), device.properties()))
+    }
+}
+
+/// Chooses and loads.
+pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeometry) -> Result<Plan<T>> {
+    let pooling = g.pooling;
+    for size in [g.x[2], g.x[3]] {
+        if size > MAX_IMAGE {
+            return Err(Error::Limit { what: "the height or width of x", value: size as u128, limit: MAX_IMAGE as u128 });
+        }
+    }
+    to_i32("C", g.x[1])?;
+    let params = RoiParams {
+        n: to_i32("N", g.x[0])?,
+        h: to_i32("the height of x", g.x[2])?,
+        w: to_i32("the width of x", g.x[3])?,
+        pooled_h: to_i32("the output height", g.pooled[0])?,
+        pooled_w: to_i32("the output width", g.pooled[1])?,
+        classes: to_i32("offset_groups", g.classes)?,
+        class_channels: to_i32("C_out", g.c_out / g.classes)?,
+        spatial_scale: pooling.spatial_scale,
+        gamma: pooling.gamma,
+        sampling_ratio: pooling.sampling_ratio,
+        aligned: pooling.aligned.into(),
+        position_sensitive: pooling.position_sensitive.into(),
+        ..Default::default()
+    };
+    // bins are numbered in 32 bits
+    to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
+    let candidates = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: Variant::of(info).cost::<T>(&g, request, device) });
+    let (info, choices) = choose(pooling.op, request.kernel.as_deref(), candidates.collect())?;
+    let ready = |info: &'static KernelInfo| -> Result<Ready> {
+        let variant = Variant::of(info);
+        let (units, blocks) = variant.units(&g)?;
+        let slices = to_i32("the slices of channels", variant.slices(&g))?;
+        let params = RoiParams { units: units as u32, slices, ..params };
+        let (shared_bytes, alignment) = (variant.shared_bytes(), variant.alignment::<T>());
+        Ok(Ready { kernel: device.load(info)?, blocks, shared_bytes, alignment, params })
+    };
+    let chosen = ready(info)?;
+    let mut note = String::new();
+    let mut narrow = None;
+    if chosen.alignment > size_of::<T>() {
+        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
+        let ready = undemanding.expect("the planes kernel applies always and needs no more than an element's alignment")?;
+        note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
+        narrow = Some(ready);
+    }
+    if request.batch_invariant {
+        note += "; batch-invariant, as every candidate is";
+    }
+    let explanation = Explanation {
+        kernel: info.name,
+        choices,
+        grid: [chosen.blocks, 1, 1],
+        threads: info.threads,
+        shared_bytes: chosen.shared_bytes,
+        note,
+        stages: vec![],
+    };
+    let fields = |shape| if pooling.deformable { Need::Optional(shape) } else { Need::No };
+    Ok(Plan {
+        op: pooling.op,
+        device: device.clone(),
+        request: request.clone(),
+        output: g.output_shape(),
+        needs: Needs { offset: fields(g.offset_shape()), mask: fields(g.mask_shape()), rois: true, ..Default::default() },
+        workspace_bytes: 0,
+        executable: Box::new(RoiLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData }),
+        explanation,
+    })
+}
+
+/// A kernel with all but the tensors.
+#[derive(Debug)]
+struct Ready {
+    kernel: Kernel,
+    blocks: u32,
+    shared_bytes: u32,
+    /// Bytes to which the address and the strides of x must be aligned.
+    alignment: usize,
+    params: RoiParams,
+}
+
+/// A pooling of RoIs, ready to run.
+#[derive(Debug)]
+struct RoiLaunch<T> {
+    device: Device,
+    chosen: Ready,
+    /// Where the chosen kernel needs an alignment that an x may not have.
+    narrow: Option<Ready>,
+    dtype: PhantomData<T>,
+}
+
+impl<T: Element> Executable<T> for RoiLaunch<T> {
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
+        let y = y.as_view();
+        let ready = match &self.narrow {
+            Some(narrow) if !is_aligned(&inputs.x, self.chosen.alignment) => narrow,
+            _ => &self.chosen,
+        };
+        let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
+        let mut operands = Operands::new();
+        operands.push(operand("x", &inputs.x, Access::Read));
+        operands.push(rois.operand());
+        let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..ready.params };
+        if let Some(offset) = &inputs.offset {
+            (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
+        }
+        if let Some(mask) = &inputs.mask {
+            (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
+        }
+        params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, ready.alignment)).into();
+        operands.push(operand("y", &y, Access::Write));
+        // SAFETY: the plan was made for this kernel, whose parameters are RoiParams; `Plan::run` has checked that the views have
+        // the planned shapes and are on the device, and views are valid as long as they exist
+        unsafe { self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, &params, operands.as_slice(), stream) }
+    }
+}

@@ -1,0 +1,312 @@
+//! DeformRoiPoolPack: deformable RoI pooling that finds its own offsets.
+
+use super::any::Shapes;
+use super::{
+    Activation, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named, Need, Needs,
+    Parameter, Plan, PlanRequest, Precision, Signature, Workspace, workspace,
+};
+use crate::error::{Error, Result};
+use crate::geometry::{RoiGeometry, elements};
+use crate::kernels::roi_pool;
+use crate::numerics::Contract;
+use crate::tensor::{Layout, TensorView, TensorViewMut};
+use crate::{DType, Device, Element, MemoryFormat, Shape, Stream};
+
+/// The name under which its plan stands among the candidates.
+const PACK: &str = "pool, fully connected layers, pool";
+
+/// A fully connected layer: `y = W x + b`.
+#[derive(Debug, Clone)]
+pub struct FullyConnected {
+    /// [outputs, inputs], or the same as a 1x1 filter.
+    pub weight: Parameter,
+    /// `[outputs]`
+    pub bias: Option<Parameter>,
+}
+
+/// Fully connected layers one after the other, a relu between them: 1x1 convolutions of K images of one pixel.
+#[derive(Debug, Clone)]
+struct Chain(Vec<Conv2d>);
+
+impl Chain {
+    /// With `last` after the last one.
+    fn new(layers: Vec<FullyConnected>, last: Activation) -> Result<Self> {
+        let count = layers.len();
+        let convolution = |(index, FullyConnected { weight, bias }): (usize, FullyConnected)| {
+            let (outputs, inputs) = match *weight.shape() {
+                [outputs, inputs] | [outputs, inputs, 1, 1] => (outputs, inputs),
+                _ => {
+                    let (name, shape, meaning) = ("a fully connected weight", weight.shape().to_vec(), "[outputs, inputs]");
+                    return Err(Error::Rank { name, shape, expected: 2, meaning });
+                }
+            };
+            let activation = if index + 1 == count { last } else { Activation::Relu };
+            let filter = Parameter::new(&[outputs, inputs, 1, 1], weight.values())?;
+            let layer = Conv2d::new(Conv2dSpec { activation, ..Default::default() }, filter)?;
+            bias.map_or(Ok(layer.clone()), |bias| layer.with_bias(bias))
+        };
+        layers.into_iter().enumerate().map(convolution).collect::<Result<_>>().map(Self)
+    }
+
+    /// Takes `names`, weight and bias of each layer in turn, as far as there are weights.
+    fn take(names: &[[&'static str; 2]], parameters: &mut Named) -> Vec<FullyConnected> {
+        let layer = |&[weight, bias]: &[&'static str; 2]| {
+            Some(FullyConnected { weight: parameters.optional(weight)?, bias: parameters.optional(bias) })
+        };
+        names.iter().map_while(layer).collect()
+    }
+
+    fn named<'a>(&'a self, names: &'a [[&'static str; 2]]) -> impl Iterator<Item = (&'static str, &'a Parameter)> {
+        let layers = self.0.iter().zip(names);
+        layers
+            .flat_map(|(layer, &[weight, bias])| [(weight, Some(layer.weight())), (bias, layer.bias())])
+            .filter_map(|(name, p)| Some((name, p?)))
+    }
+
+    /// The plans for K inputs of `inputs` numbers each; the last one's output is that of `output`.
+    fn plan<T: Element>(
+        &self,
+        device: &Device,
+        name: &'static str,
+        inputs: usize,
+        output: Shape,
+        precision: Precision,
+    ) -> Result<Vec<Plan<T>>> {
+        let mut plans: Vec<Plan<T>> = vec![];
+        let mut width = inputs;
+        for layer in &self.0 {
+            // one pixel an image: both formats are the same, and this one is read in vectors
+            let request = PlanRequest::new([output[0], width, 1, 1]).format(MemoryFormat::ChannelsLast).precision(precision);
+            let plan = layer.plan::<T>(device, &request)?;
+            width = plan.output[1];
+            plans.push(plan);
+        }
+        let wanted = elements(&output[1..])?;
+        if width != wanted {
+            let expected = format!("{wanted} outputs in its last fully connected layer, those of {output:?} for each RoI");
+            return Err(Error::Shape { name, shape: vec![output[0], width], expected });
+        }
+        Ok(plans)
+    }
+}
+
+/// [`super::DeformRoiPool`] whose offsets, and in the modulated form the mask, come from the RoI's own features.
+///
+/// RoIs are first pooled without offsets. Fully connected layers, a relu between them, turn the result, flattened as
+/// `[C_out * ph * pw]` in NCHW order whatever the format, into `2 * offset_groups * ph * pw` offsets; a second chain, if there is
+/// one, ends in a sigmoid and gives `offset_groups * ph * pw` factors of a mask. Then RoIs are pooled with both.
+///
+/// The paper has one fully connected layer, mmcv three with 1024 numbers between them; both start with zeros in the last one,
+/// so that nothing moves at first. What passes from stage to stage is rounded once to the dtype of x and lies in the workspace.
+///
+/// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C_out, ph, pw]`. In JSON the parameters are `offset_fc1_weight`
+/// [outputs, inputs], `offset_fc1_bias`, up to `offset_fc3`, and `mask_fc1` to `mask_fc3`.
+///
+/// Sources: Dai et al., "Deformable Convolutional Networks", 2017, section 2.2; Zhu et al., "Deformable ConvNets v2", 2019; mmcv's
+/// `DeformRoIPoolPack` and `ModulatedDeformRoIPoolPack`.
+///
+/// ```
+/// use warpconv::{DeformRoiPoolPack, DeformRoiPoolSpec, Device, FullyConnected, Inputs, Layer, Parameter, RoIs, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 1, 4], &[0f32, 1., 2., 3.])?;
+/// let rois = RoIs::from_slice(&device, 1, &[[0., 1., 0., 2., 1.]])?;
+/// let spec = DeformRoiPoolSpec { sampling_ratio: 1, gamma: 1.0, ..DeformRoiPoolSpec::new([1, 1]) };
+/// // the pooled feature is 1, and so is the offset to the right
+/// let offset = FullyConnected { weight: Parameter::new(&[2, 1], &[1f32, 0.])?, bias: None };
+/// let pack = DeformRoiPoolPack::new(spec, vec![offset])?;
+/// assert_eq!(pack.forward(&Inputs::new(&x).rois(&rois))?.to_vec()?, [2.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct DeformRoiPoolPack {
+    spec: DeformRoiPoolSpec,
+    offset: Chain,
+    mask: Option<Chain>,
+}
+
+const OFFSET: [[&str; 2]; 3] =
+    [["offset_fc1_weight", "offset_fc1_bias"], ["offset_fc2_weight", "offset_fc2_bias"], ["offset_fc3_weight", "offset_fc3_bias"]];
+const MASK: [[&str; 2]; 3] =
+    [["mask_fc1_weight", "mask_fc1_bias"], ["mask_fc2_weight", "mask_fc2_bias"], ["mask_fc3_weight", "mask_fc3_bias"]];
+const PARAMETERS: [&str; 12] = {
+    let mut names = [""; 12];
+    let mut i = 0;
+    while i < 6 {
+        names[i] = OFFSET[i / 2][i % 2];
+        names[6 + i] = MASK[i / 2][i % 2];
+        i += 1;
+    }
+    names
+};
+
+impl DeformRoiPoolPack {
+    /// With these fully connected layers for the offsets: one to three.
+    ///
+    /// # Errors
+    /// As [`super::DeformRoiPool::new`]; [`Error::Attribute`] for another number of layers; [`Error::Rank`] or [`Error::Shape`].
+    pub fn new(spec: DeformRoiPoolSpec, offset: Vec<FullyConnected>) -> Result<Self> {
+        spec.pooling().check()?;
+        Ok(Self { spec, offset: Self::chain(offset, Activation::None)?, mask: None })
+    }
+
+    /// The modulated form, with these fully connected layers for the mask: one to three.
+    ///
+    /// # Errors
+    /// As [`DeformRoiPoolPack::new`].
+    pub fn with_mask(self, mask: Vec<FullyConnected>) -> Result<Self> {
+        Ok(Self { mask: Some(Self::chain(mask, Activation::Sigmoid)?), ..self })
+    }
+
+    fn chain(layers: Vec<FullyConnected>, last: Activation) -> Result<Chain> {
+        if !(1..=OFFSET.len()).contains(&layers.len()) {
+            let (name, value) = ("the number of fully connected layers", layers.len().to_string());
+            return Err(Error::Attribute { name, value, requirement: "1 to 3" });
+        }
+        Chain::new(layers, last)
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &DeformRoiPoolSpec {
+        &self.spec
+    }
+
+    fn geometry(&self, request: &PlanRequest) -> Result<RoiGeometry> {
+        self.spec.pooling().geometry(request)
+    }
+}
+
+/// What a stage of the fully connected layers leaves, and the rest of the workspace.
+type Left<'a, T> = (TensorView<'a, T>, Workspace<'a>);
+
+/// The stages in their order.
+#[derive(Debug)]
+struct Stages<T: Element> {
+    pool: Plan<T>,
+    offset: Vec<Plan<T>>,
+    mask: Vec<Plan<T>>,
+    last: Plan<T>,
+}
+
+impl<T: Element> Stages<T> {
+    fn between(&self) -> impl Iterator<Item = &Plan<T>> {
+        [&self.pool].into_iter().chain(&self.offset).chain(&self.mask)
+    }
+
+    /// Runs fully connected layers on `x`, and leaves their result in the workspace under the shape `to`.
+    fn connect<'a>(
+        plans: &'a [Plan<T>],
+        x: TensorView<'a, T>,
+        to: Shape,
+        workspace: Workspace<'a>,
+        stream: &Stream,
+    ) -> Result<Left<'a, T>> {
+        let (mut x, mut rest) = (x, workspace);
+        for plan in plans {
+            let input = x.reshaped(plan.request.x, plan.request.x_format)?;
+            let (mut y, after): (TensorViewMut<'a, T>, _) = rest.split(&plan.device, Layout::packed(plan.output, plan.request.y_format))?;
+            plan.run(&Inputs::new(input), y.reborrow(), after.reborrow(), stream)?;
+            (x, rest) = (y.into_view(), after);
+        }
+        Ok((x.reshaped(to, MemoryFormat::Contiguous)?, rest))
+    }
+}
+
+impl<T: Element> Executable<T> for Stages<T> {
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
+        let Need::Optional(offset_shape) = self.last.needs.offset else { unreachable!("the last stage is deformable") };
+        let Need::Optional(mask_shape) = self.last.needs.mask else { unreachable!("the last stage is deformable") };
+        let layout = Layout::packed(self.pool.output, MemoryFormat::Contiguous);
+        let (mut pooled, rest) = workspace.split::<T>(&self.pool.device, layout)?;
+        self.pool.run(inputs, pooled.reborrow(), rest.reborrow(), stream)?;
+        let pooled = pooled.into_view();
+        let (offset, rest) = Self::connect(&self.offset, pooled, offset_shape, rest, stream)?;
+        let (mask, rest) = if self.mask.is_empty() {
+            (None, rest)
+        } else {
+            let (mask, rest) = Self::connect(&self.mask, pooled, mask_shape, rest, stream)?;
+            (Some(Field::Native(mask)), rest)
+        };
+        self.last.run(&Inputs { offset: Some(Field::Native(offset)), mask, ..*inputs }, y.reborrow(), rest, stream)
+    }
+}
+
+impl Layer for DeformRoiPoolPack {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::DeformRoiPoolPack(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request)?.output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        let geometry = self.geometry(request)?;
+        let request = PlanRequest { kernel: None, ..request.clone() };
+        let features = elements(&geometry.output_shape()[1..])?;
+        let mask = match &self.mask {
+            Some(mask) => mask.plan(device, "mask", features, geometry.mask_shape(), request.precision)?,
+            None => vec![],
+        };
+        let stages = Stages::<T> {
+            pool: roi_pool::plan(device, &request.clone().output_format(MemoryFormat::Contiguous), geometry)?,
+            offset: self.offset.plan(device, "offset", features, geometry.offset_shape(), request.precision)?,
+            mask,
+            last: roi_pool::plan(device, &request, geometry)?,
+        };
+        let mut workspace_bytes = 0usize;
+        for plan in stages.between() {
+            debug_assert_eq!(plan.workspace_bytes, 0, "every stage is one launch");
+            workspace_bytes += workspace::padded(elements(&plan.output)? * size_of::<T>())?;
+        }
+        let explanation = Explanation {
+            kernel: PACK,
+            choices: vec![],
+            grid: [0; 3],
+            threads: 0,
+            shared_bytes: 0,
+            note: String::new(),
+            stages: stages.between().chain([&stages.last]).map(|plan| plan.explanation.clone()).collect(),
+        };
+        Ok(Plan {
+            op: "deform_roi_pool_pack",
+            device: device.clone(),
+            output: geometry.output_shape(),
+            needs: Needs { rois: true, ..Default::default() },
+            workspace_bytes,
+            executable: Box::new(stages),
+            explanation,
+            request,
+        })
+    }
+}
+
+impl Kind for DeformRoiPoolPack {
+    type Spec = DeformRoiPoolSpec;
+    const SIGNATURE: Signature = Signature { parameters: &PARAMETERS, inputs: &["x", "rois"] };
+
+    fn build(spec: DeformRoiPoolSpec, parameters: &mut Named) -> Result<Self> {
+        // the first one must be there
+        let first = FullyConnected { weight: parameters.take(OFFSET[0][0])?, bias: parameters.optional(OFFSET[0][1]) };
+        let pack = Self::new(spec, [first].into_iter().chain(Chain::take(&OFFSET[1..], parameters)).collect())?;
+        let mask = Chain::take(&MASK, parameters);
+        if mask.is_empty() { Ok(pack) } else { pack.with_mask(mask) }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        self.offset.named(&OFFSET).chain(self.mask.iter().flat_map(|mask| mask.named(&MASK))).collect()
+    }
+
+    /// As in the paper: one fully connected layer.
+    fn typical_parameters(spec: &DeformRoiPoolSpec, x: Shape, _: Option<Shape>) -> Shapes {
+        let bins = spec.output_size[0].saturating_mul(spec.output_size[1]);
+        let features = if spec.position_sensitive { x[1] } else { x[1].saturating_mul(bins) };
+        vec![(OFFSET[0][0], vec![bins.saturating_mul(2).saturating_mul(spec.offset_groups), features])]
+    }
+
+    /// Of the last stage, on offsets that are exact. Where T rounds those, samples move: compare stage by stage.
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        Ok(Contract::new(dtype, 4 * self.geometry(request)?.samples()).rounded(2))
+    }
+}
