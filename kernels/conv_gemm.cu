@@ -19,7 +19,6 @@
 #include "device/mainloop.cuh"
 #include "device/tile_store.cuh"
 
-enum class GatherKind { kVectors, kChannels, kPixels };
 template <typename T, typename Tile, GatherKind kKind> struct GatherOf {
     using Type = Elements<T, Tile, kKind == GatherKind::kPixels>;
 };

@@ -99,6 +99,12 @@ typedef struct RoiParams {
     int32_t reserved;
 } RoiParams;
 
+// conv_separable.cu: a depthwise convolution and the pointwise one that reads its result.
+typedef struct ConvSeparableParams {
+    ConvParams conv;      // the pointwise one, but with the depthwise one's x
+    ConvParams depthwise; // its y is nowhere; bias, slope and weight [tap][channel] are padded to whole steps of 64 bytes
+} ConvSeparableParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -124,6 +130,7 @@ static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == 248, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == 232, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(RoiParams) == 208, "RoiParams has no hidden padding");
+static_assert(sizeof(ConvSeparableParams) == 400, "ConvSeparableParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

@@ -162,6 +162,16 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
         LayerSpec::PsRoiPool(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::DeformRoiPool(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::DeformRoiPoolPack(spec) => pack(spec.pooling(), parameters, request, operands)?,
+        LayerSpec::DepthwiseSeparableConv2d(spec) => {
+            let weights = [shape("dw_weight")?, shape("pw_weight")?];
+            let geometries = spec.geometries(request.x, weights[0], weights[1])?;
+            two_stages(geometries, "dw_bias", spec.mid_activation, spec.activation)?
+        }
+        LayerSpec::SpatiallySeparableConv2d(spec) => {
+            let weights = [shape("col_weight")?, shape("row_weight")?];
+            let geometries = spec.geometries(request.x, weights[0], weights[1])?;
+            two_stages(geometries, "col_bias", Activation::None, spec.activation)?
+        }
     };
     work.report(spec, parameters, request.x, operands)
 }
@@ -175,6 +185,15 @@ struct Work {
     coordinates: [u64; 2],
     activation: Activation,
     receptive_field: ReceptiveField,
+    before: Option<Before>,
+}
+
+/// The tail of a first stage.
+struct Before {
+    outputs: u64,
+    /// The name of its bias.
+    bias: &'static str,
+    activation: Activation,
 }
 
 fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
@@ -186,6 +205,22 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
         coordinates: [0, 0],
         activation: spec.activation,
         receptive_field: ReceptiveField::input().then_conv2d(spec, geometry.kernel)?,
+        before: None,
+    })
+}
+
+/// Two convolutions in a row. What lies between them need not be moved.
+fn two_stages(geometries: [ConvGeometry; 2], bias: &'static str, mid_activation: Activation, activation: Activation) -> Result<Work> {
+    let [first, second] = geometries;
+    let then = |field: ReceptiveField, g: &ConvGeometry| field.then(g.kernel, g.stride, g.dilation, g.padding);
+    Ok(Work {
+        output: second.output_shape(),
+        macs: sum("the number of multiply-adds", [first.macs()?, second.macs()?])?,
+        sampling_flops: 0,
+        coordinates: [0, 0],
+        activation,
+        receptive_field: then(then(ReceptiveField::input(), &first)?, &second)?,
+        before: Some(Before { outputs: count(&first.output_shape())?, bias, activation: mid_activation }),
     })
 }
 
@@ -207,6 +242,7 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
         coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
         activation: Activation::None,
         receptive_field: ReceptiveField::input(),
+        before: None,
     })
 }
 
@@ -232,13 +268,20 @@ impl Work {
         let weight = all - bias - slope;
         let outputs = count(&self.output)?;
         let macs = self.macs;
+        let before = self.before.unwrap_or(Before { outputs: 0, bias: "", activation: Activation::None });
+        let (between, first_activation) = (before.outputs, before.activation);
+        let biases = || parameters.iter().filter(|(name, _)| name.ends_with("bias"));
+        let (first_bias, last_bias) = (biases().any(|(name, _)| *name == before.bias), biases().any(|(name, _)| *name != before.bias));
         let operations = Operations {
             macs,
             sampling_flops: self.sampling_flops,
             flops: sum("the number of FLOPs", [macs, macs, self.sampling_flops])?,
-            bias_additions: when(bias > 0, outputs),
+            bias_additions: sum("the number of additions", [when(last_bias, outputs), when(first_bias, between)])?,
             residual_additions: when(residual, outputs),
-            activations: when(self.activation != Activation::None, outputs),
+            activations: sum(
+                "the number of activations",
+                [when(self.activation != Activation::None, outputs), when(first_activation != Activation::None, between)],
+            )?,
         };
         let bytes = |count, dtype: DType| product("a size in bytes", [count, dtype.bytes() as u64]);
         let (x_bytes, weight_bytes, y_bytes) = (bytes(count(&x)?, dtype)?, bytes(weight, dtype)?, bytes(outputs, dtype)?);
@@ -528,6 +571,7 @@ impl Saving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::{DepthwiseSeparableSpec, SpatiallySeparableSpec};
     use crate::{DeformRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
     use rstest::rstest;
 
@@ -581,6 +625,35 @@ mod tests {
         let report = analyse(&LayerSpec::DeformRoiPool(deform), &request, true);
         assert_eq!(report.operations.sampling_flops, outputs * (4 * 8 + 2));
         assert_eq!(report.bytes.coordinates, 3 * 3 * 49 * 2 + 3 * 5 * 4);
+    }
+
+    #[test]
+    fn two_stages_are_counted_together() {
+        let spec = DepthwiseSeparableSpec {
+            stride: [2, 2],
+            padding: Padding::all(1),
+            groups: Some(8),
+            mid_activation: Activation::Relu6,
+            ..Default::default()
+        };
+        let parameters = [("dw_weight", vec![16, 1, 3, 3]), ("dw_bias", vec![16]), ("pw_weight", vec![32, 16, 1, 1])];
+        let spec = LayerSpec::DepthwiseSeparableConv2d(spec);
+        let report = analyse(&spec, &parameters, &[2, 8, 10, 12].into(), Operands::new(DType::F16)).unwrap();
+        let (pixels, o) = (2 * 5 * 6, report.operations);
+        assert_eq!(report.output, [2, 32, 5, 6]);
+        assert_eq!((report.parameters.weight, report.parameters.bias), (144 + 512, 16));
+        assert_eq!((o.macs, o.bias_additions, o.activations), (pixels * (16 * 9 + 32 * 16), pixels * 16, pixels * 16));
+        assert_eq!((report.bytes.read, report.bytes.written), ((2 * 8 * 120 + 656) * 2 + 64, pixels * 32 * 2));
+        assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
+
+        // one channel, 3x3: 6 products an output instead of 9
+        let spec = SpatiallySeparableSpec { padding: Padding::Same, activation: Activation::Relu, ..Default::default() };
+        let parameters = [("col_weight", vec![1, 1, 3, 1]), ("row_weight", vec![1, 1, 1, 3]), ("row_bias", vec![1])];
+        let spec = LayerSpec::SpatiallySeparableConv2d(spec);
+        let report = analyse(&spec, &parameters, &[1, 1, 8, 9].into(), Operands::new(DType::F32)).unwrap();
+        assert_eq!((report.operations.macs, report.parameters.weight), (6 * 72, 6));
+        assert_eq!((report.operations.bias_additions, report.operations.activations), (72, 72));
+        assert_eq!((report.receptive_field.size, report.receptive_field.start), ([3, 3], [0.0, 0.0]));
     }
 
     #[test]

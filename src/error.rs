@@ -183,6 +183,14 @@ pub enum Error {
         /// What the layer takes.
         known: String,
     },
+    /// A filter is no product of a column and a row.
+    #[error("the kernel is not separable: its second singular value is {second}, its first {first}")]
+    NotSeparable {
+        /// The largest singular value.
+        first: f64,
+        /// The second largest, which is 0 for a separable filter: how far the kernel is from the nearest one.
+        second: f64,
+    },
     /// No kernel can run this configuration.
     #[error("no kernel of {op} applies: {reasons}")]
     NoKernel {

@@ -35,6 +35,7 @@ pub mod check;
 mod device;
 mod dtype;
 mod error;
+pub mod factorise;
 pub mod geometry;
 pub mod io;
 mod kernels;
@@ -59,8 +60,9 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Explanation, Field,
-    FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
-    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, DepthwiseSeparableConv2d,
+    DepthwiseSeparableSpec, Explanation, Field, FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest,
+    Precision, PsRoiPool, PsRoiPoolSpec, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, SpatiallySeparableConv2d,
+    SpatiallySeparableSpec, Tuned, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

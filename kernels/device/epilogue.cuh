@@ -76,6 +76,16 @@ WC_DEVICE Vector<T, kCount> epilogue_channels(const EpilogueParams& p, float (&s
     return finish_channels<T, kCount>(p, sum, n, channel, h, w);
 }
 
+// The epilogue without a residual, for kCount neighbouring channels of any pixel.
+template <typename T, int kCount> WC_DEVICE Vector<T, kCount> epilogue_values(const EpilogueParams& p, float (&sum)[kCount], int32_t channel) {
+    if (p.bias)
+        for (int i = 0; i < kCount; ++i) sum[i] += ((const float*)p.bias)[channel + i];
+    activate_all<kCount, 1>(p, sum, channel);
+    Vector<T, kCount> y;
+    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
+    return y;
+}
+
 // For kCount neighbouring pixels of a row, from (n, channel, h, w) on, of which the first `count` exist.
 template <typename T, int kCount>
 WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h,

@@ -29,7 +29,7 @@ pub(super) struct Conv {
 pub(super) type Change = fn(&mut StdRng, &mut Conv);
 
 /// Label, what it is hard on, and the change.
-const CHANGES: &[(&str, &str, Change)] = &[
+pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     ("plain", "nothing special: the case that must not be forgotten", |_, _| {}),
     ("channels_at_tile_edge", "channel counts just below, at and above the widths of tiles and vectors", |rng, c| {
         c.c_in = pick(rng, &[1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129]);

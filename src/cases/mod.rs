@@ -3,6 +3,7 @@
 
 mod conv2d;
 mod roi;
+mod separable;
 
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
@@ -63,11 +64,13 @@ pub struct Kind {
 enum Make {
     Conv2d(conv2d::Change),
     Roi(roi::Op, roi::Change),
+    DepthwiseSeparable(conv2d::Change),
+    SpatiallySeparable(conv2d::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(roi::kinds())
+    conv2d::kinds().chain(roi::kinds()).chain(separable::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -91,6 +94,8 @@ impl Problem {
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
+            Make::DepthwiseSeparable(change) => separable::depthwise(conv2d::problem(kind.name, change, &mut rng), &mut rng),
+            Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
         }
     }
 
@@ -197,6 +202,8 @@ impl Problem {
         };
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+            LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
+            LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
             _ => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);

@@ -11,8 +11,8 @@ pub(crate) const FAMILY: &str = "conv_gemm";
 
 /// `kStages`, `kRowBytes` and `kChunkBytes` of kernels/device/gemm_tile.cuh.
 const STAGES: usize = 4;
-const ROW_BYTES: usize = 64;
-const CHUNK_BYTES: usize = 16;
+pub(super) const ROW_BYTES: usize = 64;
+pub(super) const CHUNK_BYTES: usize = 16;
 /// Pixels that a tile may lie beyond the last one.
 const MAX_TILE: usize = 256;
 /// Of a multiprocessor of the nominal GPU.
@@ -25,51 +25,63 @@ const BYTES_PER_ELEMENT: f64 = 16.0;
 
 /// Pixels x output channels of a block and of its warps: the manifest's `tile`.
 #[derive(Debug)]
-struct Tile {
+pub(super) struct Tile {
     name: &'static str,
-    m: usize,
-    n: usize,
+    pub m: usize,
+    pub n: usize,
     warp_m: usize,
     warp_n: usize,
 }
 
-const TILES: [Tile; 6] = [
+const TILES: [Tile; 7] = [
     Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64 },
     Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32 },
     Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32 },
     Tile { name: "64x128", m: 64, n: 128, warp_m: 64, warp_n: 32 },
     Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32 },
     Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32 },
+    Tile { name: "64x256", m: 64, n: 256, warp_m: 32, warp_n: 64 },
 ];
 
 impl Tile {
-    fn of(kernel: &KernelInfo) -> &'static Self {
+    pub fn of(kernel: &KernelInfo) -> &'static Self {
         let tile = TILES.iter().find(|tile| Some(tile.name) == kernel.tag("tile"));
         tile.expect("every tile of the manifest is in the table: a test compares them")
+    }
+
+    /// 64x64, which every gather has.
+    pub fn smallest() -> &'static Self {
+        TILES.iter().min_by_key(|tile| tile.m * tile.n).expect("the table has tiles")
     }
 
     fn stage_bytes(&self) -> usize {
         (self.m + self.n) * ROW_BYTES
     }
 
+    /// That the copies of a stage write and its multiplications read.
+    pub fn shared_bytes_per_stage(&self) -> usize {
+        let fragments = (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES;
+        self.stage_bytes() + fragments
+    }
+
     fn threads(&self) -> usize {
         32 * self.m / self.warp_m * self.n / self.warp_n
     }
 
-    fn blocks_per_multiprocessor(&self) -> usize {
+    pub fn blocks_per_multiprocessor(&self) -> usize {
         let registers = self.m * self.n + self.threads() * WORKING_REGISTERS;
         (REGISTERS / registers).min(SHARED_BYTES / (STAGES * self.stage_bytes()))
     }
 }
 
 /// How a problem falls into tiles.
-struct Tiling {
+pub(super) struct Tiling {
     rows: usize,
     row_tiles: usize,
     column_tiles: usize,
     groups: usize,
     /// Along k.
-    steps: usize,
+    pub steps: usize,
 }
 
 impl Tiling {
@@ -79,7 +91,19 @@ impl Tiling {
         Self { rows, row_tiles, column_tiles, groups: g.groups, steps: steps(g, dtype.bytes()) }
     }
 
-    fn blocks(&self) -> usize {
+    /// The tiling, if the problem is within the limits of the kernel and the device.
+    pub fn fitting(g: &ConvGeometry, tile: &Tile, problem: &Problem<'_>) -> Result<Self, String> {
+        let tiling = Self::new(g, tile, problem.dtype);
+        if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
+            return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
+        }
+        if STAGES * tile.stage_bytes() > problem.device.shared_bytes_per_block as usize {
+            return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
+        }
+        Ok(tiling)
+    }
+
+    pub fn blocks(&self) -> usize {
         self.row_tiles.saturating_mul(self.column_tiles).saturating_mul(self.groups)
     }
 }
@@ -113,17 +137,10 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
     }
     let tile = Tile::of(kernel);
-    let tiling = Tiling::new(g, tile, *dtype);
-    if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
-        return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
-    }
-    if STAGES * tile.stage_bytes() > problem.device.shared_bytes_per_block as usize {
-        return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
-    }
+    let tiling = Tiling::fitting(g, tile, problem)?;
     let stages = tiling.blocks() as f64 * tiling.steps as f64;
     let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
-    let fragments = (tile.m * (tile.n / tile.warp_n) + tile.n * (tile.m / tile.warp_m)) * ROW_BYTES;
-    let mut shared_bytes = stages * (tile.stage_bytes() + fragments) as f64;
+    let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
     if gather != "vectors" {
         shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
     }
@@ -153,6 +170,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         64 if kernel.tag("math").is_some() => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64>),
         32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
         64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
+        256 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 256]", pack::<T, 256>),
         _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
     };
     Prepared {
@@ -197,11 +215,11 @@ mod tests {
 
     #[test]
     fn the_manifest_has_these_tiles() {
-        for kernel in family(FAMILY) {
+        for kernel in family(FAMILY).chain(family("conv_separable")) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
             assert_eq!(tile.name, format!("{}x{}", tile.m, tile.n));
-            assert!(tile.m <= MAX_TILE && [32, 64, 128].contains(&tile.n));
+            assert!(tile.m <= MAX_TILE && [32, 64, 128, 256].contains(&tile.n));
         }
     }
 }

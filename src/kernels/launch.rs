@@ -1,6 +1,6 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
-use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams};
+use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, Tensor4};
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
@@ -18,12 +18,37 @@ pub(crate) const MAX_GRID_Y: usize = 65_535;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Problem<'a> {
     pub geometry: ConvGeometry,
+    /// Of a convolution whose result is the input of this one and which the same kernel computes.
+    pub before: Option<ConvGeometry>,
     pub dtype: DType,
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
     pub precision: Precision,
     pub kind: DeviceKind,
     pub device: &'a Properties,
+}
+
+impl<'a> Problem<'a> {
+    pub fn new<T: Element>(device: &'a Device, request: &PlanRequest, geometry: ConvGeometry) -> Self {
+        let (x_format, y_format) = (request.x_format, request.y_format);
+        Self {
+            geometry,
+            before: None,
+            dtype: T::DTYPE,
+            x_format,
+            y_format,
+            precision: request.precision,
+            kind: device.kind(),
+            device: device.properties(),
+        }
+    }
+}
+
+/// A convolution that a kernel computes on its way to another, with its packed weights.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub geometry: ConvGeometry,
+    pub weights: Arc<Packed>,
 }
 
 /// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
@@ -39,6 +64,7 @@ pub(crate) enum KernelParams {
     Conv(ConvParams),
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
+    Separable(ConvSeparableParams),
 }
 
 impl Default for KernelParams {
@@ -53,6 +79,21 @@ impl KernelParams {
             KernelParams::Conv(params) => params,
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
+            KernelParams::Separable(params) => &mut params.conv,
+        }
+    }
+
+    fn set_before(&mut self, before: ConvParams) {
+        if let KernelParams::Separable(params) = self {
+            params.depthwise = before;
+        }
+    }
+
+    fn set_tensors(&mut self, x: Tensor4, y: Tensor4) {
+        let conv = self.conv();
+        (conv.x, conv.y) = (x, y);
+        if let KernelParams::Separable(params) = self {
+            params.depthwise.x = x;
         }
     }
 }
@@ -72,6 +113,15 @@ pub(crate) struct Prepared<T> {
     pub pack: fn(&ConvGeometry, &Parameter) -> Vec<T>,
 }
 
+/// A convolution as a layer knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage<'a> {
+    pub geometry: ConvGeometry,
+    pub weight: &'a Parameter,
+    pub epilogue: Epilogue<'a>,
+    pub packed: &'a PackedWeights,
+}
+
 /// Chooses among the families of an op, the last of which applies to every problem; packs and loads.
 pub(crate) fn plan<T: Element>(
     op: &'static str,
@@ -83,22 +133,35 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
+    plan_after(op, families, device, request, None, Stage { geometry, weight, epilogue, packed })
+}
+
+/// The same for kernels that compute the convolution `before` it too. Some candidate of each applicable format has to take
+/// views of any alignment.
+pub(crate) fn plan_after<T: Element>(
+    op: &'static str,
+    families: &[Family<T>],
+    device: &Device,
+    request: &PlanRequest,
+    before: Option<Before>,
+    stage: Stage<'_>,
+) -> Result<Plan<T>> {
+    let Stage { geometry, weight, epilogue, packed } = stage;
     let params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
-    let problem = Problem {
-        geometry,
-        dtype: T::DTYPE,
-        x_format: request.x_format,
-        y_format: request.y_format,
-        precision: request.precision,
-        kind: device.kind(),
-        device: device.properties(),
-    };
+    let first = before.as_ref().map(|before| -> Result<_> {
+        let (weight, epilogue) = (before.weights.weight.address(), before.weights.epilogue());
+        Ok(ConvParams { geometry: geometry_params(&before.geometry)?, weight, epilogue, ..Default::default() })
+    });
+    let first = first.transpose()?;
+    let problem = Problem { before: before.as_ref().map(|before| before.geometry), ..Problem::new::<T>(device, request, geometry) };
     let (info, choices) = choose(op, request.kernel.as_deref(), candidates(families, &problem))?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights })
+        first.iter().for_each(|&first| all.set_before(first));
+        let before = before.as_ref().map(|before| before.weights.clone());
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before })
     };
     let chosen = ready(info, prepare(families, info, &problem))?;
     let mut note = String::new();
@@ -143,12 +206,18 @@ pub(crate) fn plan<T: Element>(
 }
 
 /// Every kernel of the families, with its estimated cost or the reason why it does not apply.
-fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Vec<Choice> {
+pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Vec<Choice> {
     let choices = |family: &Family<T>| {
         let cost = family.cost;
         super::family(family.name).map(move |kernel| Choice { kernel: kernel.name, verdict: cost(kernel, problem) })
     };
     families.iter().flat_map(choices).collect()
+}
+
+/// The estimated cost of the kernel that a plan would choose; infinite where none applies.
+pub(crate) fn least_cost<T: Element>(families: &[Family<T>], device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> f64 {
+    let choices = candidates(families, &Problem::new::<T>(device, request, geometry));
+    choices.into_iter().filter_map(|choice| choice.verdict.ok()).fold(f64::INFINITY, f64::min)
 }
 
 fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
@@ -194,6 +263,8 @@ struct Ready {
     alignment: [usize; 2],
     params: KernelParams,
     weights: Arc<Packed>,
+    /// Of the convolution before it.
+    before: Option<Arc<Packed>>,
 }
 
 /// A convolution, ready to run.
@@ -223,14 +294,20 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         let widest = ready.alignment[0].max(ready.alignment[1]);
         let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
         let mut all = ready.params;
+        all.set_tensors(tensor4(&inputs.x)?, tensor4(&y)?);
         let params = all.conv();
-        params.x = tensor4(&inputs.x)?;
-        params.y = tensor4(&y)?;
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));
         operands.push(Operand::packed("weight", &ready.weights.weight, size_of::<T>(), Access::Read));
         for (name, memory) in ready.weights.bias_and_slope() {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
+        }
+        if let Some(before) = &ready.before {
+            operands.push(Operand::packed("dw_weight", &before.weight, size_of::<T>(), Access::Read));
+            for (name, memory) in before.bias_and_slope() {
+                let name = if name == "bias" { "dw_bias" } else { "mid_slope" };
+                operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
+            }
         }
         let mut access = Access::Write;
         match &inputs.residual {
@@ -254,6 +331,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             match &all {
                 KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
                 KernelParams::Depthwise(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+                KernelParams::Separable(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
                 KernelParams::Grouped(params) => {

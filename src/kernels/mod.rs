@@ -5,11 +5,13 @@ mod conv_depthwise;
 mod conv_direct;
 mod conv_gemm;
 mod conv_grouped;
+mod conv_separable;
 mod cost;
 pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
+pub(crate) mod separable;
 
 use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};
@@ -227,7 +229,7 @@ pub(crate) struct Operands {
 }
 
 impl Operands {
-    const CAPACITY: usize = 8;
+    const CAPACITY: usize = 12;
     const NONE: Operand = Operand { name: "", address: 0, element_bytes: 1, shape: [0; 4], strides: [0; 4], access: Access::Read };
 
     pub fn new() -> Self {

@@ -236,6 +236,19 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvSeparableParams {
+    pub conv: ConvParams,
+    pub depthwise: ConvParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvSeparableParams"][::std::mem::size_of::<ConvSeparableParams>() - 400usize];
+    ["Alignment of ConvSeparableParams"][::std::mem::align_of::<ConvSeparableParams>() - 8usize];
+    ["Offset of field: ConvSeparableParams::conv"][::std::mem::offset_of!(ConvSeparableParams, conv) - 0usize];
+    ["Offset of field: ConvSeparableParams::depthwise"][::std::mem::offset_of!(ConvSeparableParams, depthwise) - 200usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct TransposeParams {
     pub x: u64,
     pub y: u64,

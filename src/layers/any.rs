@@ -2,6 +2,7 @@
 
 use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
+use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -184,6 +185,10 @@ kinds! {
     DeformRoiPool(DeformRoiPoolSpec) = "deform_roi_pool";
     /// [`DeformRoiPoolPack`]
     DeformRoiPoolPack(DeformRoiPoolSpec) = "deform_roi_pool_pack";
+    /// [`DepthwiseSeparableConv2d`]
+    DepthwiseSeparableConv2d(DepthwiseSeparableSpec) = "depthwise_separable";
+    /// [`SpatiallySeparableConv2d`]
+    SpatiallySeparableConv2d(SpatiallySeparableSpec) = "spatially_separable";
 }
 
 impl LayerSpec {

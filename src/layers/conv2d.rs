@@ -4,6 +4,7 @@ use super::activation::ActivationName;
 use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, divisible, positive, rank4};
+use crate::kernels::launch::Stage;
 use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
@@ -274,6 +275,15 @@ impl Conv2d {
     /// Its prelu slope `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
         self.tail.slope.as_ref()
+    }
+
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// What a plan is made from.
+    pub(crate) fn stage(&self, geometry: ConvGeometry) -> Stage<'_> {
+        Stage { geometry, weight: &self.weight, epilogue: self.tail.epilogue(), packed: &self.packed }
     }
 
     /// The geometry on an input of shape `x`.

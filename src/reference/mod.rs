@@ -28,6 +28,7 @@ mod batch_norm;
 mod conv2d;
 mod rearrange;
 mod roi;
+mod separable;
 
 pub use activation::activate;
 pub use array::Array;
@@ -35,6 +36,9 @@ pub use batch_norm::batch_norm;
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
+pub use separable::{
+    DepthwiseSeparable, SpatiallySeparable, depthwise_separable, depthwise_separable_scale, spatially_separable, spatially_separable_scale,
+};
 
 use crate::error::{Error, Result};
 use crate::layers::LayerSpec;
@@ -84,6 +88,31 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, rois) = (needed("x")?, needed("rois")?);
             needed("offset_fc1_weight")?;
             deform_roi_pool_pack(spec, x, rois, &connected("offset"), &connected("mask"))
+        }
+        LayerSpec::DepthwiseSeparableConv2d(spec) => {
+            let tensors = DepthwiseSeparable {
+                x: needed("x")?,
+                dw_weight: needed("dw_weight")?,
+                dw_bias: optional("dw_bias"),
+                mid_slope: optional("mid_slope"),
+                pw_weight: needed("pw_weight")?,
+                pw_bias: optional("pw_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((depthwise_separable(spec, &tensors)?, depthwise_separable_scale(spec, &tensors)?))
+        }
+        LayerSpec::SpatiallySeparableConv2d(spec) => {
+            let tensors = SpatiallySeparable {
+                x: needed("x")?,
+                col_weight: needed("col_weight")?,
+                col_bias: optional("col_bias"),
+                row_weight: needed("row_weight")?,
+                row_bias: optional("row_bias"),
+                slope: optional("slope"),
+                residual: optional("residual"),
+            };
+            Ok((spatially_separable(spec, &tensors)?, spatially_separable_scale(spec, &tensors)?))
         }
     }
 }

@@ -1,0 +1,111 @@
+//! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result, in one launch.
+
+use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, Prepared, Problem};
+use super::params::ConvSeparableParams;
+use super::{Epilogue, KernelInfo, Packed, PackedWeights, conv_gemm};
+use crate::error::Result;
+use crate::geometry::ConvGeometry;
+use crate::layers::Parameter;
+use crate::{DType, Device, Element, MemoryFormat};
+use std::sync::Arc;
+
+pub(crate) const FAMILY: &str = "conv_separable";
+/// Its order of the depthwise weight.
+const LAYOUT: &str = "[tap][c_out padded to 64 bytes]";
+
+/// Instructions of a thread for each tap of its 16 bytes of channels, beside the products: the load with its bounds test, and
+/// conversions.
+const VECTOR_INSTRUCTIONS: f64 = 16.0;
+/// The same for each element that is loaded on its own.
+const ELEMENT_INSTRUCTIONS: f64 = 8.0;
+/// Of each element in the middle: bias, activation, rounding, and the store to shared memory.
+const FINISH_INSTRUCTIONS: f64 = 8.0;
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let Problem { geometry: pointwise, dtype, .. } = problem;
+    kernel.check_dtype(*dtype)?;
+    let Some(depthwise) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    let gather = kernel.tag("gather").unwrap_or_default();
+    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    if problem.x_format != format {
+        return Err(format!("it gathers from {format} inputs"));
+    }
+    let vectors = gather == "vectors";
+    if vectors && depthwise.c_out != depthwise.c_in {
+        return Err(format!("{} depthwise outputs are not one for each of {} input channels", depthwise.c_out, depthwise.c_in));
+    }
+    if vectors && depthwise.c_in * dtype.bytes() % conv_gemm::CHUNK_BYTES != 0 {
+        return Err(format!("{} channels are not a multiple of {}", depthwise.c_in, conv_gemm::CHUNK_BYTES / dtype.bytes()));
+    }
+    let tile = conv_gemm::Tile::of(kernel);
+    let tiling = conv_gemm::Tiling::fitting(pointwise, tile, problem)?;
+    // what takes the views that are not aligned must fit too
+    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::smallest(), problem)?;
+    let stages = tiling.blocks() as f64 * tiling.steps as f64;
+    let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
+    // each stage: its share of the middle, computed by this block alone
+    let middle = stages * tile.m as f64 * step;
+    let taps = (depthwise.kernel[0] * depthwise.kernel[1]) as f64;
+    let vector = (conv_gemm::CHUNK_BYTES / dtype.bytes()) as f64;
+    let each = 1.0 + if vectors { VECTOR_INSTRUCTIONS / vector } else { ELEMENT_INSTRUCTIONS };
+    let macs = middle * tile.n as f64;
+    let bytes = dtype.bytes() as f64;
+    let instructions = middle * (taps * each + FINISH_INSTRUCTIONS) + if *dtype == DType::F32 { macs } else { 0.0 };
+    // what a tile sees of x comes from L2 once, its taps from L1
+    let (columns, rows) = (tile.m.min(depthwise.output[1]), tile.m.div_ceil(depthwise.output[1].max(1)));
+    let window = |axis: usize, outputs: usize| {
+        (outputs.max(1) - 1) * depthwise.stride[axis] + (depthwise.kernel[axis] - 1) * depthwise.dilation[axis] + 1
+    };
+    let seen = (window(0, rows) as f64 * window(1, columns) as f64).min(tile.m as f64 * taps);
+    let work = Work {
+        blocks: tiling.blocks() as f64,
+        blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+        dram_bytes: fused_bytes(problem, depthwise),
+        l2_bytes: stages * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
+        shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
+        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
+        ffma: instructions,
+    };
+    Ok(work.seconds(problem))
+}
+
+/// Bytes that must move: those of the pointwise convolution, with the depthwise one's input instead of its own.
+fn fused_bytes(problem: &Problem<'_>, depthwise: &ConvGeometry) -> f64 {
+    let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as f64).product::<f64>();
+    let replaced = elements(depthwise.input_shape()) - elements(depthwise.output_shape());
+    least_bytes(problem) + replaced * problem.dtype.bytes() as f64
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let pointwise = conv_gemm::prepare(kernel, problem);
+    Prepared { params: KernelParams::Separable(ConvSeparableParams::default()), ..pointwise }
+}
+
+/// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.
+pub(crate) fn pack_depthwise<T: Element>(
+    device: &Device,
+    geometry: &ConvGeometry,
+    weight: &Parameter,
+    epilogue: &Epilogue<'_>,
+    packed: &PackedWeights,
+) -> Result<Arc<Packed>> {
+    let padded = geometry.c_out.next_multiple_of(conv_gemm::ROW_BYTES / size_of::<T>());
+    let pad = |vector: Option<&Parameter>| {
+        vector.map(|vector| {
+            let mut values = vector.values().to_vec();
+            values.resize(padded, 0.0);
+            Parameter::vector(&values)
+        })
+    };
+    let (bias, slope) = (pad(epilogue.bias), pad(epilogue.slope));
+    let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation: epilogue.activation };
+    let taps = geometry.kernel[0] * geometry.kernel[1];
+    packed.get(device, LAYOUT, &epilogue, || {
+        let mut all = vec![T::from_f32(0.0); taps * padded];
+        for (index, &value) in weight.values().iter().enumerate() {
+            all[index % taps * padded + index / taps] = T::from_f32(value);
+        }
+        all
+    })
+}

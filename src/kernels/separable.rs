@@ -1,0 +1,92 @@
+//! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
+
+use super::launch::{self, Before, Family, Stage};
+use super::{conv_separable, conv2d};
+use crate::error::{Error, Result};
+use crate::layers::{Choice, Needs, PAIR, Plan, PlanRequest, sequence};
+use crate::{Device, Element, MemoryFormat};
+
+/// Two launches with the tensor between them in the workspace, in the format that costs least.
+struct Pair<'a> {
+    stages: [Stage<'a>; 2],
+    requests: [PlanRequest; 2],
+    cost: f64,
+}
+
+impl<'a> Pair<'a> {
+    fn new<T: Element>(device: &Device, request: &PlanRequest, stages: [Stage<'a>; 2]) -> Self {
+        let [first, second] = &stages;
+        let mut best: Option<(f64, [PlanRequest; 2])> = None;
+        for middle in MemoryFormat::ALL {
+            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, ..request.clone() };
+            let requests =
+                [one(first.geometry.input_shape(), request.x_format, middle), one(second.geometry.input_shape(), middle, request.y_format)];
+            let families = conv2d::families::<T>();
+            let mut cost = 0.0;
+            for (stage, request) in stages.iter().zip(&requests) {
+                cost += launch::least_cost(&families, device, request, stage.geometry);
+            }
+            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                best = Some((cost, requests));
+            }
+        }
+        let (cost, requests) = best.expect("there are two formats");
+        Self { stages, requests, cost }
+    }
+
+    fn choice(&self) -> Choice {
+        Choice { kernel: PAIR, verdict: Ok(self.cost) }
+    }
+
+    fn plan<T: Element>(&self, op: &'static str, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        let one = |index: usize| {
+            let Stage { geometry, weight, epilogue, packed } = self.stages[index];
+            conv2d::plan::<T>(device, &self.requests[index], geometry, weight, epilogue, packed)
+        };
+        let (first, second) = (one(0)?, one(1)?);
+        let needs = Needs::residual(second.output_shape());
+        sequence(op, request, needs, first, second)
+    }
+}
+
+/// A vertical and a horizontal convolution.
+pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
+    if let Some(name) = request.kernel.as_deref().filter(|name| *name != PAIR) {
+        return Err(Error::NoKernel { op, reasons: format!("{name} is none of {PAIR}") });
+    }
+    let pair = Pair::new::<T>(device, request, stages);
+    let mut plan = pair.plan(op, device, request)?;
+    plan.explanation.choices = vec![pair.choice()];
+    Ok(plan)
+}
+
+/// A depthwise and a pointwise convolution.
+pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
+    let families = [Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare::<T> }];
+    let [depthwise, pointwise] = &stages;
+    let pair = Pair::new::<T>(device, request, stages);
+    let problem = launch::Problem { before: Some(depthwise.geometry), ..launch::Problem::new::<T>(device, request, pointwise.geometry) };
+    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
+    let mut fused = launch::candidates(&families, &problem);
+    let paired = match request.kernel.as_deref() {
+        Some(name) => name == PAIR,
+        None => fused.iter().all(|choice| cost(choice) >= pair.cost),
+    };
+    let mut plan = if paired {
+        let mut plan = pair.plan(op, device, request)?;
+        fused.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+        plan.explanation.choices = fused;
+        plan.explanation.choices.insert(0, pair.choice());
+        plan
+    } else {
+        let weights =
+            conv_separable::pack_depthwise::<T>(device, &depthwise.geometry, depthwise.weight, &depthwise.epilogue, depthwise.packed)?;
+        let before = Before { geometry: depthwise.geometry, weights };
+        let mut plan = launch::plan_after(op, &families, device, request, Some(before), *pointwise)?;
+        plan.explanation.choices.push(pair.choice());
+        plan
+    };
+    // the chosen one stays in front
+    plan.explanation.choices[1..].sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    Ok(plan)
+}

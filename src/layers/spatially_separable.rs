@@ -1,0 +1,305 @@
+//! SpatiallySeparableConv2d: a vertical and a horizontal convolution.
+
+use super::activation::ActivationName;
+use super::{
+    Activation, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail,
+    attributes,
+};
+use crate::error::{Error, Result};
+use crate::geometry::{ConvGeometry, divisible, rank4};
+use crate::kernels::separable;
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+const OP: &str = "spatially_separable";
+
+/// The attributes of a [`SpatiallySeparableConv2d`]: those of the convolution that its two stages replace.
+///
+/// ```
+/// use warpconv::{Padding, SpatiallySeparableSpec};
+/// let spec = SpatiallySeparableSpec { padding: Padding::all(1), ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert_eq!(json, r#"{"stride":[1,1],"padding":[1,1,1,1],"dilation":[1,1],"groups":1,"activation":"none"}"#);
+/// assert_eq!(serde_json::from_str::<SpatiallySeparableSpec>(&json).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Attributes", into = "Attributes")]
+pub struct SpatiallySeparableSpec {
+    /// The step between outputs: of the vertical stage, and of the horizontal one; at least 1.
+    pub stride: [usize; 2],
+    /// Zeros around the input: those at the top and bottom for the vertical stage, those at the left and right for the result of
+    /// it.
+    pub padding: Padding,
+    /// The distance of neighbouring taps: of the vertical stage, and of the horizontal one; at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels in both stages: 1 is dense, C_in (with as many channels in the middle) applies to each channel on its
+    /// own. Divides C_in, C_mid and C_out.
+    pub groups: usize,
+    /// The nonlinearity at the end. There is none in the middle.
+    pub activation: Activation,
+}
+
+impl Default for SpatiallySeparableSpec {
+    fn default() -> Self {
+        Self { stride: [1, 1], padding: Padding::default(), dilation: [1, 1], groups: 1, activation: Activation::None }
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Attributes {
+    #[serde(deserialize_with = "attributes::pair")]
+    stride: [usize; 2],
+    padding: Padding,
+    #[serde(deserialize_with = "attributes::pair")]
+    dilation: [usize; 2],
+    groups: usize,
+    activation: ActivationName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        SpatiallySeparableSpec::default().into()
+    }
+}
+
+impl From<SpatiallySeparableSpec> for Attributes {
+    fn from(spec: SpatiallySeparableSpec) -> Self {
+        let SpatiallySeparableSpec { stride, padding, dilation, groups, .. } = spec;
+        let (activation, alpha) = spec.activation.into_parts();
+        Self { stride, padding, dilation, groups, activation, alpha }
+    }
+}
+
+impl TryFrom<Attributes> for SpatiallySeparableSpec {
+    type Error = String;
+    fn try_from(a: Attributes) -> Result<Self, String> {
+        let activation = Activation::from_parts(a.activation, a.alpha)?;
+        Ok(Self { stride: a.stride, padding: a.padding, dilation: a.dilation, groups: a.groups, activation })
+    }
+}
+
+impl SpatiallySeparableSpec {
+    /// The attributes of the two stages, for weights of these shapes.
+    pub(crate) fn stages(&self, col_weight: Shape, row_weight: Shape) -> Result<[Conv2dSpec; 2]> {
+        let refuse = |name, shape: Shape, expected| Error::Shape { name, shape: shape.to_vec(), expected };
+        if col_weight[3] != 1 {
+            return Err(refuse("col_weight", col_weight, "one column: [C_mid, C_in / groups, kh, 1]".into()));
+        }
+        if row_weight[2] != 1 {
+            return Err(refuse("row_weight", row_weight, "one row: [C_out, C_mid / groups, 1, kw]".into()));
+        }
+        let SpatiallySeparableSpec { stride, padding, dilation, groups, activation } = *self;
+        // of both stages: the second's padding is refused before the first is run
+        Conv2dSpec { stride, padding, dilation, groups, activation }.check_weight([
+            row_weight[0],
+            col_weight[1],
+            col_weight[2],
+            row_weight[3],
+        ])?;
+        let [top, left, bottom, right] = padding.resolve([col_weight[2], row_weight[3]], dilation, stride)?;
+        let axis = |stride, padding, dilation, activation| Conv2dSpec {
+            stride,
+            padding: Padding::Explicit(padding),
+            dilation,
+            groups,
+            activation,
+        };
+        let column = axis([stride[0], 1], [top, 0, bottom, 0], [dilation[0], 1], Activation::None);
+        let row = axis([1, stride[1]], [0, left, 0, right], [1, dilation[1]], activation);
+        divisible("C_mid", col_weight[0], "groups", groups)?;
+        column.check_weight(col_weight)?;
+        row.check_weight(row_weight)?;
+        if row_weight[1] != col_weight[0] / groups {
+            let expected =
+                format!("{} input channels in each of {groups} groups, as col_weight {col_weight:?} has outputs", col_weight[0] / groups);
+            return Err(refuse("row_weight", row_weight, expected));
+        }
+        Ok([column, row])
+    }
+
+    /// The geometries of the two stages on an input of shape `x`, for weights of these shapes.
+    ///
+    /// # Errors
+    /// What [`SpatiallySeparableConv2d::new`] refuses, and as [`ConvGeometry::conv2d`].
+    pub fn geometries(&self, x: Shape, col_weight: Shape, row_weight: Shape) -> Result<[ConvGeometry; 2]> {
+        let [column, row] = self.stages(col_weight, row_weight)?;
+        let column = ConvGeometry::conv2d(&column, x, col_weight)?;
+        Ok([column, ConvGeometry::conv2d(&row, column.output_shape(), row_weight)?])
+    }
+}
+
+/// A vertical kh x 1 convolution, then a horizontal 1 x kw one:
+///
+/// `mid[n,m,p,x] = col_bias[m] + sum over c,i of col_weight[m,c,i] * xpad[n, c, p*sh + i*dh, x]`,
+/// `y[n,o,p,q] = activation(row_bias[o] + residual[n,o,p,q] + sum over m,j of row_weight[o,m,j] * midpad[n, m, p, q*sw + j*dw])`.
+///
+/// The horizontal padding is of zeros around `mid`, its bias included. Without a `col_bias` the layer is the convolution with the
+/// filter `w[o,c,i,j] = sum over m of row_weight[o,m,j] * col_weight[m,c,i]`: a 3x3 filter of one channel takes 6 products instead of
+/// 9, and k x k filters `2 / k` of them ([`crate::analysis::Saving::spatially_separable`]). [`crate::factorise`] gives the factors
+/// of one filter, and the best ones for a dense layer.
+///
+/// It is two launches with `mid`, rounded once to the dtype, in the plan's workspace.
+///
+/// Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016; Jaderberg, Vedaldi and Zisserman,
+/// "Speeding up Convolutional Neural Networks with Low Rank Expansions", 2014.
+///
+/// ```
+/// use warpconv::factorise::separate;
+/// use warpconv::{Device, Inputs, Layer, Padding, Parameter, SpatiallySeparableConv2d, SpatiallySeparableSpec, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let sobel = separate(&Parameter::new(&[3, 3], &[-1f32, 0., 1., -2., 0., 2., -1., 0., 1.])?)?;
+/// let (col_weight, row_weight) = sobel.depthwise_weights(1)?;
+/// let spec = SpatiallySeparableSpec { padding: Padding::Same, ..Default::default() };
+/// let edges = SpatiallySeparableConv2d::new(spec, col_weight, row_weight)?;
+/// let x = Tensor::from_slice(&device, [1, 1, 3, 4], &[0f32, 0., 1., 1., 0., 0., 1., 1., 0., 0., 1., 1.])?;
+/// assert_eq!(edges.forward(&Inputs::new(&x))?.to_vec()?[4..8], [0., 4., 4., -4.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct SpatiallySeparableConv2d {
+    spec: SpatiallySeparableSpec,
+    column: Conv2d,
+    row: Conv2d,
+}
+
+impl SpatiallySeparableConv2d {
+    /// From the weights [C_mid, C_in / groups, kh, 1] and [C_out, C_mid / groups, 1, kw], without biases.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`] for weights that are no column and row or do not fit one another; what
+    /// [`Conv2dSpec::check_weight`] refuses.
+    pub fn new(spec: SpatiallySeparableSpec, col_weight: Parameter, row_weight: Parameter) -> Result<Self> {
+        let [column, row] = spec.stages(rank4("col_weight", col_weight.shape())?, rank4("row_weight", row_weight.shape())?)?;
+        Ok(Self { spec, column: Conv2d::new(column, col_weight)?, row: Conv2d::new(row, row_weight)? })
+    }
+
+    /// Adds a bias `[C_mid]` to the vertical stage.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_col_bias(mut self, bias: Parameter) -> Result<Self> {
+        bias.check_vector("col_bias", self.column.weight().shape()[0], "one value for each channel in the middle")?;
+        self.column = self.column.with_bias(bias)?;
+        Ok(self)
+    }
+
+    /// Adds a bias `[C_out]` to the horizontal stage.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_row_bias(mut self, bias: Parameter) -> Result<Self> {
+        bias.check_vector("row_bias", self.row.weight().shape()[0], "one value for each output channel")?;
+        self.row = self.row.with_bias(bias)?;
+        Ok(self)
+    }
+
+    /// Adds the slope `[C_out]` that [`Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
+        if self.spec.activation != Activation::Prelu {
+            let known = format!("a slope with activation prelu only, not {}", self.spec.activation.name());
+            return Err(Error::UnexpectedTensor { op: OP, name: "slope".into(), known });
+        }
+        self.row = self.row.with_slope(slope)?;
+        Ok(self)
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &SpatiallySeparableSpec {
+        &self.spec
+    }
+
+    /// Its vertical stage.
+    pub fn column(&self) -> &Conv2d {
+        &self.column
+    }
+
+    /// Its horizontal stage.
+    pub fn row(&self) -> &Conv2d {
+        &self.row
+    }
+
+    /// The geometries of the two stages on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`ConvGeometry::conv2d`].
+    pub fn geometries(&self, x: Shape) -> Result<[ConvGeometry; 2]> {
+        let column = self.column.geometry(x)?;
+        Ok([column, self.row.geometry(column.output_shape())?])
+    }
+
+    fn check_complete(&self) -> Result<()> {
+        if self.spec.activation == Activation::Prelu && self.row.slope().is_none() {
+            let name = "slope [C_out] for activation prelu".into();
+            return Err(Error::MissingTensor { op: OP, name, available: String::new() });
+        }
+        Ok(())
+    }
+}
+
+impl Layer for SpatiallySeparableConv2d {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::SpatiallySeparableConv2d(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometries(request.x)?[1].output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.check_complete()?;
+        let [column, row] = self.geometries(request.x)?;
+        separable::spatially(OP, device, request, [self.column.stage(column), self.row.stage(row)])
+    }
+}
+
+impl Kind for SpatiallySeparableConv2d {
+    type Spec = SpatiallySeparableSpec;
+    const SIGNATURE: Signature =
+        Signature { parameters: &["col_weight", "col_bias", "row_weight", "row_bias", "slope"], inputs: &["x", "residual"] };
+
+    fn build(spec: SpatiallySeparableSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = Self::new(spec, parameters.take("col_weight")?, parameters.take("row_weight")?)?;
+        if let Some(bias) = parameters.optional("col_bias") {
+            layer = layer.with_col_bias(bias)?;
+        }
+        if let Some(bias) = parameters.optional("row_bias") {
+            layer = layer.with_row_bias(bias)?;
+        }
+        if let Some(slope) = parameters.optional("slope") {
+            layer = layer.with_slope(slope)?;
+        }
+        layer.check_complete()?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        let (column, row) = (self.column.tail(), self.row.tail());
+        let optional = [("col_bias", &column.bias), ("row_bias", &row.bias), ("slope", &row.slope)];
+        let weights = [("col_weight", self.column.weight()), ("row_weight", self.row.weight())];
+        weights.into_iter().chain(optional.into_iter().filter_map(|(name, parameter)| Some((name, parameter.as_ref()?)))).collect()
+    }
+
+    /// `weight` is that of the dense convolution that the layer replaces, with as many channels in the middle as at the end.
+    fn typical_parameters(spec: &SpatiallySeparableSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let groups = spec.groups.max(1);
+        let [c_out, group_in, kh, kw] = weight.unwrap_or([x[1], x[1] / groups, 3, 3]);
+        let mut shapes = vec![("col_weight", vec![c_out, group_in, kh, 1]), ("row_weight", vec![c_out, c_out / groups, 1, kw])];
+        shapes.extend(Tail::typical_parameters(spec.activation, c_out));
+        shapes
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let products = self.geometries(request.x)?.map(|geometry| geometry.products());
+        Ok(Contract::new(dtype, products[0] + products[1]).rounded(2).gain(self.row.tail().gain()))
+    }
+}
