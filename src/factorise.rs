@@ -72,14 +72,15 @@ pub fn separate(kernel: &Parameter) -> Result<Separated> {
     positive("kernel width", kw)?;
     check_finite(kernel)?;
     let at = |i: usize, j: usize| f64::from(kernel.values()[i * kw + j]);
-    let largest = (0..kh * kw).max_by(|&a, &b| at(a / kw, a % kw).abs().total_cmp(&at(b / kw, b % kw).abs())).unwrap_or_default();
+    // the first of them: of equal ones, `max_by` takes the last
+    let largest = (0..kh * kw).rev().max_by(|&a, &b| at(a / kw, a % kw).abs().total_cmp(&at(b / kw, b % kw).abs())).unwrap_or_default();
     let (p, q) = (largest / kw, largest % kw);
     // products of two f32 are exact in f64
     if (0..kh).all(|i| (0..kw).all(|j| at(i, j) * at(p, q) == at(i, q) * at(p, j))) {
         let row: Vec<f64> = (0..kw).map(|j| at(p, j)).collect();
         let unit = common_unit(&row);
         let row: Vec<f64> = row.iter().map(|v| v / unit).collect();
-        let column: Vec<f64> = (0..kh).map(|i| if row[q] == 0.0 { 0.0 } else { at(i, q) / row[q] }).collect();
+        let column: Vec<f64> = (0..kh).map(|i| if row[q] == 0.0 { 0.0 } else { at(i, q) / row[q] + 0.0 }).collect();
         return Ok(Separated { column: vector(&column), row: vector(&row), error: 0.0 });
     }
     let svd = Decomposition::new(DMatrix::from_fn(kh, kw, at))?;

@@ -238,8 +238,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(layer().with_pw_bias(zeros(&[8])), Err(Error::Shape { name: "pw_bias", .. })));
     assert!(matches!(layer().with_mid_slope(zeros(&[8])), Err(Error::UnexpectedTensor { op: "depthwise_separable", .. })));
     assert!(matches!(layer().with_slope(zeros(&[4])), Err(Error::UnexpectedTensor { .. })));
-    let plan = |layer: &dyn Fn(&PlanRequest) -> Error, request: PlanRequest| layer(&request);
-    let refused = |layer: &DepthwiseSeparableConv2d, request: PlanRequest| plan(&|r| layer.plan::<f32>(&DEVICE, r).unwrap_err(), request);
+    let refused = |layer: &DepthwiseSeparableConv2d, request: PlanRequest| layer.plan::<f32>(&DEVICE, &request).unwrap_err();
     assert!(matches!(refused(&layer(), PlanRequest::new([1, 4, 9, 9])), Error::Shape { name: "x", .. }));
     assert!(matches!(refused(&layer(), PlanRequest::new([1, 8, 2, 9])), Error::EmptyOutput { axis: "height", .. }));
     assert!(matches!(refused(&layer(), PlanRequest::new([1, 8, 9, 9]).kernel("conv_gemm")), Error::NoKernel { .. }));

@@ -111,9 +111,9 @@ impl SpatiallySeparableSpec {
         };
         let column = axis([stride[0], 1], [top, 0, bottom, 0], [dilation[0], 1], Activation::None);
         let row = axis([1, stride[1]], [0, left, 0, right], [1, dilation[1]], activation);
+        divisible("C_mid", col_weight[0], "groups", groups)?;
         column.check_weight(col_weight)?;
         row.check_weight(row_weight)?;
-        divisible("C_mid", col_weight[0], "groups", groups)?;
         if row_weight[1] != col_weight[0] / groups {
             let expected =
                 format!("{} input channels in each of {groups} groups, as col_weight {col_weight:?} has outputs", col_weight[0] / groups);
