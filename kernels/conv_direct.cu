@@ -11,6 +11,7 @@
 // Bound: FFMA issue and L1 traffic. Every operand comes from cache for every product, so this is far from any floor: it
 // is the general case that the tiled families stand above, and the one they are compared with.
 #include "device/epilogue.cuh"
+#include "device/output.cuh"
 
 template <typename T, bool kChannelsLast> WC_DEVICE void conv_direct(const ConvParams& p) {
     const ConvGeometryParams& g = p.geometry;
@@ -42,6 +43,6 @@ template <typename T, bool kChannelsLast> WC_DEVICE void conv_direct(const ConvP
                 }
             }
         }
-        image<T>(p.y, n)[element(p.y, channel, row, column)] = epilogue<T>(p.epilogue, sum, n, channel, row, column);
+        image<T>(p.y, n)[output_element(p, channel, row, column)] = epilogue<T>(p.epilogue, sum, n, channel, row, column);
     }
 }

@@ -46,6 +46,13 @@ typedef struct ConvGeometryParams {
     int32_t groups;
 } ConvGeometryParams;
 
+// Where the store puts the channels of a sub-pixel convolution (device/output.cuh). All 0 where y has the convolution's own shape.
+typedef struct SubPixelParams {
+    int32_t run;                // channels that are neighbours in y: of one sub-pixel
+    int32_t factor;             // r: each pixel becomes r x r of them
+    int32_t stride_h, stride_w; // of y itself; `ConvParams.y` has the strides from one r x r block to the next
+} SubPixelParams;
+
 // What every kernel of Conv2d takes. Its weight is packed as its family wants it.
 typedef struct ConvParams {
     Tensor4 x;
@@ -53,6 +60,7 @@ typedef struct ConvParams {
     uint64_t weight; // T
     ConvGeometryParams geometry;
     EpilogueParams epilogue;
+    SubPixelParams sub_pixel;
 } ConvParams;
 
 // conv_grouped.cu: how a block works.
@@ -116,14 +124,42 @@ typedef struct CastParams {
     int64_t batch;
 } CastParams;
 
+// An axis of a copy: strides are in elements, of what is read and of what is written.
+typedef struct CopyAxis {
+    int32_t extent, x_stride, y_stride;
+} CopyAxis;
+
+// rearrange.cu: pixels into channels and back. Five axes (channel, row and column in a block, row and column of the block) in
+// three groups, the innermost axis of each last; those that a group does not need have extent 1. What a group is for depends
+// on the kernel.
+typedef struct PixelShuffleParams {
+    uint64_t x, y;
+    int64_t x_batch_stride, y_batch_stride;
+    CopyAxis a[3], b[3], outer[3];
+    int32_t batch;
+    int32_t tile_a, tile_b;   // pixel_tile: positions of a block along a and along b
+    int32_t lanes_a, lanes_b; // log2 of the threads along the one that is neighbours in x, in y
+} PixelShuffleParams;
+
+// upsample.cu
+typedef struct UpsampleParams {
+    Tensor4 x, y;
+    int32_t n, c, h, w, h_out, w_out;
+    float scale_h, scale_w; // input pixels for each output pixel
+    int32_t align_corners;
+    int32_t reserved;
+} UpsampleParams;
+
 #ifdef __cplusplus
 static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
-static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
-static_assert(sizeof(ConvGroupedParams) == 248, "ConvGroupedParams has no hidden padding");
-static_assert(sizeof(ConvDepthwiseParams) == 232, "ConvDepthwiseParams has no hidden padding");
+static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGroupedParams has no hidden padding");
+static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(RoiParams) == 208, "RoiParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
+static_assert(sizeof(PixelShuffleParams) == 160, "PixelShuffleParams has no hidden padding");
+static_assert(sizeof(UpsampleParams) == 104, "UpsampleParams has no hidden padding");
 #endif

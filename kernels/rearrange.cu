@@ -5,7 +5,7 @@
 //   both the reads and the writes of a warp are consecutive; a tile's row is padded by one 4-byte word, so that its length
 //   in words is odd (33 or 17) and a warp that reads a column meets 32 different banks.
 // cast: y[b, i] = round(x[b, i]), one element a thread, grid-stride.
-#include "device/tensor.cuh"
+#include "device/vector.cuh"
 
 template <typename Bits> struct TransposeTile {
     static constexpr int32_t kSize = 32, kPitch = kSize + 4 / (int32_t)sizeof(Bits);
@@ -45,4 +45,98 @@ template <typename From, typename To> WC_DEVICE void cast(const CastParams& p) {
     for (int64_t b = blockIdx.y; b < p.batch; b += gridDim.y)
         for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.length; i += step)
             ((To*)p.y)[b * p.y_batch_stride + i] = Convert<From, To>::apply(((const From*)p.x)[b * p.x_batch_stride + i]);
+}
+
+// Pixels into channels and back (PixelShuffle, PixelUnshuffle): deep [n, c r^2, h, w] <-> wide [n, c, h r, w r]. Element (n, c, i, j,
+// h, w) has its place on either side, linear in each of the six, whatever the order of the channels and the formats: the
+// host gives the strides (src/kernels/pixel_shuffle.rs), and the kernels know no direction.
+//
+// pixel_runs: one access a thread along `a`, which is the order of y. kWide: 16 bytes, where both sides have runs of channels. Narrow:
+//   an element; general, and good where such runs are no multiple of 16 bytes.
+// pixel_rows: both contiguous, r of 2 to 4. r rows of the deep side are one row of the wide side, element by element in
+//   turn: a thread moves 16 bytes of each, in registers.
+// pixel_tile: neighbours in x (`a`) are none in y (`b`). A block moves a tile through shared memory, as transpose does; the
+//   offsets of its rows and columns are computed once and lie in shared memory too. Where an axis is shorter than a warp, a
+//   warp takes several positions of the other at once.
+struct CopyOffset {
+    int32_t x, y;
+};
+WC_DEVICE int32_t extent_of(const CopyAxis (&axes)[3]) { return axes[0].extent * axes[1].extent * axes[2].extent; }
+WC_DEVICE CopyOffset copy_offset(const CopyAxis (&axes)[3], int32_t index) {
+    const int32_t rest = index / axes[2].extent, inner = index % axes[2].extent;
+    const int32_t outer = rest / axes[1].extent, middle = rest % axes[1].extent;
+    return {outer * axes[0].x_stride + middle * axes[1].x_stride + inner * axes[2].x_stride,
+            outer * axes[0].y_stride + middle * axes[1].y_stride + inner * axes[2].y_stride};
+}
+
+// The thread's place in a copy along `a` within each position of `outer`; false beyond the end.
+WC_DEVICE bool copy_place(const PixelShuffleParams& p, CopyOffset& at) {
+    const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x, run = (uint32_t)extent_of(p.a);
+    if (index / run >= (uint32_t)extent_of(p.outer)) return false;
+    const CopyOffset a = copy_offset(p.a, (int32_t)(index % run)), outer = copy_offset(p.outer, (int32_t)(index / run));
+    at = {a.x + outer.x, a.y + outer.y};
+    return true;
+}
+
+template <typename Bits, bool kWide> WC_DEVICE void pixel_runs(const PixelShuffleParams& p) {
+    constexpr int kCount = kWide ? 16 / (int)sizeof(Bits) : 1;
+    CopyOffset at;
+    if (!copy_place(p, at)) return;
+    for (int32_t n = blockIdx.y; n < p.batch; n += gridDim.y)
+        store_vector<kCount>((Bits*)p.y + n * p.y_batch_stride + at.y, load_vector<kCount>((const Bits*)p.x + n * p.x_batch_stride + at.x));
+}
+
+// Element e of the wide row is element e / kFactor of deep row e % kFactor, whose distance is that of b's innermost axis.
+template <typename Bits, int kFactor, bool kToWide> WC_DEVICE void pixel_rows(const PixelShuffleParams& p) {
+    constexpr int kCount = 16 / (int)sizeof(Bits);
+    CopyOffset at;
+    if (!copy_place(p, at)) return;
+    for (int32_t n = blockIdx.y; n < p.batch; n += gridDim.y) {
+        const Bits* x = (const Bits*)p.x + n * p.x_batch_stride + at.x;
+        Bits* y = (Bits*)p.y + n * p.y_batch_stride + at.y;
+        Vector<Bits, kCount> from[kFactor], to[kFactor];
+#pragma unroll
+        for (int k = 0; k < kFactor; ++k) from[k] = load_vector<kCount>(x + k * (kToWide ? p.b[2].x_stride : kCount));
+#pragma unroll
+        for (int e = 0; e < kFactor * kCount; ++e) {
+            if constexpr (kToWide)
+                to[e / kCount].at[e % kCount] = from[e % kFactor].at[e / kFactor];
+            else
+                to[e % kFactor].at[e / kFactor] = from[e / kCount].at[e % kCount];
+        }
+#pragma unroll
+        for (int k = 0; k < kFactor; ++k) store_vector<kCount>(y + k * (kToWide ? kCount : p.b[2].y_stride), to[k]);
+    }
+}
+
+template <typename Bits> WC_DEVICE void pixel_tile(const PixelShuffleParams& p) {
+    constexpr int32_t kThreads = 256, kPerWord = 4 / (int32_t)sizeof(Bits);
+    const int32_t pitch = ((p.tile_a + kPerWord - 1) / kPerWord | 1) * kPerWord; // an odd number of banks
+    CopyOffset* const a_at = (CopyOffset*)shared_memory();
+    CopyOffset* const b_at = a_at + p.tile_a;
+    Bits* const tile = (Bits*)(b_at + p.tile_b);
+
+    const int32_t a_extent = extent_of(p.a), b_extent = extent_of(p.b), thread = (int32_t)threadIdx.x;
+    const int32_t a_tiles = (a_extent + p.tile_a - 1) / p.tile_a, b_tiles = (b_extent + p.tile_b - 1) / p.tile_b;
+    const int32_t rest = (int32_t)blockIdx.x / a_tiles;
+    const int32_t a0 = (int32_t)blockIdx.x % a_tiles * p.tile_a, b0 = rest % b_tiles * p.tile_b;
+    const int32_t a_count = a_extent - a0 < p.tile_a ? a_extent - a0 : p.tile_a;
+    const int32_t b_count = b_extent - b0 < p.tile_b ? b_extent - b0 : p.tile_b;
+    for (int32_t i = thread; i < a_count; i += kThreads) a_at[i] = copy_offset(p.a, a0 + i);
+    for (int32_t i = thread; i < b_count; i += kThreads) b_at[i] = copy_offset(p.b, b0 + i);
+    const CopyOffset outer = copy_offset(p.outer, rest / b_tiles);
+    __syncthreads();
+
+    const int32_t a_lane = thread & ((1 << p.lanes_a) - 1), b_row = thread >> p.lanes_a;
+    const int32_t b_lane = thread & ((1 << p.lanes_b) - 1), a_row = thread >> p.lanes_b;
+    for (int32_t n = blockIdx.y; n < p.batch; n += gridDim.y) {
+        const Bits* x = (const Bits*)p.x + n * p.x_batch_stride + outer.x;
+        for (int32_t b = b_row; b < b_count; b += kThreads >> p.lanes_a)
+            for (int32_t a = a_lane; a < a_count; a += 1 << p.lanes_a) tile[b * pitch + a] = x[a_at[a].x + b_at[b].x];
+        __syncthreads();
+        Bits* y = (Bits*)p.y + n * p.y_batch_stride + outer.y;
+        for (int32_t a = a_row; a < a_count; a += kThreads >> p.lanes_b)
+            for (int32_t b = b_lane; b < b_count; b += 1 << p.lanes_b) y[a_at[a].y + b_at[b].y] = tile[b * pitch + a];
+        __syncthreads();
+    }
 }

@@ -25,7 +25,7 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, Shape, divisible, elements, kernel_span, positive, rank4};
+use crate::geometry::{BlockGeometry, ConvGeometry, Shape, UpsampleGeometry, divisible, elements, kernel_span, positive, rank4};
 use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding, PlanRequest, Pool, Pooling};
 use crate::{DType, Element};
 use serde::Serialize;
@@ -136,8 +136,9 @@ pub struct LayerReport {
     pub bytes: Bytes,
     /// FLOPs for each byte read or written. Below a device's ratio of FLOP/s to bytes/s, memory bounds the layer.
     pub arithmetic_intensity: f64,
-    /// What one output pixel sees of the input.
-    pub receptive_field: ReceptiveField,
+    /// What one output pixel sees of the input; none where outputs differ in it other than by place, as those of a transposed
+    /// convolution do.
+    pub receptive_field: Option<ReceptiveField>,
 }
 
 /// The shape of one of a layer's parameters, by name.
@@ -162,6 +163,25 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
         LayerSpec::PsRoiPool(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::DeformRoiPool(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::DeformRoiPoolPack(spec) => pack(spec.pooling(), parameters, request, operands)?,
+        LayerSpec::PixelShuffle(spec) => moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape()),
+        LayerSpec::PixelUnshuffle(spec) => {
+            let output = BlockGeometry::wide(request.x, spec.factor)?.deep_shape();
+            let receptive_field = ReceptiveField::input().then([1, 1], [spec.factor; 2], [1, 1], [0; 4])?;
+            Work { receptive_field: Some(receptive_field), ..moved(output) }
+        }
+        LayerSpec::SubPixelConv2d(spec) => {
+            let work = conv2d(&spec.conv, shape("weight")?, request.x)?;
+            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), receptive_field: None, ..work }
+        }
+        LayerSpec::Focus(spec) => {
+            let geometry = ConvGeometry::focus(spec, request.x, shape("weight")?)?;
+            let slices = ReceptiveField::input().then([2, 2], [2, 2], [1, 1], [0; 4])?;
+            Work {
+                receptive_field: Some(slices.then_conv2d(&spec.conv, geometry.kernel)?),
+                ..conv2d(&spec.conv, shape("weight")?, geometry.input_shape())?
+            }
+        }
+        LayerSpec::UpsampleBilinear(spec) => upsample_bilinear(&UpsampleGeometry::new(spec, request.x)?)?,
     };
     work.report(spec, parameters, request.x, operands)
 }
@@ -174,7 +194,7 @@ struct Work {
     /// Elements of offsets, mask and RoIs that are in the layer's dtype, and those that are f32.
     coordinates: [u64; 2],
     activation: Activation,
-    receptive_field: ReceptiveField,
+    receptive_field: Option<ReceptiveField>,
 }
 
 fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
@@ -185,7 +205,7 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
         sampling_flops: 0,
         coordinates: [0, 0],
         activation: spec.activation,
-        receptive_field: ReceptiveField::input().then_conv2d(spec, geometry.kernel)?,
+        receptive_field: Some(ReceptiveField::input().then_conv2d(spec, geometry.kernel)?),
     })
 }
 
@@ -206,7 +226,7 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
         sampling_flops: sum("the number of FLOPs", [samples, after])?,
         coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
         activation: Activation::None,
-        receptive_field: ReceptiveField::input(),
+        receptive_field: Some(ReceptiveField::input()),
     })
 }
 
@@ -216,6 +236,19 @@ fn pack(pooling: Pooling, parameters: &[ParameterShape], request: &PlanRequest, 
     let weights = parameters.iter().filter(|(name, _)| name.ends_with("weight")).map(|(_, shape)| count(shape)).sum::<Result<u64>>()?;
     let macs = product("the number of multiply-adds", [weights, once.output[0] as u64])?;
     Ok(Work { macs, sampling_flops: product("the number of FLOPs", [once.sampling_flops, 2])?, ..once })
+}
+
+/// A layer that computes nothing.
+fn moved(output: Shape) -> Work {
+    let (activation, receptive_field) = (Activation::None, None);
+    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation, receptive_field }
+}
+
+/// Three blends, each of two products and a sum.
+fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
+    let output = g.output_shape();
+    let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
+    Ok(Work { sampling_flops, ..moved(output) })
 }
 
 impl Work {
@@ -553,7 +586,8 @@ mod tests {
         let bytes = Bytes { x, weight: 576, bias: 64, slope: 64, residual: y, coordinates: 0, y, read, written: y };
         assert_eq!(report.bytes, bytes);
         assert_eq!(report.arithmetic_intensity, (2 * macs) as f64 / (bytes.read + y) as f64);
-        assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
+        let field = report.receptive_field.unwrap();
+        assert_eq!((field.size, field.jump), ([3, 3], [2, 2]));
 
         let bare = LayerSpec::Conv2d(Conv2dSpec::default());
         let bare = analyse(&bare, &[("weight", vec![16, 8, 1, 1])], &[0, 8, 4, 4].into(), Operands::new(DType::F32)).unwrap();

@@ -2,7 +2,7 @@
 //! is computed here, and only here.
 
 use crate::error::{Error, Result};
-use crate::layers::{Conv2dSpec, Pooling};
+use crate::layers::{Conv2dSpec, FocusSpec, Pooling, UpsampleBilinearSpec, UpsampleSize};
 
 /// A logical shape [N, C, H, W].
 pub type Shape = [usize; 4];
@@ -255,6 +255,167 @@ impl RoiGeometry {
             Ok(ratio) if ratio > 0 => ratio * ratio,
             _ => self.x[2].div_ceil(ph) * self.x[3].div_ceil(pw),
         }
+    }
+}
+
+/// The two sides of a rearrangement of pixels into channels: *deep*, [N, C * r * r, H, W], and *wide*, [N, C, H * r, W * r].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockGeometry {
+    /// Images.
+    pub n: usize,
+    /// Channels of the wide side: C.
+    pub channels: usize,
+    /// r: the deep side has a channel for each of the r x r pixels of a block.
+    pub factor: usize,
+    /// H and W: blocks of the wide side, pixels of the deep one.
+    pub blocks: [usize; 2],
+}
+
+impl BlockGeometry {
+    /// From the shape of the deep side.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a factor of 0; [`Error::Divisibility`] when r * r does not divide the channels;
+    /// [`Error::Overflow`].
+    pub fn deep(shape: Shape, factor: usize) -> Result<Self> {
+        positive("r", factor)?;
+        let [n, c, h, w] = shape;
+        let squares = factor.checked_mul(factor).ok_or_else(|| overflow_of("r * r", factor))?;
+        divisible("the number of channels", c, "r * r", squares)?;
+        Self { n, channels: c / squares, factor, blocks: [h, w] }.checked()
+    }
+
+    /// From the shape of the wide side.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a factor of 0; [`Error::Divisibility`] when r does not divide height and width;
+    /// [`Error::Overflow`].
+    pub fn wide(shape: Shape, factor: usize) -> Result<Self> {
+        positive("r", factor)?;
+        let [n, channels, h, w] = shape;
+        divisible("the input height", h, "r", factor)?;
+        divisible("the input width", w, "r", factor)?;
+        Self { n, channels, factor, blocks: [h / factor, w / factor] }.checked()
+    }
+
+    /// With all products known to fit.
+    fn checked(self) -> Result<Self> {
+        let Self { n, channels, factor: r, blocks: [h, w] } = self;
+        let product = |a: usize, b: usize| a.checked_mul(b).ok_or_else(|| overflow_of("a rearranged size", r));
+        elements(&[n, product(product(channels, r)?, r)?, h, w])?;
+        elements(&[n, channels, product(h, r)?, product(w, r)?])?;
+        Ok(self)
+    }
+
+    /// [N, C * r * r, H, W].
+    pub fn deep_shape(&self) -> Shape {
+        [self.n, self.channels * self.factor * self.factor, self.blocks[0], self.blocks[1]]
+    }
+
+    /// [N, C, H * r, W * r].
+    pub fn wide_shape(&self) -> Shape {
+        [self.n, self.channels, self.blocks[0] * self.factor, self.blocks[1] * self.factor]
+    }
+}
+
+fn overflow_of(what: &'static str, factor: usize) -> Error {
+    Error::Overflow { what, values: format!("r = {factor}") }
+}
+
+/// Bilinear interpolation whose every size is known and fits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpsampleGeometry {
+    /// Images.
+    pub n: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Input height and width, at least 1.
+    pub input: [usize; 2],
+    /// Output height and width, at least 1.
+    pub output: [usize; 2],
+    /// Input pixels for each output pixel, vertically and horizontally, in f32 as PyTorch computes it.
+    pub scale: [f32; 2],
+    /// Whether the centres of the corner pixels coincide.
+    pub align_corners: bool,
+}
+
+impl UpsampleGeometry {
+    /// The geometry of `spec` on an input of shape `x`.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for an empty input or output, or a scale that is not positive and finite; [`Error::Overflow`].
+    pub fn new(spec: &UpsampleBilinearSpec, x: Shape) -> Result<Self> {
+        let [n, channels, h, w] = x;
+        positive("the input height", h)?;
+        positive("the input width", w)?;
+        let output = match spec.size {
+            UpsampleSize::Output(size) => size,
+            UpsampleSize::Scale(scale) => {
+                let scaled = |input: usize, scale: f64| {
+                    if !(scale.is_finite() && scale > 0.0) {
+                        return Err(Error::Attribute { name: "scale", value: scale.to_string(), requirement: "positive and finite" });
+                    }
+                    let size = (input as f64 * scale).floor();
+                    let overflow = || Error::Overflow { what: "the output size", values: format!("{input} * {scale}") };
+                    if size < 2f64.powi(53) { Ok(size as usize) } else { Err(overflow()) }
+                };
+                [scaled(h, scale[0])?, scaled(w, scale[1])?]
+            }
+        };
+        positive("the output height", output[0])?;
+        positive("the output width", output[1])?;
+        let ratio = |axis: usize| match spec.size {
+            _ if spec.align_corners && output[axis] == 1 => 0.0,
+            _ if spec.align_corners => (x[2 + axis] - 1) as f32 / (output[axis] - 1) as f32,
+            UpsampleSize::Output(_) => x[2 + axis] as f32 / output[axis] as f32,
+            UpsampleSize::Scale(scale) => (1.0 / scale[axis]) as f32,
+        };
+        let scale = [ratio(0), ratio(1)];
+        let geometry = Self { n, channels, input: [h, w], output, scale, align_corners: spec.align_corners };
+        elements(&geometry.input_shape())?;
+        elements(&geometry.output_shape())?;
+        Ok(geometry)
+    }
+
+    /// [N, C, H, W].
+    pub fn input_shape(&self) -> Shape {
+        [self.n, self.channels, self.input[0], self.input[1]]
+    }
+
+    /// [N, C, H_out, W_out].
+    pub fn output_shape(&self) -> Shape {
+        [self.n, self.channels, self.output[0], self.output[1]]
+    }
+}
+
+impl ConvGeometry {
+    /// The convolution of a Focus layer with a weight [C_out, 4 * C / groups, kh, kw], on the slices of an input of shape `x`.
+    ///
+    /// # Errors
+    /// [`Error::Divisibility`] for an odd height or width; [`Error::Shape`] when the weight has other input channels; otherwise
+    /// as [`ConvGeometry::conv2d`].
+    pub fn focus(spec: &FocusSpec, x: Shape, weight: Shape) -> Result<Self> {
+        let slices = BlockGeometry::wide(x, 2)?.deep_shape();
+        if weight[1].checked_mul(spec.conv.groups) != Some(slices[1]) {
+            let expected = format!("{} channels in all groups together: 4 for each of x {x:?}", slices[1]);
+            return Err(Error::Shape { name: "weight", shape: weight.to_vec(), expected });
+        }
+        Self::conv2d(&spec.conv, slices, weight)
+    }
+
+    /// A Focus layer without dilation and groups as one convolution of x itself: every tap of a slice is a tap of x, so that
+    /// kernel, stride and padding are twice as large. `self` is that of [`ConvGeometry::focus`].
+    ///
+    /// # Errors
+    /// [`Error::Overflow`].
+    pub(crate) fn focus_fused(&self) -> Result<Self> {
+        let twice =
+            |v: usize| v.checked_mul(2).ok_or_else(|| Error::Overflow { what: "a size of the fused filter", values: format!("2 * {v}") });
+        let pair = |[h, w]: [usize; 2]| Ok::<_, Error>([twice(h)?, twice(w)?]);
+        let [top, left, bottom, right] = self.padding;
+        let padding = [twice(top)?, twice(left)?, twice(bottom)?, twice(right)?];
+        let (kernel, stride, input) = (pair(self.kernel)?, pair(self.stride)?, pair(self.input)?);
+        Ok(Self { c_in: self.c_in / 4, input, kernel, stride, padding, ..*self })
     }
 }
 

@@ -59,8 +59,9 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Explanation, Field,
-    FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
-    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Explanation,
+    Field, Focus, FocusSpec, FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec,
+    PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec,
+    RoisView, SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -3,6 +3,7 @@
 #pragma once
 #include "epilogue.cuh"
 #include "gather.cuh"
+#include "output.cuh"
 
 // The block's place in the output: pixels from `row` on of `rows`, channels of `group` from `column` on.
 struct TilePlace {
@@ -17,7 +18,7 @@ template <typename T> WC_DEVICE bool aligned_to_chunks(const Tensor4& t, bool ch
 
 // One channel of one pixel.
 template <typename T> WC_DEVICE void store_element(const ConvParams& p, float sum, Pixel at, int32_t channel) {
-    image<T>(p.y, at.n)[element(p.y, channel, at.h, at.w)] = epilogue<T>(p.epilogue, sum, at.n, channel, at.h, at.w);
+    image<T>(p.y, at.n)[output_element(p, channel, at.h, at.w)] = epilogue<T>(p.epilogue, sum, at.n, channel, at.h, at.w);
 }
 
 // channels_last: a thread has a chunk of channels of one pixel.
@@ -26,7 +27,9 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
     const ConvGeometryParams& g = p.geometry;
     const int32_t group_channels = g.c_out / g.groups, n = column + lane_index() % kChunks * kChunk, channel = group * group_channels + n;
     if (n >= group_channels) return;
-    const bool whole = n + kChunk <= group_channels && channel % kChunk == 0, vectors = aligned_to_chunks<T>(p.y, true);
+    const bool whole = n + kChunk <= group_channels && channel % kChunk == 0 && runs_of_chunks<kChunk>(p);
+    const bool vectors = aligned_to_chunks<T>(p.y, true) && sub_pixels_aligned<kChunk>(p);
+    const int32_t place = output_channel(p, channel);
     for (int32_t row = lane_index() / kChunks; row < kStoreRows && first_row + row < rows; row += kRows) {
         const float* from = staged + row * Tile::kChannelsStride + lane_index() % kChunks * kChunk;
         const Pixel at = output_pixel(g, first_row + row);
@@ -48,7 +51,7 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
             for (int i = 0; i < 4; ++i) sum[i] = all.at[i];
         }
         const Vector<T, kChunk> y = epilogue_channels<T, kChunk>(p.epilogue, sum, at.n, channel, at.h, at.w);
-        T* to = image<T>(p.y, at.n) + element(p.y, channel, at.h, at.w);
+        T* to = image<T>(p.y, at.n) + element(p.y, 0, at.h, at.w) + place;
         if (vectors && p.y.stride_c == 1) {
             store_vector<kChunk>(to, y);
         } else {

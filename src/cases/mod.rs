@@ -2,6 +2,7 @@
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
 mod conv2d;
+mod pixel;
 mod roi;
 
 use crate::geometry::elements;
@@ -62,12 +63,13 @@ pub struct Kind {
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Conv2d(conv2d::Change),
+    Pixel(pixel::MakeProblem),
     Roi(roi::Op, roi::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(roi::kinds())
+    conv2d::kinds().chain(roi::kinds()).chain(pixel::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -91,6 +93,7 @@ impl Problem {
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
+            Make::Pixel(make) => Problem { kind: kind.name.into(), ..make(&mut rng) },
         }
     }
 
@@ -197,6 +200,11 @@ impl Problem {
         };
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+            LayerSpec::PixelShuffle(_)
+            | LayerSpec::PixelUnshuffle(_)
+            | LayerSpec::SubPixelConv2d(_)
+            | LayerSpec::Focus(_)
+            | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
             _ => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);

@@ -18,6 +18,7 @@ pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
 
 /// Chooses, packs and loads.
 pub(crate) fn plan<T: Element>(
+    op: &'static str,
     device: &Device,
     request: &PlanRequest,
     geometry: ConvGeometry,
@@ -25,5 +26,5 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    plan_op("conv2d", &families(), device, request, geometry, weight, epilogue, packed)
+    plan_op(op, &families(), device, request, geometry, weight, epilogue, packed)
 }

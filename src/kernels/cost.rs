@@ -71,6 +71,11 @@ impl Work {
     }
 }
 
+/// Estimated seconds of a kernel that does nothing but move bytes.
+pub(crate) fn copy_seconds(bytes: f64) -> f64 {
+    LAUNCH_SECONDS + bytes / (DRAM_BYTES_PER_SECOND * f64::from(NOMINAL_MULTIPROCESSORS))
+}
+
 /// Bytes that any kernel must move: input, weight and output once each.
 pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
     let g = &problem.geometry;

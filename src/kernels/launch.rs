@@ -1,10 +1,10 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
-use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams};
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, find, operand, tensor4, to_i32};
+use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, SubPixelParams};
+use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
-use crate::geometry::{ConvGeometry, elements};
+use crate::geometry::{BlockGeometry, ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
@@ -83,7 +83,12 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    let params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
+    let (mut output, mut needs) = (geometry.output_shape(), Needs::residual(geometry.output_shape()));
+    let mut params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
+    if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
+        (output, needs) = (BlockGeometry::deep(output, factor)?.wide_shape(), Needs::default());
+        params.sub_pixel = SubPixelParams { run: to_i32("C_out", run)?, factor: to_i32("r", factor)?, stride_h: 0, stride_w: 0 };
+    }
     let problem = Problem {
         geometry,
         dtype: T::DTYPE,
@@ -134,8 +139,8 @@ pub(crate) fn plan<T: Element>(
         op,
         device: device.clone(),
         request: request.clone(),
-        output: geometry.output_shape(),
-        needs: Needs::residual(geometry.output_shape()),
+        output,
+        needs,
         workspace_bytes: 0,
         executable: Box::new(launch),
         explanation,
@@ -226,6 +231,12 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         let params = all.conv();
         params.x = tensor4(&inputs.x)?;
         params.y = tensor4(&y)?;
+        if params.sub_pixel.run > 0 {
+            let SubPixelParams { factor, stride_h, stride_w, .. } = &mut params.sub_pixel;
+            (*stride_h, *stride_w) = (params.y.stride_h, params.y.stride_w);
+            let blocks = |stride: i32| to_i32("the distance of blocks of pixels", stride as usize * *factor as usize);
+            (params.y.stride_h, params.y.stride_w) = (blocks(*stride_h)?, blocks(*stride_w)?);
+        }
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));
         operands.push(Operand::packed("weight", &ready.weights.weight, size_of::<T>(), Access::Read));

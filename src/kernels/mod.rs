@@ -8,8 +8,12 @@ mod conv_grouped;
 mod cost;
 pub(crate) mod launch;
 pub(crate) mod params;
+pub(crate) mod pixel_shuffle;
 pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
+pub(crate) mod sub_pixel;
+mod unweighted;
+pub(crate) mod upsample;
 
 use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};
@@ -104,6 +108,16 @@ pub(crate) struct Epilogue<'a> {
     pub bias: Option<&'a Parameter>,
     pub slope: Option<&'a Parameter>,
     pub activation: Activation,
+    /// Where the store rearranges what it writes.
+    pub sub_pixel: Option<SubPixel>,
+}
+
+/// How a convolution's channels become r x r pixels each: they come in blocks of `run` that are neighbours in y
+/// (device/output.cuh).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SubPixel {
+    pub run: usize,
+    pub factor: usize,
 }
 
 /// Weights, bias and slope on a device, as one kernel layout wants them.

@@ -100,22 +100,41 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct SubPixelParams {
+    pub run: i32,
+    pub factor: i32,
+    pub stride_h: i32,
+    pub stride_w: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SubPixelParams"][::std::mem::size_of::<SubPixelParams>() - 16usize];
+    ["Alignment of SubPixelParams"][::std::mem::align_of::<SubPixelParams>() - 4usize];
+    ["Offset of field: SubPixelParams::run"][::std::mem::offset_of!(SubPixelParams, run) - 0usize];
+    ["Offset of field: SubPixelParams::factor"][::std::mem::offset_of!(SubPixelParams, factor) - 4usize];
+    ["Offset of field: SubPixelParams::stride_h"][::std::mem::offset_of!(SubPixelParams, stride_h) - 8usize];
+    ["Offset of field: SubPixelParams::stride_w"][::std::mem::offset_of!(SubPixelParams, stride_w) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct ConvParams {
     pub x: Tensor4,
     pub y: Tensor4,
     pub weight: u64,
     pub geometry: ConvGeometryParams,
     pub epilogue: EpilogueParams,
+    pub sub_pixel: SubPixelParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 200usize];
+    ["Size of ConvParams"][::std::mem::size_of::<ConvParams>() - 216usize];
     ["Alignment of ConvParams"][::std::mem::align_of::<ConvParams>() - 8usize];
     ["Offset of field: ConvParams::x"][::std::mem::offset_of!(ConvParams, x) - 0usize];
     ["Offset of field: ConvParams::y"][::std::mem::offset_of!(ConvParams, y) - 32usize];
     ["Offset of field: ConvParams::weight"][::std::mem::offset_of!(ConvParams, weight) - 64usize];
     ["Offset of field: ConvParams::geometry"][::std::mem::offset_of!(ConvParams, geometry) - 72usize];
     ["Offset of field: ConvParams::epilogue"][::std::mem::offset_of!(ConvParams, epilogue) - 136usize];
+    ["Offset of field: ConvParams::sub_pixel"][::std::mem::offset_of!(ConvParams, sub_pixel) - 200usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -136,21 +155,21 @@ pub struct ConvGroupedParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 248usize];
+    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 264usize];
     ["Alignment of ConvGroupedParams"][::std::mem::align_of::<ConvGroupedParams>() - 8usize];
     ["Offset of field: ConvGroupedParams::conv"][::std::mem::offset_of!(ConvGroupedParams, conv) - 0usize];
-    ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 200usize];
-    ["Offset of field: ConvGroupedParams::tile_w_log2"][::std::mem::offset_of!(ConvGroupedParams, tile_w_log2) - 204usize];
-    ["Offset of field: ConvGroupedParams::patch_h"][::std::mem::offset_of!(ConvGroupedParams, patch_h) - 208usize];
-    ["Offset of field: ConvGroupedParams::patch_w"][::std::mem::offset_of!(ConvGroupedParams, patch_w) - 212usize];
-    ["Offset of field: ConvGroupedParams::pixel_bytes"][::std::mem::offset_of!(ConvGroupedParams, pixel_bytes) - 216usize];
-    ["Offset of field: ConvGroupedParams::row_bytes"][::std::mem::offset_of!(ConvGroupedParams, row_bytes) - 220usize];
-    ["Offset of field: ConvGroupedParams::block_groups"][::std::mem::offset_of!(ConvGroupedParams, block_groups) - 224usize];
-    ["Offset of field: ConvGroupedParams::group_quads"][::std::mem::offset_of!(ConvGroupedParams, group_quads) - 228usize];
-    ["Offset of field: ConvGroupedParams::row_slots"][::std::mem::offset_of!(ConvGroupedParams, row_slots) - 232usize];
-    ["Offset of field: ConvGroupedParams::steps"][::std::mem::offset_of!(ConvGroupedParams, steps) - 236usize];
-    ["Offset of field: ConvGroupedParams::n_tiles"][::std::mem::offset_of!(ConvGroupedParams, n_tiles) - 240usize];
-    ["Offset of field: ConvGroupedParams::reserved"][::std::mem::offset_of!(ConvGroupedParams, reserved) - 244usize];
+    ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 216usize];
+    ["Offset of field: ConvGroupedParams::tile_w_log2"][::std::mem::offset_of!(ConvGroupedParams, tile_w_log2) - 220usize];
+    ["Offset of field: ConvGroupedParams::patch_h"][::std::mem::offset_of!(ConvGroupedParams, patch_h) - 224usize];
+    ["Offset of field: ConvGroupedParams::patch_w"][::std::mem::offset_of!(ConvGroupedParams, patch_w) - 228usize];
+    ["Offset of field: ConvGroupedParams::pixel_bytes"][::std::mem::offset_of!(ConvGroupedParams, pixel_bytes) - 232usize];
+    ["Offset of field: ConvGroupedParams::row_bytes"][::std::mem::offset_of!(ConvGroupedParams, row_bytes) - 236usize];
+    ["Offset of field: ConvGroupedParams::block_groups"][::std::mem::offset_of!(ConvGroupedParams, block_groups) - 240usize];
+    ["Offset of field: ConvGroupedParams::group_quads"][::std::mem::offset_of!(ConvGroupedParams, group_quads) - 244usize];
+    ["Offset of field: ConvGroupedParams::row_slots"][::std::mem::offset_of!(ConvGroupedParams, row_slots) - 248usize];
+    ["Offset of field: ConvGroupedParams::steps"][::std::mem::offset_of!(ConvGroupedParams, steps) - 252usize];
+    ["Offset of field: ConvGroupedParams::n_tiles"][::std::mem::offset_of!(ConvGroupedParams, n_tiles) - 256usize];
+    ["Offset of field: ConvGroupedParams::reserved"][::std::mem::offset_of!(ConvGroupedParams, reserved) - 260usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -167,17 +186,17 @@ pub struct ConvDepthwiseParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvDepthwiseParams"][::std::mem::size_of::<ConvDepthwiseParams>() - 232usize];
+    ["Size of ConvDepthwiseParams"][::std::mem::size_of::<ConvDepthwiseParams>() - 248usize];
     ["Alignment of ConvDepthwiseParams"][::std::mem::align_of::<ConvDepthwiseParams>() - 8usize];
     ["Offset of field: ConvDepthwiseParams::conv"][::std::mem::offset_of!(ConvDepthwiseParams, conv) - 0usize];
-    ["Offset of field: ConvDepthwiseParams::channels"][::std::mem::offset_of!(ConvDepthwiseParams, channels) - 200usize];
-    ["Offset of field: ConvDepthwiseParams::columns"][::std::mem::offset_of!(ConvDepthwiseParams, columns) - 204usize];
-    ["Offset of field: ConvDepthwiseParams::strips"][::std::mem::offset_of!(ConvDepthwiseParams, strips) - 208usize];
-    ["Offset of field: ConvDepthwiseParams::rows"][::std::mem::offset_of!(ConvDepthwiseParams, rows) - 212usize];
-    ["Offset of field: ConvDepthwiseParams::channel_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, channel_tiles) - 216usize];
-    ["Offset of field: ConvDepthwiseParams::column_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, column_tiles) - 220usize];
-    ["Offset of field: ConvDepthwiseParams::patch_h"][::std::mem::offset_of!(ConvDepthwiseParams, patch_h) - 224usize];
-    ["Offset of field: ConvDepthwiseParams::patch_w"][::std::mem::offset_of!(ConvDepthwiseParams, patch_w) - 228usize];
+    ["Offset of field: ConvDepthwiseParams::channels"][::std::mem::offset_of!(ConvDepthwiseParams, channels) - 216usize];
+    ["Offset of field: ConvDepthwiseParams::columns"][::std::mem::offset_of!(ConvDepthwiseParams, columns) - 220usize];
+    ["Offset of field: ConvDepthwiseParams::strips"][::std::mem::offset_of!(ConvDepthwiseParams, strips) - 224usize];
+    ["Offset of field: ConvDepthwiseParams::rows"][::std::mem::offset_of!(ConvDepthwiseParams, rows) - 228usize];
+    ["Offset of field: ConvDepthwiseParams::channel_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, channel_tiles) - 232usize];
+    ["Offset of field: ConvDepthwiseParams::column_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, column_tiles) - 236usize];
+    ["Offset of field: ConvDepthwiseParams::patch_h"][::std::mem::offset_of!(ConvDepthwiseParams, patch_h) - 240usize];
+    ["Offset of field: ConvDepthwiseParams::patch_w"][::std::mem::offset_of!(ConvDepthwiseParams, patch_w) - 244usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -283,4 +302,85 @@ const _: () = {
     ["Offset of field: CastParams::y_batch_stride"][::std::mem::offset_of!(CastParams, y_batch_stride) - 24usize];
     ["Offset of field: CastParams::length"][::std::mem::offset_of!(CastParams, length) - 32usize];
     ["Offset of field: CastParams::batch"][::std::mem::offset_of!(CastParams, batch) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct CopyAxis {
+    pub extent: i32,
+    pub x_stride: i32,
+    pub y_stride: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyAxis"][::std::mem::size_of::<CopyAxis>() - 12usize];
+    ["Alignment of CopyAxis"][::std::mem::align_of::<CopyAxis>() - 4usize];
+    ["Offset of field: CopyAxis::extent"][::std::mem::offset_of!(CopyAxis, extent) - 0usize];
+    ["Offset of field: CopyAxis::x_stride"][::std::mem::offset_of!(CopyAxis, x_stride) - 4usize];
+    ["Offset of field: CopyAxis::y_stride"][::std::mem::offset_of!(CopyAxis, y_stride) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct PixelShuffleParams {
+    pub x: u64,
+    pub y: u64,
+    pub x_batch_stride: i64,
+    pub y_batch_stride: i64,
+    pub a: [CopyAxis; 3usize],
+    pub b: [CopyAxis; 3usize],
+    pub outer: [CopyAxis; 3usize],
+    pub batch: i32,
+    pub tile_a: i32,
+    pub tile_b: i32,
+    pub lanes_a: i32,
+    pub lanes_b: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PixelShuffleParams"][::std::mem::size_of::<PixelShuffleParams>() - 160usize];
+    ["Alignment of PixelShuffleParams"][::std::mem::align_of::<PixelShuffleParams>() - 8usize];
+    ["Offset of field: PixelShuffleParams::x"][::std::mem::offset_of!(PixelShuffleParams, x) - 0usize];
+    ["Offset of field: PixelShuffleParams::y"][::std::mem::offset_of!(PixelShuffleParams, y) - 8usize];
+    ["Offset of field: PixelShuffleParams::x_batch_stride"][::std::mem::offset_of!(PixelShuffleParams, x_batch_stride) - 16usize];
+    ["Offset of field: PixelShuffleParams::y_batch_stride"][::std::mem::offset_of!(PixelShuffleParams, y_batch_stride) - 24usize];
+    ["Offset of field: PixelShuffleParams::a"][::std::mem::offset_of!(PixelShuffleParams, a) - 32usize];
+    ["Offset of field: PixelShuffleParams::b"][::std::mem::offset_of!(PixelShuffleParams, b) - 68usize];
+    ["Offset of field: PixelShuffleParams::outer"][::std::mem::offset_of!(PixelShuffleParams, outer) - 104usize];
+    ["Offset of field: PixelShuffleParams::batch"][::std::mem::offset_of!(PixelShuffleParams, batch) - 140usize];
+    ["Offset of field: PixelShuffleParams::tile_a"][::std::mem::offset_of!(PixelShuffleParams, tile_a) - 144usize];
+    ["Offset of field: PixelShuffleParams::tile_b"][::std::mem::offset_of!(PixelShuffleParams, tile_b) - 148usize];
+    ["Offset of field: PixelShuffleParams::lanes_a"][::std::mem::offset_of!(PixelShuffleParams, lanes_a) - 152usize];
+    ["Offset of field: PixelShuffleParams::lanes_b"][::std::mem::offset_of!(PixelShuffleParams, lanes_b) - 156usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct UpsampleParams {
+    pub x: Tensor4,
+    pub y: Tensor4,
+    pub n: i32,
+    pub c: i32,
+    pub h: i32,
+    pub w: i32,
+    pub h_out: i32,
+    pub w_out: i32,
+    pub scale_h: f32,
+    pub scale_w: f32,
+    pub align_corners: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of UpsampleParams"][::std::mem::size_of::<UpsampleParams>() - 104usize];
+    ["Alignment of UpsampleParams"][::std::mem::align_of::<UpsampleParams>() - 8usize];
+    ["Offset of field: UpsampleParams::x"][::std::mem::offset_of!(UpsampleParams, x) - 0usize];
+    ["Offset of field: UpsampleParams::y"][::std::mem::offset_of!(UpsampleParams, y) - 32usize];
+    ["Offset of field: UpsampleParams::n"][::std::mem::offset_of!(UpsampleParams, n) - 64usize];
+    ["Offset of field: UpsampleParams::c"][::std::mem::offset_of!(UpsampleParams, c) - 68usize];
+    ["Offset of field: UpsampleParams::h"][::std::mem::offset_of!(UpsampleParams, h) - 72usize];
+    ["Offset of field: UpsampleParams::w"][::std::mem::offset_of!(UpsampleParams, w) - 76usize];
+    ["Offset of field: UpsampleParams::h_out"][::std::mem::offset_of!(UpsampleParams, h_out) - 80usize];
+    ["Offset of field: UpsampleParams::w_out"][::std::mem::offset_of!(UpsampleParams, w_out) - 84usize];
+    ["Offset of field: UpsampleParams::scale_h"][::std::mem::offset_of!(UpsampleParams, scale_h) - 88usize];
+    ["Offset of field: UpsampleParams::scale_w"][::std::mem::offset_of!(UpsampleParams, scale_w) - 92usize];
+    ["Offset of field: UpsampleParams::align_corners"][::std::mem::offset_of!(UpsampleParams, align_corners) - 96usize];
+    ["Offset of field: UpsampleParams::reserved"][::std::mem::offset_of!(UpsampleParams, reserved) - 100usize];
 };

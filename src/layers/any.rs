@@ -1,7 +1,9 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{Conv2d, Conv2dSpec, Focus, FocusSpec, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
+use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{UpsampleBilinear, UpsampleBilinearSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
@@ -184,6 +186,16 @@ kinds! {
     DeformRoiPool(DeformRoiPoolSpec) = "deform_roi_pool";
     /// [`DeformRoiPoolPack`]
     DeformRoiPoolPack(DeformRoiPoolSpec) = "deform_roi_pool_pack";
+    /// [`PixelShuffle`]
+    PixelShuffle(PixelShuffleSpec) = "pixel_shuffle";
+    /// [`PixelUnshuffle`]
+    PixelUnshuffle(PixelShuffleSpec) = "pixel_unshuffle";
+    /// [`SubPixelConv2d`]
+    SubPixelConv2d(SubPixelConv2dSpec) = "sub_pixel_conv";
+    /// [`Focus`]
+    Focus(FocusSpec) = "focus";
+    /// [`UpsampleBilinear`]
+    UpsampleBilinear(UpsampleBilinearSpec) = "upsample_bilinear";
 }
 
 impl LayerSpec {

@@ -4,7 +4,7 @@ use super::activation::ActivationName;
 use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, divisible, positive, rank4};
-use crate::kernels::{PackedWeights, conv2d};
+use crate::kernels::{Epilogue, PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
@@ -164,6 +164,11 @@ impl Conv2d {
     /// [`Error::Rank`], and what [`Conv2dSpec::check_weight`] refuses; [`Error::MissingTensor`] is left to
     /// [`Conv2d::with_slope`], which a prelu needs before it can be planned.
     pub fn new(spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
+        Self::of_op("conv2d", spec, weight)
+    }
+
+    /// The convolution inside a layer of another kind, which errors then name.
+    pub(crate) fn of_op(op: &'static str, spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
         let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
             name: "weight",
             shape: weight.shape().to_vec(),
@@ -171,7 +176,7 @@ impl Conv2d {
             meaning: "[C_out, C_in / groups, kernel height, kernel width]",
         })?;
         spec.check_weight(weight_shape)?;
-        let tail = Tail::new("conv2d", weight_shape[0], spec.activation);
+        let tail = Tail::new(op, weight_shape[0], spec.activation);
         Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
     }
 
@@ -283,6 +288,29 @@ impl Conv2d {
     pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
         ConvGeometry::conv2d(&self.spec, x, self.weight_shape)
     }
+
+    pub(crate) fn weight_shape(&self) -> Shape {
+        self.weight_shape
+    }
+
+    /// Takes bias and slope, and refuses a prelu without its slope.
+    pub(crate) fn take_tail(mut self, parameters: &mut Named) -> Result<Self> {
+        self.tail = self.tail.take("bias", "slope", parameters)?;
+        Ok(self)
+    }
+
+    pub(crate) fn check_complete(&self) -> Result<()> {
+        self.tail.check_complete()
+    }
+
+    pub(crate) fn epilogue(&self) -> Epilogue<'_> {
+        self.tail.epilogue()
+    }
+
+    /// As [`Tail::gain`].
+    pub(crate) fn gain(&self) -> f64 {
+        self.tail.gain()
+    }
 }
 
 impl Layer for Conv2d {
@@ -297,7 +325,7 @@ impl Layer for Conv2d {
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         self.tail.check_complete()?;
         let geometry = self.geometry(request.x)?;
-        conv2d::plan(device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
+        conv2d::plan("conv2d", device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
     }
 }
 
@@ -306,9 +334,7 @@ impl Kind for Conv2d {
     const SIGNATURE: Signature = Signature { parameters: &["weight", "bias", "slope"], inputs: &["x", "residual"] };
 
     fn build(spec: Conv2dSpec, parameters: &mut Named) -> Result<Self> {
-        let mut layer = Conv2d::new(spec, parameters.take("weight")?)?;
-        layer.tail = layer.tail.take("bias", "slope", parameters)?;
-        Ok(layer)
+        Conv2d::new(spec, parameters.take("weight")?)?.take_tail(parameters)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Parameter)> {

@@ -77,6 +77,6 @@ impl Tail {
     }
 
     pub fn epilogue(&self) -> Epilogue<'_> {
-        Epilogue { bias: self.bias.as_ref(), slope: self.slope.as_ref(), activation: self.activation }
+        Epilogue { bias: self.bias.as_ref(), slope: self.slope.as_ref(), activation: self.activation, sub_pixel: None }
     }
 }

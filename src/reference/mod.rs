@@ -26,15 +26,19 @@ mod activation;
 mod array;
 mod batch_norm;
 mod conv2d;
+mod pixel_shuffle;
 mod rearrange;
 mod roi;
+mod upsample;
 
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv2d::{conv2d, conv2d_scale};
+pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
+pub use upsample::upsample_bilinear;
 
 use crate::error::{Error, Result};
 use crate::layers::LayerSpec;
@@ -84,6 +88,30 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, rois) = (needed("x")?, needed("rois")?);
             needed("offset_fc1_weight")?;
             deform_roi_pool_pack(spec, x, rois, &connected("offset"), &connected("mask"))
+        }
+        LayerSpec::PixelShuffle(spec) => {
+            let y = pixel_shuffle(spec.factor, spec.order, needed("x")?)?;
+            let scale = y.abs();
+            Ok((y, scale))
+        }
+        LayerSpec::PixelUnshuffle(spec) => {
+            let y = pixel_unshuffle(spec.factor, spec.order, needed("x")?)?;
+            let scale = y.abs();
+            Ok((y, scale))
+        }
+        LayerSpec::SubPixelConv2d(spec) => {
+            let (x, weight, bias) = (needed("x")?, needed("weight")?, optional("bias"));
+            let y = sub_pixel_conv(spec, x, weight, bias, optional("slope"))?;
+            Ok((y, sub_pixel_conv_scale(spec, x, weight, bias)?))
+        }
+        LayerSpec::Focus(spec) => {
+            let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+            let y = focus(spec, x, weight, bias, optional("slope"), residual)?;
+            Ok((y, focus_scale(spec, x, weight, bias, residual)?))
+        }
+        LayerSpec::UpsampleBilinear(spec) => {
+            let x = needed("x")?;
+            Ok((upsample_bilinear(spec, x)?, upsample_bilinear(spec, &x.abs())?))
         }
     }
 }

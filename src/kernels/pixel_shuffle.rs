@@ -1,0 +1,283 @@
+//! kernels/rearrange.cu: pixels into channels and back.
+
+use super::launch::MAX_GRID_Y;
+use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
+use super::unweighted::{Unweighted, plan as plan_op};
+use super::{KernelInfo, family, to_i32};
+use crate::error::Result;
+use crate::geometry::{BlockGeometry, elements};
+use crate::layers::{ChannelOrder, Plan, PlanRequest};
+use crate::{Device, Element, MemoryFormat};
+
+/// Of a wide access.
+const CHUNK_BYTES: usize = 16;
+/// Elements of a tile of `pixel_tile`, and how many positions along its shorter axis are enough.
+const TILE: usize = 1024;
+const TILE_SIDE: usize = 32;
+/// What one byte costs in kernels that move no 16 bytes at once, and where neighbours in x are none in y.
+const ELEMENTS: f64 = 1.5;
+const TRANSPOSED: f64 = 2.0;
+const SCATTERED: f64 = 6.0;
+
+/// The axes that both sides are made of: channel, row and column of an r x r block; row and column among the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Axis {
+    C,
+    I,
+    J,
+    H,
+    W,
+}
+use Axis::{C, H, I, J, W};
+
+/// Which way the elements go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Channels become pixels: PixelShuffle.
+    ToWide,
+    /// Pixels become channels: PixelUnshuffle.
+    ToDeep,
+}
+
+#[derive(Debug)]
+struct Rearrangement {
+    geometry: BlockGeometry,
+    order: ChannelOrder,
+    direction: Direction,
+    x_format: MemoryFormat,
+    y_format: MemoryFormat,
+    element_bytes: usize,
+}
+
+/// How a kernel divides the axes, the innermost of each group last.
+struct Division {
+    a: Vec<Axis>,
+    b: Vec<Axis>,
+    outer: Vec<Axis>,
+    /// Neighbours along W (pixel_rows) or C (pixel_runs) that one thread moves.
+    chunk: usize,
+}
+
+impl Rearrangement {
+    fn formats(&self) -> (MemoryFormat, MemoryFormat) {
+        match self.direction {
+            Direction::ToWide => (self.x_format, self.y_format),
+            Direction::ToDeep => (self.y_format, self.x_format),
+        }
+    }
+
+    /// The axes in the order of y's memory.
+    fn y_order(&self) -> [Axis; 5] {
+        use MemoryFormat::{ChannelsLast, Contiguous};
+        match (self.direction, self.y_format, self.order) {
+            (Direction::ToWide, Contiguous, _) => [C, H, I, W, J],
+            (Direction::ToWide, ChannelsLast, _) => [H, I, W, J, C],
+            (Direction::ToDeep, Contiguous, ChannelOrder::Crd) => [C, I, J, H, W],
+            (Direction::ToDeep, Contiguous, ChannelOrder::Dcr) => [I, J, C, H, W],
+            (Direction::ToDeep, Contiguous, ChannelOrder::Focus) => [J, I, C, H, W],
+            (Direction::ToDeep, ChannelsLast, ChannelOrder::Crd) => [H, W, C, I, J],
+            (Direction::ToDeep, ChannelsLast, ChannelOrder::Dcr) => [H, W, I, J, C],
+            (Direction::ToDeep, ChannelsLast, ChannelOrder::Focus) => [H, W, J, I, C],
+        }
+    }
+
+    fn extent(&self, axis: Axis) -> usize {
+        let g = &self.geometry;
+        match axis {
+            C => g.channels,
+            I | J => g.factor,
+            H => g.blocks[0],
+            W => g.blocks[1],
+        }
+    }
+
+    fn extents(&self, axes: &[Axis]) -> usize {
+        axes.iter().map(|&axis| self.extent(axis)).product()
+    }
+
+    /// The division of a kernel, or why it does not apply.
+    fn division(&self, kernel: &KernelInfo) -> Result<Division, String> {
+        use MemoryFormat::{ChannelsLast, Contiguous};
+        let crd = self.order == ChannelOrder::Crd;
+        let (deep, wide) = self.formats();
+        let rest = |a: &[Axis], b: &[Axis]| [C, I, H, W, J].into_iter().filter(|axis| !a.contains(axis) && !b.contains(axis)).collect();
+        let per_chunk = CHUNK_BYTES / self.element_bytes;
+        let [first, second, a @ ..] = self.y_order();
+        let runs = |chunk| Ok(Division { a: a.to_vec(), b: vec![], outer: vec![first, second], chunk });
+        match (kernel.tag("access"), kernel.tag("factor")) {
+            (Some("narrow"), _) => runs(1),
+            (Some(_), _) => {
+                if (deep, wide) != (ChannelsLast, ChannelsLast) || crd {
+                    return Err("input and output have no runs of channels in common".into());
+                }
+                if !self.geometry.channels.is_multiple_of(per_chunk) {
+                    return Err(format!("{} channels are not a multiple of {per_chunk}", self.geometry.channels));
+                }
+                runs(per_chunk)
+            }
+            (None, Some(factor)) => {
+                if kernel.tag("to") != Some(if self.direction == Direction::ToWide { "wide" } else { "deep" }) {
+                    return Err("it moves the other way".into());
+                }
+                if factor != self.geometry.factor.to_string() {
+                    return Err(format!("it is for r = {factor}"));
+                }
+                if (deep, wide) != (Contiguous, Contiguous) {
+                    return Err("it is for contiguous tensors".into());
+                }
+                let row = self.geometry.blocks[1];
+                if !row.is_multiple_of(per_chunk) {
+                    return Err(format!("rows of {row} are not a multiple of {per_chunk}"));
+                }
+                Ok(Division { a: vec![W], b: vec![J], outer: vec![C, I, H], chunk: per_chunk })
+            }
+            (None, None) => {
+                let (deep_side, wide_side) = match (deep, wide, self.direction) {
+                    (Contiguous, Contiguous, _) => (vec![W], vec![J]),
+                    (Contiguous, ChannelsLast, _) => (vec![W], vec![J, C]),
+                    // neighbours where they are written; what is read with gaps comes from L1
+                    (ChannelsLast, Contiguous, Direction::ToWide) if crd => (vec![C, I], vec![W, J]),
+                    (ChannelsLast, Contiguous, Direction::ToDeep) if crd => (vec![C, I, J], vec![W]),
+                    (ChannelsLast, Contiguous, _) => (vec![C], vec![W, J]),
+                    (ChannelsLast, ChannelsLast, _) if crd => (vec![I, J], vec![C]),
+                    (ChannelsLast, ChannelsLast, _) => return Err("neighbours in the input are neighbours in the output".into()),
+                };
+                let (a, b) = if self.direction == Direction::ToWide { (deep_side, wide_side) } else { (wide_side, deep_side) };
+                let outer = rest(&a, &b);
+                Ok(Division { a, b, outer, chunk: 1 })
+            }
+        }
+    }
+
+    fn elements(&self) -> usize {
+        self.extents(&[C, I, J, H, W])
+    }
+
+    /// Positions of a block of `pixel_tile` along a and b.
+    fn tile(&self, division: &Division) -> [usize; 2] {
+        let [a, b] = [self.extents(&division.a), self.extents(&division.b)];
+        let tile_b = b.min(TILE / a.clamp(1, TILE_SIDE));
+        [a.min(TILE / tile_b.clamp(1, TILE_SIDE)), tile_b.min(if a > TILE_SIDE { b.min(TILE_SIDE) } else { tile_b })]
+    }
+
+    fn is_tile(kernel: &KernelInfo) -> bool {
+        kernel.tag("access").is_none() && kernel.tag("factor").is_none()
+    }
+}
+
+impl Unweighted for Rearrangement {
+    type Params = PixelShuffleParams;
+
+    fn kernels(&self) -> Vec<&'static KernelInfo> {
+        let bits = (self.element_bytes * 8).to_string();
+        family("rearrange").filter(|kernel| kernel.name.starts_with("pixel_") && kernel.tag("bits") == Some(&bits)).collect()
+    }
+
+    fn cost(&self, kernel: &KernelInfo) -> Result<f64, String> {
+        let division = self.division(kernel)?;
+        let bytes = (2 * self.geometry.n * self.elements() * self.element_bytes) as f64;
+        let neighbours = self.formats() == (MemoryFormat::ChannelsLast, MemoryFormat::ChannelsLast) && self.order != ChannelOrder::Crd;
+        let factor = match (division.chunk, Self::is_tile(kernel)) {
+            (1, true) => TRANSPOSED,
+            (1, false) if neighbours => ELEMENTS,
+            (1, false) => SCATTERED,
+            _ => 1.0,
+        };
+        Ok(super::cost::copy_seconds(bytes * factor))
+    }
+
+    fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
+        let wide = kernel.tag("access") == Some("wide") || kernel.tag("factor").is_some();
+        [wide.then_some(CHUNK_BYTES); 2]
+    }
+
+    fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
+        let division = self.division(kernel).expect("only kernels that apply are planned");
+        let (blocks, shared) = if Self::is_tile(kernel) {
+            let [a, b] = self.tile(&division);
+            let tiles = self.extents(&division.a).div_ceil(a) * self.extents(&division.b).div_ceil(b);
+            let per_word = 4 / self.element_bytes;
+            let pitch = (a.div_ceil(per_word) | 1) * per_word;
+            (tiles * self.extents(&division.outer), (a + b) * 8 + b * pitch * self.element_bytes)
+        } else {
+            let per_thread = if kernel.tag("factor").is_some() { division.chunk * self.geometry.factor } else { division.chunk };
+            ((self.elements() / per_thread).div_ceil(kernel.threads as usize), 0)
+        };
+        let blocks = to_i32("the number of blocks", blocks)? as u32;
+        Ok(([blocks, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], shared as u32))
+    }
+
+    fn params(&self, kernel: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<PixelShuffleParams> {
+        let division = self.division(kernel).expect("only kernels that apply are planned");
+        let (deep, wide) = if self.direction == Direction::ToWide { (x, y) } else { (y, x) };
+        let chunk_axis = if kernel.tag("factor").is_some() { W } else { C };
+        let side = |axis: Axis, tensor: &Tensor4, is_deep: bool| -> Result<i32> {
+            let (r, c) = (self.geometry.factor as i64, self.geometry.channels as i64);
+            let channel = i64::from(tensor.stride_c);
+            // the distance in channels of neighbours along C, I and J
+            let [c_step, i_step, j_step] = match self.order {
+                ChannelOrder::Crd => [r * r, r, 1],
+                ChannelOrder::Dcr => [1, r * c, c],
+                ChannelOrder::Focus => [1, c, r * c],
+            };
+            let stride = match (axis, is_deep) {
+                (C, true) => c_step * channel,
+                (I, true) => i_step * channel,
+                (J, true) => j_step * channel,
+                (H, true) | (I, false) => tensor.stride_h.into(),
+                (W, true) | (J, false) => tensor.stride_w.into(),
+                (C, false) => channel,
+                (H, false) => r * i64::from(tensor.stride_h),
+                (W, false) => r * i64::from(tensor.stride_w),
+            };
+            let steps = if axis == chunk_axis { division.chunk as i64 } else { 1 };
+            // an axis of one position may have any stride
+            if self.extent(axis) == 1 { Ok(0) } else { to_i32("a stride in elements", (stride * steps) as usize) }
+        };
+        let copy_axis = |&axis: &Axis| -> Result<CopyAxis> {
+            let chunks = if axis == chunk_axis { division.chunk } else { 1 };
+            let (deep, wide) = (side(axis, &deep, true)?, side(axis, &wide, false)?);
+            let (x_stride, y_stride) = if self.direction == Direction::ToWide { (deep, wide) } else { (wide, deep) };
+            Ok(CopyAxis { extent: to_i32("a size", self.extent(axis) / chunks)?, x_stride, y_stride })
+        };
+        let group = |axes: &[Axis]| -> Result<[CopyAxis; 3]> {
+            let mut group = [CopyAxis { extent: 1, x_stride: 0, y_stride: 0 }; 3];
+            for (at, axis) in group[3 - axes.len()..].iter_mut().zip(axes) {
+                *at = copy_axis(axis)?;
+            }
+            Ok(group)
+        };
+        let tile = self.tile(&division);
+        let lanes = |positions: usize| positions.next_power_of_two().min(kernel.threads as usize).ilog2() as i32;
+        Ok(PixelShuffleParams {
+            x: x.address,
+            y: y.address,
+            x_batch_stride: x.stride_n,
+            y_batch_stride: y.stride_n,
+            a: group(&division.a)?,
+            b: group(&division.b)?,
+            outer: group(&division.outer)?,
+            batch: to_i32("N", self.geometry.n)?,
+            tile_a: to_i32("a tile", tile[0])?,
+            tile_b: to_i32("a tile", tile[1])?,
+            lanes_a: lanes(tile[0]),
+            lanes_b: lanes(tile[1]),
+        })
+    }
+}
+
+/// Chooses and loads.
+pub(crate) fn plan<T: Element>(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    geometry: BlockGeometry,
+    order: ChannelOrder,
+    direction: Direction,
+) -> Result<Plan<T>> {
+    let output = if direction == Direction::ToWide { geometry.wide_shape() } else { geometry.deep_shape() };
+    to_i32("the number of elements of an image", elements(&output[1..])?)?;
+    let (x_format, y_format) = (request.x_format, request.y_format);
+    let rearrangement = Rearrangement { geometry, order, direction, x_format, y_format, element_bytes: size_of::<T>() };
+    plan_op(op, device, request, output, rearrangement)
+}

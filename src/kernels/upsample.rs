@@ -1,0 +1,102 @@
+//! kernels/upsample.cu: bilinear interpolation.
+
+use super::launch::MAX_GRID_Y;
+use super::params::{Tensor4, UpsampleParams};
+use super::unweighted::{Unweighted, plan as plan_op};
+use super::{KernelInfo, family, to_i32};
+use crate::error::Result;
+use crate::geometry::{UpsampleGeometry, elements};
+use crate::layers::{Plan, PlanRequest};
+use crate::{DType, Device, Element, MemoryFormat};
+
+const FAMILY: &str = "upsample";
+/// Of a wide access.
+const CHUNK_BYTES: usize = 16;
+/// What one byte costs where a thread writes one element, and where it writes no neighbour of its neighbour's.
+const ELEMENTS: f64 = 2.0;
+const SCATTERED: f64 = 8.0;
+
+#[derive(Debug)]
+struct Upsampling {
+    geometry: UpsampleGeometry,
+    dtype: DType,
+    x_format: MemoryFormat,
+    y_format: MemoryFormat,
+}
+
+impl Upsampling {
+    fn per_thread(&self, kernel: &KernelInfo) -> usize {
+        if kernel.tag("access") == Some("wide") { CHUNK_BYTES / self.dtype.bytes() } else { 1 }
+    }
+}
+
+impl Unweighted for Upsampling {
+    type Params = UpsampleParams;
+
+    fn kernels(&self) -> Vec<&'static KernelInfo> {
+        family(FAMILY).filter(|kernel| kernel.dtype == Some(self.dtype)).collect()
+    }
+
+    fn cost(&self, kernel: &KernelInfo) -> Result<f64, String> {
+        let (g, per_thread) = (&self.geometry, self.per_thread(kernel));
+        let format = kernel.format.expect("every kernel of the family is for a format of the output");
+        if per_thread > 1 {
+            let (what, size) = if format == MemoryFormat::Contiguous { ("columns", g.output[1]) } else { ("channels", g.channels) };
+            if self.y_format != format {
+                return Err(format!("it writes {format} outputs"));
+            }
+            if format == MemoryFormat::ChannelsLast && self.x_format != format {
+                return Err(format!("it reads {format} inputs"));
+            }
+            if !size.is_multiple_of(per_thread) {
+                return Err(format!("{size} {what} are not a multiple of {per_thread}"));
+            }
+        }
+        let bytes = (elements(&g.input_shape()).unwrap_or(0) + elements(&g.output_shape()).unwrap_or(0)) * self.dtype.bytes();
+        let factor = match per_thread {
+            1 if self.y_format == format => ELEMENTS,
+            1 => SCATTERED,
+            _ => 1.0,
+        };
+        Ok(super::cost::copy_seconds(bytes as f64 * factor))
+    }
+
+    fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
+        let wide = (kernel.tag("access") == Some("wide")).then_some(CHUNK_BYTES);
+        [wide.filter(|_| kernel.format == Some(MemoryFormat::ChannelsLast)), wide]
+    }
+
+    fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
+        let threads = elements(&self.geometry.output_shape()[1..])? / self.per_thread(kernel);
+        let blocks = threads.div_ceil(kernel.threads as usize) as u32;
+        Ok(([blocks, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], 0))
+    }
+
+    fn params(&self, _: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<UpsampleParams> {
+        let g = &self.geometry;
+        Ok(UpsampleParams {
+            x,
+            y,
+            n: to_i32("N", g.n)?,
+            c: to_i32("C", g.channels)?,
+            h: to_i32("the input height", g.input[0])?,
+            w: to_i32("the input width", g.input[1])?,
+            h_out: to_i32("the output height", g.output[0])?,
+            w_out: to_i32("the output width", g.output[1])?,
+            scale_h: g.scale[0],
+            scale_w: g.scale[1],
+            align_corners: g.align_corners.into(),
+            reserved: 0,
+        })
+    }
+}
+
+/// Chooses and loads.
+pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, geometry: UpsampleGeometry) -> Result<Plan<T>> {
+    for shape in [geometry.input_shape(), geometry.output_shape()] {
+        to_i32("the number of elements of an image", elements(&shape[1..])?)?;
+    }
+    let (x_format, y_format) = (request.x_format, request.y_format);
+    let upsampling = Upsampling { geometry, dtype: T::DTYPE, x_format, y_format };
+    plan_op("upsample_bilinear", device, request, geometry.output_shape(), upsampling)
+}

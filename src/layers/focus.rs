@@ -1,0 +1,175 @@
+//! Focus: a convolution of an input whose every 2x2 block has become channels.
+
+use super::sequence::{PAIR, sequence};
+use super::{
+    ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
+    PlanRequest, Shapes, Signature, Tail,
+};
+use crate::error::Result;
+use crate::geometry::ConvGeometry;
+use crate::kernels::{PackedWeights, conv2d};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`Focus`]: those of its convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FocusSpec {
+    /// The convolution of the slices.
+    pub conv: Conv2dSpec,
+}
+
+/// The stem of YOLOv5: the slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) of an input of even
+/// height and width as 4 * C channels, then a [`Conv2d`] of them.
+///
+/// Without dilation and groups it is one convolution of x itself and no slice is ever written: filter tap (i, j) of slice
+/// (a, b) is tap (2i + a, 2j + b) of a filter of twice the size, with twice the stride and padding. Every kernel of Conv2d
+/// applies. With dilation or groups the slices are written first, in the workspace.
+///
+/// Source: Jocher, "YOLOv5", 2020, `models/common.py`.
+///
+/// ```
+/// use warpconv::{Device, Focus, FocusSpec, Inputs, Layer, Parameter, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 2, 2], &[1f32, 2., 3., 4.])?;
+/// let layer = Focus::new(FocusSpec::default(), Parameter::new(&[1, 4, 1, 1], &[1000f32, 100., 10., 1.])?)?;
+/// assert_eq!(layer.forward(&Inputs::new(&x))?.to_vec()?, [1324.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Focus {
+    spec: FocusSpec,
+    conv: Conv2d,
+    /// The weight for x itself, where there is one: [C_out, C, 2 kh, 2 kw].
+    fused: Option<Parameter>,
+    packed: PackedWeights,
+}
+
+impl Focus {
+    /// A layer with a weight [C_out, 4 * C / groups, kh, kw], without bias.
+    ///
+    /// # Errors
+    /// As [`Conv2d::new`]; [`crate::Error::Divisibility`] when the weight's input channels are not four for each of x.
+    pub fn new(spec: FocusSpec, weight: Parameter) -> Result<Self> {
+        let conv = Conv2d::of_op("focus", spec.conv, weight)?;
+        let input_channels = conv.weight().shape()[1].saturating_mul(spec.conv.groups);
+        crate::geometry::divisible("the weight's C_in", input_channels, "the number of slices", 4)?;
+        let fused = (spec.conv.dilation == [1, 1] && spec.conv.groups == 1).then(|| unsliced(conv.weight())).transpose()?;
+        Ok(Self { spec, conv, fused, packed: PackedWeights::default() })
+    }
+
+    /// Adds a bias [C_out].
+    ///
+    /// # Errors
+    /// As [`Conv2d::with_bias`].
+    pub fn with_bias(self, bias: Parameter) -> Result<Self> {
+        Ok(Self { conv: self.conv.with_bias(bias)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Adds the slope [C_out] that [`crate::Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// As [`Conv2d::with_slope`].
+    pub fn with_slope(self, slope: Parameter) -> Result<Self> {
+        Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &FocusSpec {
+        &self.spec
+    }
+
+    /// Its convolution, as it would run on the slices.
+    pub fn conv(&self) -> &Conv2d {
+        &self.conv
+    }
+
+    /// The geometry of the convolution of the slices of an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`ConvGeometry::focus`].
+    pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
+        ConvGeometry::focus(&self.spec, x, self.conv.weight_shape())
+    }
+
+    /// Slices, then convolution.
+    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        let slices = PixelUnshuffle::new(PixelShuffleSpec { factor: 2, order: ChannelOrder::Focus })?;
+        let first = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
+        let first = slices.plan::<T>(device, &first)?;
+        let second = PlanRequest { kernel: None, x: first.output_shape(), ..request.clone() };
+        let second = self.conv.plan::<T>(device, &second)?;
+        sequence("focus", request, Needs::residual(second.output_shape()), first, second)
+    }
+}
+
+/// W'[o, c, 2i + a, 2j + b] = W[o, (2b + a) * C + c, i, j].
+fn unsliced(weight: &Parameter) -> Result<Parameter> {
+    let &[c_out, slices, kh, kw] = weight.shape() else { unreachable!("Conv2d has made sure of four dimensions") };
+    let channels = slices / 4;
+    let mut values = vec![0f32; weight.values().len()];
+    for (index, &value) in weight.values().iter().enumerate() {
+        let (j, i, channel, o) = (index % kw, index / kw % kh, index / kw / kh % slices, index / kw / kh / slices);
+        let (slice, c) = (channel / channels, channel % channels);
+        let (row, column) = (2 * i + slice % 2, 2 * j + slice / 2);
+        values[((o * channels + c) * 2 * kh + row) * 2 * kw + column] = value;
+    }
+    Parameter::new(&[c_out, channels, 2 * kh, 2 * kw], &values)
+}
+
+impl Layer for Focus {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::Focus(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.conv.check_complete()?;
+        let geometry = self.geometry(request.x)?;
+        let (mut plan, verdict) = match &self.fused {
+            Some(weight) if request.kernel.as_deref() != Some(PAIR) => {
+                let plan = conv2d::plan("focus", device, request, geometry.focus_fused()?, weight, self.conv.epilogue(), &self.packed)?;
+                (plan, Err("the fused kernels write no slices".into()))
+            }
+            _ => {
+                let plan = self.pair(device, request)?;
+                let cost = plan.explanation.stages.iter().filter_map(|stage| stage.choices.first()?.verdict.clone().ok()).sum();
+                (plan, Ok(cost))
+            }
+        };
+        plan.explanation.choices.push(Choice { kernel: PAIR, verdict });
+        Ok(plan)
+    }
+}
+
+impl Kind for Focus {
+    type Spec = FocusSpec;
+    const SIGNATURE: Signature = Conv2d::SIGNATURE;
+
+    fn build(spec: FocusSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = Self::new(spec, parameters.take("weight")?)?;
+        layer.conv = layer.conv.take_tail(parameters)?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        Kind::parameters(&self.conv)
+    }
+
+    fn typical_parameters(spec: &FocusSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let weight = weight.unwrap_or([x[1], x[1].saturating_mul(4) / spec.conv.groups.max(1), 3, 3]);
+        let tail = Tail::typical_parameters(spec.conv.activation, weight[0]);
+        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.conv.gain());
+        Ok(contract.exact(self.spec.conv.activation.keeps_exactness()))
+    }
+}

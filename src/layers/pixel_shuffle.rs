@@ -1,0 +1,206 @@
+//! PixelShuffle and PixelUnshuffle: channels into pixels and back.
+
+use super::{Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature};
+use crate::error::Result;
+use crate::geometry::{BlockGeometry, positive};
+use crate::kernels::pixel_shuffle::{Direction, plan};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// In which channel of C * r * r the pixel in row i and column j of a block of channel c is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// c * r * r + i * r + j: PyTorch's `PixelShuffle`; ONNX's `DepthToSpace` in mode CRD.
+    #[default]
+    Crd,
+    /// (i * r + j) * C + c: TensorFlow's `depth_to_space`; ONNX's `DepthToSpace` in mode DCR.
+    Dcr,
+    /// (j * r + i) * C + c: the order of the slices of YOLOv5's Focus for r = 2: `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`,
+    /// `x[1::2, 1::2]`.
+    Focus,
+}
+
+/// The attributes of a [`PixelShuffle`] or a [`PixelUnshuffle`].
+///
+/// ```
+/// use warpconv::{ChannelOrder, PixelShuffleSpec};
+/// let spec: PixelShuffleSpec = serde_json::from_str(r#"{"r": 3, "mode": "dcr"}"#).unwrap();
+/// assert_eq!(spec, PixelShuffleSpec { factor: 3, order: ChannelOrder::Dcr });
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PixelShuffleSpec {
+    /// r: how many times larger height and width become, at least 1.
+    #[serde(rename = "r")]
+    pub factor: usize,
+    /// The order of the channels.
+    #[serde(rename = "mode", default)]
+    pub order: ChannelOrder,
+}
+
+/// Channels into pixels: [N, C * r * r, H, W] becomes [N, C, H * r, W * r]. Elements are moved bit by bit.
+///
+/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`].
+///
+/// Sources: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+/// Network", 2016; PyTorch `torch.nn.PixelShuffle`.
+///
+/// ```
+/// use warpconv::{Device, Inputs, Layer, PixelShuffle, PixelShuffleSpec, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 4, 1, 2], &[1f32, 2., 3., 4., 5., 6., 7., 8.])?;
+/// let layer = PixelShuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() })?;
+/// assert_eq!(layer.forward(&Inputs::new(&x))?.to_vec()?, [1., 3., 2., 4., 5., 7., 6., 8.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelShuffle {
+    spec: PixelShuffleSpec,
+}
+
+/// Pixels into channels: [N, C, H * r, W * r] becomes [N, C * r * r, H, W]. The inverse of [`PixelShuffle`] with the same spec, bit
+/// by bit.
+///
+/// Sources: PyTorch `torch.nn.PixelUnshuffle`; ONNX `SpaceToDepth`.
+///
+/// ```
+/// use warpconv::{Device, Inputs, Layer, PixelShuffleSpec, PixelUnshuffle, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 2, 4], &[1f32, 3., 2., 4., 5., 7., 6., 8.])?;
+/// let layer = PixelUnshuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() })?;
+/// assert_eq!(layer.forward(&Inputs::new(&x))?.to_vec()?, [1., 2., 3., 4., 5., 6., 7., 8.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PixelUnshuffle {
+    spec: PixelShuffleSpec,
+}
+
+/// Elements are moved as they are.
+fn exact_copy(dtype: DType) -> Contract {
+    Contract::new(dtype, 1).exact(true)
+}
+
+impl PixelShuffle {
+    /// A layer without parameters.
+    ///
+    /// # Errors
+    /// [`crate::Error::Attribute`] for a factor of 0.
+    pub fn new(spec: PixelShuffleSpec) -> Result<Self> {
+        positive("r", spec.factor)?;
+        Ok(Self { spec })
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &PixelShuffleSpec {
+        &self.spec
+    }
+
+    /// The geometry on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`BlockGeometry::deep`].
+    pub fn geometry(&self, x: Shape) -> Result<BlockGeometry> {
+        BlockGeometry::deep(x, self.spec.factor)
+    }
+}
+
+impl Layer for PixelShuffle {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::PixelShuffle(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.wide_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        plan("pixel_shuffle", device, request, self.geometry(request.x)?, self.spec.order, Direction::ToWide)
+    }
+}
+
+impl Kind for PixelShuffle {
+    type Spec = PixelShuffleSpec;
+    const SIGNATURE: Signature = Signature { parameters: &[], inputs: &["x"] };
+
+    fn build(spec: PixelShuffleSpec, _: &mut Named) -> Result<Self> {
+        Self::new(spec)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        vec![]
+    }
+
+    fn typical_parameters(_: &PixelShuffleSpec, _: Shape, _: Option<Shape>) -> Shapes {
+        vec![]
+    }
+
+    fn contract(&self, dtype: DType, _: &PlanRequest) -> Result<Contract> {
+        Ok(exact_copy(dtype))
+    }
+}
+
+impl PixelUnshuffle {
+    /// A layer without parameters.
+    ///
+    /// # Errors
+    /// [`crate::Error::Attribute`] for a factor of 0.
+    pub fn new(spec: PixelShuffleSpec) -> Result<Self> {
+        positive("r", spec.factor)?;
+        Ok(Self { spec })
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &PixelShuffleSpec {
+        &self.spec
+    }
+
+    /// The geometry on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`BlockGeometry::wide`].
+    pub fn geometry(&self, x: Shape) -> Result<BlockGeometry> {
+        BlockGeometry::wide(x, self.spec.factor)
+    }
+}
+
+impl Layer for PixelUnshuffle {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::PixelUnshuffle(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.deep_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        plan("pixel_unshuffle", device, request, self.geometry(request.x)?, self.spec.order, Direction::ToDeep)
+    }
+}
+
+impl Kind for PixelUnshuffle {
+    type Spec = PixelShuffleSpec;
+    const SIGNATURE: Signature = PixelShuffle::SIGNATURE;
+
+    fn build(spec: PixelShuffleSpec, _: &mut Named) -> Result<Self> {
+        Self::new(spec)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        vec![]
+    }
+
+    fn typical_parameters(_: &PixelShuffleSpec, _: Shape, _: Option<Shape>) -> Shapes {
+        vec![]
+    }
+
+    fn contract(&self, dtype: DType, _: &PlanRequest) -> Result<Contract> {
+        Ok(exact_copy(dtype))
+    }
+}

@@ -1,0 +1,215 @@
+//! SubPixelConv2d: convolution and PixelShuffle in one.
+
+use super::sequence::{PAIR, sequence};
+use super::{
+    ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffle, PixelShuffleSpec, Plan,
+    PlanRequest, Shapes, Signature, Tail,
+};
+use crate::error::Result;
+use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
+use crate::kernels::{Epilogue, PackedWeights, SubPixel, sub_pixel};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`SubPixelConv2d`]: those of the convolution, r and the order of the channels.
+///
+/// ```
+/// use warpconv::SubPixelConv2dSpec;
+/// let spec: SubPixelConv2dSpec = serde_json::from_str(r#"{"padding": 1, "r": 2, "mode": "crd"}"#).unwrap();
+/// assert_eq!((spec.conv.stride, spec.factor), ([1, 1], 2));
+/// assert!(serde_json::from_str::<SubPixelConv2dSpec>(r#"{"pad": 1, "r": 2}"#).is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubPixelConv2dSpec {
+    /// The convolution.
+    #[serde(flatten)]
+    pub conv: Conv2dSpec,
+    /// r: how many times larger height and width become, at least 1.
+    #[serde(rename = "r")]
+    pub factor: usize,
+    /// Which output channel of the convolution becomes which pixel.
+    #[serde(rename = "mode", default)]
+    pub order: ChannelOrder,
+}
+
+/// Sub-pixel convolution: `y = PixelShuffle(Conv2d(x))`, upsampling with learned filters, a filter for each pixel of an r x r block.
+/// Bias and slope are those of the convolution's channels.
+///
+/// Nothing is written but y, each byte once: the store of the convolution shuffles. Weight, bias and slope are packed in such an
+/// order that neighbouring channels of the convolution are neighbouring channels of y.
+///
+/// Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
+/// Network", 2016.
+///
+/// ```
+/// use warpconv::{ChannelOrder, Conv2dSpec, Device, Inputs, Layer, Parameter, SubPixelConv2d, SubPixelConv2dSpec, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 1, 2], &[1f32, 2.])?;
+/// let spec = SubPixelConv2dSpec { conv: Conv2dSpec::default(), factor: 2, order: ChannelOrder::Crd };
+/// let layer = SubPixelConv2d::new(spec, Parameter::new(&[4, 1, 1, 1], &[1f32, 10., 100., 1000.])?)?;
+/// assert_eq!(layer.forward(&Inputs::new(&x))?.to_vec()?, [1., 10., 2., 20., 100., 1000., 200., 2000.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct SubPixelConv2d {
+    spec: SubPixelConv2dSpec,
+    conv: Conv2d,
+    /// What the fused form runs with; none where groups and order do not go together.
+    fused: Option<(SubPixel, Parameter)>,
+    packed: PackedWeights,
+}
+
+impl SubPixelConv2d {
+    /// A convolution with a weight [C * r * r, C_in / groups, kh, kw], without bias.
+    ///
+    /// # Errors
+    /// As [`Conv2d::new`]; [`crate::Error::Attribute`] for a factor of 0; [`crate::Error::Divisibility`] when r * r does not divide
+    /// the output channels.
+    pub fn new(spec: SubPixelConv2dSpec, weight: Parameter) -> Result<Self> {
+        let conv = Conv2d::of_op("sub_pixel_conv", spec.conv, weight)?;
+        positive("r", spec.factor)?;
+        let (c_out, squares) = (conv.weight().shape()[0], spec.factor.saturating_mul(spec.factor));
+        divisible("C_out", c_out, "r * r", squares)?;
+        let (channels, groups) = (c_out / squares, spec.conv.groups);
+        // a group's channels must stay together
+        let run = match spec.order {
+            ChannelOrder::Dcr => Some(channels),
+            ChannelOrder::Crd if channels.is_multiple_of(groups) => Some(channels / groups),
+            ChannelOrder::Crd => Some(1),
+            ChannelOrder::Focus => (groups == 1).then_some(channels),
+        };
+        let mut layer = Self { spec, conv, fused: None, packed: PackedWeights::default() };
+        if let Some(run) = run {
+            let sub_pixel = SubPixel { run, factor: spec.factor };
+            let weight = layer.permuted(sub_pixel, layer.conv.weight())?;
+            layer.fused = Some((sub_pixel, weight));
+        }
+        Ok(layer)
+    }
+
+    /// Adds a bias [C * r * r].
+    ///
+    /// # Errors
+    /// As [`Conv2d::with_bias`].
+    pub fn with_bias(self, bias: Parameter) -> Result<Self> {
+        Ok(Self { conv: self.conv.with_bias(bias)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Adds the slope [C * r * r] that [`crate::Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// As [`Conv2d::with_slope`].
+    pub fn with_slope(self, slope: Parameter) -> Result<Self> {
+        Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &SubPixelConv2dSpec {
+        &self.spec
+    }
+
+    /// Its convolution, as it would run without the shuffle.
+    pub fn conv(&self) -> &Conv2d {
+        &self.conv
+    }
+
+    /// The geometry of the convolution, and that of the shuffle, on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`Conv2d::geometry`]; [`crate::Error::Overflow`].
+    pub fn geometry(&self, x: Shape) -> Result<(ConvGeometry, BlockGeometry)> {
+        let conv = self.conv.geometry(x)?;
+        Ok((conv, BlockGeometry::deep(conv.output_shape(), self.spec.factor)?))
+    }
+
+    /// The rows of a parameter [C_out, ...] in the order of the store: [outer][i][j][run].
+    fn permuted(&self, sub_pixel: SubPixel, parameter: &Parameter) -> Result<Parameter> {
+        let (SubPixel { run, factor: r }, values) = (sub_pixel, parameter.values());
+        let c_out = self.conv.weight().shape()[0];
+        let (channels, row) = (c_out / (r * r), values.len() / c_out);
+        let mut permuted = Vec::with_capacity(values.len());
+        for place in 0..c_out {
+            let (block, inner) = (place / run, place % run);
+            let (c, i, j) = (block / (r * r) * run + inner, block % (r * r) / r, block % r);
+            let channel = match self.spec.order {
+                ChannelOrder::Crd => (c * r + i) * r + j,
+                ChannelOrder::Dcr => (i * r + j) * channels + c,
+                ChannelOrder::Focus => (j * r + i) * channels + c,
+            };
+            permuted.extend_from_slice(&values[channel * row..][..row]);
+        }
+        Parameter::new(parameter.shape(), &permuted)
+    }
+
+    /// Convolution, then shuffle.
+    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        let first = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
+        let first = self.conv.plan::<T>(device, &first)?;
+        let shuffle = PixelShuffle::new(PixelShuffleSpec { factor: self.spec.factor, order: self.spec.order })?;
+        let second = PlanRequest { kernel: None, x: first.output_shape(), ..request.clone() };
+        let second = shuffle.plan::<T>(device, &second)?;
+        sequence("sub_pixel_conv", request, Needs::default(), first, second)
+    }
+}
+
+impl Layer for SubPixelConv2d {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::SubPixelConv2d(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.1.wide_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.conv.check_complete()?;
+        let (geometry, _) = self.geometry(request.x)?;
+        let (mut plan, verdict) = match &self.fused {
+            Some((sub_pixel, weight)) if request.kernel.as_deref() != Some(PAIR) => {
+                let vector = |parameter: Option<&Parameter>| parameter.map(|p| self.permuted(*sub_pixel, p)).transpose();
+                let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
+                let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));
+                let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation, sub_pixel };
+                let plan = sub_pixel::plan(device, request, geometry, weight, epilogue, &self.packed)?;
+                (plan, Err("the fused kernels write no tensor between".into()))
+            }
+            _ => {
+                let plan = self.pair(device, request)?;
+                let cost = plan.explanation.stages.iter().filter_map(|stage| stage.choices.first()?.verdict.clone().ok()).sum();
+                (plan, Ok(cost))
+            }
+        };
+        plan.explanation.choices.push(Choice { kernel: PAIR, verdict });
+        Ok(plan)
+    }
+}
+
+impl Kind for SubPixelConv2d {
+    type Spec = SubPixelConv2dSpec;
+    const SIGNATURE: Signature = Signature { parameters: &["weight", "bias", "slope"], inputs: &["x"] };
+
+    fn build(spec: SubPixelConv2dSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = Self::new(spec, parameters.take("weight")?)?;
+        layer.conv = layer.conv.take_tail(parameters)?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        Kind::parameters(&self.conv)
+    }
+
+    fn typical_parameters(spec: &SubPixelConv2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let c_out = x[1].saturating_mul(spec.factor.saturating_mul(spec.factor));
+        let weight = weight.unwrap_or([c_out, x[1] / spec.conv.groups.max(1), 3, 3]);
+        let tail = Tail::typical_parameters(spec.conv.activation, weight[0]);
+        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        Kind::contract(&self.conv, dtype, request)
+    }
+}
