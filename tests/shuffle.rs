@@ -367,6 +367,36 @@ fn the_calculators_know_them() {
     assert_eq!((report.output, report.operations.macs, report.bytes.y), ([1, 3, 8, 8], 16 * 96, 2 * 3 * 64));
 }
 
+#[test]
+fn nothing_is_rearranged_to_nothing() {
+    let spec = PixelShuffleSpec { factor: 2, order: ChannelOrder::Crd };
+    for format in MemoryFormat::ALL {
+        for shape in [[0, 4, 2, 2], [1, 0, 2, 2], [1, 4, 0, 2], [1, 4, 2, 0]] {
+            let x = Tensor::<f16>::zeros(&DEVICE, shape, format).unwrap();
+            let y = forward(&PixelShuffle::new(spec).unwrap(), &x);
+            assert_eq!(y.shape(), [shape[0], shape[1] / 4, 2 * shape[2], 2 * shape[3]]);
+            assert_eq!(forward(&PixelUnshuffle::new(spec).unwrap(), &y).shape(), shape);
+        }
+    }
+}
+
+/// The corpus's cases of these ops and of UpsampleBilinear, 34 valid ones and 9 that must be refused, with every kernel; also under
+/// the checker.
+#[cfg(feature = "cli")]
+#[rstest]
+#[case::in_every_dtype_and_format(&["--dtype", "all", "--format", "all"])]
+#[case::under_the_checker(&["--checked", "--seed", "1", "--dtype", "all", "--format", "all"])]
+fn every_case_of_the_corpus_passes(#[case] options: &[&str]) {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/torch_dev");
+    let ops = "^(pixel_shuffle|pixel_unshuffle|sub_pixel_conv|focus|upsample_bilinear)/";
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_warpconv"));
+    command.args(["conformance", corpus, "--filter", ops, "--deny-skips", "--device", "host", "--all-kernels"]).args(options);
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{options:?}\n{stdout}\n{stderr}");
+    assert_eq!(stdout.lines().last(), Some("43 passed, 0 failed, 0 skipped"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..Default::default() })]
 

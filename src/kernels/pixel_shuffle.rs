@@ -160,8 +160,8 @@ impl Rearrangement {
     /// Positions of a block of `pixel_tile` along a and b.
     fn tile(&self, division: &Division) -> [usize; 2] {
         let [a, b] = [self.extents(&division.a), self.extents(&division.b)];
-        let tile_b = b.min(TILE / a.clamp(1, TILE_SIDE));
-        [a.min(TILE / tile_b.clamp(1, TILE_SIDE)), tile_b.min(if a > TILE_SIDE { b.min(TILE_SIDE) } else { tile_b })]
+        let tile_b = b.clamp(1, TILE / a.clamp(1, TILE_SIDE));
+        [a.clamp(1, TILE / tile_b.min(TILE_SIDE)), tile_b]
     }
 
     fn is_tile(kernel: &KernelInfo) -> bool {
