@@ -17,8 +17,8 @@ struct Between {
     float to_low, to_high; // their weights
 };
 WC_DEVICE Between between(int32_t output, int32_t size, float scale, bool align_corners) {
-    const float half = align_corners ? 0.0f : 0.5f;
-    const float centre = scale * ((float)output + half) - half, source = centre < 0.0f ? 0.0f : centre;
+    const float offset = align_corners ? 0.0f : 0.5f;
+    const float centre = scale * ((float)output + offset) - offset, source = centre < 0.0f ? 0.0f : centre;
     const int32_t low = source < (float)(size - 1) ? (int32_t)source : size - 1;
     const float to_high = source - (float)low;
     return {low, low + 1 < size ? low + 1 : low, 1.0f - to_high, to_high};

@@ -85,21 +85,19 @@ fn of_layer(problem: Problem, layer: LayerSpec, x: [usize; 4], weight: [usize; 4
 
 fn sub_pixel(rng: &mut StdRng, vectors: bool) -> Problem {
     let (mut conv, problem, mut x, mut weight) = convolution(rng);
-    let (factor, order) = (pick(rng, &[1, 2, 2, 3, 4]), order(rng));
+    let (factor, order) = (pick(rng, if vectors { &[2, 2, 3] } else { &[1, 2, 2, 3, 4] }), order(rng));
+    let squares = factor * factor;
     if vectors {
-        (x[1], weight[1], conv.groups) = (pick(rng, &[8, 16, 32]), 0, pick(rng, &[1, 1, 2]));
-        weight[1] = x[1] / conv.groups;
-        weight[0] = pick(rng, &[8, 16, 24]) * factor * factor;
+        (x[1], conv.groups) = (pick(rng, &[8, 16]), pick(rng, &[1, 1, 2]));
+        (weight[0], weight[1]) = (pick(rng, &[8, 16]) * squares, x[1] / conv.groups);
     } else {
         // a group may have any share of a block's channels
         let channels = if rng.random() { conv.groups } else { 1 } * rng.random_range(1..5);
-        let squares = factor * factor;
         weight[0] = if (channels * squares).is_multiple_of(conv.groups) { channels * squares } else { channels * squares * conv.groups };
     }
+    let values = problem.values;
     let problem = of_layer(problem, LayerSpec::SubPixelConv2d(SubPixelConv2dSpec { conv, factor, order }), x, weight);
-    let seed = problem.seed;
-    let exact = problem.values;
-    Problem { seed, values: exact, ..with_margins(problem, rng) }
+    Problem { values, ..with_margins(problem, rng) }
 }
 
 fn focus(rng: &mut StdRng) -> Problem {

@@ -27,8 +27,10 @@ enum Axis {
     J,
     H,
     W,
+    /// Of one position, where a group needs no more axes.
+    One,
 }
-use Axis::{C, H, I, J, W};
+use Axis::{C, H, I, J, One, W};
 
 /// Which way the elements go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +51,11 @@ struct Rearrangement {
     element_bytes: usize,
 }
 
-/// How a kernel divides the axes, the innermost of each group last.
+/// How a kernel divides the axes, the innermost of each group last. On the stack: running allocates nothing.
 struct Division {
-    a: Vec<Axis>,
-    b: Vec<Axis>,
-    outer: Vec<Axis>,
+    a: [Axis; 3],
+    b: [Axis; 3],
+    outer: [Axis; 3],
     /// Neighbours along W (pixel_rows) or C (pixel_runs) that one thread moves.
     chunk: usize,
 }
@@ -88,6 +90,7 @@ impl Rearrangement {
             I | J => g.factor,
             H => g.blocks[0],
             W => g.blocks[1],
+            One => 1,
         }
     }
 
@@ -100,10 +103,9 @@ impl Rearrangement {
         use MemoryFormat::{ChannelsLast, Contiguous};
         let crd = self.order == ChannelOrder::Crd;
         let (deep, wide) = self.formats();
-        let rest = |a: &[Axis], b: &[Axis]| [C, I, H, W, J].into_iter().filter(|axis| !a.contains(axis) && !b.contains(axis)).collect();
         let per_chunk = CHUNK_BYTES / self.element_bytes;
         let [first, second, a @ ..] = self.y_order();
-        let runs = |chunk| Ok(Division { a: a.to_vec(), b: vec![], outer: vec![first, second], chunk });
+        let runs = |chunk| Ok(Division { a, b: [One; 3], outer: [One, first, second], chunk });
         match (kernel.tag("access"), kernel.tag("factor")) {
             (Some("narrow"), _) => runs(1),
             (Some(_), _) => {
@@ -119,7 +121,7 @@ impl Rearrangement {
                 if kernel.tag("to") != Some(if self.direction == Direction::ToWide { "wide" } else { "deep" }) {
                     return Err("it moves the other way".into());
                 }
-                if factor != self.geometry.factor.to_string() {
+                if factor.parse() != Ok(self.geometry.factor) {
                     return Err(format!("it is for r = {factor}"));
                 }
                 if (deep, wide) != (Contiguous, Contiguous) {
@@ -129,21 +131,23 @@ impl Rearrangement {
                 if !row.is_multiple_of(per_chunk) {
                     return Err(format!("rows of {row} are not a multiple of {per_chunk}"));
                 }
-                Ok(Division { a: vec![W], b: vec![J], outer: vec![C, I, H], chunk: per_chunk })
+                Ok(Division { a: [One, One, W], b: [One, One, J], outer: [C, I, H], chunk: per_chunk })
             }
             (None, None) => {
                 let (deep_side, wide_side) = match (deep, wide, self.direction) {
-                    (Contiguous, Contiguous, _) => (vec![W], vec![J]),
-                    (Contiguous, ChannelsLast, _) => (vec![W], vec![J, C]),
+                    (Contiguous, Contiguous, _) => ([One, One, W], [One, One, J]),
+                    (Contiguous, ChannelsLast, _) => ([One, One, W], [One, J, C]),
                     // neighbours where they are written; what is read with gaps comes from L1
-                    (ChannelsLast, Contiguous, Direction::ToWide) if crd => (vec![C, I], vec![W, J]),
-                    (ChannelsLast, Contiguous, Direction::ToDeep) if crd => (vec![C, I, J], vec![W]),
-                    (ChannelsLast, Contiguous, _) => (vec![C], vec![W, J]),
-                    (ChannelsLast, ChannelsLast, _) if crd => (vec![I, J], vec![C]),
+                    (ChannelsLast, Contiguous, Direction::ToWide) if crd => ([One, C, I], [One, W, J]),
+                    (ChannelsLast, Contiguous, Direction::ToDeep) if crd => ([C, I, J], [One, One, W]),
+                    (ChannelsLast, Contiguous, _) => ([One, One, C], [One, W, J]),
+                    (ChannelsLast, ChannelsLast, _) if crd => ([One, I, J], [One, One, C]),
                     (ChannelsLast, ChannelsLast, _) => return Err("neighbours in the input are neighbours in the output".into()),
                 };
                 let (a, b) = if self.direction == Direction::ToWide { (deep_side, wide_side) } else { (wide_side, deep_side) };
-                let outer = rest(&a, &b);
+                let mut outer = [One; 3];
+                let rest = [C, I, H, W, J].into_iter().filter(|axis| !a.contains(axis) && !b.contains(axis));
+                outer.iter_mut().zip(rest).for_each(|(place, axis)| *place = axis);
                 Ok(Division { a, b, outer, chunk: 1 })
             }
         }
@@ -156,8 +160,8 @@ impl Rearrangement {
     /// Positions of a block of `pixel_tile` along a and b.
     fn tile(&self, division: &Division) -> [usize; 2] {
         let [a, b] = [self.extents(&division.a), self.extents(&division.b)];
-        let tile_b = b.min(TILE / a.clamp(1, TILE_SIDE));
-        [a.min(TILE / tile_b.clamp(1, TILE_SIDE)), tile_b.min(if a > TILE_SIDE { b.min(TILE_SIDE) } else { tile_b })]
+        let tile_b = b.clamp(1, TILE / a.clamp(1, TILE_SIDE));
+        [a.clamp(1, TILE / tile_b.min(TILE_SIDE)), tile_b]
     }
 
     fn is_tile(kernel: &KernelInfo) -> bool {
@@ -229,24 +233,19 @@ impl Unweighted for Rearrangement {
                 (C, false) => channel,
                 (H, false) => r * i64::from(tensor.stride_h),
                 (W, false) => r * i64::from(tensor.stride_w),
+                (One, _) => 0,
             };
             let steps = if axis == chunk_axis { division.chunk as i64 } else { 1 };
             // an axis of one position may have any stride
             if self.extent(axis) == 1 { Ok(0) } else { to_i32("a stride in elements", (stride * steps) as usize) }
         };
-        let copy_axis = |&axis: &Axis| -> Result<CopyAxis> {
+        let copy_axis = |axis: Axis| -> Result<CopyAxis> {
             let chunks = if axis == chunk_axis { division.chunk } else { 1 };
             let (deep, wide) = (side(axis, &deep, true)?, side(axis, &wide, false)?);
             let (x_stride, y_stride) = if self.direction == Direction::ToWide { (deep, wide) } else { (wide, deep) };
             Ok(CopyAxis { extent: to_i32("a size", self.extent(axis) / chunks)?, x_stride, y_stride })
         };
-        let group = |axes: &[Axis]| -> Result<[CopyAxis; 3]> {
-            let mut group = [CopyAxis { extent: 1, x_stride: 0, y_stride: 0 }; 3];
-            for (at, axis) in group[3 - axes.len()..].iter_mut().zip(axes) {
-                *at = copy_axis(axis)?;
-            }
-            Ok(group)
-        };
+        let group = |[outer, middle, inner]: [Axis; 3]| Ok::<_, crate::Error>([copy_axis(outer)?, copy_axis(middle)?, copy_axis(inner)?]);
         let tile = self.tile(&division);
         let lanes = |positions: usize| positions.next_power_of_two().min(kernel.threads as usize).ilog2() as i32;
         Ok(PixelShuffleParams {
@@ -254,9 +253,9 @@ impl Unweighted for Rearrangement {
             y: y.address,
             x_batch_stride: x.stride_n,
             y_batch_stride: y.stride_n,
-            a: group(&division.a)?,
-            b: group(&division.b)?,
-            outer: group(&division.outer)?,
+            a: group(division.a)?,
+            b: group(division.b)?,
+            outer: group(division.outer)?,
             batch: to_i32("N", self.geometry.n)?,
             tile_a: to_i32("a tile", tile[0])?,
             tile_b: to_i32("a tile", tile[1])?,
