@@ -16,33 +16,13 @@
 // stages instead of loads through registers; (2) the swizzle of gemm_tile.cuh: no bank conflict in copies and fragments;
 // (3) bit masks of valid taps instead of bounds arithmetic; (4) taps that lie in the padding for the whole tile are left out
 // (dilation); (5) 16-byte stores.
-#include "device/mainloop.cuh"
-#include "device/tile_store.cuh"
-
-enum class GatherKind { kVectors, kChannels, kPixels };
-template <typename T, typename Tile, GatherKind kKind> struct GatherOf {
-    using Type = Elements<T, Tile, kKind == GatherKind::kPixels>;
-};
-template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kVectors> {
-    using Type = ChannelVectors<T, Tile>;
-};
+#include "device/implicit_gemm.cuh"
 
 // T: of the tensors; Math: what is multiplied.
 template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEVICE void conv_gemm(const ConvParams& p) {
     constexpr int kK = kRowBytes / sizeof(T);
     const ConvGeometryParams& g = p.geometry;
-    const int32_t group_outputs = g.c_out / g.groups, tiles = (group_outputs + Tile::kN - 1) / Tile::kN;
-    const int32_t column_tile = (int32_t)blockIdx.x % tiles, rest = (int32_t)blockIdx.x / tiles;
-    const int32_t group = rest % g.groups, row = rest / g.groups * Tile::kM, rows = g.n * g.h_out * g.w_out;
-    if (row >= rows) return;
-    const int32_t last_row = (row + Tile::kM < rows ? row + Tile::kM : rows) - 1;
+    const int32_t tiles = column_tiles<Tile>(g), rest = (int32_t)blockIdx.x / tiles;
     const int32_t total_steps = (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
-
-    const Steps steps = tile_steps<T>(g, row, last_row);
-    typename GatherOf<T, Tile, kKind>::Type a(p, steps, row, rows, group);
-    WeightTiles<Tile> b(p.weight, steps, group, total_steps, tiles, column_tile);
-    WarpSums<Math, Tile> sums;
-    sums.clear();
-    multiply_tiles<Math, Tile>(sums, a, b, steps.count);
-    store_tile<T, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN});
+    implicit_gemm<T, Tile, kKind, Math>(p, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps);
 }

@@ -99,6 +99,15 @@ typedef struct RoiParams {
     int32_t reserved;
 } RoiParams;
 
+// conv_transpose.cu. The geometry is that of the layer: x is the small tensor, stride and dilation those of the outputs, padding
+// what is cut off.
+typedef struct ConvTransposeParams {
+    ConvParams conv;
+    int32_t period_h, period_w;   // stride / gcd(stride, dilation): the distance of the taps that an output sees
+    int32_t reach_h, reach_w;     // dilation / gcd(stride, dilation): the distance of their inputs
+    int32_t inverse_h, inverse_w; // of reach modulo period, below 2^16 like it
+} ConvTransposeParams;
+
 // rearrange.cu: a batch of matrices [rows][columns] -> [columns][rows], elements moved bit by bit
 typedef struct TransposeParams {
     uint64_t x, y;
@@ -124,6 +133,7 @@ static_assert(sizeof(ConvParams) == 200, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == 248, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == 232, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(RoiParams) == 208, "RoiParams has no hidden padding");
+static_assert(sizeof(ConvTransposeParams) == 224, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");
 static_assert(sizeof(CastParams) == 48, "CastParams has no hidden padding");
 #endif

@@ -26,7 +26,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, Shape, divisible, elements, kernel_span, positive, rank4};
-use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding, PlanRequest, Pool, Pooling};
+use crate::layers::{Activation, Conv2dSpec, ConvTranspose2dSpec, LayerSpec, Padding, PlanRequest, Pool, Pooling};
 use crate::{DType, Element};
 use serde::Serialize;
 use std::ops::Range;
@@ -136,8 +136,9 @@ pub struct LayerReport {
     pub bytes: Bytes,
     /// FLOPs for each byte read or written. Below a device's ratio of FLOP/s to bytes/s, memory bounds the layer.
     pub arithmetic_intensity: f64,
-    /// What one output pixel sees of the input.
-    pub receptive_field: ReceptiveField,
+    /// What one output pixel sees of the input; none where outputs differ in it by more than their place, as those of a transposed
+    /// convolution and of RoIs do.
+    pub receptive_field: Option<ReceptiveField>,
 }
 
 /// The shape of one of a layer's parameters, by name.
@@ -157,6 +158,7 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
     };
     let work = match spec {
         LayerSpec::Conv2d(spec) => conv2d(spec, shape("weight")?, request.x)?,
+        LayerSpec::ConvTranspose2d(spec) => conv_transpose2d(spec, shape("weight")?, request.x)?,
         LayerSpec::RoiAlign(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::RoiPool(spec) => roi(spec.pooling(), request, operands)?,
         LayerSpec::PsRoiPool(spec) => roi(spec.pooling(), request, operands)?,
@@ -174,7 +176,7 @@ struct Work {
     /// Elements of offsets, mask and RoIs that are in the layer's dtype, and those that are f32.
     coordinates: [u64; 2],
     activation: Activation,
-    receptive_field: ReceptiveField,
+    receptive_field: Option<ReceptiveField>,
 }
 
 fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
@@ -185,7 +187,19 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
         sampling_flops: 0,
         coordinates: [0, 0],
         activation: spec.activation,
-        receptive_field: ReceptiveField::input().then_conv2d(spec, geometry.kernel)?,
+        receptive_field: Some(ReceptiveField::input().then_conv2d(spec, geometry.kernel)?),
+    })
+}
+
+fn conv_transpose2d(spec: &ConvTranspose2dSpec, weight: Shape, x: Shape) -> Result<Work> {
+    let geometry = ConvGeometry::conv_transpose2d(spec, x, weight)?;
+    Ok(Work {
+        output: geometry.output_shape(),
+        macs: geometry.macs()?,
+        sampling_flops: 0,
+        coordinates: [0, 0],
+        activation: spec.activation,
+        receptive_field: None,
     })
 }
 
@@ -206,7 +220,7 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
         sampling_flops: sum("the number of FLOPs", [samples, after])?,
         coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
         activation: Activation::None,
-        receptive_field: ReceptiveField::input(),
+        receptive_field: None,
     })
 }
 
@@ -553,13 +567,30 @@ mod tests {
         let bytes = Bytes { x, weight: 576, bias: 64, slope: 64, residual: y, coordinates: 0, y, read, written: y };
         assert_eq!(report.bytes, bytes);
         assert_eq!(report.arithmetic_intensity, (2 * macs) as f64 / (bytes.read + y) as f64);
-        assert_eq!((report.receptive_field.size, report.receptive_field.jump), ([3, 3], [2, 2]));
+        let field = report.receptive_field.unwrap();
+        assert_eq!((field.size, field.jump), ([3, 3], [2, 2]));
 
         let bare = LayerSpec::Conv2d(Conv2dSpec::default());
         let bare = analyse(&bare, &[("weight", vec![16, 8, 1, 1])], &[0, 8, 4, 4].into(), Operands::new(DType::F32)).unwrap();
         assert_eq!((bare.parameters.total, bare.operations.flops, bare.operations.activations), (128, 0, 0));
         assert_eq!((bare.bytes.read, bare.bytes.written, bare.arithmetic_intensity), (512, 0, 0.0));
         assert_eq!(serde_json::to_value(&bare).unwrap()["bytes"]["weight"], 512);
+    }
+
+    /// No inserted zero is counted: as many products as the convolution has whose transpose it is.
+    #[test]
+    fn a_transposed_convolution_costs_what_the_convolution_does() {
+        let transposed = ConvTranspose2dSpec { stride: [2, 2], padding: [1; 4], groups: 2, ..Default::default() };
+        let parameters = [("weight", vec![8, 3, 4, 4]), ("bias", vec![6])];
+        let report =
+            analyse(&LayerSpec::ConvTranspose2d(transposed), &parameters, &[2, 8, 5, 7].into(), Operands::new(DType::F16)).unwrap();
+        let spec = Conv2dSpec { stride: [2, 2], padding: Padding::all(1), groups: 2, ..Default::default() };
+        let parameters = [("weight", vec![8, 3, 4, 4])];
+        let forward = analyse(&LayerSpec::Conv2d(spec), &parameters, &[2, 6, 10, 14].into(), Operands::new(DType::F16)).unwrap();
+        assert_eq!((report.output, forward.output), (forward.input, report.input));
+        assert_eq!(report.operations.macs, forward.operations.macs);
+        assert_eq!(report.parameters, Parameters { weight: 8 * 3 * 16, bias: 6, slope: 0, total: 8 * 3 * 16 + 6 });
+        assert_eq!((report.bytes.x, report.bytes.y, report.receptive_field), (2 * 8 * 35 * 2, 2 * 6 * 140 * 2, None));
     }
 
     #[test]

@@ -83,6 +83,24 @@ pub enum Error {
         /// dilation * (kernel - 1) + 1.
         span: usize,
     },
+    /// The output of a transposed convolution would have no rows or no columns.
+    #[error(
+        "the output {axis} is not positive: an input {axis} of {input} with stride {stride} spreads over {full}, of which the padding cuts off {before} + {after}"
+    )]
+    EmptyTransposedOutput {
+        /// "height" or "width".
+        axis: &'static str,
+        /// Input size.
+        input: usize,
+        /// Stride.
+        stride: usize,
+        /// (input - 1) * stride + dilation * (kernel - 1) + 1 + output_padding.
+        full: usize,
+        /// Padding before.
+        before: usize,
+        /// Padding after.
+        after: usize,
+    },
     /// A size is too large to be computed in 64 bits.
     #[error("{what} overflows: {values}")]
     Overflow {

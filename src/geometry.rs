@@ -2,7 +2,7 @@
 //! is computed here, and only here.
 
 use crate::error::{Error, Result};
-use crate::layers::{Conv2dSpec, Pooling};
+use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, Pooling};
 
 /// A logical shape [N, C, H, W].
 pub type Shape = [usize; 4];
@@ -74,6 +74,42 @@ impl Axis {
         }
         Ok((padded - span) / stride + 1)
     }
+
+    /// `(input - 1) * stride + dilation * (kernel - 1) + 1 + extra - padding`: the size of a transposed convolution, whose padding
+    /// is cut off. `extra` is its output_padding.
+    ///
+    /// ```
+    /// use warpconv::geometry::Axis;
+    /// let axis = Axis { input: 112, padding: [1, 1], kernel: 4, stride: 2, dilation: 1 };
+    /// assert_eq!(axis.transposed_output("height", 0)?, 224);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for an input, stride, dilation or kernel of 0, or an `extra` that is not below stride or dilation;
+    /// [`Error::EmptyTransposedOutput`] when the padding leaves nothing; [`Error::Overflow`].
+    pub fn transposed_output(self, axis: &'static str, extra: usize) -> Result<usize> {
+        let Axis { input, padding: [before, after], kernel, stride, dilation } = self;
+        positive("input size", input)?;
+        positive("kernel size", kernel)?;
+        positive("stride", stride)?;
+        positive("dilation", dilation)?;
+        if extra >= stride.max(dilation) {
+            let requirement = "below the stride or the dilation";
+            return Err(Error::Attribute { name: "output_padding", value: extra.to_string(), requirement });
+        }
+        let overflow = || Error::Overflow {
+            what: "the size before padding is cut off",
+            values: format!("{axis} {input}, stride {stride}, kernel {kernel}, dilation {dilation}, output_padding {extra}"),
+        };
+        let full = (input - 1).checked_mul(stride).and_then(|s| s.checked_add(kernel_span(kernel, dilation).ok()?)?.checked_add(extra));
+        let full = full.ok_or_else(overflow)?;
+        let cut = before.checked_add(after).ok_or_else(overflow)?;
+        if cut >= full {
+            return Err(Error::EmptyTransposedOutput { axis, input, stride, full, before, after });
+        }
+        Ok(full - cut)
+    }
 }
 
 /// Refuses 0.
@@ -115,6 +151,8 @@ pub struct ConvGeometry {
     pub dilation: [usize; 2],
     /// Groups of channels.
     pub groups: usize,
+    /// The transpose: stride and dilation are those of the outputs that an input reaches, padding is what is cut off.
+    pub transposed: bool,
 }
 
 impl ConvGeometry {
@@ -155,12 +193,57 @@ impl ConvGeometry {
             padding,
             dilation: spec.dilation,
             groups: spec.groups,
+            transposed: false,
         };
-        elements(&x)?;
+        geometry.checked(weight)
+    }
+
+    /// The geometry of `spec` with a weight [C_in, C_out / groups, kh, kw] on an input of shape `x`.
+    ///
+    /// # Errors
+    /// What [`ConvTranspose2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of `x` are not the weight's;
+    /// [`Error::Attribute`] for an image without pixels; [`Error::EmptyTransposedOutput`]; [`Error::Overflow`].
+    pub fn conv_transpose2d(spec: &ConvTranspose2dSpec, x: Shape, weight: Shape) -> Result<Self> {
+        spec.check_weight(weight)?;
+        let [n, c_in, h, w] = x;
+        let [weight_in, group_out, kh, kw] = weight;
+        if c_in != weight_in {
+            let expected = format!("{weight_in} channels, as the weight {weight:?} has");
+            return Err(Error::Shape { name: "x", shape: x.to_vec(), expected });
+        }
+        let overflow = || Error::Overflow { what: "C_out", values: format!("weight {weight:?}, groups {}", spec.groups) };
+        let axis = |i: usize, input, kernel| Axis {
+            input,
+            padding: [spec.padding[i], spec.padding[i + 2]],
+            kernel,
+            stride: spec.stride[i],
+            dilation: spec.dilation[i],
+        };
+        let [extra_h, extra_w] = spec.output_padding;
+        let output = [axis(0, h, kh).transposed_output("height", extra_h)?, axis(1, w, kw).transposed_output("width", extra_w)?];
+        let geometry = Self {
+            n,
+            c_in,
+            input: [h, w],
+            c_out: group_out.checked_mul(spec.groups).ok_or_else(overflow)?,
+            output,
+            kernel: [kh, kw],
+            stride: spec.stride,
+            padding: spec.padding,
+            dilation: spec.dilation,
+            groups: spec.groups,
+            transposed: true,
+        };
+        geometry.checked(weight)
+    }
+
+    /// Itself, if all that is counted fits.
+    fn checked(self, weight: Shape) -> Result<Self> {
+        elements(&self.input_shape())?;
         elements(&weight)?;
-        elements(&geometry.output_shape())?;
-        geometry.macs()?;
-        Ok(geometry)
+        elements(&self.output_shape())?;
+        self.macs()?;
+        Ok(self)
     }
 
     /// [N, C_in, H, W].
@@ -173,14 +256,23 @@ impl ConvGeometry {
         [self.n, self.c_out, self.output[0], self.output[1]]
     }
 
-    /// Products that are summed into one output element, those with padding's zeros included.
-    pub fn products(&self) -> usize {
-        self.c_in / self.groups * self.kernel[0] * self.kernel[1]
+    /// Along an axis, the distance of the taps that an output sees: 1, or `stride / gcd(stride, dilation)` of a transposed
+    /// convolution, where an output sees only those taps that do not fall between the inputs.
+    pub fn period(&self, axis: usize) -> usize {
+        if self.transposed { self.stride[axis] / gcd(self.stride[axis], self.dilation[axis]) } else { 1 }
     }
 
-    /// Multiply-adds, those with padding's zeros included: outputs times [`ConvGeometry::products`].
+    /// Products that are summed into one output element, those with padding's zeros included; the most where outputs differ, as
+    /// those of a transposed convolution do.
+    pub fn products(&self) -> usize {
+        self.c_in / self.groups * self.kernel[0].div_ceil(self.period(0)) * self.kernel[1].div_ceil(self.period(1))
+    }
+
+    /// Multiply-adds: outputs times [`ConvGeometry::products`], so those with padding's zeros included. Of a transposed
+    /// convolution inputs times taps and channels, so those that the padding cuts off included, and no inserted zeros.
     pub fn macs(&self) -> Result<u64> {
-        let factors = [self.n, self.c_out, self.output[0], self.output[1], self.c_in / self.groups, self.kernel[0], self.kernel[1]];
+        let pixels = if self.transposed { self.input } else { self.output };
+        let factors = [self.n, self.c_out, pixels[0], pixels[1], self.c_in / self.groups, self.kernel[0], self.kernel[1]];
         factors
             .iter()
             .try_fold(1u64, |product, &f| product.checked_mul(f as u64))
@@ -258,6 +350,11 @@ impl RoiGeometry {
     }
 }
 
+/// The greatest common divisor of two positive numbers.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,5 +373,22 @@ mod tests {
         let huge = 1 << 31;
         let geometry = ConvGeometry::conv2d(&spec, [0, huge, huge, huge], [1, huge, huge, huge]);
         assert!(matches!(geometry, Err(Error::Overflow { .. })), "{geometry:?}");
+        let axis = Axis { input: usize::MAX, padding: [0, 0], kernel: 3, stride: 2, dilation: 1 };
+        assert!(matches!(axis.transposed_output("width", 0), Err(Error::Overflow { .. })));
+        let axis = Axis { input: 1, padding: [usize::MAX, 1], kernel: 3, stride: 2, dilation: 1 };
+        assert!(matches!(axis.transposed_output("width", 0), Err(Error::Overflow { .. })));
+        let spec = ConvTranspose2dSpec { groups: 1 << 33, ..Default::default() };
+        let geometry = ConvGeometry::conv_transpose2d(&spec, [0, 1 << 33, 1, 1], [1 << 33, 1 << 33, 1, 1]);
+        assert!(matches!(geometry, Err(Error::Overflow { .. })), "{geometry:?}");
+    }
+
+    #[test]
+    fn a_transposed_output_sees_only_its_taps() {
+        let spec = ConvTranspose2dSpec { stride: [2, 4], dilation: [1, 6], output_padding: [1, 5], ..Default::default() };
+        let geometry = ConvGeometry::conv_transpose2d(&spec, [2, 8, 5, 6], [8, 3, 5, 5]).unwrap();
+        assert_eq!(geometry.output_shape(), [2, 3, 14, 50]);
+        assert_eq!([geometry.period(0), geometry.period(1)], [2, 2]);
+        assert_eq!(geometry.products(), 8 * 3 * 3);
+        assert_eq!(geometry.macs().unwrap(), 2 * 8 * 30 * 3 * 25);
     }
 }

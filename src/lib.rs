@@ -59,8 +59,9 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Explanation, Field,
-    FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
-    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Tuned, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformRoiPool, DeformRoiPoolPack,
+    DeformRoiPoolSpec, Explanation, Field, FullyConnected, GroupPart, Inputs, Layer, LayerSpec, Padding, Parameter, Plan, PlanRequest,
+    Precision, PsRoiPool, PsRoiPoolSpec, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Tuned, Workspace,
+    WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};

@@ -641,11 +641,11 @@ fn the_corpus_is_clean_in_every_order() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/torch_dev");
     for seed in SEEDS {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_warpconv"));
-        command.args(["conformance", corpus, "--filter", "^conv2d/", "--deny-skips", "--device", "host", "--checked"]);
+        command.args(["conformance", corpus, "--filter", "^(conv2d|conv_transpose2d)/", "--deny-skips", "--device", "host", "--checked"]);
         // every kernel in one order, the chosen ones in all
         command.args((seed == SEEDS[0]).then_some("--all-kernels"));
         let output = command.args(["--seed", &seed.to_string()]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.ends_with("89 passed, 0 failed, 0 skipped\n"), "seed {seed}:\n{text}");
+        assert!(output.status.success() && text.ends_with("125 passed, 0 failed, 0 skipped\n"), "seed {seed}:\n{text}");
     }
 }

@@ -8,6 +8,10 @@
 #include "async_copy.cuh"
 #include "gemm_tile.cuh"
 
+// How the elements of A are loaded: runs of channels in 16 bytes; one by one, neighbouring threads along the channels or along
+// the pixels.
+enum class GatherKind { kVectors, kChannels, kPixels };
+
 // An output pixel of the batch, numbered image by image and row by row.
 struct Pixel {
     int32_t n, h, w;

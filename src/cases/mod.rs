@@ -2,10 +2,11 @@
 //! and the crate's tests draw from the same table, and so can users who test their own backends.
 
 mod conv2d;
+mod conv_transpose2d;
 mod roi;
 
 use crate::geometry::elements;
-use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
+use crate::layers::{AnyLayer, Conv2dSpec, ConvTranspose2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
 use crate::reference::Array;
 use crate::{DType, Error, Result, Shape};
 use rand::rngs::StdRng;
@@ -62,12 +63,13 @@ pub struct Kind {
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Conv2d(conv2d::Change),
+    ConvTranspose2d(conv_transpose2d::Change),
     Roi(roi::Op, roi::Change),
 }
 
 /// Every kind of awkwardness that random problems are drawn from, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
-    conv2d::kinds().chain(roi::kinds())
+    conv2d::kinds().chain(conv_transpose2d::kinds()).chain(roi::kinds())
 }
 
 fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
@@ -90,6 +92,7 @@ impl Problem {
         let kind = &kinds[(index % kinds.len() as u64) as usize];
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
+            Make::ConvTranspose2d(change) => conv_transpose2d::problem(kind.name, change, &mut rng),
             Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
         }
     }
@@ -103,12 +106,21 @@ impl Problem {
 
     /// A convolution; as [`Problem::new`].
     pub fn conv2d(spec: Conv2dSpec, x: Shape, weight: Shape) -> Self {
-        let slope = [weight[0]];
+        Self::convolution(LayerSpec::Conv2d(spec), x, weight, spec.activation, weight[0])
+    }
+
+    /// A transposed convolution; as [`Problem::new`].
+    pub fn conv_transpose2d(spec: ConvTranspose2dSpec, x: Shape, weight: Shape) -> Self {
+        Self::convolution(LayerSpec::ConvTranspose2d(spec), x, weight, spec.activation, weight[1] * spec.groups)
+    }
+
+    fn convolution(layer: LayerSpec, x: Shape, weight: Shape, activation: crate::Activation, c_out: usize) -> Self {
+        let slope = [c_out];
         let mut shapes: Vec<(&str, &[usize])> = vec![("x", &x), ("weight", &weight)];
-        if spec.activation == crate::Activation::Prelu {
+        if activation == crate::Activation::Prelu {
             shapes.push(("slope", &slope));
         }
-        Self::new(LayerSpec::Conv2d(spec), &shapes)
+        Self::new(layer, &shapes)
     }
 
     /// With a tensor of this name and shape, or without it.
@@ -197,6 +209,7 @@ impl Problem {
         };
         match self.layer {
             LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
+            LayerSpec::ConvTranspose2d(spec) => conv_transpose2d::simpler(self, spec, &mut add),
             _ => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);

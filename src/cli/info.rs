@@ -133,7 +133,10 @@ fn plan_json(plan: &Explanation) -> Value {
 fn describe(spec: &LayerSpec, report: &LayerReport, shapes: &[ParameterShape], plan: &Explanation, format: MemoryFormat) -> String {
     let attributes = json!(spec)["attrs"].to_string();
     let (parameters, operations, bytes) = (&report.parameters, &report.operations, &report.bytes);
-    let (field, count) = (&report.receptive_field, |n: u64| HumanCount(n).to_string());
+    let count = |n: u64| HumanCount(n).to_string();
+    let field = report.receptive_field.map_or("differs from output to output".into(), |field| {
+        format!("{} x {} pixels, {} x {} apart", field.size[0], field.size[1], field.jump[0], field.jump[1])
+    });
     let named: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
     let rows = [
         ("layer", format!("{} {attributes}", spec.op())),
@@ -147,7 +150,7 @@ fn describe(spec: &LayerSpec, report: &LayerReport, shapes: &[ParameterShape], p
         ("reads", BinaryBytes(bytes.read).to_string()),
         ("writes", BinaryBytes(bytes.written).to_string()),
         ("intensity", format!("{:.1} FLOPs a byte", report.arithmetic_intensity)),
-        ("receptive field", format!("{} x {} pixels, {} x {} apart", field.size[0], field.size[1], field.jump[0], field.jump[1])),
+        ("receptive field", field),
         ("plan", plan.to_string().trim_end().replace('\n', "\n                 ")),
     ];
     let shown = rows.iter().filter(|(name, _)| *name != "sampling" || operations.sampling_flops > 0);

@@ -1,8 +1,8 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
-use super::KernelInfo;
 use super::cost::{Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::{KernelInfo, WeightPlace};
 use crate::Element;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
@@ -40,14 +40,12 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout: LAYOUT, pack }
 }
 
-pub(crate) fn pack<T: Element>(geometry: &ConvGeometry, weight: &Parameter) -> Vec<T> {
-    let taps = geometry.kernel[0] * geometry.kernel[1];
-    let channels = geometry.c_in / geometry.groups;
-    let mut packed = Vec::with_capacity(weight.values().len());
-    for tap in 0..taps {
-        for channel in 0..channels {
-            packed.extend((0..geometry.c_out).map(|o| T::from_f32(weight.values()[(o * channels + channel) * taps + tap])));
-        }
+pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let channels = g.c_in / g.groups;
+    let mut packed = vec![T::from_f32(0.0); weight.values().len()];
+    for (index, &value) in weight.values().iter().enumerate() {
+        let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
+        packed[(tap * channels + channel) * g.c_out + group * (g.c_out / g.groups) + output] = T::from_f32(value);
     }
     packed
 }

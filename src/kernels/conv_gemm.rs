@@ -1,8 +1,9 @@
-//! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32).
+//! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
+//! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::KernelInfo;
 use super::cost::{Work, least_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
+use super::{KernelInfo, WeightPlace, conv_transpose};
 use crate::geometry::ConvGeometry;
 use crate::layers::{Parameter, Precision};
 use crate::{DType, Element, MemoryFormat};
@@ -64,29 +65,43 @@ impl Tile {
 
 /// How a problem falls into tiles.
 struct Tiling {
+    /// Output pixels; of a transposed convolution, those of its largest phase.
     rows: usize,
+    /// Column tiles times groups.
+    tiles_of_a_row: usize,
     row_tiles: usize,
-    column_tiles: usize,
-    groups: usize,
-    /// Along k.
+    phases: usize,
+    /// Along k, of all phases.
     steps: usize,
 }
 
 impl Tiling {
     fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
-        let rows = g.n * g.output[0] * g.output[1];
-        let (row_tiles, column_tiles) = (rows.div_ceil(tile.m).max(1), (g.c_out / g.groups).div_ceil(tile.n));
-        Self { rows, row_tiles, column_tiles, groups: g.groups, steps: steps(g, dtype.bytes()) }
+        let apart = if g.transposed { g.stride } else { [1, 1] };
+        let rows = g.n * g.output[0].div_ceil(apart[0]) * g.output[1].div_ceil(apart[1]);
+        Self {
+            rows,
+            tiles_of_a_row: (g.c_out / g.groups).div_ceil(tile.n).saturating_mul(g.groups),
+            row_tiles: rows.div_ceil(tile.m).max(1),
+            phases: apart[0].min(g.output[0]) * apart[1].min(g.output[1]),
+            steps: steps(g, dtype.bytes()),
+        }
     }
 
     fn blocks(&self) -> usize {
-        self.row_tiles.saturating_mul(self.column_tiles).saturating_mul(self.groups)
+        self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
+    }
+
+    /// Steps of all blocks.
+    fn stages(&self) -> f64 {
+        self.row_tiles as f64 * self.tiles_of_a_row as f64 * self.steps as f64
     }
 }
 
-/// Rows of `ROW_BYTES` that hold the products of one sum.
+/// Rows of `ROW_BYTES` that hold the weights of one output channel.
 fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
-    g.products().div_ceil(ROW_BYTES / element_bytes)
+    let per_step = ROW_BYTES / element_bytes;
+    if g.transposed { conv_transpose::steps(g, per_step) } else { g.products().div_ceil(per_step) }
 }
 
 /// A product of tf32 takes tensor cores as long as two of 16 bits.
@@ -117,10 +132,13 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
         return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
     }
+    if g.kernel[0] * g.kernel[1] * channels > i32::MAX as usize {
+        return Err(format!("{channels} channels a group and {:?} taps are above 2^31", g.kernel));
+    }
     if STAGES * tile.stage_bytes() > problem.device.shared_bytes_per_block as usize {
         return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
     }
-    let stages = tiling.blocks() as f64 * tiling.steps as f64;
+    let stages = tiling.stages();
     let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
     let fragments = (tile.m * (tile.n / tile.warp_n) + tile.n * (tile.m / tile.warp_m)) * ROW_BYTES;
     let mut shared_bytes = stages * (tile.stage_bytes() + fragments) as f64;
@@ -165,16 +183,18 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     }
 }
 
-/// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles.
+/// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
+/// steps of a transposed convolution are those of its sub-filters, one after the other.
 fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
-    let (taps, channels, outputs) = (g.kernel[0] * g.kernel[1], g.c_in / g.groups, g.c_out / g.groups);
+    let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
-    let (steps, padded) = (steps(g, size_of::<T>()), outputs.next_multiple_of(TILE_N));
+    let (steps, padded) = (steps(g, size_of::<T>()), (g.c_out / g.groups).next_multiple_of(TILE_N));
     let mut packed = vec![T::from_f32(0.0); g.groups * steps * padded * step];
     for (index, &value) in weight.values().iter().enumerate() {
-        let (tap, channel, o) = (index % taps, index / taps % channels, index / taps / channels);
-        let (group, output, k) = (o / outputs, o % outputs, tap * channels + channel);
-        packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
+        let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
+        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
+        let k = tap * channels + channel;
+        packed[((group * steps + first_step + k / step) * padded + output) * step + k % step] = T::from_f32(value);
     }
     packed
 }
@@ -197,7 +217,8 @@ mod tests {
 
     #[test]
     fn the_manifest_has_these_tiles() {
-        for kernel in family(FAMILY) {
+        let tiled = |kernel: &&KernelInfo| kernel.tag("tile").is_some();
+        for kernel in family(FAMILY).chain(family(conv_transpose::FAMILY)).filter(tiled) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
             assert_eq!(tile.name, format!("{}x{}", tile.m, tile.n));

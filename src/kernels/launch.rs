@@ -1,6 +1,6 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
-use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams};
+use super::params::{ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvTransposeParams};
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, choose, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
@@ -39,6 +39,7 @@ pub(crate) enum KernelParams {
     Conv(ConvParams),
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
+    Transpose(ConvTransposeParams),
 }
 
 impl Default for KernelParams {
@@ -53,6 +54,7 @@ impl KernelParams {
             KernelParams::Conv(params) => params,
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
+            KernelParams::Transpose(params) => &mut params.conv,
         }
     }
 }
@@ -68,7 +70,8 @@ pub(crate) struct Prepared<T> {
     pub alignment: [usize; 2],
     /// Names the order of the packed weight.
     pub layout: &'static str,
-    /// From [C_out][C_in / groups][kh][kw] to that order, rounded once.
+    /// From the layer's order ([C_out][C_in / groups][kh][kw], or [C_in][C_out / groups][kh][kw] of a transposed convolution) to
+    /// that one, rounded once.
     pub pack: fn(&ConvGeometry, &Parameter) -> Vec<T>,
 }
 
@@ -159,10 +162,14 @@ fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>
 /// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
 fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     for axis in 0..2 {
-        let last = (g.output[axis] - 1).checked_mul(g.stride[axis]);
+        // of a transposed convolution, the larger tensor that is padded is the output
+        let (what, image) = if g.transposed { ("the padded output size", g.input) } else { ("the padded input size", g.output) };
+        let last = (image[axis] - 1).checked_mul(g.stride[axis]);
         let taps = (g.kernel[axis] - 1).checked_mul(g.dilation[axis]);
         let reach = last.zip(taps).and_then(|(last, taps)| last.checked_add(taps)?.checked_add(g.padding[axis]));
-        to_i32("the padded input size", reach.unwrap_or(usize::MAX))?;
+        // output_padding may lie beyond the last tap
+        let end = g.output[axis].checked_add(if g.transposed { g.padding[axis] } else { 0 });
+        to_i32(what, reach.zip(end).map_or(usize::MAX, |(reach, end)| reach.max(end)))?;
     }
     to_i32("the number of elements of an output image", elements(&g.output_shape()[1..])?)?;
     Ok(ConvGeometryParams {
@@ -257,6 +264,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
                 KernelParams::Grouped(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+                KernelParams::Transpose(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
             }

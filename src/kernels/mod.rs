@@ -5,6 +5,7 @@ mod conv_depthwise;
 mod conv_direct;
 mod conv_gemm;
 mod conv_grouped;
+pub(crate) mod conv_transpose;
 mod cost;
 pub(crate) mod launch;
 pub(crate) mod params;
@@ -96,6 +97,31 @@ pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Te
         stride_w: stride(w)?,
         reserved: 0,
     })
+}
+
+/// What the elements of a canonical weight belong to: [C_out, C_in / groups, kh, kw], or [C_in, C_out / groups, kh, kw] of a
+/// transposed convolution.
+pub(crate) struct WeightPlace {
+    pub group: usize,
+    /// Output channel of the group.
+    pub output: usize,
+    /// Input channel of the group.
+    pub channel: usize,
+    pub tap: usize,
+}
+
+impl WeightPlace {
+    pub fn of(g: &crate::geometry::ConvGeometry, index: usize) -> Self {
+        let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
+        let (tap, rest) = (index % taps, index / taps);
+        if g.transposed {
+            let (output, channel) = (rest % outputs, rest / outputs);
+            Self { group: channel / channels, output, channel: channel % channels, tap }
+        } else {
+            let (channel, output) = (rest % channels, rest / channels);
+            Self { group: output / outputs, output: output % outputs, channel, tap }
+        }
+    }
 }
 
 /// The tail of a layer, before it is on a device.

@@ -236,6 +236,29 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvTransposeParams {
+    pub conv: ConvParams,
+    pub period_h: i32,
+    pub period_w: i32,
+    pub reach_h: i32,
+    pub reach_w: i32,
+    pub inverse_h: i32,
+    pub inverse_w: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvTransposeParams"][::std::mem::size_of::<ConvTransposeParams>() - 224usize];
+    ["Alignment of ConvTransposeParams"][::std::mem::align_of::<ConvTransposeParams>() - 8usize];
+    ["Offset of field: ConvTransposeParams::conv"][::std::mem::offset_of!(ConvTransposeParams, conv) - 0usize];
+    ["Offset of field: ConvTransposeParams::period_h"][::std::mem::offset_of!(ConvTransposeParams, period_h) - 200usize];
+    ["Offset of field: ConvTransposeParams::period_w"][::std::mem::offset_of!(ConvTransposeParams, period_w) - 204usize];
+    ["Offset of field: ConvTransposeParams::reach_h"][::std::mem::offset_of!(ConvTransposeParams, reach_h) - 208usize];
+    ["Offset of field: ConvTransposeParams::reach_w"][::std::mem::offset_of!(ConvTransposeParams, reach_w) - 212usize];
+    ["Offset of field: ConvTransposeParams::inverse_h"][::std::mem::offset_of!(ConvTransposeParams, inverse_h) - 216usize];
+    ["Offset of field: ConvTransposeParams::inverse_w"][::std::mem::offset_of!(ConvTransposeParams, inverse_w) - 220usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct TransposeParams {
     pub x: u64,
     pub y: u64,

@@ -1,6 +1,6 @@
 //! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
 
-use super::{Conv2d, Conv2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
@@ -174,6 +174,8 @@ macro_rules! kinds {
 kinds! {
     /// [`Conv2d`]
     Conv2d(Conv2dSpec) = "conv2d";
+    /// [`ConvTranspose2d`]
+    ConvTranspose2d(ConvTranspose2dSpec) = "conv_transpose2d";
     /// [`RoiAlign`]
     RoiAlign(RoiAlignSpec) = "roi_align";
     /// [`RoiPool`]

@@ -23,26 +23,32 @@ pub fn conv2d(
     slope: Option<&Array>,
     residual: Option<&Array>,
 ) -> Result<Array> {
-    let channels = weight.shape().first().copied().unwrap_or(0);
-    match (spec.activation, slope) {
-        (Activation::Prelu, None) => {
-            return Err(Error::MissingTensor { op: "conv2d", name: "slope".into(), available: String::new() });
-        }
-        (Activation::Prelu, Some(slope)) => slope.check_shape("slope", &[channels])?,
-        (_, None) => {}
-        (_, Some(_)) => {
-            return Err(Error::UnexpectedTensor { op: "conv2d", name: "slope".into(), known: "a slope with prelu only".into() });
-        }
-    }
+    check_slope("conv2d", spec.activation, slope, weight.shape().first().copied().unwrap_or(0))?;
     let mut y = linear(spec, x, weight, bias, residual)?;
-    if spec.activation != Activation::None && !y.data().is_empty() {
-        let pixels = y.shape()[2] * y.shape()[3];
-        for (plane, values) in y.data_mut().chunks_exact_mut(pixels).enumerate() {
-            let slope = slope.map_or(0.0, |s| s.data()[plane % channels]);
-            values.iter_mut().for_each(|z| *z = activate(spec.activation, *z, slope));
-        }
-    }
+    activate_channels(spec.activation, &mut y, slope);
     Ok(y)
+}
+
+/// Refuses a slope without prelu, a prelu without a slope, and one that is not of shape [channels].
+pub(super) fn check_slope(op: &'static str, activation: Activation, slope: Option<&Array>, channels: usize) -> Result<()> {
+    match (activation, slope) {
+        (Activation::Prelu, None) => Err(Error::MissingTensor { op, name: "slope".into(), available: String::new() }),
+        (Activation::Prelu, Some(slope)) => slope.check_shape("slope", &[channels]),
+        (_, None) => Ok(()),
+        (_, Some(_)) => Err(Error::UnexpectedTensor { op, name: "slope".into(), known: "a slope with prelu only".into() }),
+    }
+}
+
+/// Replaces every z of `[N, C, H, W]` by its activation.
+pub(super) fn activate_channels(activation: Activation, z: &mut Array, slope: Option<&Array>) {
+    if activation == Activation::None || z.data().is_empty() {
+        return;
+    }
+    let (channels, pixels) = (z.shape()[1], z.shape()[2] * z.shape()[3]);
+    for (plane, values) in z.data_mut().chunks_exact_mut(pixels).enumerate() {
+        let slope = slope.map_or(0.0, |s| s.data()[plane % channels]);
+        values.iter_mut().for_each(|z| *z = activate(activation, *z, slope));
+    }
 }
 
 /// The magnitude that rounding errors of [`conv2d`] are measured by: the same on absolute values (|x|, |weight|, |bias|,

@@ -26,12 +26,14 @@ mod activation;
 mod array;
 mod batch_norm;
 mod conv2d;
+mod conv_transpose2d;
 mod rearrange;
 mod roi;
 
 pub use activation::activate;
 pub use array::Array;
 pub use batch_norm::batch_norm;
+pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
@@ -58,6 +60,11 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
             let y = conv2d(spec, x, weight, bias, optional("slope"), residual)?;
             Ok((y, conv2d_scale(spec, x, weight, bias, residual)?))
+        }
+        LayerSpec::ConvTranspose2d(spec) => {
+            let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+            let y = conv_transpose2d(spec, x, weight, bias, optional("slope"), residual)?;
+            Ok((y, conv_transpose2d_scale(spec, x, weight, bias, residual)?))
         }
         LayerSpec::RoiAlign(spec) => {
             let (x, rois) = (needed("x")?, needed("rois")?);

@@ -293,9 +293,9 @@ fn drawings(shown: &Shown<'_>) -> String {
 
 fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let Shown { exhibit, report, outcome, check, .. } = shown;
-    let own = report.receptive_field.size;
-    let mut field = format!("{}\u{a0}×\u{a0}{}", own[0], own[1]);
-    if shown.field != report.receptive_field {
+    let own = report.receptive_field;
+    let mut field = own.map_or("differs from output to output".into(), |own| format!("{}\u{a0}×\u{a0}{}", own.size[0], own.size[1]));
+    if own.is_some_and(|own| shown.field != own) {
         let ReceptiveField { size: [h, w], .. } = shown.field;
         let _ = write!(field, ", through the layers before {h}\u{a0}×\u{a0}{w} of the picture");
     }

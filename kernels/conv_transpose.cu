@@ -1,0 +1,88 @@
+// Transposed convolution by stride phases: no zero is inserted anywhere, and none is multiplied.
+//
+//   y[n, o, p, q] = epilogue( sum over (i, j, c)  x[n, g*C + c, (p + top - i*dh) / sh, (q + left - j*dw) / sw] * w[c, o, i, j] )
+//   over the taps (i, j) for which both quotients are whole and inside x;  C = c_in / groups,  g = o / (c_out / groups)
+//
+// Along one axis with stride s, dilation d and q = gcd(s, d): the outputs that are s apart form a phase, and all see the same
+// taps, namely those with i*d = p + top (mod s): one class of taps, s/q apart, or none at all. The inputs of neighbouring taps
+// of a class lie d/q apart, of neighbouring outputs 1. So, its taps reversed, each of the sh*sw phases is a dense convolution of
+// stride 1 and dilation d/q with its own small filter and padding, onto outputs that lie s apart. Phases without taps (k < s, or
+// q > 1) are the epilogue of 0.
+//
+// conv_transpose: phases as implicit GEMMs (device/implicit_gemm.cuh: tiling, gathers, bound), all in one launch. Neighbouring
+// blocks have the tiles of a group's channels, then the phases, so that those that read the same pixels run together and
+// long phases mix with short ones. Weights are packed class after class, kernel_h*kernel_w taps in all. Where phases differ in
+// size, the tiles beyond the end of the smaller ones have nothing to do.
+// Stores: a phase's pixels are not neighbours. channels_last: runs of channels, 16 bytes a store as ever. contiguous with sw > 1:
+// single elements, sw apart; the phases of a row then meet in L2. What is read (x, once a tap) is most of the traffic.
+//
+// conv_transpose_direct: any configuration, one output element a thread (device/direct.cuh).
+#include "device/direct.cuh"
+#include "device/implicit_gemm.cuh"
+
+// One axis. `period` is stride / gcd(stride, dilation), the distance of the taps that an output sees; `reach` is dilation / gcd,
+// that of their inputs; `inverse` is reach's inverse modulo period.
+struct TransposedAxis {
+    int32_t stride, padding, dilation, kernel;
+    int32_t period, reach, inverse;
+    WC_DEVICE AxisTaps taps(int32_t output) const {
+        const int32_t position = output + padding, phase = position % stride, divisor = stride / period;
+        const int32_t first = phase % divisor == 0 ? (int32_t)((uint32_t)(phase / divisor) * (uint32_t)inverse % (uint32_t)period) : kernel;
+        if (first >= kernel) return {kernel, period, kernel, 0, 0};
+        return {first, period, kernel, (position - first * dilation) / stride, -reach};
+    }
+    WC_DEVICE int32_t classes() const { return period < kernel ? period : kernel; }
+    // The taps of the classes before the one that begins with tap `first`.
+    WC_DEVICE int32_t taps_before(int32_t first) const {
+        const int32_t rest = kernel % period;
+        return first * (kernel / period) + (first < rest ? first : rest);
+    }
+};
+WC_DEVICE TransposedAxis vertical_axis(const ConvTransposeParams& p) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    return {g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, p.period_h, p.reach_h, p.inverse_h};
+}
+WC_DEVICE TransposedAxis horizontal_axis(const ConvTransposeParams& p) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    return {g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, p.period_w, p.reach_w, p.inverse_w};
+}
+
+// A phase of one axis as a convolution of stride 1.
+struct AxisPhase {
+    int32_t outputs, taps, padding;
+};
+WC_DEVICE AxisPhase axis_phase(const TransposedAxis& axis, const AxisTaps& first_output, int32_t index, int32_t outputs) {
+    const int32_t taps = (axis.kernel - first_output.first + axis.period - 1) / axis.period;
+    return {(outputs - index + axis.stride - 1) / axis.stride, taps, (taps - 1) * axis.reach - first_output.position};
+}
+
+template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_transpose(const ConvTransposeParams& p) {
+    constexpr int kK = kRowBytes / sizeof(T);
+    const ConvGeometryParams& g = p.conv.geometry;
+    const int32_t tiles = column_tiles<Tile>(g), phases_w = g.stride_w < g.w_out ? g.stride_w : g.w_out;
+    const int32_t phases = (g.stride_h < g.h_out ? g.stride_h : g.h_out) * phases_w;
+    int32_t rest = (int32_t)blockIdx.x;
+    const int32_t column_tile = rest % tiles;
+    rest /= tiles;
+    const int32_t top = rest % phases / phases_w, left = rest % phases % phases_w; // the phase's first output
+    rest /= phases;
+    const int32_t group = rest % g.groups, row_tile = rest / g.groups;
+
+    const TransposedAxis vertical = vertical_axis(p), horizontal = horizontal_axis(p);
+    const AxisTaps rows = vertical.taps(top), columns = horizontal.taps(left);
+    const AxisPhase h = axis_phase(vertical, rows, top, g.h_out), w = axis_phase(horizontal, columns, left, g.w_out);
+    // The steps of a class begin where the products before it end, plus one for each class before it, as its last may be partial.
+    const int32_t channels = g.c_in / g.groups, classes_w = horizontal.classes();
+    const int32_t taps_before = vertical.taps_before(rows.first) * g.kernel_w + h.taps * horizontal.taps_before(columns.first);
+    const int32_t first_step = taps_before * channels / kK + rows.first * classes_w + columns.first;
+    const int32_t total_steps = g.kernel_h * g.kernel_w * channels / kK + vertical.classes() * classes_w;
+
+    ConvParams phase = p.conv;
+    phase.weight += (int64_t)first_step * tiles * (Tile::kN * kRowBytes);
+    phase.geometry = {g.n, g.c_in, g.h, g.w, g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, p.reach_h, p.reach_w, g.groups};
+    implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
+}
+
+template <typename T, bool kChannelsLast> WC_DEVICE void conv_transpose_direct(const ConvTransposeParams& p) {
+    convolve_directly<T, kChannelsLast>(p.conv, vertical_axis(p), horizontal_axis(p));
+}

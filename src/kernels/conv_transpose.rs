@@ -1,0 +1,161 @@
+//! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs or element by element.
+
+use super::launch::{Family, KernelParams, Prepared, Problem, plan as plan_op};
+use super::params::ConvTransposeParams;
+use super::{Epilogue, KernelInfo, PackedWeights, conv_direct, conv_gemm};
+use crate::error::{Error, Result};
+use crate::geometry::ConvGeometry;
+use crate::layers::{Parameter, Plan, PlanRequest};
+use crate::{Device, Element};
+
+pub(crate) const FAMILY: &str = "conv_transpose";
+/// Products of two numbers up to this fit 32 bits.
+const MAX_PERIOD: usize = 65_535;
+
+/// Along one axis, the classes of taps: those that one phase of the outputs sees. Class c has taps c, c + period, ...
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Classes {
+    kernel: usize,
+    period: usize,
+}
+
+impl Classes {
+    fn new(g: &ConvGeometry, axis: usize) -> Self {
+        Self { kernel: g.kernel[axis], period: g.period(axis) }
+    }
+
+    /// How many have taps.
+    fn count(self) -> usize {
+        self.kernel.min(self.period)
+    }
+
+    /// Taps of a class.
+    fn taps(self, class: usize) -> usize {
+        (self.kernel - class).div_ceil(self.period)
+    }
+
+    /// Taps of the classes before.
+    fn taps_before(self, class: usize) -> usize {
+        class * (self.kernel / self.period) + class.min(self.kernel % self.period)
+    }
+}
+
+/// Steps of `per_step` products that the sub-filters of a group take, each whole ones.
+pub(super) fn steps(g: &ConvGeometry, per_step: usize) -> usize {
+    let products = g.kernel[0] * g.kernel[1] * (g.c_in / g.groups);
+    products / per_step + Classes::new(g, 0).count() * Classes::new(g, 1).count()
+}
+
+/// The first step of the sub-filter that a tap belongs to, and its place there: reversed, as a convolution takes them.
+pub(super) fn place(g: &ConvGeometry, per_step: usize, tap: usize) -> (usize, usize) {
+    let (i, j) = (tap / g.kernel[1], tap % g.kernel[1]);
+    let (rows, columns) = (Classes::new(g, 0), Classes::new(g, 1));
+    let (row, column) = (i % rows.period, j % columns.period);
+    let (height, width) = (rows.taps(row), columns.taps(column));
+    let before = rows.taps_before(row) * g.kernel[1] + height * columns.taps_before(column);
+    let first_step = before * (g.c_in / g.groups) / per_step + row * columns.count() + column;
+    (first_step, (height - 1 - i / rows.period) * width + width - 1 - j / columns.period)
+}
+
+/// The number in 1..modulus (0 for modulus 1) whose product with `value`, coprime to it, is 1 modulo `modulus`.
+fn inverse(value: usize, modulus: usize) -> usize {
+    // extended Euclid: each remainder is value * factor (mod modulus)
+    let (mut a, mut b) = ((modulus as i64, 0i64), ((value % modulus) as i64, 1i64));
+    while b.0 > 1 {
+        let quotient = a.0 / b.0;
+        (a, b) = (b, (a.0 - quotient * b.0, a.1 - quotient * b.1));
+    }
+    b.1.rem_euclid(modulus as i64) as usize
+}
+
+fn is_gemm(kernel: &KernelInfo) -> bool {
+    kernel.tag("tile").is_some()
+}
+
+fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    if is_gemm(kernel) { conv_gemm::cost(kernel, problem) } else { conv_direct::cost(kernel, problem) }
+}
+
+fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let g = &problem.geometry;
+    let period = [g.period(0), g.period(1)];
+    let reach = [0, 1].map(|axis| g.dilation[axis] / (g.stride[axis] / period[axis]));
+    let inverse = [inverse(reach[0], period[0]), inverse(reach[1], period[1])];
+    let params = KernelParams::Transpose(ConvTransposeParams {
+        period_h: period[0] as i32,
+        period_w: period[1] as i32,
+        reach_h: reach[0] as i32,
+        reach_w: reach[1] as i32,
+        inverse_h: inverse[0] as i32,
+        inverse_w: inverse[1] as i32,
+        ..Default::default()
+    });
+    let prepared = if is_gemm(kernel) { conv_gemm::prepare(kernel, problem) } else { conv_direct::prepare(kernel, problem) };
+    Prepared { params, ..prepared }
+}
+
+/// Chooses, packs and loads.
+pub(crate) fn plan<T: Element>(
+    device: &Device,
+    request: &PlanRequest,
+    geometry: ConvGeometry,
+    weight: &Parameter,
+    epilogue: Epilogue<'_>,
+    packed: &PackedWeights,
+) -> Result<Plan<T>> {
+    let period = geometry.period(0).max(geometry.period(1));
+    if period > MAX_PERIOD {
+        return Err(Error::Limit { what: "stride / gcd(stride, dilation)", value: period as u128, limit: MAX_PERIOD as u128 });
+    }
+    plan_op("conv_transpose2d", &[Family { name: FAMILY, cost, prepare }], device, request, geometry, weight, epilogue, packed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::ConvTranspose2dSpec;
+
+    #[test]
+    fn the_inverse_is_one() {
+        for modulus in 1..40 {
+            for value in 1..100 {
+                if (1..=modulus).any(|candidate| candidate * value % modulus == 1 % modulus) {
+                    assert_eq!(inverse(value, modulus) * value % modulus, 1 % modulus, "{value} modulo {modulus}");
+                    assert!(inverse(value, modulus) < modulus);
+                }
+            }
+        }
+    }
+
+    /// Every tap has a place of its own, sub-filters are whole, and none reaches into the next.
+    #[test]
+    fn sub_filters_fill_the_steps() {
+        for (kernel, stride, dilation, c_in) in [
+            (3, 2, 1, 5),
+            (4, 2, 1, 32),
+            (2, 3, 1, 7),
+            (7, 3, 1, 33),
+            (5, 4, 2, 9),
+            (5, 6, 4, 3),
+            (3, 1, 3, 40),
+            (3, 2, 2, 16),
+            (1, 5, 1, 65),
+        ] {
+            let spec = ConvTranspose2dSpec { stride: [stride, 2], dilation: [dilation, 3], ..Default::default() };
+            let g = ConvGeometry::conv_transpose2d(&spec, [1, c_in, 4, 4], [c_in, 1, kernel, 3]).unwrap();
+            let per_step = 16;
+            let mut places: Vec<_> = (0..kernel * 3).map(|tap| place(&g, per_step, tap)).collect();
+            places.sort_unstable();
+            for pair in places.windows(2) {
+                let ((first, last), (next, tap)) = (pair[0], pair[1]);
+                if first == next {
+                    assert_eq!(tap, last + 1, "{g:?}: {places:?}");
+                } else {
+                    assert!(tap == 0 && first + ((last + 1) * c_in).div_ceil(per_step) <= next, "{g:?}: {places:?}");
+                }
+            }
+            let &(first, last) = places.last().unwrap();
+            assert!(places[0] == (0, 0) && first + ((last + 1) * c_in).div_ceil(per_step) <= steps(&g, per_step), "{g:?}: {places:?}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! ConvTranspose2d: transposed convolution, for learned upsampling.
+
+use super::activation::ActivationName;
+use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
+use crate::error::{Error, Result};
+use crate::geometry::{ConvGeometry, divisible, elements, positive, rank4};
+use crate::kernels::{PackedWeights, conv_transpose};
+use crate::numerics::Contract;
+use crate::{DType, Device, Element, Shape};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`ConvTranspose2d`]. PyTorch's semantics, with padding for each side.
+///
+/// ```
+/// use warpconv::ConvTranspose2dSpec;
+/// let spec = ConvTranspose2dSpec { stride: [2, 2], padding: [1; 4], output_padding: [1, 1], ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert!(json.starts_with(r#"{"stride":[2,2],"padding":[1,1,1,1],"output_padding":[1,1],"dilation":[1,1],"groups":1"#));
+/// assert_eq!(serde_json::from_str::<ConvTranspose2dSpec>(r#"{"stride": 2, "padding": 1, "output_padding": 1}"#).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Attributes", into = "Attributes")]
+pub struct ConvTranspose2dSpec {
+    /// Vertical and horizontal distance of the outputs that neighbouring inputs are spread from, at least 1.
+    pub stride: [usize; 2],
+    /// Rows and columns cut off the result at the top, left, bottom and right: the padding of the convolution that this is the
+    /// transpose of.
+    pub padding: [usize; 4],
+    /// Rows at the bottom and columns at the right beyond what the kernel reaches, below stride or dilation: they tell apart the
+    /// input sizes that a strided convolution maps to one output size. They hold bias and residual alone where no tap reaches.
+    pub output_padding: [usize; 2],
+    /// Vertical and horizontal distance of neighbouring taps, at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels, each on its own. Divides C_in.
+    pub groups: usize,
+    /// The nonlinearity at the end.
+    pub activation: Activation,
+}
+
+impl Default for ConvTranspose2dSpec {
+    fn default() -> Self {
+        let activation = Activation::None;
+        Self { stride: [1, 1], padding: [0; 4], output_padding: [0, 0], dilation: [1, 1], groups: 1, activation }
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Attributes {
+    #[serde(deserialize_with = "attributes::pair")]
+    stride: [usize; 2],
+    padding: Padding,
+    #[serde(deserialize_with = "attributes::pair")]
+    output_padding: [usize; 2],
+    #[serde(deserialize_with = "attributes::pair")]
+    dilation: [usize; 2],
+    groups: usize,
+    activation: ActivationName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        ConvTranspose2dSpec::default().into()
+    }
+}
+
+impl From<ConvTranspose2dSpec> for Attributes {
+    fn from(spec: ConvTranspose2dSpec) -> Self {
+        let ConvTranspose2dSpec { stride, padding, output_padding, dilation, groups, activation } = spec;
+        let (activation, alpha) = activation.into_parts();
+        Self { stride, padding: Padding::Explicit(padding), output_padding, dilation, groups, activation, alpha }
+    }
+}
+
+impl TryFrom<Attributes> for ConvTranspose2dSpec {
+    type Error = String;
+    fn try_from(a: Attributes) -> Result<Self, String> {
+        let Padding::Explicit(padding) = a.padding else {
+            return Err("padding \"same\" is not defined for a transposed convolution".into());
+        };
+        let activation = Activation::from_parts(a.activation, a.alpha)?;
+        let Attributes { stride, output_padding, dilation, groups, .. } = a;
+        Ok(Self { stride, padding, output_padding, dilation, groups, activation })
+    }
+}
+
+impl ConvTranspose2dSpec {
+    /// Whether these attributes can be applied with a weight [C_in, C_out / groups, kh, kw].
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a stride, dilation or groups of 0, an output_padding that is not below stride or dilation, or a
+    /// weight without channels or taps; [`Error::Divisibility`] when the groups do not divide C_in.
+    pub fn check_weight(&self, weight: Shape) -> Result<()> {
+        positive("stride", self.stride[0].min(self.stride[1]))?;
+        positive("dilation", self.dilation[0].min(self.dilation[1]))?;
+        positive("groups", self.groups)?;
+        for axis in 0..2 {
+            if self.output_padding[axis] >= self.stride[axis].max(self.dilation[axis]) {
+                let value = format!("{:?} with stride {:?} and dilation {:?}", self.output_padding, self.stride, self.dilation);
+                let requirement = "below the stride or the dilation of its axis";
+                return Err(Error::Attribute { name: "output_padding", value, requirement });
+            }
+        }
+        let [c_in, group_out, kh, kw] = weight;
+        positive("C_in", c_in)?;
+        positive("C_out / groups", group_out)?;
+        positive("kernel height", kh)?;
+        positive("kernel width", kw)?;
+        divisible("C_in", c_in, "groups", self.groups)
+    }
+}
+
+/// Transposed convolution with its tail: each input pixel is spread over the outputs that a convolution would have gathered it
+/// for. `x[n,c,p,q] * w[c,o,i,j]` is added at row `p*sh + i*dh - top`, column `q*sw + j*dw - left` of channel
+/// `g(c)*C_out/groups + o`, with group `g(c) = c / (C_in / groups)`; then `y = activation(z + bias + residual)`.
+///
+/// The output has `(H - 1)*sh + dh*(kh - 1) + 1 + output_padding - top - bottom` rows, the columns alike.
+///
+/// **It is not an inverse.** Written as a matrix on the flattened image, it is the transpose of the matrix of the [`super::Conv2d`]
+/// with the same weight, stride, padding and dilation: it restores that convolution's input *shape*, not its values. (Hence
+/// "deconvolution" is a misnomer.) So `<conv(x), y> = <x, conv_transpose(y)>`, and the gradient of a convolution by its input is
+/// this layer.
+///
+/// # How it relates to zeros that are inserted
+/// The same result comes from inserting `s - 1` zeros between the input's pixels, a border of zeros and the flipped filter at
+/// stride 1. With a border of `k - 1 - p` zeros on a side that is the layer with padding `p`. A border of `s - 1` zeros, which gives
+/// `s*n + (s - k)` outputs for `n` inputs, is the layer with padding `k - s` on each side, since `k - 1 - (k - s) = s - 1`. Where
+/// `k < s` that padding is negative: such a border reaches beyond all taps. The layer with padding 0 and output_padding
+/// `s - k` then has `s*n` outputs, and the other form the same with `s - k` more at the front, where no tap reaches either.
+/// The kernels insert nothing: they compute each of the `sh*sw` phases of the output as a small dense convolution (kernels/conv_transpose.cu).
+///
+/// [`bilinear_kernel`] initialises it as an upsampler.
+///
+/// Sources: Zeiler et al., "Deconvolutional Networks", 2010; Dumoulin and Visin, "A guide to convolution arithmetic for deep
+/// learning", 2016; PyTorch `torch.nn.ConvTranspose2d`.
+///
+/// ```
+/// use warpconv::{ConvTranspose2d, ConvTranspose2dSpec, Device, Inputs, Layer, Parameter, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let device = Device::best()?;
+/// let x = Tensor::from_slice(&device, [1, 1, 2, 2], &[1f32, 2., 3., 4.])?;
+/// let spec = ConvTranspose2dSpec { stride: [2, 2], ..Default::default() };
+/// let spread = ConvTranspose2d::new(spec, Parameter::new(&[1, 1, 2, 2], &[1f32, 10., 100., 1000.])?)?;
+/// let y = spread.forward(&Inputs::new(&x))?;
+/// assert_eq!(y.shape(), [1, 1, 4, 4]);
+/// assert_eq!(y.to_vec()?[..8], [1., 10., 2., 20., 100., 1000., 200., 2000.]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConvTranspose2d {
+    spec: ConvTranspose2dSpec,
+    weight: Parameter,
+    weight_shape: Shape,
+    tail: Tail,
+    packed: PackedWeights,
+}
+
+impl ConvTranspose2d {
+    /// A transposed convolution with a weight [C_in, C_out / groups, kh, kw], without bias.
+    ///
+    /// # Errors
+    /// [`Error::Rank`], and what [`ConvTranspose2dSpec::check_weight`] refuses; [`Error::Overflow`].
+    pub fn new(spec: ConvTranspose2dSpec, weight: Parameter) -> Result<Self> {
+        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
+            name: "weight",
+            shape: weight.shape().to_vec(),
+            expected: 4,
+            meaning: "[C_in, C_out / groups, kernel height, kernel width]",
+        })?;
+        spec.check_weight(weight_shape)?;
+        let c_out = weight_shape[1].checked_mul(spec.groups);
+        let overflow = || Error::Overflow { what: "C_out", values: format!("weight {weight_shape:?}, groups {}", spec.groups) };
+        let tail = Tail::new("conv_transpose2d", c_out.ok_or_else(overflow)?, spec.activation);
+        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
+    }
+
+    /// Adds a bias `[C_out]`.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
+        self.tail.set_bias(bias)?;
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Adds the slope `[C_out]` that [`Activation::Prelu`] needs.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
+    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
+        self.tail.set_slope(slope)?;
+        self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Its attributes.
+    pub fn attributes(&self) -> &ConvTranspose2dSpec {
+        &self.spec
+    }
+
+    /// Its weight [C_in, C_out / groups, kh, kw].
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
+    /// Its bias `[C_out]`.
+    pub fn bias(&self) -> Option<&Parameter> {
+        self.tail.bias.as_ref()
+    }
+
+    /// Its prelu slope `[C_out]`.
+    pub fn slope(&self) -> Option<&Parameter> {
+        self.tail.slope.as_ref()
+    }
+
+    /// The geometry on an input of shape `x`.
+    ///
+    /// # Errors
+    /// As [`ConvGeometry::conv_transpose2d`].
+    pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
+        ConvGeometry::conv_transpose2d(&self.spec, x, self.weight_shape)
+    }
+}
+
+impl Layer for ConvTranspose2d {
+    fn spec(&self) -> LayerSpec {
+        LayerSpec::ConvTranspose2d(self.spec)
+    }
+
+    fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        Ok(self.geometry(request.x)?.output_shape())
+    }
+
+    fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
+        self.tail.check_complete()?;
+        let geometry = self.geometry(request.x)?;
+        conv_transpose::plan(device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
+    }
+}
+
+impl Kind for ConvTranspose2d {
+    type Spec = ConvTranspose2dSpec;
+    const SIGNATURE: Signature = Signature { parameters: &["weight", "bias", "slope"], inputs: &["x", "residual"] };
+
+    fn build(spec: ConvTranspose2dSpec, parameters: &mut Named) -> Result<Self> {
+        let mut layer = ConvTranspose2d::new(spec, parameters.take("weight")?)?;
+        layer.tail = layer.tail.take("bias", "slope", parameters)?;
+        Ok(layer)
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
+        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+    }
+
+    fn typical_parameters(spec: &ConvTranspose2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
+        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
+        let tail = Tail::typical_parameters(spec.activation, weight[1].saturating_mul(spec.groups));
+        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+    }
+
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.tail.gain());
+        Ok(contract.exact(self.spec.activation.keeps_exactness()))
+    }
+}
+
+/// The filter [kernel, kernel] with which a [`ConvTranspose2d`] of this stride upsamples bilinearly: the product of two tents,
+/// `1 - |i - (kernel - 1) / 2| / stride` where that is positive.
+///
+/// The usual size is `kernel = 2 * stride - stride % 2`, with padding `(kernel - stride) / 2`. Away from the border, beyond which
+/// there are zeros, this interpolates as bilinear upsampling without aligned corners does; as a layer it can go on to learn. For
+/// all channels alike it is a weight [C, 1, kernel, kernel] with `groups` C.
+///
+/// Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015.
+///
+/// ```
+/// use warpconv::layers::bilinear_kernel;
+/// use warpconv::{ConvTranspose2d, ConvTranspose2dSpec, Device, Inputs, Layer, Parameter, Tensor};
+/// # fn main() -> warpconv::Result<()> {
+/// let weight = Parameter::new(&[1, 1, 4, 4], &bilinear_kernel(4, 2)?)?;
+/// let upsampler = ConvTranspose2d::new(ConvTranspose2dSpec { stride: [2, 2], padding: [1; 4], ..Default::default() }, weight)?;
+/// let x = Tensor::from_slice(&Device::best()?, [1, 1, 3, 3], &[0f32, 4., 8., 0., 4., 8., 0., 4., 8.])?;
+/// let y = upsampler.forward(&Inputs::new(&x))?;
+/// assert_eq!(y.shape(), [1, 1, 6, 6]);
+/// assert_eq!(y.to_vec()?[12..17], [0., 1., 3., 5., 7.]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Attribute`] for a stride of 0, or a kernel below `2 * stride - 1`: its weights would not add up to 1 everywhere;
+/// [`Error::Overflow`].
+pub fn bilinear_kernel(kernel: usize, stride: usize) -> Result<Vec<f32>> {
+    positive("stride", stride)?;
+    if kernel.saturating_add(1) / 2 < stride {
+        let value = format!("{kernel} with stride {stride}");
+        return Err(Error::Attribute { name: "kernel", value, requirement: "at least 2 * stride - 1" });
+    }
+    elements(&[kernel, kernel])?;
+    let centre = (kernel as f64 - 1.0) / 2.0;
+    let tent: Vec<f64> = (0..kernel).map(|i| (1.0 - (i as f64 - centre).abs() / stride as f64).max(0.0)).collect();
+    Ok(tent.iter().flat_map(|row| tent.iter().map(move |column| (row * column) as f32)).collect())
+}
