@@ -212,6 +212,7 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
                     for (int32_t q = 0; q < q_end; ++q) {
                         const Neighbours row = load_vector<1>(table + q).at[0];
                         if (row.low < 0) continue;
+#pragma unroll 1
                         for (int32_t r = 0; r < r_end; ++r) {
                             const Neighbours column = load_vector<1>(table + kChunk + r).at[0];
                             if (column.low >= 0) x.add(result, row, column);
@@ -223,6 +224,7 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
             for (int32_t q = down.begin; q < down.end; ++q) {
                 const Neighbours row = rows.sample(q);
                 if (row.low < 0) continue;
+#pragma unroll 1
                 for (int32_t r = across.begin; r < across.end; ++r) {
                     const Neighbours column = columns.sample(r);
                     if (column.low >= 0) x.add(result, row, column);
