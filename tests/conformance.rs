@@ -5,7 +5,7 @@ use std::process::Command;
 use warpconv::{Device, DeviceKind};
 
 /// An op and its cases, valid ones and those that must be refused.
-const OPS: [(&str, usize); 2] = [("conv2d", 71 + 18), ("deform_conv2d", 22 + 7)];
+const OPS: [(&str, usize); 3] = [("conv2d", 71 + 18), ("conv_transpose2d", 29 + 7), ("deform_conv2d", 22 + 7)];
 
 /// Runs the cases of an op, which must all pass; fails with all of the output.
 fn conformance((op, cases): (&str, usize), options: &[&str]) {
