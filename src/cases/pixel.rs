@@ -118,7 +118,8 @@ fn upsample(rng: &mut StdRng, vectors: bool) -> Problem {
         _ if vectors => UpsampleSize::Output([rng.random_range(1..20), pick(rng, &[8, 16, 24])]),
         0 => UpsampleSize::Output([rng.random_range(1..30), rng.random_range(1..30)]),
         1 => UpsampleSize::Scale([pick(rng, &[1, 2, 3, 4]) as f64, pick(rng, &[1, 2, 3, 4]) as f64]),
-        _ => UpsampleSize::Scale([rng.random_range(1.0..3.0), rng.random_range(1.0..3.0)]),
+        // of few digits: JSON keeps every bit of them
+        _ => UpsampleSize::Scale([100, 100].map(|least| f64::from(rng.random_range(least..300)) / 100.0)),
     };
     let layer = LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size, align_corners: rng.random() });
     with_margins(Problem::new(layer, &[("x", &[rng.random_range(0..3), channels, image[0], image[1]])]), rng)
