@@ -26,6 +26,25 @@ fn folder(picture: &RgbImage, format: ImageFormat) -> (TempDir, PathBuf, PathBuf
     (folder, image, out)
 }
 
+/// The sections of the page.
+const KINDS: [&str; 11] = [
+    "dense",
+    "strides-and-padding",
+    "pointwise",
+    "grouped",
+    "depthwise",
+    "dilated",
+    "transposed",
+    "sub-pixel",
+    "separable",
+    "deformable",
+    "regions",
+];
+
+/// Exhibits whose sampling is drawn over their input.
+const OVERLAYS: [&str; 7] =
+    ["deform-lens", "deform-lens-undone", "deform-edges", "deform-predicted", "roi-align", "roi-deformable", "roi-unrolled"];
+
 /// What stands in double quotes behind each `name=` of the page.
 fn attributes<'a>(html: &'a str, name: &str) -> Vec<&'a str> {
     html.split(&format!(" {name}=\"")).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
@@ -55,8 +74,19 @@ fn a_page_that_stands_alone() {
         assert_eq!(html.matches("<img ").count(), attributes(&html, "alt").len());
         assert!(html.contains("a &lt;picture&gt; &amp; more") && !html.contains("<picture>"), "names are escaped");
         assert!(!html.contains("class=\"bad\"") && !html.contains(">NaN") && !html.contains(" NaN"), "every output is within its bound");
-        for kind in ["dense", "pointwise", "grouped", "depthwise", "dilated"] {
+        for kind in KINDS {
             assert!(unique.contains(kind), "no section {kind}");
+        }
+        // every card says how far it is from the oracle, and that this is near enough
+        let cards = html.matches("<article ").count();
+        assert_eq!(html.matches("<dt>Largest error</dt>").count(), cards);
+        assert_eq!(html.matches("<span class=\"good\">").count(), cards);
+        for exhibit in OVERLAYS {
+            let card = html.split("<article ").find(|card| card.starts_with(&format!("id=\"{exhibit}\""))).unwrap();
+            let drawn: Vec<&str> = card.split("<svg class=\"over\"").skip(1).map(|svg| svg.split("</svg>").next().unwrap()).collect();
+            assert_eq!(drawn.len(), 1, "{exhibit}");
+            assert!(drawn[0].contains("after dots") || drawn[0].contains('z'), "{exhibit}: {}", drawn[0]);
+            assert!(!drawn[0].contains("NaN") && !drawn[0].contains("inf"), "{exhibit}: {}", drawn[0]);
         }
 
         let files: Vec<PathBuf> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -75,6 +105,13 @@ fn a_page_that_stands_alone() {
         // wavelet details and the last smooth picture add up to the picture, in f32 and 8 bits exactly
         assert_eq!(image::open(out.join("dilated-sum.png")).unwrap().to_rgb8(), back);
         assert_eq!(image::open(out.join("padding-four-sides.png")).unwrap().width(), 52 + 32 + 16);
+        // 52 x 37 is 13 x 9 on the small picture, and 52 x 36 where sides must be even
+        let size = |name: &str| image::image_dimensions(out.join(name)).unwrap();
+        assert_eq!([size("transposed-bilinear.png"), size("sub-pixel-bicubic.png")], [(4 * 13, 4 * 9), (3 * 13, 3 * 9)]);
+        assert_eq!([size("focus-slices-4.png"), size("roi-unrolled.png")], [(26, 18), (288, 24)]);
+        // shuffled slices are the picture, without the odd row
+        let even = image::imageops::crop_imm(&back, 0, 0, 52, 36).to_image();
+        assert_eq!(image::open(out.join("focus-shuffled-back.png")).unwrap().to_rgb8(), even);
     }
 }
 

@@ -1,7 +1,15 @@
 //! What the gallery shows: one entry for each convolution. A new kind of layer is a new section and its entries.
 
+mod deformable;
+mod regions;
+mod separable;
+mod sub_pixel;
+mod transposed;
+
 use super::filters::{Kernel, LUMA, depthwise, each_channel, groups_of_three, matrix, of_brightness};
-use super::pictures::Tone;
+use super::overlay::Overlay;
+use super::pictures::{Planes, Tone};
+use super::run::Values;
 use std::collections::BTreeMap;
 use warpconv::{Activation, AnyLayer, Conv2dSpec, DType, LayerSpec, MemoryFormat, Padding, Parameter, Result};
 
@@ -24,11 +32,33 @@ pub struct Exhibit {
     pub input: Vec<Part>,
     /// Added before the activation.
     pub residual: Option<Part>,
+    /// Where a deformable layer samples, and by what it multiplies its samples. Both are f32 in every dtype.
+    pub offset: Option<Operand>,
+    pub mask: Option<Operand>,
+    /// The regions that a layer pools, for a picture of this height and width.
+    pub rois: Option<fn([usize; 2]) -> Rois>,
     pub dtype: DType,
     pub format: MemoryFormat,
     pub panels: Vec<Panel>,
+    /// Drawn over the input.
+    pub overlay: Option<Overlay>,
     /// Runs it in every dtype and format besides.
     pub every_type: bool,
+}
+
+/// The name of the regions among the inputs of a layer.
+pub const ROIS: &str = "rois";
+
+/// Batch index, x1, y1, x2, y2 of each.
+pub type Rois = Vec<[f32; 5]>;
+
+/// A tensor that a layer reads besides its input.
+#[derive(Debug, Clone, Copy)]
+pub enum Operand {
+    /// Of a layer before.
+    Of(Part),
+    /// From the layer's input.
+    Computed(fn(&Planes) -> Values),
 }
 
 /// A layer, and the tensors that it is made of by their names.
@@ -56,6 +86,8 @@ pub struct Part {
 pub enum Source {
     /// The picture in red, green and blue.
     Picture,
+    /// The picture without its last row or column where their number is odd.
+    EvenPicture,
     /// The output of an earlier exhibit.
     Output(&'static str),
 }
@@ -80,9 +112,13 @@ impl Exhibit {
             model,
             input: vec![PICTURE],
             residual: None,
+            offset: None,
+            mask: None,
+            rois: None,
             dtype: DType::F32,
             format: MemoryFormat::Contiguous,
             panels: vec![Panel { caption: "output", channels: RGB, tone: Tone::Plain }],
+            overlay: None,
             every_type: false,
         }
     }
@@ -93,6 +129,14 @@ impl Exhibit {
 
     fn plus(self, residual: Part) -> Self {
         Self { residual: Some(residual), ..self }
+    }
+
+    fn sampled_at(self, offset: Operand) -> Self {
+        Self { offset: Some(offset), ..self }
+    }
+
+    fn drawn_over(self, overlay: Overlay) -> Self {
+        Self { overlay: Some(overlay), ..self }
     }
 
     fn run_as(self, dtype: DType, format: MemoryFormat) -> Self {
@@ -129,7 +173,19 @@ fn per_channel() -> Conv2dSpec {
 
 /// Every section, in the order of the page.
 pub fn sections() -> Result<Vec<Section>> {
-    Ok(vec![dense()?, strides_and_padding()?, pointwise()?, grouped()?, depthwise_section()?, dilated()?])
+    Ok(vec![
+        dense()?,
+        strides_and_padding()?,
+        pointwise()?,
+        grouped()?,
+        depthwise_section()?,
+        dilated()?,
+        transposed::section()?,
+        sub_pixel::section()?,
+        separable::section()?,
+        deformable::section()?,
+        regions::section()?,
+    ])
 }
 
 const F32: DType = DType::F32;

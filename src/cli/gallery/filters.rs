@@ -137,6 +137,11 @@ pub fn of_brightness(kernels: &[Kernel]) -> Result<Parameter> {
     weight(kernels.len(), &mixed.collect::<Vec<_>>())
 }
 
+/// Red, green and blue by their shares through one kernel: [1, 3, kh, kw].
+pub fn of_channels(kernel: &Kernel, shares: [f32; 3]) -> Result<Parameter> {
+    weight(1, &shares.map(|share| kernel.clone().scaled(share)))
+}
+
 /// One group of three channels for each kernel, which each of them goes through: [3 * kernels, 3, kh, kw].
 pub fn groups_of_three(kernels: &[Kernel]) -> Result<Parameter> {
     let diagonal = |kernel: &Kernel| (0..9).map(|at| kernel.clone().scaled(if at / 3 == at % 3 { 1.0 } else { 0.0 })).collect::<Vec<_>>();

@@ -2,17 +2,19 @@
 
 mod exhibits;
 mod filters;
+mod overlay;
 mod page;
 mod pictures;
 mod portrait;
 mod run;
 
 use super::{DeviceArgs, Verdict, note, print, progress};
-use exhibits::{Exhibit, Part, Source};
+use exhibits::{Exhibit, Operand, Part, ROIS, Source};
 use image::RgbImage;
+use overlay::Drawn;
 use pictures::{Picture, Planes, Tone};
 use portrait::Portrait;
-use run::{Check, Outcome};
+use run::{Check, Outcome, Values};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,8 +45,9 @@ struct Shown<'a> {
     exhibit: &'a Exhibit,
     portrait: Portrait,
     report: LayerReport,
-    /// What an output pixel sees of the picture itself, through the layers before this one.
-    field: ReceptiveField,
+    /// What an output pixel sees of the picture itself, through the layers before this one, where that is the same for all.
+    field: Option<ReceptiveField>,
+    overlay: Option<Drawn>,
     outcome: Outcome,
     check: Check,
     panels: Vec<Rendered>,
@@ -85,7 +88,8 @@ impl Rendered {
 struct Run<'a> {
     exhibit: &'a Exhibit,
     operands: run::Operands,
-    field: ReceptiveField,
+    /// What an output pixel sees of the picture, where that is the same for all.
+    field: Option<ReceptiveField>,
     outcome: Outcome,
     curves: Option<Vec<Vec<f32>>>,
     types: Vec<(DType, MemoryFormat, Outcome)>,
@@ -125,7 +129,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let failed: Vec<&str> = shown.iter().filter(|s| s.failures() > 0).map(|s| s.exhibit.name).collect();
     let spent: Duration = shown.iter().map(|s| s.outcome.time).sum();
     note(format_args!(
-        "{} convolutions, {:.2} s in their kernels, {:.1} s in all",
+        "{} layers, {:.2} s in their kernels, {:.1} s in all",
         shown.len(),
         spent.as_secs_f64(),
         start.elapsed().as_secs_f64()
@@ -146,9 +150,13 @@ impl Shown<'_> {
 }
 
 /// The planes of a part of an input, and what their pixels have seen of the picture.
-fn part(part: &Part, picture: &Planes, runs: &[Run<'_>]) -> (Planes, ReceptiveField) {
+fn part(part: &Part, picture: &Planes, runs: &[Run<'_>]) -> (Planes, Option<ReceptiveField>) {
     let (planes, field) = match part.source {
-        Source::Picture => (picture, ReceptiveField::input()),
+        Source::Picture => (picture, Some(ReceptiveField::input())),
+        Source::EvenPicture => {
+            let [_, height, width] = picture.shape;
+            return (picture.crop(height & !1, width & !1), Some(ReceptiveField::input()));
+        }
         Source::Output(name) => {
             let run = runs.iter().find(|run| run.exhibit.name == name).expect("an exhibit comes after those whose output it reads");
             (&run.outcome.y, run.field)
@@ -160,39 +168,59 @@ fn part(part: &Part, picture: &Planes, runs: &[Run<'_>]) -> (Planes, ReceptiveFi
 fn run_exhibit<'a>(device: &Device, exhibit: &'a Exhibit, picture: &Planes, runs: &[Run<'_>]) -> Result<Run<'a>> {
     let parts: Vec<_> = exhibit.input.iter().map(|p| part(p, picture, runs)).collect();
     // of several layers that are read, the one that sees most
-    let below = parts.iter().map(|(_, field)| *field).max_by_key(|field| field.size).unwrap_or(ReceptiveField::input());
+    let below: Option<Vec<ReceptiveField>> = parts.iter().map(|(_, field)| *field).collect();
+    let below = below.and_then(|fields| fields.into_iter().max_by_key(|field| field.size));
     let x = Planes::concatenate(&parts.into_iter().map(|(planes, _)| planes).collect::<Vec<_>>());
     let Exhibit { model, dtype, format, .. } = exhibit;
-    let (shape, kernel) = (x.shape, portrait::portrait(&model.layer, run::shape(&x), false)?.kernel);
-    let mut operands = run::Operands::from([("x", x)]);
-    if let Some(residual) = &exhibit.residual {
-        operands.insert("residual", part(residual, picture, runs).0);
+    let shape = x.shape;
+    let mut operands = run::Operands::new();
+    let operand = |operand: &Operand| match operand {
+        Operand::Of(of) => part(of, picture, runs).0.into(),
+        Operand::Computed(compute) => compute(&x),
+    };
+    for (name, values) in [("offset", exhibit.offset.as_ref().map(operand)), ("mask", exhibit.mask.as_ref().map(operand))] {
+        operands.extend(values.map(|values| (name, values)));
     }
+    if let Some(residual) = &exhibit.residual {
+        operands.insert("residual", part(residual, picture, runs).0.into());
+    }
+    if let Some(rois) = exhibit.rois {
+        let rois = rois([shape[1], shape[2]]);
+        operands.insert(ROIS, Values { shape: vec![rois.len(), 5], values: rois.into_flattened() });
+    }
+    operands.insert("x", x.into());
     let run_as = |dtype, format| run::run(device, &model.layer, &operands, dtype, format);
     let outcome = run_as(*dtype, *format)?;
     let every = DType::ALL.into_iter().flat_map(|dtype| MemoryFormat::ALL.map(|format| (dtype, format)));
     let types = every.filter(|_| exhibit.every_type).map(|(dtype, format)| Ok((dtype, format, run_as(dtype, format)?)));
     let types = types.collect::<Result<_>>()?;
-    let curves = (kernel == [1, 1] && shape[0] == 3 && outcome.y.shape[1..] == shape[1..]).then(|| run::ramp(device, exhibit));
-    let field = portrait::field_on_top(&model.layer, below, kernel)?;
-    Ok(Run { exhibit, field, outcome, types, curves: curves.transpose()?, operands })
+    let pixelwise = portrait::is_pointwise(&model.layer) && shape[0] == 3 && outcome.y.shape[1..] == shape[1..];
+    let curves = pixelwise.then(|| run::ramp(device, exhibit)).transpose()?;
+    let own = report(exhibit, &operands)?.receptive_field;
+    let field = portrait::field_on_top(own, below);
+    Ok(Run { exhibit, field, outcome, types, curves, operands })
+}
+
+/// What the layer costs, and what it sees.
+fn report(exhibit: &Exhibit, operands: &run::Operands) -> Result<LayerReport> {
+    let Exhibit { model, dtype, residual, mask, .. } = exhibit;
+    let cost = analysis::Operands::new(*dtype).residual(residual.is_some()).mask(mask.is_some());
+    analysis::analyse(&model.layer.spec(), &model.layer.parameter_shapes(), &run::request(operands), cost)
 }
 
 /// Checks, counts and draws.
 fn show(run: Run<'_>) -> Result<Shown<'_>> {
     let Run { exhibit, operands, field, outcome, curves, types } = run;
     let Exhibit { model, dtype, .. } = exhibit;
-    let x = run::shape(&operands["x"]);
-    let residual = operands.contains_key("residual");
     let check = |dtype, y: &Planes| run::check(model, &operands, dtype, y);
     let types = types.into_iter().map(|(dtype, format, outcome)| Ok(TypeRow { dtype, format, check: check(dtype, &outcome.y)?, outcome }));
-    let cost = analysis::Operands::new(*dtype).residual(residual).mask(operands.contains_key("mask"));
     Ok(Shown {
-        portrait: portrait::portrait(&model.layer, x, residual)?,
-        report: analysis::analyse(&model.layer.spec(), &model.layer.parameter_shapes(), &x.into(), cost)?,
+        portrait: portrait::portrait(&model.layer, &operands)?,
+        report: report(exhibit, &operands)?,
         check: check(*dtype, &outcome.y)?,
         panels: render(exhibit, &outcome.y)?,
         types: types.collect::<Result<_>>()?,
+        overlay: exhibit.overlay.map(|overlay| overlay.draw(&operands)),
         exhibit,
         field,
         outcome,

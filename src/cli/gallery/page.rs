@@ -1,13 +1,15 @@
 //! The page: one HTML file that needs nothing beside it.
 
 use super::exhibits::{Exhibit, Panel, Part, Section, Source};
+use super::overlay::Drawn;
 use super::pictures::{Picture, Tone};
+use super::portrait::Drawing;
 use super::run::Check;
 use super::{Rendered, Shown, portrait};
 use std::fmt::Write;
 use std::time::Duration;
-use warpconv::analysis::ReceptiveField;
-use warpconv::{Device, DeviceKind, Layer};
+use warpconv::analysis::{Operations, ReceptiveField};
+use warpconv::{Device, DeviceKind, Layer, Shape};
 
 /// What the page is made of.
 pub struct Content<'a> {
@@ -71,7 +73,7 @@ fn before<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<Before<'a>> {
         return None;
     }
     match first.source {
-        Source::Picture => Some(picture()),
+        Source::Picture | Source::EvenPicture => Some(picture()),
         Source::Output(name) => {
             let shown = content.shown.iter().find(|shown| shown.exhibit.name == name)?;
             let at = shown.exhibit.panels.iter().position(|panel| shows(panel, &first, shown))?;
@@ -135,7 +137,7 @@ fn introduction(content: &Content<'_>) -> String {
         .map(|(id, title)| format!("<a href=\"#{id}\">{}</a>", escape(title)))
         .collect();
     let tiles: String = [
-        (format!("{}", shown.len()), format!("convolutions of {} kinds", content.sections.len())),
+        (format!("{}", shown.len()), format!("layers of {} kinds", content.sections.len())),
         (count(macs), "multiply-adds".into()),
         (duration(time), format!("in the kernels, on device {}", escape(&device.to_string()))),
         (format!("{worst:.2}"), format!("of the error bound at worst: {verdict}")),
@@ -182,7 +184,8 @@ fn section_of(content: &Content<'_>, section: &Section) -> String {
 
 fn card(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let exhibit = shown.exhibit;
-    let mut html = format!("<article id=\"{}\" class=\"{}\">\n", exhibit.name, if shown.panels.len() > 1 { "wide" } else { "single" });
+    let wide = shown.panels.len() > 1 || shown.overlay.is_some();
+    let mut html = format!("<article id=\"{}\" class=\"{}\">\n", exhibit.name, if wide { "wide" } else { "single" });
     let _ = writeln!(html, "<div class=\"pictures\">{}{}</div>", pictures(content, shown), legend(shown));
     let _ = write!(
         html,
@@ -196,11 +199,12 @@ fn card(content: &Content<'_>, shown: &Shown<'_>) -> String {
     html + "</article>\n"
 }
 
-/// The output over the input where both have one proportion, else both side by side; several panels as tiles.
+/// The output over the input where both have one proportion, else both side by side; several panels, or one whose input has been
+/// drawn on, as tiles.
 fn pictures(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let exhibit = shown.exhibit;
     let before = before(content, exhibit).or_else(|| with_picture(content, exhibit));
-    if let ([only], Some(before)) = (shown.panels.as_slice(), &before)
+    if let ([only], Some(before), None) = (shown.panels.as_slice(), &before, &shown.overlay)
         && let Some(html) = slider(shown, only, before)
     {
         return html;
@@ -208,31 +212,58 @@ fn pictures(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let panels = exhibit.panels.iter().zip(&shown.panels);
     let output = |(panel, rendered): (&Panel, &Rendered)| {
         let alt = format!("{}, {}", exhibit.title, panel.caption);
-        let image = format!(
-            "<img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}\">",
-            rendered.data_uri,
-            rendered.width,
-            rendered.height,
-            escape(&alt)
-        );
-        tile(&image, rendered, panel.caption)
+        tile(&image(rendered, &alt), [rendered.width, rendered.height], panel.caption)
     };
-    let input = before.map(|before| {
-        let image = format!("<div class=\"picture {}\" role=\"img\" aria-label=\"{}\"></div>", before.class, escape(&before.caption));
-        tile(&image, before.rendered, &before.caption)
+    let input = before.map(|before| match &shown.overlay {
+        Some(drawn) => drawn_over(&before, drawn),
+        None => {
+            let Rendered { width, height, .. } = *before.rendered;
+            tile(&background(&before, pixels(width), ""), [width, height], &before.caption)
+        }
     });
     let tiles: String = input.into_iter().chain(panels.map(output)).collect();
     format!("<div class=\"panels of-{}\">{tiles}</div>", shown.panels.len() + 1)
 }
 
-fn tile(image: &str, rendered: &Rendered, caption: &str) -> String {
+/// The class of a picture whose pixels are to be seen.
+fn pixels(width: u32) -> &'static str {
+    if width < 300 { " pixels" } else { "" }
+}
+
+fn image(rendered: &Rendered, alt: &str) -> String {
+    let Rendered { width, height, data_uri, .. } = rendered;
+    let class = pixels(*width).trim_start();
+    format!("<img class=\"{class}\" src=\"{data_uri}\" width=\"{width}\" height=\"{height}\" alt=\"{}\">", escape(alt))
+}
+
+fn background(before: &Before<'_>, class: &str, style: &str) -> String {
+    format!("<div class=\"picture{class} {}\" role=\"img\" aria-label=\"{}\"{style}></div>", before.class, escape(&before.caption))
+}
+
+fn tile(image: &str, [width, height]: [u32; 2], caption: &str) -> String {
+    // what is long and low has a row for itself
+    let strip = if width > 4 * height { " class=\"strip\"" } else { "" };
     format!(
-        "<figure style=\"--w:{};--h:{}\"><div class=\"frame{}\">{image}{ENLARGE}</div><figcaption>{}</figcaption></figure>",
-        rendered.width,
-        rendered.height,
-        if rendered.width < 300 { " small" } else { "" },
+        "<figure{strip} style=\"--w:{width};--h:{height}\"><div class=\"frame\">{image}{ENLARGE}</div><figcaption>{}</figcaption></figure>",
         escape(caption)
     )
+}
+
+/// The part of the input that has been drawn on.
+fn drawn_over(before: &Before<'_>, drawn: &Drawn) -> String {
+    let [left, top, width, height] = drawn.region;
+    let [full_height, full_width] = drawn.picture;
+    // CSS positions a background by the share of what does not fit
+    let share = |start: usize, part: usize, full: usize| if full > part { 100.0 * start as f64 / (full - part) as f64 } else { 0.0 };
+    let style = format!(
+        " style=\"background-size:{:.3}% {:.3}%;background-position:{:.3}% {:.3}%\"",
+        100.0 * full_width as f64 / width as f64,
+        100.0 * full_height as f64 / height as f64,
+        share(left, width, full_width),
+        share(top, height, full_height),
+    );
+    let picture = background(before, pixels(width as u32), &style);
+    tile(&(picture + &drawn.svg), [width as u32, height as u32], drawn.caption)
 }
 
 const ENLARGE: &str = "<button type=\"button\" class=\"enlarge\" aria-label=\"Enlarge\">⤢</button>";
@@ -242,24 +273,18 @@ fn slider(shown: &Shown<'_>, output: &Rendered, before: &Before<'_>) -> Option<S
     let input = before.rendered;
     let proportion = |r: &Rendered| f64::from(r.width) / f64::from(r.height);
     // an output that is a little smaller is shown beside its input, so that the difference can be seen
-    let covers = output.width == input.width || output.width * 2 <= input.width;
+    let covers = output.width == input.width || output.width * 2 <= input.width || input.width * 2 <= output.width;
     if !covers || (proportion(output) / proportion(input) - 1.0).abs() > 0.02 {
         return None;
     }
     Some(format!(
-        "<div class=\"frame compare{}\" style=\"--at:{SPLIT}%;--w:{};--h:{}\">\
-         <div class=\"picture {}\" role=\"img\" aria-label=\"{}\"></div>\
-         <img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}, output\"><span class=\"tag\">{}</span><span class=\"tag\">output</span>\
+        "<div class=\"frame compare\" style=\"--at:{SPLIT}%;--w:{};--h:{}\">{}{}\
+         <span class=\"tag\">{}</span><span class=\"tag\">output</span>\
          <input type=\"range\" min=\"0\" max=\"100\" value=\"{SPLIT}\" aria-label=\"Share of the input that is seen\">{ENLARGE}</div>",
-        if output.width < 300 { " small" } else { "" },
         input.width,
         input.height,
-        before.class,
-        escape(&before.caption),
-        output.data_uri,
-        output.width,
-        output.height,
-        escape(shown.exhibit.title),
+        background(before, pixels(input.width), ""),
+        image(output, &format!("{}, output", shown.exhibit.title)),
         escape(&before.caption)
     ))
 }
@@ -280,10 +305,9 @@ fn legend(shown: &Shown<'_>) -> String {
 
 fn drawings(shown: &Shown<'_>) -> String {
     let figure = |svg: &str, caption: &str| format!("<figure>{svg}<figcaption>{caption}</figcaption></figure>");
-    let mut html = String::from("<div class=\"drawings\">");
-    html += &figure(&shown.portrait.filters, "filters");
-    if let Some(field) = &shown.portrait.field {
-        html += &figure(field, "what the first output reads");
+    let mut html = format!("<div class=\"drawings of-{}\">", shown.portrait.drawings.len());
+    for Drawing { svg, caption } in &shown.portrait.drawings {
+        html += &figure(svg, caption);
     }
     if let Some(curves) = &shown.curves {
         html += &figure(&portrait::curves(curves), "output over a grey ramp");
@@ -293,28 +317,36 @@ fn drawings(shown: &Shown<'_>) -> String {
 
 fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let Shown { exhibit, report, outcome, check, .. } = shown;
+    let size = |field: &ReceptiveField| format!("{}\u{a0}×\u{a0}{}", field.size[0], field.size[1]);
     let own = report.receptive_field;
-    let mut field = own.map_or("differs from output to output".into(), |own| format!("{}\u{a0}×\u{a0}{}", own.size[0], own.size[1]));
-    if own.is_some_and(|own| shown.field != own) {
-        let ReceptiveField { size: [h, w], .. } = shown.field;
-        let _ = write!(field, ", through the layers before {h}\u{a0}×\u{a0}{w} of the picture");
+    let mut field = shown.portrait.sees.clone().unwrap_or_else(|| own.as_ref().map_or("differs from pixel to pixel".into(), size));
+    if let Some(through) = shown.field.filter(|_| shown.field != own) {
+        let _ = write!(field, ", through the layers before {} of the picture", size(&through));
     }
     let p = &report.parameters;
-    let [_, c, h, w] = report.input;
-    let [_, c_out, h_out, w_out] = report.output;
+    let sampling = match report.operations {
+        Operations { macs: 0, sampling_flops: 0, .. } => ("Arithmetic", "none".into()),
+        Operations { macs: 0, sampling_flops, .. } => ("Arithmetic", format!("{} FLOPs of sampling", count(sampling_flops))),
+        Operations { macs, sampling_flops: 0, .. } => ("Multiply-adds", count(macs)),
+        Operations { macs, sampling_flops, .. } => {
+            ("Multiply-adds", format!("{}, and {} FLOPs of sampling", count(macs), count(sampling_flops)))
+        }
+    };
     let rows = [
-        ("Input", format!("{c} × {h} × {w}")),
-        ("Output", format!("{c_out} × {h_out} × {w_out}")),
+        ("Input", shape(report.input, " × ")),
+        ("Output", shape(report.output, " × ")),
         ("Receptive field", field),
         ("Parameters", if p.bias > 0 { format!("{} + {} bias", grouped_digits(p.weight), p.bias) } else { grouped_digits(p.total) }),
-        ("Multiply-adds", count(report.operations.macs)),
+        sampling,
         ("Stored as", format!("{}, {}", exhibit.dtype, exhibit.format)),
         ("Time", format!("{} on {}", duration(outcome.time), escape(&content.device.to_string()))),
         ("Largest error", error(check)),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
     let spec = serde_json::to_string(&exhibit.model.layer.spec()).unwrap_or_default();
-    let residual = if exhibit.residual.is_some() { ", and a residual" } else { "" };
+    let more = [("a residual", exhibit.residual.is_some()), ("offsets", exhibit.offset.is_some()), ("a mask", exhibit.mask.is_some())];
+    let more = more.into_iter().chain([("RoIs", exhibit.rois.is_some())]).filter(|(_, there)| *there);
+    let more: String = more.map(|(name, _)| format!(", and {name}")).collect();
     let parameters = exhibit.model.parameters.iter().map(|(name, parameter)| match parameter.shape() {
         [_] => format!("a {name} of {:?}", parameter.values()),
         shape => format!("a {name} of shape {shape:?}"),
@@ -323,7 +355,7 @@ fn facts(content: &Content<'_>, shown: &Shown<'_>) -> String {
     let files: Vec<&str> = shown.panels.iter().map(|r| r.file.as_str()).collect();
     format!(
         "<dl class=\"facts\">{rows}</dl>\n<details><summary>Size, kernel, spec</summary>\n<p class=\"sum\">{}</p>\n\
-         <p>Kernel <code>{}</code>{residual}</p><pre>{}</pre>\n\
+         <p>Kernel <code>{}</code>{more}</p><pre>{}</pre>\n\
          <p>Spec, as <code>warpconv run --layer</code> takes it, with {}</p><pre>{}</pre>\n<p>Files: {}</p>\n</details>\n",
         shown.portrait.size.join("<br>"),
         outcome.kernel,
@@ -375,15 +407,14 @@ fn types(shown: &Shown<'_>) -> String {
 
 fn overview(content: &Content<'_>) -> String {
     let row = |section: &Section, shown: &Shown<'_>| {
-        let shape = |[_, c, h, w]: warpconv::Shape| format!("{c}×{h}×{w}");
         format!(
             "<tr><td>{}</td><td><a href=\"#{}\">{}</a></td><td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
              <td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{:.2}</td></tr>\n",
             escape(section.title),
             shown.exhibit.name,
             escape(shown.exhibit.title),
-            shape(shown.report.input),
-            shape(shown.report.output),
+            shape(shown.report.input, "×"),
+            shape(shown.report.output, "×"),
             grouped_digits(shown.report.parameters.total),
             count(shown.report.operations.macs),
             shown.exhibit.dtype,
@@ -406,6 +437,12 @@ fn overview(content: &Content<'_>) -> String {
          <th class=\"number\">error</th><th class=\"number\">of bound</th></tr></thead>\n<tbody>\n{}</tbody>\n</table></div>\n</section>\n",
         rows.collect::<String>()
     )
+}
+
+/// "3×512×512"; with the number of images or RoIs where there are several.
+fn shape(shape: Shape, times: &str) -> String {
+    let sizes = if shape[0] == 1 { &shape[1..] } else { &shape[..] };
+    sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(times)
 }
 
 /// "115.6 M".

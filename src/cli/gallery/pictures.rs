@@ -1,5 +1,6 @@
 //! Pictures become planes of numbers that layers read, and planes of numbers become pictures again.
 
+use super::filters::LUMA;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GenericImageView, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage, imageops};
 use std::io::{BufRead, Cursor, Seek};
@@ -39,12 +40,32 @@ impl Planes {
         Planes { shape: [channels.len(), self.shape[1], self.shape[2]], values }
     }
 
+    /// Its first rows and columns.
+    pub fn crop(&self, height: usize, width: usize) -> Planes {
+        let [channels, _, full] = self.shape;
+        let rows = (0..channels).flat_map(|channel| self.channel(channel).chunks(full).take(height));
+        Planes { shape: [channels, height, width], values: rows.flat_map(|row| &row[..width]).copied().collect() }
+    }
+
     /// All channels of all parts, which have one height and width.
     pub fn concatenate(parts: &[Planes]) -> Planes {
         let [_, height, width] = parts[0].shape;
         let channels = parts.iter().map(|part| part.shape[0]).sum();
         Planes { shape: [channels, height, width], values: parts.iter().flat_map(|part| part.values.iter().copied()).collect() }
     }
+}
+
+/// How brightness grows around each pixel, downwards and rightwards: central differences.
+pub fn edges(planes: &Planes) -> Vec<[f32; 2]> {
+    let [channels, h, w] = planes.shape;
+    let at = |y: usize, x: usize| -> f32 { (0..channels.min(3)).map(|c| LUMA[c] * planes.values[(c * h + y) * w + x]).sum() };
+    let pixel = |index: usize| {
+        let (y, x) = (index / w, index % w);
+        let down = at((y + 1).min(h - 1), x) - at(y.saturating_sub(1), x);
+        let right = at(y, (x + 1).min(w - 1)) - at(y, x.saturating_sub(1));
+        [down, right]
+    };
+    (0..h * w).map(pixel).collect()
 }
 
 /// A picture to convolve.
@@ -228,6 +249,8 @@ mod tests {
         assert_eq!(planes.shape, [3, 16, 17]);
         assert_eq!(planes.channel(0)[17 * 2 + 3], 45.0 / 255.0);
         assert_eq!(render(&planes, Tone::Plain, 1.0), picture);
+        let corner = planes.crop(2, 3);
+        assert_eq!((corner.shape, corner.channel(2)), ([3, 2, 3], &[0.0, 0.0, 0.0, 0.0, 1.0 / 255.0, 2.0 / 255.0][..]));
         assert_eq!(Planes::concatenate(&[planes.select(&[2]), planes.select(&[0, 1])]).select(&[1, 2, 0]), planes);
     }
 

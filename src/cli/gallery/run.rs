@@ -1,17 +1,58 @@
 //! Runs an exhibit's layer on the device, and compares the result with the oracle.
 
-use super::exhibits::{Exhibit, Model};
+use super::exhibits::{Exhibit, Model, ROIS};
 use super::pictures::Planes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use warpconv::half::{bf16, f16};
 use warpconv::reference::{self, Array};
 use warpconv::{
-    AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, PlanRequest, Result, Shape, Stream, Tensor, WorkspaceMemory,
+    AnyLayer, DType, Device, DeviceKind, Element, Field, Inputs, Layer, MemoryFormat, PlanRequest, Result, RoIs, Shape, Stream, Tensor,
+    WorkspaceMemory,
 };
 
 /// What a layer reads, by the names of its signature.
-pub type Operands = BTreeMap<&'static str, Planes>;
+pub type Operands = BTreeMap<&'static str, Values>;
+
+/// A tensor: images [1, C, H, W], RoIs [K, 5], and what belongs to them [K, C, H, W].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
+impl Values {
+    /// As a layer takes an image or offsets.
+    pub fn shape4(&self) -> Shape {
+        self.shape.as_slice().try_into().unwrap_or_default()
+    }
+
+    /// The RoIs that it holds.
+    pub fn rois(&self) -> &[[f32; 5]] {
+        self.values.as_chunks().0
+    }
+}
+
+/// As a batch of one.
+impl From<Planes> for Values {
+    fn from(planes: Planes) -> Self {
+        let [c, h, w] = planes.shape;
+        Self { shape: vec![1, c, h, w], values: planes.values }
+    }
+}
+
+/// What a plan for these operands is asked for.
+pub fn request(operands: &Operands) -> PlanRequest {
+    let request = PlanRequest::new(operands.get("x").map_or([0; 4], Values::shape4));
+    match operands.get(ROIS) {
+        Some(rois) => request.rois(rois.shape[0]),
+        None => request,
+    }
+}
+
+/// Operands that are f32 in every dtype.
+const SAMPLING: [&str; 2] = ["offset", "mask"];
 
 /// What came out of a layer.
 #[derive(Debug)]
@@ -38,14 +79,17 @@ pub fn run(device: &Device, layer: &AnyLayer, operands: &Operands, dtype: DType,
 }
 
 fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, format: MemoryFormat) -> Result<Outcome> {
-    let upload = |(name, planes): (&&'static str, &Planes)| {
-        let tensor = Tensor::<f32>::from_slice(device, shape(planes), &planes.values)?;
-        Ok((*name, tensor.cast::<T>()?.to_format(format)?))
-    };
-    let tensors = operands.iter().map(upload).collect::<Result<BTreeMap<_, _>>>()?;
+    let f32s = |values: &Values| Tensor::<f32>::from_slice(device, values.shape4(), &values.values)?.to_format(format);
+    let images = operands.iter().filter(|(name, _)| !SAMPLING.contains(name) && **name != ROIS);
+    let tensors = images.map(|(name, values)| Ok((*name, f32s(values)?.cast::<T>()?))).collect::<Result<BTreeMap<_, _>>>()?;
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-    let inputs = Inputs::from_named(&layer.spec(), &views, None)?;
-    let plan = layer.plan::<T>(device, &PlanRequest::new(inputs.x.shape()).format(format))?;
+    let [offset, mask] = SAMPLING.map(|name| operands.get(name).map(f32s).transpose());
+    let (offset, mask) = (offset?, mask?);
+    let rois = operands.get(ROIS).map(|values| RoIs::from_slice(device, 1, values.rois())).transpose()?;
+    let mut inputs = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view))?;
+    inputs.offset = offset.as_ref().map(|tensor| Field::F32(tensor.view()));
+    inputs.mask = mask.as_ref().map(|tensor| Field::F32(tensor.view()));
+    let plan = layer.plan::<T>(device, &request(operands).format(format))?;
     let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;
     let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
     let stream = Stream::default_of(device);
@@ -58,8 +102,9 @@ fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, fo
     plan.run(&inputs, &mut y, memory.workspace(), &stream)?;
     stream.synchronize()?;
     let time = start.elapsed();
-    let [_, c, h, w] = y.shape();
-    let y = Planes { shape: [c, h, w], values: y.to_vec()?.into_iter().map(T::to_f32).collect() };
+    // RoIs one behind the other
+    let [n, c, h, w] = y.shape();
+    let y = Planes { shape: [n * c, h, w], values: y.to_vec()?.into_iter().map(T::to_f32).collect() };
     Ok(Outcome { y, kernel: plan.explain().kernel, explanation: plan.explain().to_string(), time })
 }
 
@@ -82,8 +127,10 @@ pub struct Check {
 /// What the oracle refuses.
 pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Result<Check> {
     let mut tensors = BTreeMap::new();
-    for (&name, planes) in operands {
-        tensors.insert(name.to_string(), Array::from_slice(shape(planes), &planes.values)?.rounded(dtype));
+    for (&name, operand) in operands {
+        let values = Array::from_slice(operand.shape.as_slice(), &operand.values)?;
+        let exact = SAMPLING.contains(&name) || name == ROIS;
+        tensors.insert(name.to_string(), if exact { values } else { values.rounded(dtype) });
     }
     for (name, parameter) in &model.parameters {
         let values = Array::from_slice(parameter.shape(), parameter.values())?;
@@ -92,7 +139,7 @@ pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Re
     }
     let (expected, scale) = reference::layer(&model.layer.spec(), &tensors)?;
     // the bit-for-bit rule is for multiples of 1/64, which pixels are not
-    let contract = model.layer.contract(dtype, &operands.get("x").map_or([0; 4], shape).into())?.exact(false);
+    let contract = model.layer.contract(dtype, &request(operands))?.exact(false);
     let report = contract.check(&y.values, expected.data(), scale.data())?;
     let distance = y.values.iter().zip(expected.data()).map(|(&y, &e)| (f64::from(y) - e).abs());
     Ok(Check {
@@ -103,12 +150,6 @@ pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Re
     })
 }
 
-/// As a batch of one.
-pub fn shape(planes: &Planes) -> Shape {
-    let [c, h, w] = planes.shape;
-    [1, c, h, w]
-}
-
 /// What a 1x1 layer on red, green and blue makes of a ramp from black to white: a curve for each output channel.
 ///
 /// # Errors
@@ -117,7 +158,7 @@ pub fn ramp(device: &Device, exhibit: &Exhibit) -> Result<Vec<Vec<f32>>> {
     const STEPS: usize = 101;
     let values = (0..3 * STEPS).map(|i| (i % STEPS) as f32 / (STEPS - 1) as f32).collect();
     let x = Planes { shape: [3, 1, STEPS], values };
-    let operands = Operands::from([("x", x)]);
+    let operands = Operands::from([("x", x.into())]);
     let y = run(device, &exhibit.model.layer, &operands, exhibit.dtype, exhibit.format)?.y;
     Ok((0..y.shape[0]).map(|channel| y.channel(channel).to_vec()).collect())
 }
