@@ -24,6 +24,8 @@ pub enum Kernels {
     Chosen,
     /// Every one that applies.
     All,
+    /// The one of this name.
+    Named(&'static str),
 }
 
 /// A layer, its inputs, and what the result must be.
@@ -186,6 +188,7 @@ impl Case {
         };
         let mut names: Vec<(&'static str, Precision)> = match kernels {
             Kernels::Chosen => vec![(chosen, Precision::Strict)],
+            Kernels::Named(name) => vec![(name, Precision::Strict)],
             Kernels::All => applicable(&plan).into_iter().map(|name| (name, Precision::Strict)).collect(),
         };
         if kernels == Kernels::All && T::DTYPE == DType::F32 && !self.has_subnormals() {

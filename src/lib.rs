@@ -29,6 +29,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod analysis;
+pub mod bench;
 mod build_info;
 pub mod cases;
 pub mod check;

@@ -4,6 +4,8 @@
 use half::{bf16, f16};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
+use std::time::Duration;
+use warpconv::bench::{Bench, Configuration, Effort, Scale, Status, Suite};
 use warpconv::cases::{Problem, kinds};
 use warpconv::check::{Case, Kernels};
 use warpconv::reference::{self, Array};
@@ -54,6 +56,7 @@ pub fn trials() -> Vec<Trial> {
     with("running_allocates_nothing", running_allocates_nothing);
     with("a_plan_is_shared_between_threads_and_streams", a_plan_is_shared_between_threads_and_streams);
     with("uploads_and_conversions_are_done_on_return", uploads_and_conversions_are_done_on_return);
+    with("rows_of_the_suite_are_checked_and_timed", rows_of_the_suite_are_checked_and_timed);
     with("too_much_memory_is_an_error", too_much_memory_is_an_error);
     with("devices_are_told_apart", devices_are_told_apart);
     #[cfg(feature = "cuda")]
@@ -251,6 +254,26 @@ fn uploads_and_conversions_are_done_on_return(device: &Device) {
     let expected = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
     for (what, y) in [("upload", y), ("format", y_last), ("cast", y_cast)] {
         assert_eq!(y.to_vec().unwrap(), expected, "{what}");
+    }
+}
+
+/// Several inputs rotate in each graph, and its events give a time.
+fn rows_of_the_suite_are_checked_and_timed(device: &Device) {
+    let effort = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 3, most: 3 };
+    let bench = Bench::new(device, Scale::Tiny).unwrap().effort(effort);
+    let floors = bench.floors().unwrap();
+    assert!(floors.copy_bytes_per_second > 0.0 && floors.tensor_flops_per_second > 0.0 && floors.empty_node_seconds > 0.0);
+    let suite = Suite::built_in().unwrap();
+    let rows = ["mobilenet_v2/dw3_960x7 b8 f16", "mobilenet_v2/dw3_32x112 b8", "efficientnet_b0/1x1_16to96x112 b8 f16 channels_last tail"];
+    let wanted = |c: &Configuration<'_>| rows.iter().any(|row| c.id().starts_with(row));
+    let configurations: Vec<_> = suite.configurations().into_iter().filter(wanted).collect();
+    assert_eq!(configurations.len(), 7);
+    for configuration in configurations {
+        let result = bench.run(&configuration, &floors);
+        assert_eq!(result.status, Status::Timed, "{result:?}");
+        let time = result.time.unwrap();
+        assert!(time.samples == 3 && time.launches >= 16 && time.median > 0.0, "{result:?}");
+        assert!(result.checked.unwrap().sampled > 0);
     }
 }
 

@@ -3,6 +3,7 @@
 //! A command is a module with `pub struct Args` (its options) and `pub fn execute(Args) -> Result<Verdict>`; it prints its
 //! result with [`print`] and everything else with [`note`].
 
+mod bench;
 mod conformance;
 mod gallery;
 mod info;
@@ -55,6 +56,7 @@ enum Command {
     Run(run::Args),
     Verify(verify::Args),
     Info(info::Args),
+    Bench(Box<bench::Args>),
     Conformance(conformance::Args),
 }
 
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::execute(args),
         Command::Gallery(args) => gallery::execute(args),
         Command::Info(args) => info::execute(args),
+        Command::Bench(args) => bench::execute(*args),
         Command::Verify(args) => verify::execute(args),
         Command::Conformance(args) => conformance::execute(args),
     };

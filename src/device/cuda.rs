@@ -297,6 +297,20 @@ impl Backend for CudaDevice {
         self.default_stream.synchronize().map_err(|e| driver_error("cuStreamSynchronize", e))
     }
 
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
+        let Some(stream) = stream.as_cuda() else {
+            return Err(Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: "the host device".into() });
+        };
+        self.bind()?;
+        // SAFETY: the caller promises valid memory until the stream has run the copy
+        unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(|e| driver_error("cuMemcpyDtoDAsync", e))
+    }
+
+    fn cache_bytes(&self) -> Option<usize> {
+        let bytes = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).ok()?;
+        usize::try_from(bytes).ok().filter(|&bytes| bytes > 0)
+    }
+
     fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
         self.bind()?;
         let module = self.module(info.family)?;

@@ -7,6 +7,7 @@
 pub(crate) mod cuda;
 #[cfg(feature = "host")]
 pub(crate) mod host;
+mod timer;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use host::HostOptions;
 #[cfg(feature = "checked-host")]
 pub use host::{LaunchCounters, OperandCounters};
+pub use timer::{Effort, Time, Timer};
 
 /// The kind of a [`Device`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +111,14 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// As `upload`.
     unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()>;
+    /// Queues a copy within the device.
+    /// # Safety
+    /// As `upload`, for both ranges, which do not overlap, until the stream has run the copy.
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()>;
+    /// Bytes of the last cache before device memory; `None` where it is not known.
+    fn cache_bytes(&self) -> Option<usize> {
+        None
+    }
     fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
     /// # Safety
     /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
@@ -288,6 +298,11 @@ impl Device {
         self.0.backend.last_launch_counters()
     }
 
+    /// Bytes of the last cache before device memory (L2), which a benchmark must exceed; `None` on the host device.
+    pub fn cache_bytes(&self) -> Option<usize> {
+        self.0.backend.cache_bytes()
+    }
+
     /// Waits for all work queued on the device.
     ///
     /// # Errors
@@ -376,6 +391,13 @@ impl Memory {
         assert!(from.len() <= self.bytes, "an upload fits its memory");
         // SAFETY: this memory is alive and long enough
         if from.is_empty() { Ok(()) } else { unsafe { self.device.0.backend.upload(self.address, from) } }
+    }
+
+    /// Queues a copy of all of `from`, which is as long. The caller keeps both until the stream has run it.
+    pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
+        assert!(from.bytes == self.bytes && from.device == self.device, "a copy is between equals");
+        // SAFETY: both are alive and of this length, and two memories do not overlap
+        if self.bytes == 0 { Ok(()) } else { unsafe { self.device.0.backend.copy(self.address, from.address, self.bytes, stream) } }
     }
 
     pub fn fill_zero(&self) -> Result<()> {

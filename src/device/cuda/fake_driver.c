@@ -133,6 +133,7 @@ Result cuDeviceGetAttribute(int* v, int attribute, int d) {
     case 5: *v = 0x7fffffff; break;                      // MAX_GRID_DIM_X
     case 6: case 7: *v = 65535; break;                   // MAX_GRID_DIM_Y, Z
     case 16: *v = 132; break;                            // MULTIPROCESSOR_COUNT
+    case 38: *v = 1 << 16; break;                        // L2_CACHE_SIZE
     case 75: *v = (int)settings[CAPABILITY] / 10; break; // COMPUTE_CAPABILITY_MAJOR
     case 76: *v = (int)settings[CAPABILITY] % 10; break; // COMPUTE_CAPABILITY_MINOR
     case 97: *v = 227 * 1024; break;                     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -198,6 +199,13 @@ Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* s) {
 Result cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
     REFUSED_IN_CAPTURE
     return cuMemcpyDtoHAsync_v2(to, from, bytes, 0);
+}
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* s) {
+    NEEDS_CONTEXT("cuMemcpyDtoDAsync")
+    Node* n = calloc(1, sizeof *n);
+    n->data = copied((void*)from, bytes), n->to = (void*)to, n->bytes = bytes;
+    append(of(s), n);
+    return SUCCESS;
 }
 Result cuMemsetD8Async(Address to, unsigned char value, size_t bytes, Stream* s) {
     NEEDS_CONTEXT("cuMemsetD8Async")
@@ -294,6 +302,7 @@ Result cuGraphLaunch(Graph* g, Stream* s) {
     }
     return SUCCESS;
 }
+Result cuGraphUpload(Graph* g, Stream* s) { return (void)g, (void)s, SUCCESS; }
 Result cuGraphExecDestroy(Graph* g) { return (void)g, SUCCESS; }
 Result cuGraphDestroy(Graph* g) { return (void)g, SUCCESS; }
 
@@ -303,6 +312,13 @@ Result cuEventRecord(Stream** e, Stream* s) {
     LOCK
     return *e = of(s), SUCCESS;
 }
+Result cuEventSynchronize(Stream** e) {
+    LOCK
+    if (*e) drain(*e);
+    return SUCCESS;
+}
+Result cuEventElapsedTime(float* ms, Stream** start, Stream** end) { return (void)start, (void)end, *ms = 0.5f, SUCCESS; }
+Result cuEventElapsedTime_v2(float* ms, Stream** start, Stream** end) { return cuEventElapsedTime(ms, start, end); }
 Result cuEventDestroy_v2(Stream** e) { return free(e), SUCCESS; }
 Result cuStreamWaitEvent(Stream* s, Stream** e, unsigned flags) {
     LOCK(void) flags;

@@ -204,6 +204,12 @@ impl Backend for HostDevice {
         Ok(())
     }
 
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize, _: &Stream) -> Result<()> {
+        // SAFETY: the caller promises two valid ranges that do not overlap
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
     fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
         Ok(Kernel {
             info,

@@ -1,0 +1,223 @@
+//! What the oracle says of a configuration before it is timed.
+//!
+//! The oracle is too slow for most timed shapes, so a configuration is checked twice: a *twin*, the same layer with the same
+//! channels, kernel and tail on fewer and smaller images, through the very kernel that will be timed, in every element and bit
+//! for bit where sums are exact; and *samples* of the timed shape itself, from its last image, where an index that overflows
+//! would show.
+
+use super::measure::Oracle;
+use super::suite::{counts, effort, resized};
+use super::values::Placed;
+use crate::cases::Problem;
+use crate::check::Arrays;
+use crate::error::{Error, Result};
+use crate::geometry::rank4;
+use crate::numerics::Contract;
+use crate::reference::Array;
+use crate::{Element, Shape};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Output channels that are sampled where each is a sum of its own over all input channels.
+const CHANNELS: usize = 8;
+/// RoIs that are sampled.
+const ROIS: usize = 6;
+/// What the oracle may do for the samples, in products, beyond the least that shows one output.
+const BUDGET: u64 = 8_000_000;
+
+/// A part of a problem that the oracle can compute.
+pub(super) struct Sample {
+    part: Problem,
+    tensors: Arrays,
+    /// Image or RoI, and channel, of the whole for each of the part's.
+    outer: Vec<usize>,
+    channels: Option<Vec<usize>>,
+}
+
+/// The pieces of a problem on the host.
+pub(super) struct Whole<'a, T> {
+    pub problem: &'a Problem,
+    pub parameters: &'a Arrays,
+    pub inputs: &'a BTreeMap<&'static str, Placed<T>>,
+    pub rois: &'a [[f32; 5]],
+}
+
+impl<T: Element> Whole<'_, T> {
+    /// A part of the last image, or some RoIs.
+    pub fn sample(&self) -> Result<Sample> {
+        if self.rois.is_empty() { self.corner() } else { self.some_rois() }
+    }
+
+    /// The top left corner of the last image. Where the image goes on, a frame of NaN thicker than what an output sees stands
+    /// for the rest: outputs that depend on it are NaN, and all before them are those of the whole image.
+    fn corner(&self) -> Result<Sample> {
+        let ([n, _, h, w], _) = counts(self.problem)?;
+        let image = n - 1;
+        let channels = self.channels();
+        let frame = frame(self.problem);
+        // an upsampling depends on the size as a whole
+        let whole = serde_json::to_value(self.problem.layer).is_ok_and(|layer| layer.pointer("/attrs/output_size").is_some());
+        let size = |extra: usize| {
+            let cut = |axis: usize, size: usize| if whole { size } else { size.min((frame[axis] + extra).next_multiple_of(2)) };
+            [cut(0, h), cut(1, w)]
+        };
+        let part = |extra: usize| {
+            let part = resized(self.problem, 1, size(extra))?;
+            Ok::<_, Error>(channels.as_ref().map_or(part.clone(), |channels| of_channels(&part, channels.len())))
+        };
+        let (mut extra, mut best) = (2, part(2)?);
+        while size(extra) != [h, w] {
+            extra *= 2;
+            let larger = part(extra)?;
+            if effort(&larger)? > BUDGET {
+                break;
+            }
+            best = larger;
+        }
+        let [_, _, part_h, part_w] = best.x()?;
+        let inside = |y: usize, x: usize| (part_h == h || y + frame[0] < part_h) && (part_w == w || x + frame[1] < part_w);
+        let mut tensors = Arrays::new();
+        for (name, shape) in &best.shapes {
+            let array = match self.inputs.get(name.as_str()) {
+                Some(placed) => {
+                    let select = if name == "residual" { channels.as_deref() } else { None };
+                    let value = |[_, c, y, x]: Shape| {
+                        let c = select.map_or(c, |channels| channels[c]);
+                        if name == "x" && !inside(y, x) { f64::NAN } else { placed.at([image, c, y, x]) }
+                    };
+                    fill(shape, value)?
+                }
+                None => rows(&self.parameters[name], channels.as_deref())?,
+            };
+            tensors.insert(name.clone(), array);
+        }
+        Ok(Sample { part: best, tensors, outer: vec![image], channels })
+    }
+
+    /// Some of the RoIs of the last image that has any.
+    fn some_rois(&self) -> Result<Sample> {
+        let ([n, c, h, w], _) = counts(self.problem)?;
+        let image = (0..n).rev().find(|&image| self.rois.iter().any(|roi| roi[0] == image as f32)).unwrap_or(0);
+        let chosen = self.rois.iter().enumerate().filter(|(_, roi)| roi[0] == image as f32).map(|(index, _)| index);
+        let mut chosen: Vec<usize> = chosen.collect();
+        chosen.drain(..chosen.len().saturating_sub(ROIS)); // the last ones
+        let mut part = self.problem.clone().with("x", Some(&[1, c, h, w])).with("rois", Some(&[chosen.len(), 5]));
+        let mut tensors = Arrays::new();
+        for (name, placed) in self.inputs {
+            let mut shape = part.shape(name).to_vec();
+            let of_rois = *name != "x";
+            if of_rois {
+                shape[0] = chosen.len();
+                part = part.with(name, Some(&shape));
+            }
+            let value = |[k, c, y, x]: Shape| placed.at([if of_rois { chosen[k] } else { image }, c, y, x]);
+            tensors.insert(name.to_string(), fill(&shape, value)?);
+        }
+        let values =
+            chosen.iter().flat_map(|&index| [0.0, self.rois[index][1], self.rois[index][2], self.rois[index][3], self.rois[index][4]]);
+        tensors.insert("rois".into(), Array::new([chosen.len(), 5], values.map(f64::from).collect())?);
+        tensors.extend(self.parameters.iter().map(|(name, array)| (name.clone(), array.clone())));
+        Ok(Sample { part, tensors, outer: chosen, channels: None })
+    }
+
+    /// Some output channels, for the layers that compute each from all input channels.
+    fn channels(&self) -> Option<Vec<usize>> {
+        let layer = serde_json::to_value(self.problem.layer).ok()?;
+        let dense =
+            ["conv2d", "deform_conv2d"].contains(&self.problem.layer.op()) && layer.pointer("/attrs/groups") == Some(&Value::from(1));
+        let c_out = self.problem.shape("weight").first().copied().unwrap_or_default();
+        (dense && c_out > CHANNELS).then(|| (0..CHANNELS).map(|i| i * (c_out - 1) / (CHANNELS - 1)).collect())
+    }
+}
+
+impl Sample {
+    /// Compares what the oracle says with the whole output in NCHW order, where both are defined; gives how many elements.
+    pub fn check(&self, oracle: Oracle, contract: &Contract, y: &[f32], whole: Shape) -> Result<Result<usize, String>> {
+        let (output, scale) = oracle(&self.part.layer, &self.tensors)?;
+        let [outer, channels, h, w] = rank4("output", output.shape())?;
+        let at = |n: usize, c: usize, i: usize, j: usize| ((n * channels + c) * h + i) * w + j;
+        // the first row and the first column that see the frame
+        let clean_rows = (0..h).find(|&i| output.data()[at(0, 0, i, 0)].is_nan()).unwrap_or(h);
+        let clean_columns = (0..w).find(|&j| output.data()[at(0, 0, 0, j)].is_nan()).unwrap_or(w);
+        let (mut got, mut expected, mut bound, mut positions) = (vec![], vec![], vec![], vec![]);
+        for n in 0..outer {
+            for c in 0..channels {
+                let channel = self.channels.as_ref().map_or(c, |channels| channels[c]);
+                for i in 0..clean_rows {
+                    for j in 0..clean_columns {
+                        // a sample at a learned position may see the frame from further inside
+                        if output.data()[at(n, c, i, j)].is_nan() {
+                            continue;
+                        }
+                        let position = [self.outer[n], channel, i, j];
+                        let [_, whole_c, whole_h, whole_w] = whole;
+                        got.push(y[((position[0] * whole_c + channel) * whole_h + i) * whole_w + j]);
+                        expected.push(output.data()[at(n, c, i, j)]);
+                        bound.push(scale.data()[at(n, c, i, j)]);
+                        positions.push(position);
+                    }
+                }
+            }
+        }
+        if got.is_empty() {
+            return Ok(Err("no output of the sample is free of what lies beyond it".into()));
+        }
+        let report = contract.check(&got, &expected, &bound)?;
+        Ok(match report.worst.filter(|_| !report.passed()) {
+            None => Ok(got.len()),
+            Some(worst) => Err(format!(
+                "{} of {} sampled elements are wrong; the worst at {:?}: got {}, expected {} +- {:.3e}",
+                report.failures,
+                got.len(),
+                positions[worst.index],
+                worst.got,
+                worst.expected,
+                worst.bound
+            )),
+        })
+    }
+}
+
+/// With so many output channels.
+fn of_channels(part: &Problem, count: usize) -> Problem {
+    let mut part = part.clone();
+    for (name, axis) in [("weight", 0), ("bias", 0), ("slope", 0), ("residual", 1)] {
+        if let Some(shape) = part.shapes.get_mut(name) {
+            shape[axis] = count;
+        }
+    }
+    part
+}
+
+/// Some rows of a parameter.
+fn rows(parameter: &Array, rows: Option<&[usize]>) -> Result<Array> {
+    let Some(rows) = rows else { return Ok(parameter.clone()) };
+    let mut shape = parameter.shape().to_vec();
+    let length = parameter.data().len() / shape[0].max(1);
+    shape[0] = rows.len();
+    Array::new(shape, rows.iter().flat_map(|&row| &parameter.data()[row * length..(row + 1) * length]).copied().collect())
+}
+
+fn fill(shape: &[usize], value: impl Fn(Shape) -> f64) -> Result<Array> {
+    let [n, c, h, w] = rank4("a tensor", shape)?;
+    let positions = (0..n).flat_map(|n| (0..c).flat_map(move |c| (0..h).flat_map(move |y| (0..w).map(move |x| [n, c, y, x]))));
+    Array::new(shape, positions.map(value).collect())
+}
+
+/// Rows and columns of input over which no output can see without seeing one of them.
+fn frame(problem: &Problem) -> [usize; 2] {
+    let layer = serde_json::to_value(problem.layer).unwrap_or_default();
+    let attribute = |name: &str, axis: usize| {
+        let value = layer.pointer(&format!("/attrs/{name}/{axis}")).or_else(|| layer.pointer(&format!("/attrs/{name}")));
+        value.and_then(Value::as_u64).unwrap_or(1) as usize
+    };
+    let filters: Vec<&Vec<usize>> = problem.shapes.iter().filter(|(name, _)| name.ends_with("weight")).map(|(_, shape)| shape).collect();
+    // offsets are within two pixels, between two of which a sample lies
+    let moved = if problem.shapes.contains_key("offset") { 3 } else { 0 };
+    std::array::from_fn(|axis| {
+        let kernel = filters.iter().filter_map(|shape| shape.get(2 + axis)).max().copied().unwrap_or(1);
+        let seen = (kernel - 1) * attribute("dilation", axis) + attribute("stride", axis) + 1 + moved;
+        // focus slices the image into pixels two apart before it convolves
+        if problem.layer.op() == "focus" { 2 * seen } else { seen }
+    })
+}

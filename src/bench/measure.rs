@@ -1,0 +1,434 @@
+//! Checks and times configurations.
+
+use super::checks::Whole;
+use super::floors::Floors;
+use super::results::{Checked, RowResult, Status};
+use super::suite::{Configuration, cost, scaled_down};
+use super::values::{Placed, Values};
+use crate::analysis::LayerReport;
+use crate::cases::Problem;
+use crate::check::{Arrays, Case, Failure, Kernels};
+use crate::device::{Effort, Time, Timer};
+use crate::error::{Error, Result};
+use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, Plan, RoIs, WorkspaceMemory};
+use crate::reference::{self, Array};
+use crate::tensor::TensorView;
+use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Stream, Tensor};
+use half::{bf16, f16};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// At which sizes configurations are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// As the suite has them.
+    Full,
+    /// One small image, the channels as they are: for the host device, to try things out.
+    Tiny,
+}
+
+/// What the results are compared with: [`reference::layer`].
+pub type Oracle = fn(&LayerSpec, &Arrays) -> Result<(Array, Array)>;
+
+/// What the oracle may do for a twin, and for a tiny run, in products.
+const TWIN_BUDGET: u64 = 30_000_000;
+const TINY_BUDGET: u64 = 500_000;
+/// How many times the cache the data of one graph is.
+const OVER_CACHE: usize = 3;
+/// Bounds of the number of input sets in one graph.
+const SETS: [usize; 2] = [2, 256];
+/// Launches in a graph, so that its own launch does not show.
+const LEAST_LAUNCHES: usize = 16;
+
+/// Checks and times configurations on a device.
+#[derive(Debug)]
+pub struct Bench {
+    pub(super) device: Device,
+    pub(super) scale: Scale,
+    pub(super) timer: Timer,
+    effort: Effort,
+    oracle: Oracle,
+    values: Values,
+    /// What the twins gave, which several batches share.
+    twins: Mutex<BTreeMap<String, Result<String, String>>>,
+}
+
+type Measure<'a> = Box<dyn FnMut() -> Result<Time> + 'a>;
+
+/// A configuration that is right and ready to be timed.
+pub struct Prepared<'a> {
+    result: RowResult,
+    problem: Problem,
+    report: LayerReport,
+    measure: Measure<'a>,
+}
+
+impl Prepared<'_> {
+    /// The time of one launch.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn time(&mut self) -> Result<Time> {
+        (self.measure)()
+    }
+}
+
+/// Why a configuration was not timed.
+enum Refusal {
+    Wrong(String),
+    Error(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Error(error)
+    }
+}
+
+/// One set of inputs with its output.
+struct Set<T: Element> {
+    tensors: Vec<(&'static str, Tensor<T>)>,
+    rois: Option<RoIs>,
+    y: Tensor<T>,
+}
+
+impl<T: Element> Set<T> {
+    fn run(&mut self, layer: &LayerSpec, plan: &Plan<T>, memory: &mut WorkspaceMemory, stream: &Stream) -> Result<()> {
+        let views: BTreeMap<&str, TensorView<'_, T>> = self.tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+        let inputs = Inputs::from_named(layer, &views, self.rois.as_ref().map(RoIs::view))?;
+        plan.run(&inputs, &mut self.y, memory.workspace(), stream)
+    }
+}
+
+impl Bench {
+    /// On this device, with its usual effort.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn new(device: &Device, scale: Scale) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            scale,
+            timer: Timer::new(device)?,
+            effort: Effort::for_device(device),
+            oracle: reference::layer,
+            values: Values::new(),
+            twins: Mutex::default(),
+        })
+    }
+
+    /// With another effort for each measurement.
+    pub fn effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+
+    /// Compares with another oracle: to show that a wrong result is not timed.
+    pub fn oracle(self, oracle: Oracle) -> Self {
+        Self { oracle, ..self }
+    }
+
+    /// Measures the device's floors.
+    ///
+    /// # Errors
+    /// What a launch or an allocation returns.
+    pub fn floors(&self) -> Result<Floors> {
+        Floors::measure(self, &self.effort)
+    }
+
+    /// Checks and then times a configuration. What goes wrong is in the result.
+    pub fn run(&self, configuration: &Configuration<'_>, floors: &Floors) -> RowResult {
+        match self.prepare(configuration) {
+            Ok(mut prepared) => match prepared.time() {
+                Ok(time) => {
+                    let floor = floors.floor(&prepared.problem, &prepared.report);
+                    prepared.result.set_time(time, &prepared.report, floor);
+                    prepared.result
+                }
+                Err(error) => prepared.result.ended(Status::Failed, error.to_string()),
+            },
+            Err(result) => *result,
+        }
+    }
+
+    /// Checks a configuration and makes all ready to time it.
+    ///
+    /// # Errors
+    /// The result of what is wrong or cannot run: its status and message say why.
+    pub fn prepare(&self, configuration: &Configuration<'_>) -> Result<Prepared<'_>, Box<RowResult>> {
+        let mut result = RowResult::new(configuration);
+        if !configuration.row.is_known() {
+            return Err(Box::new(result.ended(Status::UnknownOp, format!("this build has no {}", configuration.row.op))));
+        }
+        let prepared = match configuration.dtype {
+            DType::F32 => self.checked::<f32>(configuration, &mut result),
+            DType::F16 => self.checked::<f16>(configuration, &mut result),
+            DType::Bf16 => self.checked::<bf16>(configuration, &mut result),
+        };
+        match prepared {
+            Ok((problem, report, measure)) => Ok(Prepared { result, problem, report, measure }),
+            Err(Refusal::Wrong(what)) => Err(Box::new(result.ended(Status::Wrong, what))),
+            Err(Refusal::Error(error)) => Err(Box::new(result.ended(Status::Failed, error.to_string()))),
+        }
+    }
+
+    fn checked<T: Element>(
+        &self,
+        configuration: &Configuration<'_>,
+        result: &mut RowResult,
+    ) -> Result<(Problem, LayerReport, Measure<'_>), Refusal> {
+        let mut problem = configuration.problem()?;
+        if self.scale == Scale::Tiny {
+            problem = scaled_down(&problem, 1, TINY_BUDGET)?;
+        }
+        let report = cost(&problem, T::DTYPE)?;
+        let parameters = parameters(&problem, T::DTYPE)?;
+        let layer = layer(&problem, &parameters)?;
+        let request = problem.request()?.format(configuration.format);
+        let plan = layer.plan::<T>(&self.device, &request)?;
+        (result.x, result.y) = (report.input.to_vec(), report.output.to_vec());
+        result.kernel = Some(plan.explain().kernel.to_string());
+        result.workspace_bytes = Some(plan.workspace_bytes());
+
+        let twin = self.twin(configuration, &problem, plan.explain().kernel).map_err(Refusal::Wrong)?;
+        let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
+        let (first, sampled) = self.first_set(&problem, &parameters, &layer, &plan, &mut memory, configuration.format)?;
+        result.checked = Some(Checked { twin, sampled });
+
+        let set_bytes = (report.bytes.read + report.bytes.written) as usize;
+        let mut sets = vec![first];
+        for index in 1..self.sets(set_bytes) {
+            sets.push(self.set(&problem, index, configuration.format, &plan)?.0);
+        }
+        result.rotating_bytes = Some(sets.len() * set_bytes);
+        let rounds = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES.div_ceil(sets.len()) };
+        let spec = layer.spec();
+        let measure = move || {
+            self.timer.measure(&self.effort, rounds * sets.len(), |stream| {
+                for _ in 0..rounds {
+                    for set in &mut sets {
+                        set.run(&spec, &plan, &mut memory, stream)?;
+                    }
+                }
+                Ok(())
+            })
+        };
+        Ok((problem, report, Box::new(measure)))
+    }
+
+    /// How many sets of so many bytes rotate.
+    fn sets(&self, bytes: usize) -> usize {
+        const TYPICAL_CACHE: usize = 64 << 20;
+        let cache = self.device.cache_bytes().unwrap_or(TYPICAL_CACHE);
+        if self.device.kind() == DeviceKind::Host { 1 } else { (OVER_CACHE * cache).div_ceil(bytes.max(1)).clamp(SETS[0], SETS[1]) }
+    }
+
+    /// The same layer on fewer and smaller images through the same kernel, in every element.
+    fn twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
+        let key = format!("{} {} {} {} {kernel}", configuration.row.name, configuration.dtype, configuration.format, configuration.tail);
+        let known = |twins: &BTreeMap<String, Result<String, String>>| twins.get(&key).cloned();
+        if let Some(known) = known(&self.twins.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return known;
+        }
+        let outcome = self.check_twin(configuration, problem, kernel);
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(key, outcome.clone());
+        outcome
+    }
+
+    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
+        let prepare = || {
+            let twin = match self.scale {
+                Scale::Tiny => problem.clone(),
+                Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
+            };
+            let tensors = twin.tensors(configuration.dtype)?;
+            let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
+            Ok::<_, Error>((twin.x()?, Case::new(twin.layer, &tensors, output, scale.into_data())?))
+        };
+        let (x, case) = prepare().map_err(|error| format!("the twin: {error}"))?;
+        let (dtype, format) = (configuration.dtype, configuration.format);
+        for run in case.check(dtype, format, format, Kernels::Named(kernel), &self.device) {
+            match run.outcome {
+                Ok(_) => {}
+                // a kernel may be for large shapes only: the samples of the timed shape remain
+                Err(Failure::Error(Error::NoKernel { .. })) => return Ok(format!("{kernel} does not apply to x {x:?}")),
+                Err(failure) => return Err(format!("the twin, x {x:?}: {failure}")),
+            }
+        }
+        Ok(format!("x {x:?}, every element"))
+    }
+
+    /// The first set, after a run of it into NaN whose result was compared with samples of the oracle's; and how many.
+    fn first_set<T: Element>(
+        &self,
+        problem: &Problem,
+        parameters: &Arrays,
+        layer: &AnyLayer,
+        plan: &Plan<T>,
+        memory: &mut WorkspaceMemory,
+        format: MemoryFormat,
+    ) -> Result<(Set<T>, usize), Refusal> {
+        let (mut set, inputs) = self.set(problem, 0, format, plan)?;
+        let count = crate::geometry::elements(&plan.output_shape())?;
+        let poison = vec![T::from_f32(f32::NAN); count];
+        set.y = Tensor::from_slice_in_memory_order(&self.device, plan.output_shape(), plan.output_format(), &poison)?;
+        drop(poison);
+        set.run(&layer.spec(), plan, memory, &Stream::default_of(&self.device))?;
+        let y: Vec<f32> = set.y.to_vec()?.into_iter().map(T::to_f32).collect();
+        if let Some(index) = y.iter().position(|v| v.is_nan()) {
+            return Err(Refusal::Wrong(format!("element {index} of the output is NaN or was not written")));
+        }
+        let rois = if problem.shapes.contains_key("rois") { self.rois(problem)? } else { vec![] };
+        let sample = Whole { problem, parameters, inputs: &inputs, rois: &rois }.sample()?;
+        // what is random has no exact sums
+        let contract = layer.contract(T::DTYPE, &problem.request()?)?.exact(false);
+        let sampled = sample.check(self.oracle, &contract, &y, plan.output_shape())?.map_err(Refusal::Wrong)?;
+        Ok((set, sampled))
+    }
+
+    /// Set `index`, and its inputs as they are on the host.
+    #[expect(clippy::type_complexity)]
+    fn set<T: Element>(
+        &self,
+        problem: &Problem,
+        index: usize,
+        format: MemoryFormat,
+        plan: &Plan<T>,
+    ) -> Result<(Set<T>, BTreeMap<&'static str, Placed<T>>)> {
+        let mut tensors = Vec::new();
+        let mut inputs = BTreeMap::new();
+        for &name in problem.layer.signature().inputs.iter().filter(|name| **name != "rois") {
+            let Some(shape) = problem.shapes.get(name) else { continue };
+            let layout = Layout::packed(crate::geometry::rank4(name, shape)?, format);
+            let placed = self.values.place::<T>(name, index, layout)?;
+            tensors.push((name, Tensor::from_slice_in_memory_order(&self.device, layout.shape(), format, &placed.values)?));
+            if index == 0 {
+                inputs.insert(name, placed);
+            }
+        }
+        let rois = problem.shapes.contains_key("rois").then(|| RoIs::from_slice(&self.device, problem.x()?[0], &self.rois(problem)?));
+        let y = Tensor::zeros(&self.device, plan.output_shape(), plan.output_format())?;
+        Ok((Set { tensors, rois: rois.transpose()?, y }, inputs))
+    }
+
+    /// RoIs of a problem that pools them, in the coordinates before `spatial_scale`.
+    fn rois(&self, problem: &Problem) -> Result<Vec<[f32; 5]>> {
+        let [n, _, h, w] = problem.x()?;
+        let layer = serde_json::to_value(problem.layer).unwrap_or_default();
+        let scale = layer.pointer("/attrs/spatial_scale").and_then(serde_json::Value::as_f64).unwrap_or(1.0) as f32;
+        let count = problem.shape("rois").first().copied().unwrap_or_default();
+        Ok(self.values.rois(count, n, [h as f32 / scale, w as f32 / scale]))
+    }
+}
+
+/// The parameters of a problem, rounded as its layer holds them.
+pub(super) fn parameters(problem: &Problem, dtype: DType) -> Result<Arrays> {
+    let names = problem.layer.signature().parameters;
+    let mut own = problem.clone();
+    own.shapes.retain(|name, _| names.contains(&name.as_str()));
+    own.tensors(dtype)
+}
+
+/// The layer of a problem.
+pub(super) fn layer(problem: &Problem, parameters: &Arrays) -> Result<AnyLayer> {
+    let parameter = |(name, array): (&String, &Array)| {
+        let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
+        Ok((name.clone(), Parameter::new(array.shape(), &values)?))
+    };
+    AnyLayer::new(problem.layer, parameters.iter().map(parameter).collect::<Result<_>>()?)
+}
+
+impl Bench {
+    /// The time of a convolution alone, without the checks: for the floors.
+    pub(super) fn time_alone<T: Element>(&self, problem: &Problem, effort: &Effort) -> Result<(Time, String)> {
+        let parameters = parameters(problem, T::DTYPE)?;
+        let layer = layer(problem, &parameters)?;
+        let format = MemoryFormat::ChannelsLast;
+        let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format))?;
+        let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
+        let (mut set, _) = self.set(problem, 0, format, &plan)?;
+        let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
+        let spec = layer.spec();
+        let time =
+            self.timer.measure(effort, launches, |stream| (0..launches).try_for_each(|_| set.run(&spec, &plan, &mut memory, stream)))?;
+        Ok((time, plan.explain().kernel.to_string()))
+    }
+}
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::bench::Suite;
+
+    const SUITE: &str = r#"{"format": 1, "rows": [
+        {"name": "t/dense", "network": "t", "family": "dense", "set": "core", "why": "w", "op": "conv2d", "attrs": {"padding": 1},
+         "tensors": {"x": ["N", 8, 40, 36], "weight": [16, 8, 3, 3]}, "batches": [3], "all_dtypes": true,
+         "tail": {"attrs": {"activation": "silu"}, "tensors": {"bias": [16], "residual": ["N", 16, 40, 36]}}},
+        {"name": "t/strided", "network": "t", "family": "grouped", "set": "core", "why": "w", "op": "conv2d",
+         "attrs": {"stride": 3, "padding": [0, 1, 2, 3], "groups": 4, "dilation": [1, 2]},
+         "tensors": {"x": ["N", 8, 50, 31], "weight": [12, 2, 3, 5]}, "batches": [2]},
+        {"name": "t/later", "network": "t", "family": "dense", "set": "core", "why": "w", "op": "no_such_op", "attrs": {"x": 1}, "tensors": {"x": ["N", 1, 2, 2]}}
+    ]}"#;
+
+    fn results(oracle: Oracle, scale: Scale) -> Vec<RowResult> {
+        let suite = Suite::parse("t", SUITE).unwrap();
+        let bench = Bench::new(&Device::host().unwrap(), scale).unwrap().oracle(oracle);
+        suite.configurations().iter().map(|configuration| bench.run(configuration, &Floors::none())).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_timed() {
+        for scale in [Scale::Full, Scale::Tiny] {
+            let results = results(reference::layer, scale);
+            assert_eq!(results.len(), 9);
+            for result in &results {
+                if result.op == "no_such_op" {
+                    assert_eq!(result.status, Status::UnknownOp);
+                    continue;
+                }
+                assert_eq!(result.status, Status::Timed, "{result:?}");
+                assert!(result.time.unwrap().median > 0.0 && result.checked.as_ref().unwrap().sampled > 20, "{result:?}");
+                let images = if scale == Scale::Tiny {
+                    1
+                } else if result.row == "t/dense" {
+                    3
+                } else {
+                    2
+                };
+                assert_eq!(result.x[0], images);
+            }
+        }
+    }
+
+    fn fails(results: &[RowResult], message: &str) {
+        for result in results.iter().filter(|result| result.op == "conv2d") {
+            assert_eq!((result.status, result.time), (Status::Wrong, None), "{result:?}");
+            assert!(result.message.as_ref().unwrap().contains(message), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_not_timed() {
+        fails(
+            &results(
+                |spec, tensors| {
+                    let (output, scale) = reference::layer(spec, tensors)?;
+                    Ok((output.map(|v| v + 0.5), scale))
+                },
+                Scale::Full,
+            ),
+            "the twin",
+        );
+        // wrong only at the timed shape: of which the last image is sampled, while a twin has two
+        fails(
+            &results(
+                |spec, tensors| {
+                    let (output, scale) = reference::layer(spec, tensors)?;
+                    let sample = tensors["x"].shape()[0] == 1;
+                    Ok((if sample { output.map(|v| v * 1.25) } else { output }, scale))
+                },
+                Scale::Full,
+            ),
+            "sampled elements are wrong",
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! Measures layers of real networks: behind `warpconv bench` and `cargo bench`.
+//!
+//! [`Suite`] is the rows as data (benches/suite.json); each gives some [`Configuration`]s: a batch, a dtype, a format, with or
+//! without the network's tail. [`Bench`] checks a configuration against the oracle, times it, and sets the time beside the
+//! [`Floors`] of the device, which are measured in the same run. It times nothing that is wrong.
+//!
+//! ```
+//! use warpconv::bench::{Bench, Floors, Scale, Status, Suite};
+//! # fn main() -> warpconv::Result<()> {
+//! let suite = Suite::built_in()?;
+//! let configurations = suite.configurations();
+//! let small = configurations.iter().find(|c| c.id() == "mobilenet_v2/dw3_960x7 b1 f16 channels_last").unwrap();
+//! # #[cfg(feature = "host")] {
+//! let bench = Bench::new(&warpconv::Device::host()?, Scale::Tiny)?;
+//! let result = bench.run(small, &bench.floors()?);
+//! assert_eq!(result.status, Status::Timed);
+//! println!("{}: {:.1} ms on the host device", result.kernel.unwrap(), 1e3 * result.time.unwrap().median);
+//! # }
+//! # Ok(())
+//! # }
+//! ```
+
+mod checks;
+mod floors;
+mod measure;
+mod results;
+mod suite;
+mod values;
+
+pub use crate::device::{Effort, Time, Timer};
+pub use floors::{Floor, Floors};
+pub use measure::{Bench, Oracle, Prepared, Scale};
+pub use results::{Checked, Clocks, DeviceInfo, Peer, PeerRow, PeerTime, Peers, Results, RowResult, Status, Summary, summary};
+pub use suite::{Configuration, Row, Series, Set, Size, Suite, Tail};

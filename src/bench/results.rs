@@ -1,0 +1,526 @@
+//! The results as JSON: benches/results/README.md is the schema in words.
+
+use super::floors::{Floor, Floors};
+use super::suite::Configuration;
+use crate::analysis::LayerReport;
+use crate::device::Time;
+use crate::error::{Error, Result};
+use crate::{Device, DeviceKind, build_info};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What became of a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Right, and timed.
+    Timed,
+    /// Not what the oracle says, so not timed.
+    Wrong,
+    /// This build has no such op.
+    UnknownOp,
+    /// An error, as a lack of memory.
+    Failed,
+    /// The time was up before.
+    NotRun,
+}
+
+/// What was compared with the oracle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The twin, in words.
+    pub twin: String,
+    /// Elements of the timed shape.
+    pub sampled: usize,
+}
+
+/// One configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowResult {
+    /// [`Configuration::id`].
+    pub id: String,
+    /// The row's name.
+    pub row: String,
+    /// The row's network.
+    pub network: String,
+    /// The row's family.
+    pub family: String,
+    /// The op.
+    pub op: String,
+    /// Images.
+    pub batch: usize,
+    /// The dtype's name.
+    pub dtype: String,
+    /// The format's name.
+    pub format: String,
+    /// Whether the network's tail is in it.
+    pub tail: bool,
+    /// The row's place in a series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<super::Series>,
+    /// Shape of the input that ran; empty where nothing did.
+    pub x: Vec<usize>,
+    /// Shape of the output.
+    pub y: Vec<usize>,
+    /// What became of it.
+    pub status: Status,
+    /// Why it was not timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The kernel that ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Bytes of workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_bytes: Option<usize>,
+    /// What was compared with the oracle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
+    /// Bytes of all tensors that rotate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotating_bytes: Option<usize>,
+    /// Seconds of one launch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// The least time by the device's rates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+    /// 100 * floor / time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent_of_floor: Option<f64>,
+    /// Floating-point operations of one launch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops: Option<u64>,
+    /// Bytes that one launch must move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// flops / time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops_per_second: Option<f64>,
+    /// bytes / time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<f64>,
+    /// What others took, the fastest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerTime>,
+    /// Workspace of the fastest peer, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_workspace_bytes: Option<u64>,
+    /// Time of the fastest peer / ours: above 1 we are faster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+}
+
+impl RowResult {
+    /// What has not been run.
+    pub fn new(configuration: &Configuration<'_>) -> Self {
+        let row = configuration.row;
+        Self {
+            id: configuration.id(),
+            row: row.name.clone(),
+            network: row.network.clone(),
+            family: row.family.clone(),
+            op: row.op.clone(),
+            batch: configuration.batch,
+            dtype: configuration.dtype.name().into(),
+            format: configuration.format.name().into(),
+            tail: configuration.tail,
+            series: row.series.clone(),
+            x: vec![],
+            y: vec![],
+            status: Status::NotRun,
+            message: None,
+            kernel: None,
+            workspace_bytes: None,
+            checked: None,
+            rotating_bytes: None,
+            time: None,
+            floor: None,
+            percent_of_floor: None,
+            flops: None,
+            bytes: None,
+            flops_per_second: None,
+            bytes_per_second: None,
+            peers: vec![],
+            peer_workspace_bytes: None,
+            ratio: None,
+        }
+    }
+
+    pub(super) fn ended(self, status: Status, message: String) -> Self {
+        Self { status, message: Some(message), ..self }
+    }
+
+    pub(super) fn set_time(&mut self, time: Time, report: &LayerReport, floor: Floor) {
+        self.status = Status::Timed;
+        let (flops, bytes) = (report.operations.flops, report.bytes.read + report.bytes.written);
+        self.percent_of_floor = Some(100.0 * floor.seconds / time.median);
+        self.flops_per_second = Some(flops as f64 / time.median);
+        self.bytes_per_second = Some(bytes as f64 / time.median);
+        (self.time, self.floor, self.flops, self.bytes) = (Some(time), Some(floor), Some(flops), Some(bytes));
+    }
+
+    /// Whether it is a headline row: f16 channels_last without the network's tail, so that fusion is not counted as speed.
+    pub fn is_headline(&self) -> bool {
+        !self.tail && self.dtype == "f16" && self.format == "channels_last"
+    }
+
+    /// The key of its peers: they choose their own format.
+    fn peer_key(&self) -> String {
+        format!("{} b{} {}{}", self.row, self.batch, self.dtype, if self.tail { " tail" } else { "" })
+    }
+}
+
+/// What another library took for a row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerTime {
+    /// The library and its way: "torch channels_last benchmark graph".
+    pub name: String,
+    /// Median seconds.
+    pub median: f64,
+    /// The fastest sample.
+    #[serde(default)]
+    pub min: Option<f64>,
+    /// The slowest sample.
+    #[serde(default)]
+    pub max: Option<f64>,
+}
+
+/// All ways in which another library ran one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// `row bN dtype`, and `tail`.
+    pub key: String,
+    /// Shape of the input that ran.
+    pub x: Vec<usize>,
+    /// Its ways.
+    #[serde(default)]
+    pub times: Vec<PeerTime>,
+    /// Peak memory less tensors of the fastest way.
+    #[serde(default)]
+    pub workspace_bytes: Option<u64>,
+    /// Why there is no time.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// Who ran it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The library.
+    pub name: String,
+    /// Versions of it and of what it stands on.
+    pub versions: BTreeMap<String, String>,
+    /// The device's name.
+    pub device: String,
+}
+
+/// What benches/peers/torch_peers.py writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peers {
+    /// The version of the format: 1.
+    pub format: u32,
+    /// Who.
+    pub peer: Peer,
+    /// The rows.
+    pub rows: Vec<PeerRow>,
+}
+
+impl Peers {
+    /// Reads the file's text; `source` is its name.
+    ///
+    /// # Errors
+    /// [`Error::Parse`].
+    pub fn parse(source: &str, text: &str) -> Result<Self> {
+        parse(source, text, |peers: &Peers| peers.format)
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(source: &str, text: &str, format: fn(&T) -> u32) -> Result<T> {
+    let fail = |message: String| Error::Parse { source_name: source.into(), message };
+    let value: T = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+    match format(&value) {
+        1 => Ok(value),
+        other => Err(fail(format!("format {other} is none that this version knows"))),
+    }
+}
+
+/// The device of the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// "cuda" or "host".
+    pub kind: String,
+    /// As the driver names it.
+    pub name: String,
+    /// Streaming multiprocessors, or worker threads.
+    pub multiprocessors: u32,
+    /// Compute capability; of the host device: the one that it imitates.
+    pub compute_capability: (u32, u32),
+    /// Bytes of L2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<usize>,
+    /// The driver's version, from nvidia-smi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+}
+
+/// Clocks at some moment of the run, from nvidia-smi.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// Seconds since the start.
+    pub at: f64,
+    /// MHz of the multiprocessors.
+    pub sm_mhz: f64,
+    /// MHz of the memory.
+    pub memory_mhz: f64,
+    /// Degrees Celsius.
+    pub celsius: f64,
+    /// Watts.
+    pub watts: f64,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The version of the format: 1.
+    pub format: u32,
+    /// The version of this crate.
+    pub version: String,
+    /// The CUDA whose nvcc compiled the kernels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvcc: Option<(u32, u32)>,
+    /// When it ended, in UTC: 2026-01-31T12:00:00Z.
+    pub date: String,
+    /// What the numbers are: figures of a GPU, or of the host device, which say nothing of a GPU.
+    pub label: String,
+    /// Whether the sizes were scaled down.
+    pub tiny: bool,
+    /// The device.
+    pub device: DeviceInfo,
+    /// Its rates.
+    pub floors: Floors,
+    /// Its clocks through the run.
+    #[serde(default)]
+    pub clocks: Vec<Clocks>,
+    /// The libraries that stand beside.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
+    /// The configurations.
+    pub rows: Vec<RowResult>,
+}
+
+impl Results {
+    /// Of no row yet.
+    pub fn new(device: &Device, floors: Floors, tiny: bool) -> Self {
+        let properties = device.properties();
+        let (kind, label) = match device.kind() {
+            DeviceKind::Cuda => ("cuda", format!("measured on {}", properties.name)),
+            DeviceKind::Host => ("host", "HOST DEVICE: the kernels interpreted on a CPU; these times say nothing of a GPU".into()),
+        };
+        Self {
+            format: 1,
+            version: build_info().version.into(),
+            nvcc: build_info().nvcc,
+            date: now(),
+            label,
+            tiny,
+            device: DeviceInfo {
+                kind: kind.into(),
+                name: properties.name.clone(),
+                multiprocessors: properties.multiprocessors,
+                compute_capability: properties.compute_capability,
+                cache_bytes: device.cache_bytes(),
+                driver: None,
+            },
+            floors,
+            clocks: vec![],
+            peers: vec![],
+            rows: vec![],
+        }
+    }
+
+    /// Reads the file's text; `source` is its name.
+    ///
+    /// # Errors
+    /// [`Error::Parse`].
+    pub fn parse(source: &str, text: &str) -> Result<Self> {
+        parse(source, text, |results: &Results| results.format)
+    }
+
+    /// Sets another library's times beside ours where both ran the same shape, and computes the ratios.
+    pub fn merge(&mut self, peers: Peers) {
+        let Peers { peer, rows, .. } = peers;
+        let mut by_key: BTreeMap<String, PeerRow> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        for result in &mut self.rows {
+            // two formats of ours have the same peers
+            let Some(row) = by_key.get_mut(&result.peer_key()).filter(|row| row.x == result.x) else { continue };
+            let fastest = |times: &[PeerTime]| times.iter().map(|time| time.median).fold(f64::INFINITY, f64::min);
+            if fastest(&row.times) < fastest(&result.peers) {
+                result.peer_workspace_bytes = row.workspace_bytes;
+            }
+            result.peers.extend(row.times.iter().cloned());
+            result.peers.sort_by(|a, b| a.median.total_cmp(&b.median));
+            result.ratio = result.peers.first().zip(result.time).map(|(peer, time)| peer.median / time.median);
+        }
+        self.peers.push(peer);
+    }
+
+    /// The rows that are slower than those of an earlier run beyond the spread of both, with the ratio of the times.
+    pub fn slower_than<'a>(&'a self, earlier: &Results) -> Vec<(&'a RowResult, f64)> {
+        /// What differs from run to run without any change, beside the spread of the samples.
+        const NOISE: f64 = 0.03;
+        let mut slower = Vec::new();
+        for row in &self.rows {
+            let before = earlier.rows.iter().find(|before| before.id == row.id && before.x == row.x).and_then(|before| before.time);
+            if let (Some(now), Some(before)) = (row.time, before) {
+                let spread = 3.0 * (now.mad + before.mad) + NOISE * before.median;
+                if now.median > before.median + spread {
+                    slower.push((row, now.median / before.median));
+                }
+            }
+        }
+        slower.sort_by(|a, b| b.1.total_cmp(&a.1));
+        slower
+    }
+}
+
+/// Some rows in one line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The family.
+    pub family: String,
+    /// Rows timed.
+    pub timed: usize,
+    /// Geometric mean of the percentages of the floor.
+    pub percent_of_floor: f64,
+    /// Rows with a peer.
+    pub compared: usize,
+    /// Rows where we are faster than the fastest peer.
+    pub wins: usize,
+    /// Geometric mean of the ratios; NaN without any.
+    pub ratio: f64,
+}
+
+/// The geometric means of the rows that `wanted` lets through, by family, in the order in which families come first.
+pub fn summary(rows: &[RowResult], wanted: impl Fn(&RowResult) -> bool) -> Vec<Summary> {
+    let mut families: Vec<&str> = Vec::new();
+    for row in rows {
+        if !families.contains(&row.family.as_str()) {
+            families.push(&row.family);
+        }
+    }
+    let mean = |values: &[f64]| (values.iter().map(|v| v.ln()).sum::<f64>() / values.len() as f64).exp();
+    let of = |family: &str| {
+        let rows: Vec<&RowResult> = rows.iter().filter(|row| row.family == family && row.time.is_some() && wanted(row)).collect();
+        let percents: Vec<f64> = rows.iter().filter_map(|row| row.percent_of_floor).collect();
+        let ratios: Vec<f64> = rows.iter().filter_map(|row| row.ratio).collect();
+        Summary {
+            family: family.into(),
+            timed: rows.len(),
+            percent_of_floor: mean(&percents),
+            compared: ratios.len(),
+            wins: ratios.iter().filter(|&&ratio| ratio > 1.0).count(),
+            ratio: mean(&ratios),
+        }
+    };
+    families.into_iter().map(of).filter(|summary| summary.timed > 0).collect()
+}
+
+/// The moment in UTC, as 2026-01-31T12:00:00Z.
+fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    date(seconds)
+}
+
+fn date(seconds: u64) -> String {
+    // the civil calendar from days since 1970, by eras of 400 years that begin on 1 March
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Suite;
+
+    fn row(id: usize, median: f64, mad: f64) -> RowResult {
+        let suite = Suite::built_in().unwrap();
+        let mut row = RowResult::new(&suite.configurations()[id]);
+        row.x = vec![1, 2, 3, 4];
+        row.time = Some(Time { median, min: median, max: median, mad, samples: 5, launches: 1 });
+        row.percent_of_floor = Some(50.0);
+        row.status = Status::Timed;
+        row
+    }
+
+    fn results(rows: Vec<RowResult>) -> Results {
+        let device = DeviceInfo {
+            kind: "cuda".into(),
+            name: "g".into(),
+            multiprocessors: 1,
+            compute_capability: (9, 0),
+            cache_bytes: None,
+            driver: None,
+        };
+        let floors = Floors { copy_bytes_per_second: 1.0, tensor_flops_per_second: 1.0, ffma_flops_per_second: 1.0, ..Floors::none() };
+        let (format, version, date, label) = (1, "0".into(), now(), "l".into());
+        Results { format, version, nvcc: None, date, label, tiny: false, device, floors, clocks: vec![], peers: vec![], rows }
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(date(1_798_761_599), "2026-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn results_are_their_own_json() {
+        let results = results(vec![row(0, 1e-5, 1e-7), row(3, 2e-5, 1e-7)]);
+        let text = serde_json::to_string(&results).unwrap();
+        assert_eq!(Results::parse("r", &text).unwrap(), results);
+        assert!(Results::parse("r", &text.replacen("\"format\":1", "\"format\":9", 1)).is_err());
+    }
+
+    #[test]
+    fn peers_are_merged_where_the_shapes_agree() {
+        let mut ours = results(vec![row(0, 1e-5, 1e-7), row(1, 1e-5, 1e-7), row(2, 1e-5, 1e-7)]);
+        let time = |name: &str, median| PeerTime { name: name.into(), median, min: None, max: None };
+        let peer = |row: &RowResult, x: &[usize], times| PeerRow {
+            key: row.peer_key(),
+            x: x.to_vec(),
+            times,
+            workspace_bytes: Some(64),
+            message: None,
+        };
+        let rows = vec![
+            peer(&ours.rows[0], &[1, 2, 3, 4], vec![time("slow", 4e-5), time("fast", 2e-5)]),
+            peer(&ours.rows[1], &[8, 2, 3, 4], vec![time("another shape", 1.0)]),
+            peer(&ours.rows[2], &[1, 2, 3, 4], vec![time("faster than we", 5e-6)]),
+        ];
+        let who = Peer { name: "torch".into(), versions: BTreeMap::new(), device: "g".into() };
+        ours.merge(Peers { format: 1, peer: who, rows });
+        assert_eq!(ours.rows[0].peers[0].name, "fast");
+        assert!((ours.rows[0].ratio.unwrap() - 2.0).abs() < 1e-12 && ours.rows[0].peer_workspace_bytes == Some(64));
+        assert_eq!((ours.rows[1].ratio, ours.rows[1].peers.len()), (None, 0));
+        let summary = summary(&ours.rows, RowResult::is_headline);
+        assert_eq!((summary[0].timed, summary[0].compared, summary[0].wins), (3, 2, 1));
+        assert!((summary[0].ratio - 1.0).abs() < 1e-12 && (summary[0].percent_of_floor - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn slower_is_what_exceeds_the_spread() {
+        let before = results(vec![row(0, 1e-5, 1e-7), row(1, 1e-5, 1e-6), row(2, 1e-5, 1e-7)]);
+        let now = results(vec![row(0, 1.2e-5, 1e-7), row(1, 1.2e-5, 1e-7), row(2, 0.9e-5, 1e-7)]);
+        let slower = now.slower_than(&before);
+        assert_eq!(slower.len(), 1);
+        assert!(slower[0].0.id == now.rows[0].id && (slower[0].1 - 1.2).abs() < 1e-12);
+    }
+}

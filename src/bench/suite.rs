@@ -1,0 +1,398 @@
+//! The rows of the suite, as benches/suite.json holds them.
+
+use crate::analysis::{LayerReport, Operands, analyse};
+use crate::cases::Problem;
+use crate::error::{Error, Result};
+use crate::geometry::elements;
+use crate::layers::LayerSpec;
+use crate::{DType, MemoryFormat, Shape};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Layers of real networks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// The version of the file's format: 1.
+    pub format: u32,
+    /// The layers.
+    pub rows: Vec<Row>,
+}
+
+/// A layer of a real network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// `network/layer`, unique.
+    pub name: String,
+    /// The network and its input's size where it matters.
+    pub network: String,
+    /// By which geometric means are taken.
+    pub family: String,
+    /// Whether the short run has it.
+    pub set: Set,
+    /// Why it is there.
+    pub why: String,
+    /// The op, which this build may not know.
+    pub op: String,
+    /// Its attributes, as in a layer's JSON, without the tail.
+    #[serde(default)]
+    pub attrs: Map<String, Value>,
+    /// The shapes of x, of the parameters and of the other inputs, without the tail.
+    pub tensors: BTreeMap<String, Vec<Size>>,
+    /// The batches at which it is measured.
+    #[serde(default = "batches")]
+    pub batches: Vec<usize>,
+    /// Whether it is measured in f16 contiguous, bf16 and f32 too, at its main batch.
+    #[serde(default)]
+    pub all_dtypes: bool,
+    /// What the network has behind the layer: measured besides, at the main batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<Tail>,
+    /// A series of rows that differ in one size, for a plot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
+}
+
+/// Which runs have a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Set {
+    /// All.
+    Core,
+    /// Only the full ones.
+    Extended,
+}
+
+/// A size of a shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Size {
+    /// The batch: "N" in JSON.
+    Batch,
+    /// A number.
+    Is(usize),
+}
+
+impl TryFrom<Value> for Size {
+    type Error = String;
+    fn try_from(value: Value) -> Result<Self, String> {
+        match (value.as_str(), value.as_u64()) {
+            (Some("N"), _) => Ok(Size::Batch),
+            (_, Some(size)) => usize::try_from(size).map(Size::Is).map_err(|e| e.to_string()),
+            _ => Err(format!("a size is a number or \"N\", not {value}")),
+        }
+    }
+}
+
+impl From<Size> for Value {
+    fn from(size: Size) -> Value {
+        match size {
+            Size::Batch => "N".into(),
+            Size::Is(size) => size.into(),
+        }
+    }
+}
+
+/// What a network has behind a layer, and a kernel can do in its store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tail {
+    /// Further attributes: the activation.
+    pub attrs: Map<String, Value>,
+    /// Further tensors: bias and residual.
+    pub tensors: BTreeMap<String, Vec<Size>>,
+}
+
+/// The place of a row in a series of rows that differ in one size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// What all of them are.
+    pub name: String,
+    /// In what they differ.
+    pub axis: String,
+    /// This row's.
+    pub value: f64,
+}
+
+fn batches() -> Vec<usize> {
+    vec![1, 8, 32]
+}
+
+/// The batch at which tails and further dtypes are measured, where a row has it.
+const MAIN_BATCH: usize = 8;
+
+impl Suite {
+    /// The suite of this crate's version, benches/suite.json.
+    ///
+    /// # Errors
+    /// None in a released version.
+    pub fn built_in() -> Result<Self> {
+        Self::parse("benches/suite.json", include_str!("../../benches/suite.json"))
+    }
+
+    /// A suite in JSON, of which `source` is the name.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] for malformed JSON, unknown keys, another format, a name that occurs twice.
+    pub fn parse(source: &str, text: &str) -> Result<Self> {
+        let fail = |message: String| Error::Parse { source_name: source.into(), message };
+        let suite: Suite = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+        if suite.format != 1 {
+            return Err(fail(format!("format {} is none that this version knows", suite.format)));
+        }
+        let mut names: Vec<&str> = suite.rows.iter().map(|row| row.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(fail(format!("two rows have the name {:?}", twice[0])));
+        }
+        if let Some(row) = suite.rows.iter().find(|row| row.batches.is_empty() || row.batches.contains(&0)) {
+            return Err(fail(format!("{:?} has no batch, or an empty one", row.name)));
+        }
+        Ok(suite)
+    }
+
+    /// Every configuration of every row, the most telling first, so that a run that is cut short has those: f16 channels_last
+    /// without a tail at the main batch, at the others, then with the tail, then the other dtypes and formats.
+    pub fn configurations(&self) -> Vec<Configuration<'_>> {
+        let mut all: Vec<Configuration<'_>> = self.rows.iter().flat_map(Row::configurations).collect();
+        all.sort_by_key(Configuration::phase); // stable: within a phase, the order of the file
+        all
+    }
+}
+
+impl Row {
+    /// The batch of its tails and further dtypes.
+    pub fn main_batch(&self) -> usize {
+        let last = self.batches.last().copied().unwrap_or(1);
+        if self.batches.contains(&MAIN_BATCH) { MAIN_BATCH } else { last }
+    }
+
+    /// Whether this build has its op.
+    pub fn is_known(&self) -> bool {
+        LayerSpec::OPS.contains(&self.op.as_str())
+    }
+
+    fn configurations(&self) -> Vec<Configuration<'_>> {
+        let plain = |batch| Configuration { row: self, batch, dtype: DType::F16, format: MemoryFormat::ChannelsLast, tail: false };
+        let main = plain(self.main_batch());
+        let mut all: Vec<_> = self.batches.iter().map(|&batch| plain(batch)).collect();
+        if self.tail.is_some() {
+            all.push(Configuration { tail: true, ..main });
+        }
+        if self.all_dtypes {
+            all.push(Configuration { format: MemoryFormat::Contiguous, ..main });
+            all.push(Configuration { dtype: DType::Bf16, ..main });
+            all.push(Configuration { dtype: DType::F32, ..main });
+        }
+        all
+    }
+}
+
+/// A row at one batch in one dtype and format, with or without its tail.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Configuration<'a> {
+    /// The row.
+    pub row: &'a Row,
+    /// Images.
+    pub batch: usize,
+    /// The dtype.
+    pub dtype: DType,
+    /// The format of inputs and output.
+    pub format: MemoryFormat,
+    /// Whether the tail is run too.
+    pub tail: bool,
+}
+
+impl Configuration<'_> {
+    /// `row bN dtype format`, and `tail`: the key by which results are compared.
+    pub fn id(&self) -> String {
+        let tail = if self.tail { " tail" } else { "" };
+        format!("{} b{} {} {}{tail}", self.row.name, self.batch, self.dtype, self.format)
+    }
+
+    fn phase(&self) -> u8 {
+        match (self.tail, self.dtype, self.format) {
+            (true, ..) => 2,
+            (false, DType::F16, MemoryFormat::ChannelsLast) => u8::from(self.batch != self.row.main_batch()),
+            _ => 3,
+        }
+    }
+
+    /// Layer and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when this build does not know the op or an attribute.
+    pub fn problem(&self) -> Result<Problem> {
+        let tail = self.row.tail.as_ref().filter(|_| self.tail);
+        let mut attrs = self.row.attrs.clone();
+        attrs.extend(tail.iter().flat_map(|tail| tail.attrs.clone()));
+        let layer = json!({ "op": self.row.op, "attrs": attrs });
+        let layer: LayerSpec =
+            serde_json::from_value(layer).map_err(|e| Error::Parse { source_name: self.row.name.clone(), message: e.to_string() })?;
+        let tensors = self.row.tensors.iter().chain(tail.iter().flat_map(|tail| &tail.tensors));
+        let size = |size: &Size| if let Size::Is(size) = size { *size } else { self.batch };
+        let shapes = tensors.map(|(name, shape)| (name.clone(), shape.iter().map(size).collect()));
+        Ok(Problem { kind: "suite".into(), shapes: shapes.collect(), ..Problem::new(layer, &[]) })
+    }
+}
+
+/// What a problem costs.
+pub(super) fn cost(problem: &Problem, dtype: DType) -> Result<LayerReport> {
+    let parameters = problem.layer.signature().parameters;
+    let named = parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?.clone())));
+    let has = |name| problem.shapes.contains_key(name);
+    let operands = Operands::new(dtype).residual(has("residual")).mask(has("mask"));
+    analyse(&problem.layer, &named.collect::<Vec<_>>(), &problem.request()?, operands)
+}
+
+/// What the oracle has to do for a problem, roughly, in products.
+pub(super) fn effort(problem: &Problem) -> Result<u64> {
+    let report = cost(problem, DType::F32)?;
+    let moved = elements(&report.input)? + elements(&report.output)?;
+    Ok(report.operations.macs + report.operations.sampling_flops / 2 + 8 * moved as u64)
+}
+
+/// Inputs whose rows and columns are the output's.
+const OF_OUTPUT: [&str; 3] = ["residual", "offset", "mask"];
+
+/// The same layer on images of another number and size.
+///
+/// # Errors
+/// When the layer cannot be applied to them.
+pub(super) fn resized(problem: &Problem, batch: usize, [h, w]: [usize; 2]) -> Result<Problem> {
+    let [_, c, old_h, old_w] = problem.x()?;
+    let mut layer =
+        serde_json::to_value(problem.layer).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })?;
+    let pools = problem.shapes.contains_key("rois");
+    // an upsampling keeps its ratio
+    if let Some(Value::Array(size)) = layer.pointer_mut("/attrs/output_size").filter(|_| !pools) {
+        for (size, [new, old]) in size.iter_mut().zip([[h, old_h], [w, old_w]]) {
+            *size = (size.as_u64().unwrap_or(1) as usize * new / old.max(1)).max(1).into();
+        }
+    }
+    let layer: LayerSpec =
+        serde_json::from_value(layer).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })?;
+    let mut resized = Problem { layer, ..problem.clone() }.with("x", Some(&[batch, c, h, w]));
+    if !pools {
+        let [_, _, y_h, y_w] = resized.output_shape()?;
+        for name in OF_OUTPUT {
+            if let Some(shape) = problem.shapes.get(name) {
+                resized = resized.with(name, Some(&[batch, shape[1], y_h, y_w]));
+            }
+        }
+    }
+    Ok(resized)
+}
+
+/// The same layer on at most so many smaller images (and on few RoIs, where it pools some), so that the oracle has no more to do than `budget` if that can be.
+///
+/// # Errors
+/// When the layer cannot be applied to any smaller image.
+pub(super) fn scaled_down(problem: &Problem, batch: usize, budget: u64) -> Result<Problem> {
+    const SMALLEST: usize = 4;
+    const ROIS: usize = 8;
+    let [n, _, h, w] = problem.x()?;
+    let mut problem = problem.clone();
+    if problem.shapes.contains_key("rois") {
+        for name in ["rois", "offset", "mask"] {
+            if let Some(shape) = problem.shapes.get_mut(name) {
+                shape[0] = shape[0].min(ROIS);
+            }
+        }
+    }
+    let problem = &problem;
+    let mut size = [h, w];
+    let mut best = None;
+    loop {
+        // sizes that a layer refuses (odd ones, for instance) are passed over
+        if let Ok(smaller) = resized(problem, n.min(batch), size) {
+            let fits = effort(&smaller)? <= budget;
+            best = Some(smaller);
+            if fits {
+                break;
+            }
+        }
+        let axis = usize::from(size[1] > size[0]);
+        let step = if size[axis].is_multiple_of(2) { 2 } else { 1 };
+        let next = size[axis] * 3 / 4 / step * step;
+        if next < SMALLEST.min(h.min(w)) || next == 0 || next == size[axis] {
+            break;
+        }
+        size[axis] = next;
+    }
+    best.map_or_else(|| resized(problem, n.min(batch), [h, w]), Ok)
+}
+
+/// The number of images of a problem, and of its RoIs where it pools some.
+pub(super) fn counts(problem: &Problem) -> Result<(Shape, Option<usize>)> {
+    Ok((problem.x()?, problem.shapes.get("rois").map(|shape| shape[0])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_parses_and_its_shapes_fit() {
+        let suite = Suite::built_in().unwrap();
+        assert!(suite.rows.len() >= 100);
+        let mut known = 0;
+        for configuration in suite.configurations().into_iter().filter(|c| c.row.is_known()) {
+            let problem = configuration.problem().unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
+            let report = cost(&problem, configuration.dtype).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
+            if let Some(residual) = problem.shapes.get("residual") {
+                assert_eq!(*residual, report.output, "{}", configuration.id());
+            }
+            if configuration.batch == 1 {
+                assert_eq!(problem.output_shape().unwrap(), report.output, "{}", configuration.id());
+            }
+            known += 1;
+        }
+        assert!(known > 300, "{known}");
+    }
+
+    #[test]
+    fn every_row_can_be_scaled_down() {
+        let suite = Suite::built_in().unwrap();
+        for row in suite.rows.iter().filter(|row| row.is_known()) {
+            let configuration =
+                Configuration { row, batch: 32, dtype: DType::F16, format: MemoryFormat::ChannelsLast, tail: row.tail.is_some() };
+            let (problem, mut images) = (configuration.problem().unwrap(), 0);
+            for batch in [1, 2] {
+                let small = scaled_down(&problem, batch, 3_000_000).unwrap_or_else(|e| panic!("{}: {e}", row.name));
+                assert_eq!(small.x().unwrap()[..2], [batch, problem.x().unwrap()[1]]);
+                assert!(effort(&small).unwrap() < 400_000_000, "{}: {:?}", row.name, small.shapes);
+                assert_eq!(small.shape("weight"), problem.shape("weight"));
+                images += small.x().unwrap()[0];
+            }
+            assert_eq!(images, 3);
+        }
+    }
+
+    #[test]
+    fn the_most_telling_come_first() {
+        let suite = Suite::built_in().unwrap();
+        let all = suite.configurations();
+        let ids: Vec<String> = all.iter().map(Configuration::id).collect();
+        assert_eq!(ids[0], "mobilenet_v2/dw3_32x112 b8 f16 channels_last");
+        assert!(all.windows(2).all(|pair| pair[0].phase() <= pair[1].phase()));
+        let mut unique = ids.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), ids.len());
+    }
+
+    #[test]
+    fn bad_suites_are_refused() {
+        let refused = |text: &str| Suite::parse("s.json", text).unwrap_err().to_string();
+        let row = r#"{"name": "a/b", "network": "a", "family": "dense", "set": "core", "why": "", "op": "conv2d", "tensors": {"x": ["N", 1, 4, 4], "weight": [1, 1, 3, 3]}}"#;
+        Suite::parse("s.json", &format!(r#"{{"format": 1, "rows": [{row}]}}"#)).unwrap();
+        assert!(refused(&format!(r#"{{"format": 1, "rows": [{row}, {row}]}}"#)).contains("two rows have the name \"a/b\""));
+        assert!(refused(&format!(r#"{{"format": 2, "rows": [{row}]}}"#)).contains("format 2"));
+        assert!(refused(&format!(r#"{{"format": 1, "rows": [{}]}}"#, row.replace("\"N\"", "\"M\""))).contains("not \"M\""));
+        assert!(refused(&format!(r#"{{"format": 1, "rows": [{}]}}"#, row.replace("why", "reason"))).contains("reason"));
+    }
+}

@@ -1,0 +1,73 @@
+//! What the tensors of a measurement hold: full-mantissa random values, since kernels run faster on zeros.
+
+use crate::error::Result;
+use crate::geometry::elements;
+use crate::{Element, Layout, Shape};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Values a pool has: a prime, so that no row or image repeats the one before.
+const POOL: usize = 1_048_573;
+
+/// A stock of random values, from which tensors of any size are cut quickly.
+#[derive(Debug)]
+pub(super) struct Values(Vec<f32>);
+
+/// A tensor's values on the host, in the order in which they lie in device memory.
+#[derive(Debug)]
+pub(super) struct Placed<T> {
+    pub layout: Layout,
+    pub values: Vec<T>,
+}
+
+impl<T: Element> Placed<T> {
+    /// The value at [n, c, h, w].
+    pub fn at(&self, position: Shape) -> f64 {
+        let index: usize = self.layout.strides().iter().zip(position).map(|(stride, index)| stride * index).sum();
+        f64::from(self.values[index].to_f32())
+    }
+}
+
+impl Values {
+    /// The same in every run.
+    pub fn new() -> Self {
+        let mut rng = StdRng::seed_from_u64(20);
+        Self((0..POOL).map(|_| rng.random_range(-1.0f32..1.0)).collect())
+    }
+
+    /// Values for the tensor `name` of set `set`: uniform in [-1, 1), a mask in [0, 1), offsets within two pixels.
+    pub fn place<T: Element>(&self, name: &str, set: usize, layout: Layout) -> Result<Placed<T>> {
+        let one = |&v: &f32| {
+            T::from_f32(match name {
+                "mask" => v.abs(),
+                "offset" => 2.0 * v,
+                _ => v,
+            })
+        };
+        let start = name.bytes().fold(set * 7919, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % POOL;
+        let count = elements(&layout.shape())?;
+        // converted once and then copied: tensors are far larger than the pool
+        let pool: Vec<T> = self.0.iter().cycle().skip(start).take(POOL.min(count)).map(one).collect();
+        let mut values = Vec::with_capacity(count);
+        while values.len() < count {
+            values.extend_from_slice(&pool[..pool.len().min(count - values.len())]);
+        }
+        Ok(Placed { layout, values })
+    }
+
+    /// `count` RoIs on `batch` images of this size in the input's own coordinates, from a 16th to half of the image.
+    pub fn rois(&self, count: usize, batch: usize, [h, w]: [f32; 2]) -> Vec<[f32; 5]> {
+        let mut rng = StdRng::seed_from_u64(21);
+        let mut side = |size: f32| {
+            let length = size * rng.random_range(0.0625f32..0.5);
+            let start = rng.random_range(0.0..size - length);
+            // multiples of a quarter, which f32 scales exactly
+            [start, start + length].map(|v| (v * 4.0).round() / 4.0)
+        };
+        let mut roi = |index: usize| {
+            let ([x1, x2], [y1, y2]) = (side(w), side(h));
+            [(index % batch.max(1)) as f32, x1, y1, x2, y2]
+        };
+        (0..count).map(&mut roi).collect()
+    }
+}

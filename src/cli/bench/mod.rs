@@ -1,0 +1,221 @@
+//! `warpconv bench`: layers of real networks, checked, timed, and set beside the device's floors and other libraries.
+
+mod plots;
+mod smi;
+mod table;
+
+use super::{DeviceArgs, Verdict, dtype_parser, note, print, progress, read_text};
+use regex::Regex;
+use smi::Smi;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use warpconv::bench::{Bench, Configuration, Peers, Results, RowResult, Scale, Set, Status, Suite};
+use warpconv::{DType, Device, DeviceKind, Error, Result, io};
+
+const EXAMPLES: &str = "\
+Examples:
+  warpconv bench --core --json ours.json              the core suite on the GPU
+  warpconv bench --filter '^resnet50/' --batch 8      some rows
+  warpconv bench --tiny --device host --core          without a GPU: small images, to try the program
+  warpconv bench --from ours.json --peers peers.json --plot plots
+                                                      results beside PyTorch's (benches/compare.sh does it all)
+  warpconv bench --core --baseline benches/results/last.json
+                                                      warns of what has become slower
+
+Every configuration is compared with a float64 oracle before it is timed; what is wrong is not timed and makes the program
+exit with 1. Times are medians of graph replays over rotating inputs; the floor is the least time by rates that are measured in
+the same run. On the host device the times are those of an interpreter, and say nothing of a GPU.";
+
+/// Time layers of real networks against the device's floors and other libraries
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The rows, as benches/README.md describes them [default: those in the program]
+    #[arg(long, value_name = "FILE")]
+    suite: Option<PathBuf>,
+    /// Run only what matches in `network/layer bN dtype format`
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+    /// Run only the core rows
+    #[arg(long)]
+    core: bool,
+    /// Run only these batches
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    batch: Vec<usize>,
+    /// Run only these dtypes
+    #[arg(long, value_name = "DTYPE", value_parser = dtype_parser(), value_delimiter = ',')]
+    dtype: Vec<DType>,
+    /// One small image a row, channels as they are: what the host device can do
+    #[arg(long)]
+    tiny: bool,
+    /// Begin no configuration after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
+    /// Run nothing: take the results of an earlier run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "core", "tiny", "time_limit"])]
+    from: Option<PathBuf>,
+    /// Times of another library, as benches/peers/torch_peers.py writes them
+    #[arg(long, value_name = "FILE")]
+    peers: Vec<PathBuf>,
+    /// Earlier results: warn of rows that are slower beyond the spread
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Write the results as JSON, while they come
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw plots (PNG) into this folder, which is created
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
+    /// List the configurations and run nothing
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub fn execute(args: Args) -> Result<Verdict> {
+    // all that can be refused is refused before anything runs for minutes
+    let peers = args.peers.iter().map(|path| Peers::parse(&path.display().to_string(), &read_text(path)?));
+    let peers: Vec<Peers> = peers.collect::<Result<_>>()?;
+    let baseline = args.baseline.as_deref().map(read_results).transpose()?;
+    if let Some(folder) = &args.plot {
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
+    }
+    let mut results = match &args.from {
+        Some(path) => args.earlier(path)?,
+        None => {
+            let suite = args.suite()?;
+            let configurations = args.wanted(&suite)?;
+            if args.list {
+                return list(&configurations);
+            }
+            args.run(&configurations)?
+        }
+    };
+    for peers in peers {
+        results.merge(peers);
+    }
+    if let Some(path) = &args.json {
+        save(path, &results)?;
+    }
+    print(table::text(&results))?;
+    if let Some(folder) = &args.plot {
+        for path in plots::draw(&results, folder)? {
+            note(format_args!("wrote {}", path.display()));
+        }
+    }
+    if let Some(baseline) = &baseline {
+        compare(&results, baseline)?;
+    }
+    let wrong = results.rows.iter().any(|row| row.status == Status::Wrong);
+    Ok(if wrong { Verdict::Failed } else { Verdict::Passed })
+}
+
+impl Args {
+    fn suite(&self) -> Result<Suite> {
+        match &self.suite {
+            Some(path) => Suite::parse(&path.display().to_string(), &read_text(path)?),
+            None => Suite::built_in(),
+        }
+    }
+
+    fn matches(&self, id: &str, batch: usize, dtype: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.is_match(id))
+            && (self.batch.is_empty() || self.batch.contains(&batch))
+            && (self.dtype.is_empty() || self.dtype.iter().any(|wanted| wanted.name() == dtype))
+    }
+
+    fn wanted<'a>(&self, suite: &'a Suite) -> Result<Vec<Configuration<'a>>> {
+        let mut all = suite.configurations();
+        all.retain(|c| (!self.core || c.row.set == Set::Core) && self.matches(&c.id(), c.batch, c.dtype.name()));
+        if self.tiny {
+            // batches shrink to one image: a row is run at the first of those that are wanted
+            let main = |c: &Configuration<'_>| c.batch == c.row.main_batch() || self.batch.contains(&c.batch);
+            all.retain(main);
+        }
+        if all.is_empty() {
+            let requirement = "options that leave something to run: see --list";
+            return Err(Error::Attribute { name: "the choice of rows", value: "empty".into(), requirement });
+        }
+        Ok(all)
+    }
+
+    fn earlier(&self, path: &Path) -> Result<Results> {
+        let mut results = read_results(path)?;
+        results.rows.retain(|row| self.matches(&row.id, row.batch, &row.dtype));
+        Ok(results)
+    }
+
+    fn run(&self, configurations: &[Configuration<'_>]) -> Result<Results> {
+        const SAVE_EVERY: Duration = Duration::from_secs(10);
+        let device = self.device.device()?;
+        let scale = self.scale(&device)?;
+        let (bench, start) = (Bench::new(&device, scale)?, Instant::now());
+        let smi = Smi::new(&device);
+        let bar = progress(configurations.len(), "configurations");
+        bar.set_message("the device's floors");
+        bar.enable_steady_tick(Duration::from_millis(200));
+        let mut results = Results::new(&device, bench.floors()?, scale == Scale::Tiny);
+        results.device.driver = smi.driver();
+        let mut saved = Instant::now();
+        let limit = self.time_limit.map(Duration::from_secs);
+        for (index, configuration) in configurations.iter().enumerate() {
+            bar.set_message(configuration.id());
+            if limit.is_some_and(|limit| start.elapsed() >= limit) {
+                results.rows.push(RowResult { message: Some("the time was up".into()), ..RowResult::new(configuration) });
+            } else {
+                results.rows.push(bench.run(configuration, &results.floors));
+            }
+            bar.inc(1);
+            if index % 20 == 0 || index + 1 == configurations.len() {
+                results.clocks.extend(smi.clocks(start.elapsed()));
+            }
+            if let Some(path) = self.json.as_ref().filter(|_| saved.elapsed() > SAVE_EVERY) {
+                save(path, &results)?;
+                saved = Instant::now();
+            }
+        }
+        bar.finish_and_clear();
+        Ok(results)
+    }
+
+    fn scale(&self, device: &Device) -> Result<Scale> {
+        if device.kind() == DeviceKind::Host && !self.tiny {
+            let requirement = "a GPU, or host with --tiny: the host device interprets kernels and would take days at full size";
+            return Err(Error::Attribute { name: "--device", value: device.to_string(), requirement });
+        }
+        Ok(if self.tiny { Scale::Tiny } else { Scale::Full })
+    }
+}
+
+fn list(configurations: &[Configuration<'_>]) -> Result<Verdict> {
+    for configuration in configurations {
+        let missing = if configuration.row.is_known() { "" } else { "  (this build does not have its op)" };
+        print(format_args!("{}{missing}", configuration.id()))?;
+    }
+    print(format_args!("{} configurations", configurations.len()))?;
+    Ok(Verdict::Passed)
+}
+
+fn read_results(path: &Path) -> Result<Results> {
+    Results::parse(&path.display().to_string(), &read_text(path)?)
+}
+
+fn save(path: &Path, results: &Results) -> Result<()> {
+    let text = serde_json::to_string_pretty(results).map_err(|e| Error::Parse { source_name: "results".into(), message: e.to_string() })?;
+    io::write(path, format!("{text}\n").as_bytes())
+}
+
+/// Says what has become slower. On CI that runs on GitHub the lines become annotations.
+fn compare(results: &Results, baseline: &Results) -> Result<()> {
+    if results.device.name != baseline.device.name || results.tiny != baseline.tiny {
+        note(format_args!("not compared with the baseline, which is of {} ({})", baseline.device.name, baseline.label));
+        return Ok(());
+    }
+    let slower = results.slower_than(baseline);
+    let prefix = if std::env::var_os("GITHUB_ACTIONS").is_some() { "::warning::" } else { "warning: " };
+    for (row, ratio) in &slower {
+        note(format_args!("{prefix}{} takes {ratio:.2} times as long as in the baseline of {}", row.id, baseline.date));
+    }
+    print(format_args!("{} rows are slower than the baseline of {} beyond the spread", slower.len(), baseline.date))
+}
