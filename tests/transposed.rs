@@ -195,7 +195,8 @@ fn its_matrix_is_the_transpose_of_the_convolutions(
     let weight = [groups * 2, 2, kernel[0], kernel[1]];
     let (conv, transpose) = pair(spec, image, weight, &grid(&weight, 3));
     // an image of a batch for each unit vector: the rows of the result are the columns of the matrix
-    let matrix = |layer: &dyn Fn(Shape, &[f32]) -> (Shape, Vec<f32>), [_, c, h, w]: Shape| {
+    type Apply<'a> = dyn Fn(Shape, &[f32]) -> (Shape, Vec<f32>) + 'a;
+    let matrix = |layer: &Apply<'_>, [_, c, h, w]: Shape| {
         let count = c * h * w;
         let unit: Vec<f32> = (0..count * count).map(|i| if i / count == i % count { 1.0 } else { 0.0 }).collect();
         let (_, columns) = layer([count, c, h, w], &unit);

@@ -142,8 +142,8 @@ fn what_cannot_be_interpolated_is_refused() {
     assert!(matches!(layer(UpsampleSize::Scale([1e300, 1.0])).output_shape(&[1, 1, 2, 2].into()), Err(Error::Overflow { .. })));
     let huge = layer(UpsampleSize::Output([1 << 20, 1 << 20]));
     assert!(matches!(huge.plan::<f16>(&DEVICE, &PlanRequest::new([1, 1, 2, 2])), Err(Error::Limit { .. })));
-    let overflowing = layer(UpsampleSize::Output([usize::MAX, 2]));
-    assert!(matches!(overflowing.output_shape(&[1, 1, 2, 2].into()), Err(Error::Overflow { .. })));
+    let overflowing = UpsampleBilinear::new(spec(UpsampleSize::Output([usize::MAX, 2])));
+    assert!(matches!(overflowing, Err(Error::Overflow { .. })), "{overflowing:?}");
     for text in ["{}", r#"{"scale": 2, "output_size": 4}"#, r#"{"scale": "2"}"#, r#"{"output_size": -1}"#, r#"{"output_size": [1, 2, 3]}"#]
     {
         assert!(LayerSpec::from_json(&format!(r#"{{"op": "upsample_bilinear", "attrs": {text}}}"#)).is_err(), "{text}");

@@ -217,10 +217,13 @@ impl Conv {
     }
 }
 
+/// Makes the shapes of x and weight, or the attributes, smaller.
+type Shrink<'a> = dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut Conv2dSpec) + 'a;
+
 /// Simpler filters and attributes; the tensors are shrunk for all ops alike.
 pub(super) fn simpler(problem: &Problem, spec: Conv2dSpec, add: &mut dyn FnMut(Problem)) {
     let (Ok(x), Ok(weight)) = (problem.x(), crate::geometry::rank4("weight", problem.shape("weight"))) else { return };
-    let mut change = |change: &dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut Conv2dSpec)| {
+    let mut change = |change: &Shrink<'_>| {
         let (mut x, mut weight, mut spec) = (x, weight, spec);
         change(&mut x, &mut weight, &mut spec);
         let mut smaller = Problem { layer: LayerSpec::Conv2d(spec), ..problem.clone() }.with("x", Some(&x)).with("weight", Some(&weight));

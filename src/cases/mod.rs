@@ -169,7 +169,7 @@ impl Problem {
     }
 
     /// What a plan is asked for.
-    fn request(&self) -> Result<PlanRequest> {
+    pub(crate) fn request(&self) -> Result<PlanRequest> {
         let request = PlanRequest::new(self.x()?);
         Ok(match self.shapes.get("rois") {
             Some(shape) => request.rois(shape.first().copied().unwrap_or_default()),

@@ -1,6 +1,6 @@
 //! Conv2d's kernels.
 
-use super::launch::{Family, plan as plan_op};
+use super::launch::{Family, Stage, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -26,5 +26,5 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    plan_op(op, &families(), device, request, geometry, weight, epilogue, packed)
+    plan_op(op, &families(), device, request, Stage { geometry, weight, epilogue, packed })
 }

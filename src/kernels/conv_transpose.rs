@@ -1,6 +1,6 @@
 //! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs or element by element.
 
-use super::launch::{Family, KernelParams, Prepared, Problem, plan as plan_op};
+use super::launch::{Family, KernelParams, Prepared, Problem, Stage, plan as plan_op};
 use super::params::ConvTransposeParams;
 use super::{Epilogue, KernelInfo, PackedWeights, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
@@ -107,7 +107,7 @@ pub(crate) fn plan<T: Element>(
     if period > MAX_PERIOD {
         return Err(Error::Limit { what: "stride / gcd(stride, dilation)", value: period as u128, limit: MAX_PERIOD as u128 });
     }
-    plan_op("conv_transpose2d", &[Family { name: FAMILY, cost, prepare }], device, request, geometry, weight, epilogue, packed)
+    plan_op("conv_transpose2d", &[Family { name: FAMILY, cost, prepare }], device, request, Stage { geometry, weight, epilogue, packed })
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ mod tests {
         for kernel in family(FAMILY).filter(|kernel| kernel.tag("gather").is_some()) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
-            assert!(kernel.threads as usize % tile.m == 0, "{}: a thread fills the table for one pixel", kernel.name);
+            assert!((kernel.threads as usize).is_multiple_of(tile.m), "{}: a thread fills the table for one pixel", kernel.name);
         }
     }
 }

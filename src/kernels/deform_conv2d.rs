@@ -1,6 +1,6 @@
 //! DeformConv2d's kernels.
 
-use super::launch::{Family, plan as plan_op};
+use super::launch::{Family, Stage, plan as plan_op};
 use super::{Epilogue, PackedWeights, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
@@ -18,7 +18,7 @@ pub(crate) fn plan<T: Element>(
 ) -> Result<Plan<T>> {
     let families = [Family { name: deform_conv::FAMILY, cost: deform_conv::cost, prepare: deform_conv::prepare }];
     let DeformGeometry { conv, offset, mask } = geometry;
-    let plan = plan_op("deform_conv2d", &families, device, request, conv, weight, epilogue, packed)?;
+    let plan = plan_op("deform_conv2d", &families, device, request, Stage { geometry: conv, weight, epilogue, packed })?;
     let needs = Needs { offset: Need::Required(offset), mask: Need::Optional(mask), ..plan.needs };
     Ok(Plan { needs, ..plan })
 }

@@ -136,12 +136,9 @@ pub(crate) fn plan<T: Element>(
     families: &[Family<T>],
     device: &Device,
     request: &PlanRequest,
-    geometry: ConvGeometry,
-    weight: &Parameter,
-    epilogue: Epilogue<'_>,
-    packed: &PackedWeights,
+    stage: Stage<'_>,
 ) -> Result<Plan<T>> {
-    plan_after(op, families, device, request, None, Stage { geometry, weight, epilogue, packed })
+    plan_after(op, families, device, request, None, stage)
 }
 
 /// The same for kernels that compute the convolution `before` it too. Some candidate of each applicable format has to take

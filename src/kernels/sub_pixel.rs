@@ -1,6 +1,6 @@
 //! SubPixelConv2d's kernels: those of Conv2d whose store can shuffle.
 
-use super::launch::{Family, plan as plan_op};
+use super::launch::{Family, Stage, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_direct, conv_gemm, conv2d};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -19,5 +19,5 @@ pub(crate) fn plan<T: Element>(
     let shuffles = |family: &Family<T>| [conv_gemm::FAMILY, conv_direct::FAMILY].contains(&family.name);
     let families = conv2d::families::<T>()
         .map(|family| if shuffles(&family) { family } else { Family { cost: |_, _| Err("its store does not shuffle".into()), ..family } });
-    plan_op("sub_pixel_conv", &families, device, request, geometry, weight, epilogue, packed)
+    plan_op("sub_pixel_conv", &families, device, request, Stage { geometry, weight, epilogue, packed })
 }

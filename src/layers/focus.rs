@@ -61,7 +61,7 @@ impl Focus {
         Ok(Self { spec, conv, fused, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias [C_out].
+    /// Adds a bias `[C_out]`.
     ///
     /// # Errors
     /// As [`Conv2d::with_bias`].
@@ -69,7 +69,7 @@ impl Focus {
         Ok(Self { conv: self.conv.with_bias(bias)?, packed: PackedWeights::default(), ..self })
     }
 
-    /// Adds the slope [C_out] that [`crate::Activation::Prelu`] needs.
+    /// Adds the slope `[C_out]` that [`crate::Activation::Prelu`] needs.
     ///
     /// # Errors
     /// As [`Conv2d::with_slope`].
