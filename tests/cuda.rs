@@ -127,6 +127,7 @@ fn direct_kernels_equal_the_host_device_bit_for_bit(device: &Device) {
         let LayerSpec::Conv2d(mut spec) = problem.layer else { continue };
         spec.activation = Activation::Relu6;
         problem.layer = LayerSpec::Conv2d(spec);
+        problem = problem.with("slope", None);
         for format in MemoryFormat::ALL {
             for_each_dtype!(equals_the_host(device, &host, &problem, format));
         }
