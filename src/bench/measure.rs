@@ -354,6 +354,10 @@ impl Bench {
     }
 }
 
+#[cfg(all(test, feature = "checked-host"))]
+#[path = "traffic.rs"]
+mod traffic;
+
 #[cfg(all(test, feature = "host"))]
 mod tests {
     use super::*;

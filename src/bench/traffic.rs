@@ -1,0 +1,51 @@
+//! The bytes that the memory-bound kernels move for the suite's layers, as the checker counts them, against the least that any
+//! kernel must move.
+
+use super::*;
+use crate::bench::Suite;
+use crate::{HostOptions, LaunchCounters};
+
+/// What the checked runs may cost, in products: the channels are the suite's, images are smaller.
+const BUDGET: u64 = 600_000;
+/// How many times its floor's bytes a memory-bound kernel may move.
+const LIMIT: f64 = 1.15;
+
+/// One row on one small image, checked.
+fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<(LayerReport, LaunchCounters)> {
+    let problem = scaled_down(&configuration.problem()?, 1, BUDGET)?;
+    let parameters = parameters(&problem, DType::F16)?;
+    let layer = layer(&problem, &parameters)?;
+    let plan = layer.plan::<f16>(&bench.device, &problem.request()?.format(configuration.format))?;
+    let mut memory = WorkspaceMemory::new(&bench.device, plan.workspace_bytes())?;
+    let (mut set, _) = bench.set(&problem, 0, configuration.format, &plan)?;
+    set.run(&layer.spec(), &plan, &mut memory, &Stream::default_of(&bench.device))?;
+    Ok((cost(&problem, DType::F16)?, bench.device.last_launch_counters().expect("a checked device counts")))
+}
+
+#[test]
+fn memory_bound_kernels_move_little_more_than_they_must() {
+    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let bench = Bench::new(&device, Scale::Tiny).unwrap();
+    let suite = Suite::built_in().unwrap();
+    let (mut rows, mut broken) = (0, vec![]);
+    for row in suite.rows.iter().filter(|row| row.is_known()) {
+        if !["depthwise", "rearrange", "upsample", "roi"].contains(&row.family.as_str()) {
+            continue;
+        }
+        for format in [MemoryFormat::ChannelsLast, MemoryFormat::Contiguous] {
+            let configuration = Configuration { row, batch: 1, dtype: DType::F16, format, tail: false };
+            let (report, counters) = count(&bench, &configuration).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
+            let of = |name: &str| counters.operand(name).unwrap();
+            let (x, y) = (of("x"), of("y"));
+            let floor = (report.bytes.read + report.bytes.written) as f64;
+            let dram = counters.unique_bytes() as f64 / floor;
+            let l2 = x.block_sectors as f64 * 32.0 / x.unique_bytes as f64;
+            println!("{:<60} {:<40} blocks {:>4} dram {dram:.3} l2 of x {l2:.3} y {:.3}", configuration.id(), counters.kernel, counters.blocks, y.bytes_written as f64 / y.bytes as f64);
+            rows += 1;
+            if dram > LIMIT || y.bytes_written != y.bytes {
+                broken.push(format!("{} {}: {dram:.3} times the floor, {} of {} bytes written", configuration.id(), counters.kernel, y.bytes_written, y.bytes));
+            }
+        }
+    }
+    assert!(rows > 60 && broken.is_empty(), "{rows} rows, too much is moved in\n{}", broken.join("\n"));
+}
