@@ -19,7 +19,7 @@
 //                   row is a few 16-byte loads without conflicts. Small images share a block. Weights [c_out][tap].
 // The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. In the same tiles, four
 // neighbouring taps of a row share a window of pixels in registers where neither stride nor dilation keeps them apart.
-#include "device/epilogue.cuh"
+#include "device/rows.cuh"
 
 // What a block and a thread work on.
 struct Place {
@@ -250,13 +250,6 @@ template <typename T, int kVector> WC_DEVICE void conv_depthwise_any_channels_la
     }
 }
 
-// Whether elements of a tensor may be accessed in vectors along a row that start at multiples of kCount.
-template <int kCount, typename T> WC_DEVICE bool rows_aligned(const Tensor4& t) {
-    constexpr uint32_t kBytes = sizeof(T) * kCount;
-    const uint32_t strides = (uint32_t)t.stride_n | (uint32_t)t.stride_c | (uint32_t)t.stride_h;
-    return ((uint32_t)t.address | strides * (uint32_t)sizeof(T)) % kBytes == 0;
-}
-
 // Fills the patch [channels][patch_h][patch_w] with the pixels of image x from (top, left) on as f32, with zeros outside the
 // image. The threads share the columns of a row by powers of two, so that lanes read neighbours and none divides; each has
 // several loads under way. kPair elements are read in one access.
@@ -305,21 +298,6 @@ WC_DEVICE void stage(float* patch, const ConvDepthwiseParams& d, int32_t n, int3
         stage_patch<T, 2>(patch, d, x, channel, top, left);
     else
         stage_patch<T, 1>(patch, d, x, channel, top, left);
-}
-
-// Writes 4 output pixels of a row, of which those beyond the image's width do not exist.
-template <typename T>
-WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[4], int32_t n, int32_t channel, int32_t row, int32_t column, bool aligned) {
-    const int32_t count = p.geometry.w_out - column < 4 ? p.geometry.w_out - column : 4;
-    const Vector<T, 4> z = epilogue_pixels<T, 4>(p.epilogue, sum, n, channel, row, column, count);
-    T* y = image<T>(p.y, n) + element(p.y, channel, row, column);
-    if (aligned && count == 4) {
-        store_vector(y, z);
-    } else {
-#pragma unroll
-        for (int q = 0; q < 4; ++q)
-            if (q < count) y[q] = z.at[q];
-    }
 }
 
 // A square kernel of kSize with kStride in both directions and no dilation.

@@ -2,7 +2,7 @@
 
 use super::params::{
     ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, DeformConvParams,
-    SubPixelParams, Tensor4,
+    SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, field, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
@@ -48,10 +48,12 @@ impl<'a> Problem<'a> {
 }
 
 /// A convolution that a kernel computes on its way to another, with its packed weights.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Before {
     pub geometry: ConvGeometry,
     pub weights: Arc<Packed>,
+    /// What findings call its weight, bias and slope.
+    pub names: [&'static str; 3],
 }
 
 /// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
@@ -69,6 +71,7 @@ pub(crate) enum KernelParams {
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
     Separable(ConvSeparableParams),
+    SpatialSeparable(SpatialSeparableParams),
     Deform(DeformConvParams),
 }
 
@@ -86,21 +89,25 @@ impl KernelParams {
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
             KernelParams::Separable(params) => &mut params.conv,
+            KernelParams::SpatialSeparable(params) => &mut params.conv,
             KernelParams::Deform(params) => &mut params.conv,
         }
     }
 
-    fn set_before(&mut self, before: ConvParams) {
-        if let KernelParams::Separable(params) = self {
-            params.depthwise = before;
+    /// Of the convolution before it.
+    fn before(&mut self) -> Option<&mut ConvParams> {
+        match self {
+            KernelParams::Separable(params) => Some(&mut params.depthwise),
+            KernelParams::SpatialSeparable(params) => Some(&mut params.column),
+            _ => None,
         }
     }
 
     fn set_tensors(&mut self, x: Tensor4, y: Tensor4) {
         let conv = self.conv();
         (conv.x, conv.y) = (x, y);
-        if let KernelParams::Separable(params) = self {
-            params.depthwise.x = x;
+        if let Some(before) = self.before() {
+            before.x = x;
         }
     }
 }
@@ -169,9 +176,10 @@ pub(crate) fn plan_after<T: Element>(
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
-        first.iter().for_each(|&first| all.set_before(first));
-        let before = before.as_ref().map(|before| before.weights.clone());
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before })
+        if let Some((params, first)) = all.before().zip(first) {
+            *params = first;
+        }
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before: before.clone() })
     };
     let chosen = ready(info, prepare(families, info, &problem))?;
     let mut note = String::new();
@@ -276,7 +284,7 @@ struct Ready {
     params: KernelParams,
     weights: Arc<Packed>,
     /// Of the convolution before it.
-    before: Option<Arc<Packed>>,
+    before: Option<Before>,
 }
 
 /// A convolution, ready to run.
@@ -321,9 +329,10 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
         if let Some(before) = &ready.before {
-            operands.push(Operand::packed("dw_weight", &before.weight, size_of::<T>(), Access::Read));
-            for (name, memory) in before.bias_and_slope() {
-                let name = if name == "bias" { "dw_bias" } else { "mid_slope" };
+            let [weight, bias, slope] = before.names;
+            operands.push(Operand::packed(weight, &before.weights.weight, size_of::<T>(), Access::Read));
+            for (name, memory) in before.weights.bias_and_slope() {
+                let name = if name == "bias" { bias } else { slope };
                 operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
             }
         }
@@ -361,6 +370,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
                 KernelParams::Separable(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
+                KernelParams::SpatialSeparable(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
                 KernelParams::Grouped(params) => {

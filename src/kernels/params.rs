@@ -236,6 +236,31 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct SpatialSeparableParams {
+    pub conv: ConvParams,
+    pub column: ConvParams,
+    pub channels: i32,
+    pub tile_h: i32,
+    pub tile_w: i32,
+    pub mid_w: i32,
+    pub channel_tiles: i32,
+    pub column_tiles: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SpatialSeparableParams"][::std::mem::size_of::<SpatialSeparableParams>() - 456usize];
+    ["Alignment of SpatialSeparableParams"][::std::mem::align_of::<SpatialSeparableParams>() - 8usize];
+    ["Offset of field: SpatialSeparableParams::conv"][::std::mem::offset_of!(SpatialSeparableParams, conv) - 0usize];
+    ["Offset of field: SpatialSeparableParams::column"][::std::mem::offset_of!(SpatialSeparableParams, column) - 216usize];
+    ["Offset of field: SpatialSeparableParams::channels"][::std::mem::offset_of!(SpatialSeparableParams, channels) - 432usize];
+    ["Offset of field: SpatialSeparableParams::tile_h"][::std::mem::offset_of!(SpatialSeparableParams, tile_h) - 436usize];
+    ["Offset of field: SpatialSeparableParams::tile_w"][::std::mem::offset_of!(SpatialSeparableParams, tile_w) - 440usize];
+    ["Offset of field: SpatialSeparableParams::mid_w"][::std::mem::offset_of!(SpatialSeparableParams, mid_w) - 444usize];
+    ["Offset of field: SpatialSeparableParams::channel_tiles"][::std::mem::offset_of!(SpatialSeparableParams, channel_tiles) - 448usize];
+    ["Offset of field: SpatialSeparableParams::column_tiles"][::std::mem::offset_of!(SpatialSeparableParams, column_tiles) - 452usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct DeformConvParams {
     pub conv: ConvParams,
     pub offset: Tensor4,
