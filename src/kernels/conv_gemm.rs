@@ -1,7 +1,7 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::cost::{Work, least_bytes};
+use super::cost::{Work, least_bytes, warp_cycles};
 use super::launch::{KernelParams, Prepared, Problem};
 use super::{KernelInfo, WeightPlace, conv_transpose};
 use crate::geometry::ConvGeometry;
@@ -34,7 +34,7 @@ pub(super) struct Tile {
     warp_n: usize,
 }
 
-const TILES: [Tile; 7] = [
+const TILES: [Tile; 9] = [
     Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64 },
     Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32 },
     Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32 },
@@ -42,6 +42,8 @@ const TILES: [Tile; 7] = [
     Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32 },
     Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32 },
     Tile { name: "64x256", m: 64, n: 256, warp_m: 32, warp_n: 64 },
+    Tile { name: "32x128", m: 32, n: 128, warp_m: 32, warp_n: 32 },
+    Tile { name: "32x64", m: 32, n: 64, warp_m: 32, warp_n: 16 },
 ];
 
 impl Tile {
@@ -51,8 +53,8 @@ impl Tile {
     }
 
     /// 64x64, which every gather has.
-    pub fn smallest() -> &'static Self {
-        TILES.iter().min_by_key(|tile| tile.m * tile.n).expect("the table has tiles")
+    pub fn of_every_gather() -> &'static Self {
+        TILES.iter().find(|tile| tile.name == "64x64").expect("it is in the table")
     }
 
     pub fn stage_bytes(&self) -> usize {
@@ -71,6 +73,11 @@ impl Tile {
 
     pub fn threads(&self) -> usize {
         32 * self.m / self.warp_m * self.n / self.warp_n
+    }
+
+    /// Products of a warp in a step.
+    fn warp_macs(&self, dtype: DType) -> f64 {
+        (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
@@ -124,6 +131,11 @@ impl Tiling {
         self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
     }
 
+    /// Of a block; of a transposed convolution, those of the average phase.
+    fn block_steps(&self) -> f64 {
+        self.steps as f64 / self.phases.max(1) as f64
+    }
+
     /// Steps of all blocks.
     pub fn stages(&self) -> f64 {
         self.row_tiles as f64 * self.tiles_of_a_row as f64 * self.steps as f64
@@ -138,6 +150,9 @@ fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
 
 /// A product of tf32 takes tensor cores as long as two of 16 bits.
 const TF32_MACS: f64 = 2.0;
+/// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
+/// in flight do not hide of L2's.
+const STEP_CYCLES: f64 = 150.0;
 /// What L2 gives at once.
 const SECTOR_BYTES: f64 = 32.0;
 
@@ -169,18 +184,21 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     }
     // a run of channels that is shorter than a sector of L2 costs a whole one
     let sectors = if gather == "vectors" { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
+    let (tensor_macs, ffma) = match dtype {
+        DType::F32 if !tf32 => (0.0, 1.0),
+        DType::F32 => (TF32_MACS, 0.0),
+        _ => (1.0, 0.0),
+    };
+    let step_cycles = STEP_CYCLES + warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
     let work = Work {
         l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
         blocks: tiling.blocks() as f64,
         blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+        block_cycles: tiling.block_steps() * step_cycles,
         dram_bytes: least_bytes(problem),
         shared_bytes,
-        tensor_macs: match dtype {
-            DType::F32 if !tf32 => 0.0,
-            DType::F32 => TF32_MACS * macs,
-            _ => macs,
-        },
-        ffma: if *dtype == DType::F32 && !tf32 { macs } else { 0.0 },
+        tensor_macs: macs * tensor_macs,
+        ffma: macs * ffma,
     };
     Ok(work.seconds(problem))
 }
