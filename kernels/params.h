@@ -63,6 +63,13 @@ typedef struct ConvParams {
     SubPixelParams sub_pixel;
 } ConvParams;
 
+// split_sum.cu: x is f32 [parts][n][h][w][channel], the parts of y.
+typedef struct ConvSplitParams {
+    ConvParams conv;
+    int32_t parts;
+    int32_t reserved;
+} ConvSplitParams;
+
 // conv_grouped.cu: how a block works.
 typedef struct ConvGroupedParams {
     ConvParams conv;
@@ -190,6 +197,7 @@ static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
 static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvSplitParams) == sizeof(ConvParams) + 8, "ConvSplitParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");

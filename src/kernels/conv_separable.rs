@@ -41,7 +41,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let tile = conv_gemm::Tile::of(kernel);
     let tiling = conv_gemm::Tiling::fitting(pointwise, tile, problem)?;
     // what takes the views that are not aligned must fit too
-    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::smallest(), problem)?;
+    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
     let stages = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
     // each stage: its share of the middle, computed by this block alone
@@ -66,6 +66,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
         tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
         ffma: instructions,
+        ..Default::default()
     };
     Ok(work.seconds(problem))
 }

@@ -1,7 +1,8 @@
 //! One cost model for all families: estimated seconds, so that the cheapest candidate is the fastest by the same measure.
 //!
 //! A kernel is as slow as the busiest of the units that it uses: DRAM, the shared memory and L1 of the multiprocessors, their
-//! tensor cores, their FFMA lanes. The units of a multiprocessor stand still while the last wave is not full.
+//! tensor cores, their FFMA lanes. The multiprocessor with the most blocks ends last; and where a block has one to itself, it is
+//! as slow as its own steps, which wait for each other.
 
 use super::launch::Problem;
 use crate::DeviceKind;
@@ -30,6 +31,8 @@ pub(crate) struct Work {
     pub blocks: f64,
     /// How many fit a multiprocessor at once.
     pub blocks_per_multiprocessor: f64,
+    /// What a block takes at least, however idle its multiprocessor is.
+    pub block_cycles: f64,
     /// Read from and written to DRAM.
     pub dram_bytes: f64,
     /// Read from L2, in whole sectors, repeated reads included.
@@ -60,15 +63,20 @@ impl Work {
     /// Estimated seconds on a device, for what is no convolution.
     pub fn seconds_on(&self, kind: DeviceKind, device: &Properties) -> f64 {
         let multiprocessors = multiprocessors_of(kind, device);
-        let slots = multiprocessors * self.blocks_per_multiprocessor.max(1.0);
-        let waves = (self.blocks / slots).ceil().max(1.0);
-        let busy = (self.blocks / (waves * slots)).max(f64::MIN_POSITIVE);
+        let blocks = self.blocks.max(1.0);
+        let waves = (blocks / (multiprocessors * self.blocks_per_multiprocessor.max(1.0))).ceil();
+        let most = (blocks / multiprocessors).ceil();
         let cycles =
             (self.shared_bytes / SHARED_BYTES_PER_CYCLE).max(self.tensor_macs / TENSOR_MACS_PER_CYCLE).max(self.ffma / FFMA_PER_CYCLE);
-        let units = cycles / (multiprocessors * busy * CLOCK);
+        let units = (cycles / blocks * most).max(waves * self.block_cycles) / CLOCK;
         let memory = (self.dram_bytes / DRAM_BYTES_PER_SECOND).max(self.l2_bytes / L2_BYTES_PER_SECOND) / multiprocessors;
         LAUNCH_SECONDS + units.max(memory)
     }
+}
+
+/// Cycles of a warp for its products: it has a quarter of its multiprocessor.
+pub(crate) fn warp_cycles(tensor_macs: f64, ffma: f64) -> f64 {
+    4.0 * (tensor_macs / TENSOR_MACS_PER_CYCLE).max(ffma / FFMA_PER_CYCLE)
 }
 
 /// Estimated seconds of a kernel that does nothing but move bytes.

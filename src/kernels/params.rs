@@ -138,6 +138,21 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvSplitParams {
+    pub conv: ConvParams,
+    pub parts: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvSplitParams"][::std::mem::size_of::<ConvSplitParams>() - 224usize];
+    ["Alignment of ConvSplitParams"][::std::mem::align_of::<ConvSplitParams>() - 8usize];
+    ["Offset of field: ConvSplitParams::conv"][::std::mem::offset_of!(ConvSplitParams, conv) - 0usize];
+    ["Offset of field: ConvSplitParams::parts"][::std::mem::offset_of!(ConvSplitParams, parts) - 216usize];
+    ["Offset of field: ConvSplitParams::reserved"][::std::mem::offset_of!(ConvSplitParams, reserved) - 220usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct ConvGroupedParams {
     pub conv: ConvParams,
     pub tile_h: i32,
