@@ -260,7 +260,7 @@ template <typename T> WC_DEVICE void spatial_separable_contiguous(const SpatialS
             float z[kOutputs];
 #pragma unroll
             for (int q = 0; q < kOutputs; ++q) z[q] = sum[q][0];
-            store_pixels<T>(p.conv, z, n, channel, tile.row + row, tile.column + column, aligned);
+            store_pixels<T, 4>(p.conv, z, n, channel, tile.row + row, tile.column + column, aligned);
         }
     }
 }

@@ -9,17 +9,18 @@ template <int kCount, typename T> WC_DEVICE bool rows_aligned(const Tensor4& t) 
     return ((uint32_t)t.address | strides * (uint32_t)sizeof(T)) % kBytes == 0;
 }
 
-// Writes 4 output pixels of a row, of which those beyond the image's width do not exist.
-template <typename T>
-WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[4], int32_t n, int32_t channel, int32_t row, int32_t column, bool aligned) {
-    const int32_t count = p.geometry.w_out - column < 4 ? p.geometry.w_out - column : 4;
-    const Vector<T, 4> z = epilogue_pixels<T, 4>(p.epilogue, sum, n, channel, row, column, count);
+// Writes kCount output pixels of a row, of which those beyond the image's width do not exist.
+template <typename T, int kCount>
+WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t row, int32_t column,
+                            bool aligned) {
+    const int32_t count = p.geometry.w_out - column < kCount ? p.geometry.w_out - column : kCount;
+    const Vector<T, kCount> z = epilogue_pixels<T, kCount>(p.epilogue, sum, n, channel, row, column, count);
     T* y = image<T>(p.y, n) + element(p.y, channel, row, column);
-    if (aligned && count == 4) {
+    if (aligned && count == kCount) {
         store_vector(y, z);
     } else {
 #pragma unroll
-        for (int q = 0; q < 4; ++q)
-            if (q < count) y[q] = z.at[q];
+        for (int q = 0; q < kCount; ++q)
+            if (q < count) y[q * p.y.stride_w] = z.at[q];
     }
 }
