@@ -1,7 +1,7 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::cost::{Work, least_bytes, warp_cycles};
+use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
 use crate::geometry::ConvGeometry;
@@ -146,6 +146,11 @@ impl Tiling {
         Ok(tiling)
     }
 
+    /// Of the packed weights.
+    fn weight_bytes(&self, tile: &Tile) -> f64 {
+        self.tiles_of_a_row as f64 * (tile.n * self.steps * ROW_BYTES) as f64
+    }
+
     pub fn blocks(&self) -> usize {
         self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
     }
@@ -241,7 +246,8 @@ impl Estimate {
             blocks: tiling.blocks() as f64,
             blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
             block_cycles: Tiling::block_cycles(tile, tiling.block_steps(), step_cycles),
-            dram_bytes: least_bytes(problem),
+            // weights as they are packed: a group of few channels is mostly padding
+            dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
             shared_bytes,
             tensor_macs: macs * tensor_macs,
             ffma: macs * ffma,

@@ -88,7 +88,12 @@ pub(crate) fn copy_seconds(bytes: f64) -> f64 {
 pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
     let g = &problem.geometry;
     let input = g.n * g.c_in * g.input[0] * g.input[1];
-    let weight = g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1];
     let output: usize = g.output_shape().iter().product();
-    (input + weight + output) as f64 * problem.dtype.bytes() as f64
+    (input + output) as f64 * problem.dtype.bytes() as f64 + weight_bytes(problem)
+}
+
+/// Of a convolution's weight as the layer has it.
+pub(crate) fn weight_bytes(problem: &Problem<'_>) -> f64 {
+    let g = &problem.geometry;
+    (g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1] * problem.dtype.bytes()) as f64
 }
