@@ -4,8 +4,8 @@
 use half::f16;
 use rstest::rstest;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, Plan, PlanRequest, Stream,
-    Tensor, Workspace, WorkspaceMemory,
+    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Parameter, Plan,
+    PlanRequest, Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
 const WORKSPACE: usize = 1 << 20;
@@ -28,12 +28,22 @@ fn request(x: [usize; 4]) -> PlanRequest {
     PlanRequest::new(x).format(MemoryFormat::ChannelsLast)
 }
 
-fn run(plan: &Plan<f16>, inputs: &Inputs<'_, f16>) -> Vec<f16> {
+fn launch(plan: &Plan<f16>, inputs: &Inputs<'_, f16>) -> Tensor<f16> {
     let device = plan.device();
     let mut y = Tensor::<f16>::zeros(device, plan.output_shape(), plan.output_format()).unwrap();
     let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes()).unwrap();
     plan.run(inputs, &mut y, memory.workspace(), &Stream::default_of(device)).unwrap();
-    y.to_vec().unwrap()
+    y
+}
+
+fn run(plan: &Plan<f16>, inputs: &Inputs<'_, f16>) -> Vec<f16> {
+    launch(plan, inputs).to_vec().unwrap()
+}
+
+/// Of the plan's last launch: reading y back may launch a conversion.
+fn counters(plan: &Plan<f16>, inputs: &Inputs<'_, f16>) -> LaunchCounters {
+    launch(plan, inputs);
+    plan.device().last_launch_counters().unwrap()
 }
 
 fn randn(device: &Device, shape: [usize; 4], seed: u64) -> Tensor<f16> {
@@ -44,8 +54,8 @@ fn randn(device: &Device, shape: [usize; 4], seed: u64) -> Tensor<f16> {
 #[rstest]
 fn parts_and_slices_give_the_whole_sum(#[values(1, 3)] kernel: usize, #[values(false, true)] contiguous: bool) {
     let device = Device::host().unwrap();
-    let (shape, layer) = ([2, 64, 7, 5], layer(64, 72, kernel, 1));
-    let x = Tensor::from_slice(&device, shape, &grid(2 * 64 * 35).into_iter().map(f16::from_f32).collect::<Vec<_>>()).unwrap();
+    let (shape, layer) = ([2, 128, 7, 5], layer(128, 72, kernel, 1));
+    let x = Tensor::from_slice(&device, shape, &grid(2 * 128 * 35).into_iter().map(f16::from_f32).collect::<Vec<_>>()).unwrap();
     let x = x.to_format(MemoryFormat::ChannelsLast).unwrap();
     let residual = randn(&device, [2, 72, 7, 5], 3);
     let mut request = request(shape).workspace_limit(WORKSPACE);
@@ -86,8 +96,8 @@ fn no_bank_conflicts() {
     let (shape, layer) = ([1, 128, 8, 8], layer(128, 64, 1, 1));
     let x = randn(&device, shape, 1);
     for name in SLICED.into_iter().chain(["conv_gemm_f16_vectors_32x128", "conv_gemm_f16_vectors_32x64"]) {
-        run(&layer.plan(&device, &request(shape).kernel(name)).unwrap(), &Inputs::new(&x));
-        let counters = device.last_launch_counters().unwrap();
+        let counters = counters(&layer.plan(&device, &request(shape).kernel(name)).unwrap(), &Inputs::new(&x));
+        assert_eq!(counters.kernel, name);
         assert_eq!(counters.bank_conflicts, 0, "{name}: {counters:#?}");
     }
 }
@@ -150,8 +160,8 @@ fn the_second_launch_reads_the_sums_once() {
     let (shape, layer) = ([1, 256, 4, 8], layer(256, 64, 1, 1));
     let x = randn(&device, shape, 1);
     let plan = layer.plan::<f16>(&device, &request(shape).workspace_limit(WORKSPACE).kernel(SPLIT[1])).unwrap();
-    run(&plan, &Inputs::new(&x));
-    let counters = device.last_launch_counters().unwrap();
+    let counters = counters(&plan, &Inputs::new(&x));
+    assert_eq!(counters.kernel, "split_sum_f16");
     let read = counters.operands.iter().find(|operand| operand.name == "sums").unwrap();
     assert_eq!(read.bytes_read as usize, plan.workspace_bytes(), "{counters:#?}");
 }

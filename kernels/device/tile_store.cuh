@@ -90,8 +90,9 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
         }
         float sum[kChunk];
         if constexpr (kChunk == 8) {
-            // odd rows read their second half first: the strides of rows and chunks would meet in the same banks
-            const int odd = row & 1;
+            // odd rows, and the second four chunks of a row, read their second half first: the strides of rows and chunks would meet
+            // in the same banks
+            const int odd = (row + lane_index() % kChunks / 4) & 1;
             const Vector<float, 4> first = staged_sums<Tile>(from + odd * 4), second = staged_sums<Tile>(from + (odd ^ 1) * 4);
             for (int i = 0; i < 4; ++i) {
                 sum[i] = odd ? second.at[i] : first.at[i];

@@ -31,7 +31,7 @@ pub(crate) struct Work {
     pub blocks: f64,
     /// How many fit a multiprocessor at once.
     pub blocks_per_multiprocessor: f64,
-    /// What a block takes at least, however idle its multiprocessor is.
+    /// What a block takes at least, however idle its multiprocessor is; 0 where the family does not say.
     pub block_cycles: f64,
     /// Read from and written to DRAM.
     pub dram_bytes: f64,
@@ -65,7 +65,9 @@ impl Work {
         let multiprocessors = multiprocessors_of(kind, device);
         let blocks = self.blocks.max(1.0);
         let waves = (blocks / (multiprocessors * self.blocks_per_multiprocessor.max(1.0))).ceil();
-        let most = (blocks / multiprocessors).ceil();
+        // a family that does not say how long a block takes on its own is taken to need all that fit to keep a multiprocessor busy
+        let most =
+            if self.block_cycles > 0.0 { (blocks / multiprocessors).ceil() } else { waves * self.blocks_per_multiprocessor.max(1.0) };
         let cycles =
             (self.shared_bytes / SHARED_BYTES_PER_CYCLE).max(self.tensor_macs / TENSOR_MACS_PER_CYCLE).max(self.ffma / FFMA_PER_CYCLE);
         let units = (cycles / blocks * most).max(waves * self.block_cycles) / CLOCK;
