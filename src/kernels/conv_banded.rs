@@ -105,6 +105,7 @@ impl Tiling {
                 + areas * 4.0 * band_elements(g) as f64,
             tensor_macs: kernel_rows * (steps * fragments * 16 * 8 * STEP) as f64,
             ffma: kernel_rows * instructions * 32.0 + staged * STAGE_INSTRUCTIONS * staging + outputs * OUTPUT_INSTRUCTIONS * storing,
+            ..Default::default()
         };
         // a block alone on its multiprocessor does not load while it multiplies
         let alone = if resident == 1 { 1.5 } else { 1.0 };
