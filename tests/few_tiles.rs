@@ -81,7 +81,7 @@ fn slices_do_not_depend_on_the_batch() {
     let batch = Tensor::from_slice(&device, [images as usize, 128, 7, 5], &values).unwrap().to_format(MemoryFormat::ChannelsLast).unwrap();
     for name in SLICED {
         let of = |x: &Tensor<f16>| run(&layer.plan(&device, &request(x.shape()).kernel(name)).unwrap(), &Inputs::new(x));
-        let each: Vec<f16> = alone.iter().flat_map(|x| of(x)).collect();
+        let each: Vec<f16> = alone.iter().flat_map(of).collect();
         assert_eq!(of(&batch), each, "{name}");
     }
     // 96 channels of a tap are three steps: two slices would have others of them where a tap is left out
