@@ -333,9 +333,9 @@ fn spatially_one_launch_is_two<T: Element>(x: Shape, kernel: [usize; 2], spec: S
         let paired = layer.plan::<T>(&DEVICE, &PlanRequest::new(x.shape()).format(format).kernel("pair")).unwrap();
         let stages = &paired.explain().stages;
         assert_eq!(stages.len(), 2, "{}", paired.explain());
-        // tensor cores add in another order
-        if stages.iter().any(|stage| stage.kernel.starts_with("conv_gemm") || stage.kernel.contains("banded")) {
-            assert_ne!(T::DTYPE, DType::F32, "{}", paired.explain());
+        // tensor cores add in another order; FFMA does not
+        let tensor_cores = stages.iter().any(|stage| stage.kernel.starts_with("conv_gemm") || stage.kernel.contains("banded"));
+        if T::DTYPE != DType::F32 && tensor_cores {
             continue;
         }
         let expected = run(&layer, &x, "pair", format);
@@ -418,7 +418,7 @@ fn a_middle_beyond_shared_memory_is_two_launches() {
 /// Filters of one channel are bound by what they move.
 #[rstest]
 #[case::sobel([1, 3, 1080, 1920], [3, 3])]
-#[case::blur([1, 3, 1080, 1920], [21, 21])]
+#[case::blur([1, 3, 1080, 1920], [5, 5])]
 #[case::batch([16, 64, 112, 112], [3, 3])]
 #[case::many_channels([8, 256, 56, 56], [7, 7])]
 fn a_column_and_a_row_are_one_launch(#[case] x: Shape, #[case] kernel: [usize; 2]) {
