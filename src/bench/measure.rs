@@ -354,10 +354,6 @@ impl Bench {
     }
 }
 
-#[cfg(all(test, feature = "checked-host"))]
-#[path = "traffic.rs"]
-mod traffic;
-
 #[cfg(all(test, feature = "host"))]
 mod tests {
     use super::*;
