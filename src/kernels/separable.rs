@@ -19,7 +19,8 @@ impl<'a> Pair<'a> {
         let [first, second] = &stages;
         let mut best: Option<(f64, [PlanRequest; 2])> = None;
         for middle in MemoryFormat::ALL {
-            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, ..request.clone() };
+            // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
+            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
             let requests =
                 [one(first.geometry.input_shape(), request.x_format, middle), one(second.geometry.input_shape(), middle, request.y_format)];
             let families = conv2d::families::<T>();
