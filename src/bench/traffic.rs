@@ -10,8 +10,11 @@ const BUDGET: u64 = 600_000;
 /// How many times its floor's bytes a memory-bound kernel may move.
 const LIMIT: f64 = 1.15;
 /// Rows that are known to move more, how much, and why.
-const ABOVE: [(&str, f64, &str); 1] =
-    [("replknet_31b/dw27_512x14", 1.5, "27x27 weights with the zeros of their band outweigh images of 14x14; by the cost model FFMA takes longer")];
+const ABOVE: [(&str, f64, &str); 1] = [(
+    "replknet_31b/dw27_512x14",
+    1.5,
+    "27x27 weights with the zeros of their band outweigh images of 14x14; by the cost model FFMA takes longer",
+)];
 
 /// One row on one small image, checked, through the kernel that the row itself has.
 fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], LaunchCounters)> {
