@@ -160,9 +160,9 @@ def function(torch, op, attrs):
         "spatially_separable": spatially_separable if symmetric else None,
         "sub_pixel_conv": sub_pixel if attrs.get("mode", "crd") == "crd" else None,
         "focus": focus,
-        "pixel_shuffle": lambda t: F.pixel_shuffle(t["x"], attrs["r"]),
+        # of r = 1 it is a change of format: rows with x_format have it
+        "pixel_shuffle": lambda t: F.pixel_shuffle(t["x"], attrs["r"]) if attrs["r"] > 1 else t["x"].contiguous(memory_format=torch.channels_last),
         "pixel_unshuffle": lambda t: F.pixel_unshuffle(t["x"], attrs["r"]),
-        "layout_change": lambda t: t["x"].contiguous(memory_format=torch.channels_last),
         "upsample_bilinear": lambda t: F.interpolate(t["x"], size=attrs["output_size"], mode="bilinear", align_corners=attrs.get("align_corners", False)),
         "deform_conv2d": deform if symmetric else None,
         "roi_align": roi_align,
@@ -307,7 +307,7 @@ def run_row(machine, row, batch, dtype_name, tail, like, arguments):
     if not machine.cuda and dtype == torch.float16:
         dtype = torch.float32  # many CPU kernels have no f16; a CPU's times are for trying this program only
     best = None
-    formats = [False] if row["op"] == "layout_change" else [False, True]
+    formats = [row["x_format"] == "channels_last"] if "x_format" in row else [False, True]
     with torch.inference_mode():
         for channels_last in formats:
             rois = machine.rois(shapes["rois"], shapes["x"], attrs.get("spatial_scale", 1.0), dtype) if "rois" in shapes else None

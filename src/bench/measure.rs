@@ -183,7 +183,8 @@ impl Bench {
         let report = cost(&problem, T::DTYPE)?;
         let parameters = parameters(&problem, T::DTYPE)?;
         let layer = layer(&problem, &parameters)?;
-        let request = problem.request()?.format(configuration.format).workspace_limit(WORKSPACE);
+        let request = configuration.request(&problem)?.workspace_limit(WORKSPACE);
+        let formats = [configuration.x_format(), configuration.format];
         let plan = layer.plan::<T>(&self.device, &request)?;
         (result.x, result.y) = (report.input.to_vec(), report.output.to_vec());
         result.kernel = Some(plan.explain().kernel.to_string());
@@ -191,13 +192,13 @@ impl Bench {
 
         let twin = self.twin(configuration, &problem, plan.explain().kernel).map_err(Refusal::Wrong)?;
         let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
-        let (first, sampled) = self.first_set(&problem, &parameters, &layer, &plan, &mut memory, configuration.format)?;
+        let (first, sampled) = self.first_set(&problem, &parameters, &layer, &plan, &mut memory, formats)?;
         result.checked = Some(Checked { twin, sampled });
 
         let set_bytes = (report.bytes.read + report.bytes.written) as usize;
         let mut sets = vec![first];
         for index in 1..self.sets(set_bytes) {
-            sets.push(self.set(&problem, index, configuration.format, &plan)?.0);
+            sets.push(self.set(&problem, index, formats, &plan)?.0);
         }
         result.rotating_bytes = Some(sets.len() * set_bytes);
         let rounds = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES.div_ceil(sets.len()) };
@@ -245,8 +246,7 @@ impl Bench {
             Ok::<_, Error>((twin.x()?, Case::new(twin.layer, &tensors, output, scale.into_data())?))
         };
         let (x, case) = prepare().map_err(|error| format!("the twin: {error}"))?;
-        let (dtype, format) = (configuration.dtype, configuration.format);
-        for run in case.check(dtype, format, format, Kernels::Named(kernel), &self.device) {
+        for run in case.check(configuration.dtype, configuration.x_format(), configuration.format, Kernels::Named(kernel), &self.device) {
             match run.outcome {
                 Ok(_) => {}
                 // a kernel may be for large shapes only: the samples of the timed shape remain
@@ -265,9 +265,9 @@ impl Bench {
         layer: &AnyLayer,
         plan: &Plan<T>,
         memory: &mut WorkspaceMemory,
-        format: MemoryFormat,
+        formats: [MemoryFormat; 2],
     ) -> Result<(Set<T>, usize), Refusal> {
-        let (mut set, inputs) = self.set(problem, 0, format, plan)?;
+        let (mut set, inputs) = self.set(problem, 0, formats, plan)?;
         let count = crate::geometry::elements(&plan.output_shape())?;
         let poison = vec![T::from_f32(f32::NAN); count];
         set.y = Tensor::from_slice_in_memory_order(&self.device, plan.output_shape(), plan.output_format(), &poison)?;
@@ -285,19 +285,20 @@ impl Bench {
         Ok((set, sampled))
     }
 
-    /// Set `index`, and its inputs as they are on the host.
+    /// Set `index`, and its inputs as they are on the host. Formats: of x, and of the others.
     #[expect(clippy::type_complexity)]
     fn set<T: Element>(
         &self,
         problem: &Problem,
         index: usize,
-        format: MemoryFormat,
+        formats: [MemoryFormat; 2],
         plan: &Plan<T>,
     ) -> Result<(Set<T>, BTreeMap<&'static str, Placed<T>>)> {
         let mut tensors = Vec::new();
         let mut inputs = BTreeMap::new();
         for &name in problem.layer.signature().inputs.iter().filter(|name| **name != "rois") {
             let Some(shape) = problem.shapes.get(name) else { continue };
+            let format = formats[usize::from(name != "x")];
             let layout = Layout::packed(crate::geometry::rank4(name, shape)?, format);
             let placed = self.values.place::<T>(name, index, layout)?;
             tensors.push((name, Tensor::from_slice_in_memory_order(&self.device, layout.shape(), format, &placed.values)?));
@@ -345,7 +346,7 @@ impl Bench {
         let format = MemoryFormat::ChannelsLast;
         let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format).workspace_limit(WORKSPACE))?;
         let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
-        let (mut set, _) = self.set(problem, 0, format, &plan)?;
+        let (mut set, _) = self.set(problem, 0, [format; 2], &plan)?;
         let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
         let spec = layer.spec();
         let time =

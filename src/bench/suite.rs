@@ -4,7 +4,7 @@ use crate::analysis::{LayerReport, Operands, analyse};
 use crate::cases::Problem;
 use crate::error::{Error, Result};
 use crate::geometry::elements;
-use crate::layers::LayerSpec;
+use crate::layers::{LayerSpec, PlanRequest};
 use crate::{DType, MemoryFormat, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -41,6 +41,9 @@ pub struct Row {
     pub attrs: Map<String, Value>,
     /// The shapes of x, of the parameters and of the other inputs, without the tail.
     pub tensors: BTreeMap<String, Vec<Size>>,
+    /// The format of x where it is not the output's: a change of format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x_format: Option<MemoryFormat>,
     /// The batches at which it is measured.
     #[serde(default = "batches")]
     pub batches: Vec<usize>,
@@ -200,7 +203,7 @@ pub struct Configuration<'a> {
     pub batch: usize,
     /// The dtype.
     pub dtype: DType,
-    /// The format of inputs and output.
+    /// The format of the output, and of the inputs but for the row's `x_format`.
     pub format: MemoryFormat,
     /// Whether the tail is run too.
     pub tail: bool,
@@ -211,6 +214,16 @@ impl Configuration<'_> {
     pub fn id(&self) -> String {
         let tail = if self.tail { " tail" } else { "" };
         format!("{} b{} {} {}{tail}", self.row.name, self.batch, self.dtype, self.format)
+    }
+
+    /// The format of x.
+    pub fn x_format(&self) -> MemoryFormat {
+        self.row.x_format.unwrap_or(self.format)
+    }
+
+    /// What is asked of a plan for `problem`, this one's or one like it.
+    pub(super) fn request(&self, problem: &Problem) -> Result<PlanRequest> {
+        Ok(problem.request()?.format(self.x_format()).output_format(self.format))
     }
 
     fn phase(&self) -> u8 {

@@ -19,17 +19,15 @@ const ABOVE: [(&str, f64, &str); 1] = [(
 /// One row on one small image, checked, through the kernel that the row itself has.
 fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], LaunchCounters)> {
     let whole = configuration.problem()?;
-    let kernel = layer(&whole, &parameters(&whole, DType::F16)?)?
-        .plan::<f16>(&bench.device, &whole.request()?.format(configuration.format))?
-        .explain()
-        .kernel;
+    let kernel =
+        layer(&whole, &parameters(&whole, DType::F16)?)?.plan::<f16>(&bench.device, &configuration.request(&whole)?)?.explain().kernel;
     let problem = scaled_down(&whole, 1, BUDGET)?;
     let layer = layer(&problem, &parameters(&problem, DType::F16)?)?;
-    let request = problem.request()?.format(configuration.format);
+    let request = configuration.request(&problem)?;
     // where the small shape is none for it, its own choice
     let plan = layer.plan::<f16>(&bench.device, &request.clone().kernel(kernel)).or_else(|_| layer.plan::<f16>(&bench.device, &request))?;
     let mut memory = WorkspaceMemory::new(&bench.device, plan.workspace_bytes())?;
-    let (mut set, _) = bench.set(&problem, 0, configuration.format, &plan)?;
+    let (mut set, _) = bench.set(&problem, 0, [configuration.x_format(), configuration.format], &plan)?;
     set.run(&layer.spec(), &plan, &mut memory, &Stream::default_of(&bench.device))?;
     Ok(([cost(&whole, DType::F16)?, cost(&problem, DType::F16)?], bench.device.last_launch_counters().expect("a checked device counts")))
 }

@@ -86,11 +86,16 @@ pub(super) fn depthwise(conv: Problem, rng: &mut StdRng) -> Problem {
     with_layer(&conv, LayerSpec::DepthwiseSeparableConv2d(spec), &shapes)
 }
 
-/// The Conv2d's kernel as a column and a row, with any number of channels between them.
+/// The Conv2d's kernel as a column and a row: with any number of channels between them, or, as often, one of each in every group,
+/// which one kernel computes.
 pub(super) fn spatially(conv: Problem, rng: &mut StdRng) -> Problem {
-    let (spec, x, [c_out, group_in, kh, kw]) = parts(&conv);
-    let Conv2dSpec { stride, padding, dilation, groups, activation } = spec;
-    let group_mid = rng.random_range(1..12 / groups.min(6) + 2);
+    let (spec, mut x, [mut c_out, mut group_in, kh, kw]) = parts(&conv);
+    let Conv2dSpec { stride, padding, dilation, mut groups, activation } = spec;
+    let mut group_mid = rng.random_range(1..12 / groups.min(6) + 2);
+    if rng.random() {
+        x[1] = x[1].next_multiple_of(pick(rng, &[1, 4, 8]));
+        (c_out, group_in, groups, group_mid) = (x[1], 1, x[1], 1);
+    }
     let spec = SpatiallySeparableSpec { stride, padding, dilation, groups, activation };
     let mut shapes =
         vec![("x", x.to_vec()), ("col_weight", vec![groups * group_mid, group_in, kh, 1]), ("row_weight", vec![c_out, group_mid, 1, kw])];

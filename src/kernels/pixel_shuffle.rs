@@ -144,6 +144,9 @@ impl Rearrangement {
                     (ChannelsLast, ChannelsLast, _) if crd => ([One, I, J], [One, One, C]),
                     (ChannelsLast, ChannelsLast, _) => return Err("neighbours in the input are neighbours in the output".into()),
                 };
+                // without blocks an image's pixels are one axis: a change of format
+                let pixels = |side: [Axis; 3]| if self.geometry.factor == 1 && side.contains(&W) { [One, H, W] } else { side };
+                let (deep_side, wide_side) = (pixels(deep_side), pixels(wide_side));
                 let (a, b) = if self.direction == Direction::ToWide { (deep_side, wide_side) } else { (wide_side, deep_side) };
                 let mut outer = [One; 3];
                 let rest = [C, I, H, W, J].into_iter().filter(|axis| !a.contains(axis) && !b.contains(axis));

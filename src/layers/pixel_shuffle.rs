@@ -42,7 +42,8 @@ pub struct PixelShuffleSpec {
 
 /// Channels into pixels: [N, C * r * r, H, W] becomes [N, C, H * r, W * r]. Elements are moved bit by bit.
 ///
-/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`].
+/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`]. With r = 1 and a plan whose output has another
+/// format than its input, it is a change of format that allocates nothing and can be captured in a CUDA graph.
 ///
 /// Sources: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
 /// Network", 2016; PyTorch `torch.nn.PixelShuffle`.
