@@ -20,6 +20,10 @@
 // The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. In the same tiles, four
 // neighbouring taps of a row share a window of pixels in registers where neither stride nor dilation keeps them apart.
 // Those called `banded` do the products of large kernels on tensor cores; what stands above them says how.
+//
+// Ladder: (1) 16 bytes of channels, or staged rows, instead of single loads; (2) the window: an input row is loaded and converted once
+// for all the output rows that see it; (3) weights in registers for the whole slide; (4) the next row under way; (5) strips of as
+// many rows as fill the device; (6) bands instead of FFMA from 7x7 up.
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"

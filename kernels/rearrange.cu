@@ -4,7 +4,8 @@
 //   the other way round it turns channels_last into contiguous. A block moves a 32x32 tile through shared memory, so that
 //   both the reads and the writes of a warp are consecutive; a tile's row is padded by one 4-byte word, so that its length
 //   in words is odd (33 or 17) and a warp that reads a column meets 32 different banks.
-// cast: y[b, i] = round(x[b, i]), one element a thread, grid-stride.
+//   Ladder: (1) a tile instead of writes with gaps; (2) the padding, without which a column of 32 meets one bank.
+// cast: y[b, i] = round(x[b, i]), grid-stride, 16 bytes of the wider type at once where both sides are aligned; else an element.
 #include "device/vector.cuh"
 
 template <typename Bits> struct TransposeTile {
@@ -41,10 +42,23 @@ template <typename T> struct Convert<T, T> {
 };
 
 template <typename From, typename To> WC_DEVICE void cast(const CastParams& p) {
-    const int64_t step = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t b = blockIdx.y; b < p.batch; b += gridDim.y)
-        for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < p.length; i += step)
-            ((To*)p.y)[b * p.y_batch_stride + i] = Convert<From, To>::apply(((const From*)p.x)[b * p.x_batch_stride + i]);
+    constexpr int kChunk = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
+    const int64_t step = (int64_t)gridDim.x * blockDim.x, thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const bool aligned = p.x % (kChunk * sizeof(From)) == 0 && p.y % (kChunk * sizeof(To)) == 0 && (p.x_batch_stride | p.y_batch_stride) % kChunk == 0;
+    const int64_t chunks = aligned ? p.length / kChunk : 0;
+    for (int64_t b = blockIdx.y; b < p.batch; b += gridDim.y) {
+        const From* x = (const From*)p.x + b * p.x_batch_stride;
+        To* y = (To*)p.y + b * p.y_batch_stride;
+#pragma unroll 1
+        for (int64_t i = thread; i < chunks; i += step) {
+            const Vector<From, kChunk> from = load_vector<kChunk>(x + i * kChunk);
+            Vector<To, kChunk> to;
+            for (int k = 0; k < kChunk; ++k) to.at[k] = Convert<From, To>::apply(from.at[k]);
+            store_vector<kChunk>(y + i * kChunk, to);
+        }
+#pragma unroll 1
+        for (int64_t i = chunks * kChunk + thread; i < p.length; i += step) y[i] = Convert<From, To>::apply(x[i]);
+    }
 }
 
 // Pixels into channels and back (PixelShuffle, PixelUnshuffle): deep [n, c r^2, h, w] <-> wide [n, c, h r, w r]. Element (n, c, i, j,
@@ -58,6 +72,8 @@ template <typename From, typename To> WC_DEVICE void cast(const CastParams& p) {
 // pixel_tile: neighbours in x (`a`) are none in y (`b`). A block moves a tile through shared memory, as transpose does; the
 //   offsets of its rows and columns are computed once and lie in shared memory too. Where an axis is shorter than a warp, a
 //   warp takes several positions of the other at once.
+// Ladder: (1) neighbours in y by neighbouring threads; (2) 16 bytes at once where both sides have them (runs, rows); (3) the tile
+// where they do not: without it one side's accesses each touch a sector of their own.
 struct CopyOffset {
     int32_t x, y;
 };

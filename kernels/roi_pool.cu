@@ -23,7 +23,9 @@
 //   roi_pool_planes         a thread takes a bin and kCount channels, which share the positions. Neighbouring threads take
 //           neighbouring bins: writes are coalesced, reads are not, since bins lie apart in the plane.
 //
-// Bound: bytes through L1 and L2, four times the samples for align (x itself is small and stays in L2).
+// Bound: bytes through L1 and L2, four times the samples for align (x itself is small and stays in L2). Ladder: (1) 16 bytes of
+// channels a load; (2) the samples' table, computed by a warp's lanes together, instead of every position in every lane; (3) samples
+// outside the image are never visited.
 #include "device/vector.cuh"
 #include "device/warp.cuh"
 

@@ -8,7 +8,8 @@
 // neighbours whole. contiguous: a thread has neighbouring output pixels of one channel, 16 bytes or one element; what neighbouring
 // threads read overlaps and comes from L1. Each reads x in any format, the wide channels_last one in its own.
 //
-// Bound: memory bandwidth: x is read from L2 once for each output that sees it, y is written once.
+// Bound: memory bandwidth: x is read from L2 once for each output that sees it, y is written once. Ladder: (1) 16 bytes of y a thread;
+// (2) the position and weights of a pixel once for all its channels, of a row once for all its pixels.
 #include "device/vector.cuh"
 
 // Between which two input positions an output lies.

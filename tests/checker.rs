@@ -602,6 +602,9 @@ fn copies_are_clean<T: Element, U: Element>(device: &Device) {
             let rounded: Vec<f32> = values.iter().map(|&v| U::from_f32(v).to_f32()).collect();
             let cast: Vec<f32> = slice.cast::<U>().unwrap().to_vec().unwrap().iter().map(|v| v.to_f32()).collect();
             assert_eq!(cast, rounded, "{shape:?}");
+            let whole: Vec<f32> = wide.to_vec().unwrap().iter().map(|v| U::from_f32(v.to_f32()).to_f32()).collect();
+            let cast: Vec<f32> = wide.cast::<U>().unwrap().to_vec().unwrap().iter().map(|v| v.to_f32()).collect();
+            assert_eq!(cast, whole, "{shape:?}");
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::{DType, Element, MemoryFormat, Stream};
 /// The tile of `TransposeTile` in rearrange.cu, and the bytes that pad its rows.
 const TILE: usize = 32;
 const PADDING_BYTES: usize = 4;
+/// Of the wider type, that a thread of `cast` converts at once where both sides are aligned.
+const CHUNK_BYTES: usize = 16;
 const MAX_GRID_Y: usize = 65_535;
 const MAX_GRID_X: usize = 1 << 20;
 
@@ -70,7 +72,8 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
     };
     let device = x.device();
     let kernel = device.load(cast_kernel(T::DTYPE, U::DTYPE))?;
-    let blocks = length.div_ceil(kernel.info.threads as usize).min(MAX_GRID_X);
+    let per_thread = CHUNK_BYTES / size_of::<T>().max(size_of::<U>());
+    let blocks = length.div_ceil(kernel.info.threads as usize * per_thread).min(MAX_GRID_X);
     let grid = [blocks as u32, batch.min(MAX_GRID_Y) as u32, 1];
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
