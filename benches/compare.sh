@@ -8,7 +8,7 @@
 #   SUITE          core, or all                      core
 #   FILTER         only rows that match              all
 #   PEERS          torch, or none                    torch where python3 has it, else none
-#   PEERS_ARGS     further options of the peers' script, such as --compile
+#   PEERS_ARGS     further options of the peers' script, such as --compile for every row
 #   PYTHON         the Python that has PyTorch       python3
 #   OURS_SECONDS, PEERS_SECONDS   time limits        150, 270: the core suite takes less than 8 minutes
 set -euo pipefail
@@ -46,13 +46,26 @@ if [ "${PEERS:-torch}" = torch ]; then
     echo "== PyTorch"
     torch_device=cuda
     case $device in host) torch_device=cpu ;; cuda:*) torch_device=$device ;; esac
-    # shellcheck disable=SC2086 # several options
-    timeout "$((peers_seconds + 60))" "$python" "$here/peers/torch_peers.py" --suite "$here/suite.json" --like "$folder/ours.json" \
-      --device "$torch_device" --time-limit "$peers_seconds" --json "$folder/torch.json" ${PEERS_ARGS:-} 2>"$folder/torch.log" || {
-      echo "compare.sh: the peers' part ended with $?: the end of $folder/torch.log:" >&2
-      tail -n 3 "$folder/torch.log" >&2
+    # pass NAME SECONDS OPTIONS...
+    pass() {
+      local name=$1 seconds=$2
+      shift 2
+      timeout "$((seconds + 60))" "$python" "$here/peers/torch_peers.py" --suite "$here/suite.json" --like "$folder/ours.json" \
+        --device "$torch_device" --time-limit "$seconds" --json "$folder/$name.json" "$@" 2>"$folder/$name.log" || {
+        echo "compare.sh: the peers' part ended with $?: the end of $folder/$name.log:" >&2
+        tail -n 3 "$folder/$name.log" >&2
+      }
+      [ ! -s "$folder/$name.json" ] || merge+=(--peers "$folder/$name.json")
     }
-    [ ! -s "$folder/torch.json" ] || merge+=(--peers "$folder/torch.json")
+    begin=$SECONDS
+    # shellcheck disable=SC2086 # several options
+    pass torch "$peers_seconds" ${PEERS_ARGS:-}
+    # what fuses a tail: beside our fused rows, for as long as there is time
+    left=$((peers_seconds - (SECONDS - begin)))
+    if [ "$torch_device" != cpu ] && [ "$left" -gt 20 ]; then
+      echo "== PyTorch, compiled, rows with a tail"
+      pass torch-compile "$left" --compile --filter ' tail$'
+    fi
   else
     echo "compare.sh: $python has no torch: ours alone" >&2
   fi

@@ -143,6 +143,8 @@ pub struct LayerReport {
     /// What one output pixel sees of the input; none where outputs differ in it other than by place, as those of a transposed
     /// convolution do.
     pub receptive_field: Option<ReceptiveField>,
+    /// Its rows and columns, or the most that any output pixel sees where they differ.
+    pub receptive_size: [usize; 2],
 }
 
 /// The shape of one of a layer's parameters, by name.
@@ -163,21 +165,21 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
     let work = match spec {
         LayerSpec::Conv2d(spec) => conv2d(spec, shape("weight")?, request.x)?,
         LayerSpec::ConvTranspose2d(spec) => conv_transpose2d(spec, shape("weight")?, request.x)?,
-        LayerSpec::PixelShuffle(spec) => moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape()),
+        LayerSpec::PixelShuffle(spec) => moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape(), Sees::AtMost([1, 1])),
         LayerSpec::PixelUnshuffle(spec) => {
             let output = BlockGeometry::wide(request.x, spec.factor)?.deep_shape();
             let receptive_field = ReceptiveField::input().then([1, 1], [spec.factor; 2], [1, 1], [0; 4])?;
-            Work { receptive_field: Some(receptive_field), ..moved(output) }
+            moved(output, Sees::All(receptive_field))
         }
         LayerSpec::SubPixelConv2d(spec) => {
             let work = conv2d(&spec.conv, shape("weight")?, request.x)?;
-            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), receptive_field: None, ..work }
+            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), sees: Sees::AtMost(work.sees.size()), ..work }
         }
         LayerSpec::Focus(spec) => {
             let geometry = ConvGeometry::focus(spec, request.x, shape("weight")?)?;
             let slices = ReceptiveField::input().then([2, 2], [2, 2], [1, 1], [0; 4])?;
             Work {
-                receptive_field: Some(slices.then_conv2d(&spec.conv, geometry.kernel)?),
+                sees: Sees::All(slices.then_conv2d(&spec.conv, geometry.kernel)?),
                 ..conv2d(&spec.conv, shape("weight")?, geometry.input_shape())?
             }
         }
@@ -214,8 +216,26 @@ struct Work {
     /// Elements of offsets, mask and RoIs that are in the layer's dtype, and those that are f32.
     coordinates: [u64; 2],
     activation: Activation,
-    receptive_field: Option<ReceptiveField>,
+    sees: Sees,
     before: Option<Before>,
+}
+
+/// What an output pixel sees of the input.
+#[derive(Clone, Copy)]
+enum Sees {
+    /// All alike.
+    All(ReceptiveField),
+    /// Different ones; the largest has so many rows and columns.
+    AtMost([usize; 2]),
+}
+
+impl Sees {
+    fn size(self) -> [usize; 2] {
+        match self {
+            Sees::All(field) => field.size,
+            Sees::AtMost(size) => size,
+        }
+    }
 }
 
 /// The tail of a first stage.
@@ -234,7 +254,7 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
         sampling_flops: 0,
         coordinates: [0, 0],
         activation: spec.activation,
-        receptive_field: Some(ReceptiveField::input().then_conv2d(spec, geometry.kernel)?),
+        sees: Sees::All(ReceptiveField::input().then_conv2d(spec, geometry.kernel)?),
         before: None,
     })
 }
@@ -249,7 +269,7 @@ fn two_stages(geometries: [ConvGeometry; 2], bias: &'static str, mid_activation:
         sampling_flops: 0,
         coordinates: [0, 0],
         activation,
-        receptive_field: Some(then(then(ReceptiveField::input(), &first)?, &second)?),
+        sees: Sees::All(then(then(ReceptiveField::input(), &first)?, &second)?),
         before: Some(Before { outputs: count(&first.output_shape())?, bias, activation: mid_activation }),
     })
 }
@@ -262,22 +282,21 @@ fn conv_transpose2d(spec: &ConvTranspose2dSpec, weight: Shape, x: Shape) -> Resu
         sampling_flops: 0,
         coordinates: [0, 0],
         activation: spec.activation,
-        receptive_field: None,
+        sees: Sees::AtMost([0, 1].map(|axis| geometry.transposed_reach(axis))),
         before: None,
     })
 }
 
 /// A layer that computes nothing.
-fn moved(output: Shape) -> Work {
-    let (activation, receptive_field) = (Activation::None, None);
-    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation, receptive_field, before: None }
+fn moved(output: Shape, sees: Sees) -> Work {
+    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation: Activation::None, sees, before: None }
 }
 
 /// Three blends, each of two products and a sum.
 fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     let output = g.output_shape();
     let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
-    Ok(Work { sampling_flops, ..moved(output) })
+    Ok(Work { sampling_flops, ..moved(output, Sees::AtMost([2, 2])) })
 }
 
 /// A position of a sample: the two offsets are added, fractions and their complements taken, multiplied to four weights.
@@ -330,7 +349,7 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
         sampling_flops: sum("the number of FLOPs", [samples, after])?,
         coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
         activation: Activation::None,
-        receptive_field: Some(ReceptiveField::input()),
+        sees: Sees::All(ReceptiveField::input()),
         before: None,
     })
 }
@@ -399,7 +418,8 @@ impl Work {
             operations,
             bytes,
             arithmetic_intensity: if moved > 0.0 { operations.flops as f64 / moved } else { 0.0 },
-            receptive_field: self.receptive_field,
+            receptive_field: if let Sees::All(field) = self.sees { Some(field) } else { None },
+            receptive_size: self.sees.size(),
         })
     }
 }
@@ -710,6 +730,7 @@ mod tests {
         assert_eq!(report.operations.macs, forward.operations.macs);
         assert_eq!(report.parameters, Parameters { weight: 8 * 3 * 16, bias: 6, slope: 0, total: 8 * 3 * 16 + 6 });
         assert_eq!((report.bytes.x, report.bytes.y, report.receptive_field), (2 * 8 * 35 * 2, 2 * 6 * 140 * 2, None));
+        assert_eq!(report.receptive_size, [2, 2]);
     }
 
     #[test]

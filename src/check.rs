@@ -4,13 +4,14 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
-use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, Plan, PlanRequest, Precision, RoIs, WorkspaceMemory};
+use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, on_exact_grid};
 use crate::reference::Array;
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -57,6 +58,8 @@ pub struct Run {
     pub kernel: &'static str,
     /// What is wrong, or the comparison that passed.
     pub outcome: Result<Report, Failure>,
+    /// A hash of the result's bits, where there is one.
+    pub digest: Option<u64>,
 }
 
 /// What can be wrong with a run.
@@ -165,7 +168,7 @@ impl Case {
     }
 
     fn check_as<T: Element>(&self, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
-        let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome };
+        let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome, digest: None };
         let prepared = catch(|| {
             let inputs = self.place::<T>(x_format, device)?;
             let request = inputs.of(&self.layer, Fields::Native)?.request().output_format(y_format);
@@ -183,34 +186,19 @@ impl Case {
             return vec![run(plan.explain().kernel, Err(failure))];
         }
         let chosen = plan.explain().kernel;
-        let applicable = |plan: &Plan<T>| -> Vec<&'static str> {
-            plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect()
-        };
-        let mut names: Vec<(&'static str, PlanRequest)> = match kernels {
+        let names = match kernels {
             Kernels::Chosen => vec![(chosen, request.clone())],
             Kernels::Named(name) => vec![(name, request.clone().workspace_limit(WORKSPACE))],
-            Kernels::All => applicable(&plan).into_iter().map(|name| (name, request.clone())).collect(),
+            Kernels::All => applicable::<T>(&self.layer, device, &request, !self.has_subnormals()),
         };
-        if kernels == Kernels::All {
-            // the kernels that the default does not allow: those that need a workspace, and those that round more
-            let mut wider = vec![request.clone().workspace_limit(WORKSPACE)];
-            if T::DTYPE == DType::F32 && !self.has_subnormals() {
-                wider.push(request.clone().precision(Precision::Tf32));
-            }
-            for request in wider {
-                let plan = catch(|| self.layer.plan::<T>(device, &request));
-                let more = plan.as_ref().map_or(vec![], applicable).into_iter();
-                let more: Vec<_> =
-                    more.filter(|name| names.iter().all(|(known, _)| known != name)).map(|name| (name, request.clone())).collect();
-                names.extend(more);
-            }
-        }
         let mut runs = Vec::new();
         for (name, request) in names {
             let request = request.kernel(name);
             let contract = if request.precision == Precision::Tf32 { contract.tf32() } else { contract };
+            let mut digest = None;
             let outcome = catch_failure(|| {
                 let y = self.run(&inputs, &request, shape, device)?;
+                digest = Some(hash(&y));
                 let report = contract.check(&y, self.output.data(), &self.scale).map_err(Failure::Error)?;
                 if let Some(worst) = report.worst.filter(|_| !report.passed()) {
                     return Err(Failure::Values { report, position: position(worst.index, shape) });
@@ -220,7 +208,7 @@ impl Case {
                 }
                 Ok(report)
             });
-            runs.push(run(name, outcome));
+            runs.push(Run { digest, ..run(name, outcome) });
         }
         runs
     }
@@ -312,6 +300,25 @@ pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat
     }
 }
 
+/// Every kernel that applies, the chosen one first, with a request that allows it: some need a workspace, some round what they
+/// multiply to tf32.
+fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanRequest, tf32: bool) -> Vec<(&'static str, PlanRequest)> {
+    let mut requests = vec![request.clone(), request.clone().workspace_limit(WORKSPACE)];
+    if T::DTYPE == DType::F32 && tf32 {
+        requests.push(request.clone().precision(Precision::Tf32));
+    }
+    let mut names: Vec<(&'static str, PlanRequest)> = Vec::new();
+    for request in requests {
+        let Ok(plan) = catch(|| layer.plan::<T>(device, &request)) else { continue };
+        for choice in plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()) {
+            if names.iter().all(|(known, _)| *known != choice.kernel) {
+                names.push((choice.kernel, request.clone()));
+            }
+        }
+    }
+    names
+}
+
 /// A layer, and its inputs apart from its parameters.
 fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static str, Array)>)> {
     let names = spec.signature().inputs;
@@ -322,6 +329,12 @@ fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static s
     }
     let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
     Ok((AnyLayer::new(spec, parameters)?, inputs))
+}
+
+fn hash(values: &[f32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Bytes of workspace that kernels may have where all of them are checked or the fastest is measured.
@@ -438,6 +451,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(all(test, feature = "host"))]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const LAYER: &str = r#"{"op": "conv2d", "attrs": {"padding": 1}}"#;
 
@@ -499,6 +513,38 @@ mod tests {
             let text = failure.to_string();
             assert!(text.contains("got 27.0, expected 28.0 bit for bit"), "{text}");
         }
+    }
+
+    /// Strikes out what applies to a problem.
+    fn strike<T: Element>(problem: &crate::cases::Problem, device: &Device, missing: &mut BTreeSet<&str>) {
+        let (layer, inputs) = build(problem.layer, &problem.tensors(T::DTYPE).unwrap()).unwrap();
+        for (x, y) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
+            let inputs = Placed::<T>::new(&inputs, x, |_| [0, 0], device).unwrap();
+            let request = inputs.of(&layer, Fields::Native).unwrap().request().output_format(y);
+            for (name, _) in applicable::<T>(&layer, device, &request, true) {
+                missing.remove(name);
+            }
+        }
+    }
+
+    /// The acceptance run is of 1000 cases. Views that are not aligned do not count: their plan may launch another kernel.
+    #[rstest::rstest]
+    fn a_thousand_random_problems_reach_every_kernel(#[values(1, 2)] seed: u64) {
+        let device = Device::host().unwrap();
+        // copies are launched beside layers, sums behind a kernel that splits them
+        let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
+        let mut missing: BTreeSet<&str> = crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(|name| !beside(name)).collect();
+        assert!(missing.len() > 200);
+        for problem in (0..1000).map(|index| crate::cases::Problem::random(seed, index)) {
+            let empty = problem.output_shape().unwrap().contains(&0);
+            if empty || (problem.x_margin, problem.y_margin) != ([0; 2], [0; 2]) || missing.is_empty() {
+                continue;
+            }
+            strike::<f32>(&problem, &device, &mut missing);
+            strike::<half::f16>(&problem, &device, &mut missing);
+            strike::<half::bf16>(&problem, &device, &mut missing);
+        }
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

@@ -266,6 +266,12 @@ impl ConvGeometry {
         if self.transposed { self.stride[axis] / gcd(self.stride[axis], self.dilation[axis]) } else { 1 }
     }
 
+    /// Along an axis of a transposed convolution, the inputs from the first to the last that an output sees, the most of any output.
+    pub fn transposed_reach(&self, axis: usize) -> usize {
+        let period = self.period(axis);
+        (self.kernel[axis].div_ceil(period) - 1) * (self.dilation[axis] / (self.stride[axis] / period)) + 1
+    }
+
     /// Products that are summed into one output element, those with padding's zeros included; the most where outputs differ, as
     /// those of a transposed convolution do.
     pub fn products(&self) -> usize {

@@ -2,10 +2,12 @@
 //! kernel whose figures are known (tests/kernels/counters.cu), and right kernels are found right under every order of threads.
 
 use half::{bf16, f16};
+use warpconv::cases::{Problem, kinds};
+use warpconv::check::{Case, Kernels};
 use warpconv::testing::{Operand, launch};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Parameter,
-    PlanRequest, Shape, Stream, Tensor, Workspace,
+    Activation, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding,
+    Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference,
 };
 
 const SEEDS: [u64; 3] = [1, 2, 3];
@@ -53,8 +55,9 @@ fn run_broken(device: &Device, name: &str) -> Vec<String> {
     };
     let shared = if name == "writes_past_shared" { 256 } else { 4096 };
     let value = if name == "leaves_view" { 8 } else { 1 };
+    let blocks = if name == "global_across_blocks" { 2 } else { 1 };
     // SAFETY: the checked device ends a lane before it does harm
-    findings(unsafe { launch(device, name, [1, 1, 1], shared, &[x, y], &[value]) }, name)
+    findings(unsafe { launch(device, name, [blocks, 1, 1], shared, &[x, y], &[value]) }, name)
 }
 
 /// (kernel and mark of its line, kind, the text of seed 0 between the kind and the place)
@@ -129,6 +132,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "race in global memory",
         "block (0, 0, 0) thread 63 writes element [0, 0, 0, 63] of y, which thread 62 of block (0, 0, 0) read",
     ),
+    ("global_across_blocks", "race in global memory", "?"),
     ("writes_twice", "element written twice", "block (0, 0, 0) thread 63 writes element [0, 0, 0, 63] of y a second time"),
     (
         "reads_uninitialised",
@@ -139,6 +143,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "reads_copy_under_way",
         "shared memory still being copied",
         "block (0, 0, 0) thread 63 reads 4 bytes at byte 252 of shared memory, where an async copy of thread 63 is still under way (byte 252)",
+    ),
+    (
+        "writes_copy_under_way",
+        "shared memory still being copied",
+        "block (0, 0, 0) thread 63 writes 4 bytes at byte 252 of shared memory, where an async copy of thread 63 is still under way (byte 252)",
     ),
     (
         "reads_copy_of_newer_group",
@@ -313,6 +322,18 @@ fn outputs_are_poisoned_but_not_their_neighbours() {
     assert!(values.chunks(3).all(|c| c[0] == 0.0 && c[1].is_nan() && c[2] == 0.0), "{values:?}");
 }
 
+#[test]
+fn shared_memory_is_poisoned() {
+    let device = checked(0);
+    let (x, y) = (ramp(&device, 64), nothing(&device, 64));
+    // SAFETY: checked; thread 43 reads what nobody wrote
+    let result =
+        unsafe { launch(&device, "reads_uninitialised", [1, 1, 1], 4096, &[Operand::read("x", &x), Operand::write("y", &y)], &[1]) };
+    assert_eq!(findings(result, "reads_uninitialised").len(), 1);
+    let values = y.to_vec().unwrap();
+    assert!(values.iter().enumerate().all(|(i, v)| if i == 43 { v.is_nan() } else { *v == 1.0 }), "{values:?}");
+}
+
 // ---- counters
 
 fn counters(name: &str, grid: [u32; 3], operands: impl FnOnce(&Device) -> Vec<Tensor<f32>>, values: &[i32]) -> LaunchCounters {
@@ -364,8 +385,11 @@ fn meetings_and_bytes_are_counted() {
     let c = counters("overlapping_reads", [10, 1, 1], |d| vec![ramp(d, 80), nothing(d, 640)], &[]);
     let x = c.operand("x").unwrap();
     assert_eq!((x.bytes, x.bytes_read, x.bytes_written, x.unique_bytes), (320, 10 * 64 * 16, 0, 256));
+    // each block meets the 8 sectors of x, whose start is aligned, once, however often its threads read them
+    assert_eq!(x.block_sectors, 10 * 8);
     let y = c.operand("y").unwrap();
     assert_eq!((y.bytes, y.bytes_read, y.bytes_written, y.unique_bytes), (2560, 0, 2560, 2560));
+    assert_eq!(y.block_sectors, 10 * 8);
     assert_eq!((c.global_bytes_read(), c.global_bytes_written(), c.unique_bytes()), (10240, 2560, 2816));
     assert_eq!((c.shared_bytes_read, c.shared_bytes_written), (0, 0));
 
@@ -586,6 +610,30 @@ fn conv2d_f16_is_clean_and_the_same_in_every_order() {
 #[test]
 fn conv2d_bf16_is_clean_and_the_same_in_every_order() {
     conv2d_is_clean::<bf16>();
+}
+
+/// A problem of every kind through every kernel that applies: findings are failures, and the bits do not depend on the order of threads.
+#[test]
+fn every_kernel_gives_the_same_bits_in_every_order() {
+    let devices = [Device::host().unwrap(), checked(4), checked(5)];
+    let mut compared = 0;
+    for problem in (0..kinds().count() as u64).map(|index| Problem::random(6, index)) {
+        for (dtype, format) in [(DType::F32, MemoryFormat::Contiguous), (DType::F16, MemoryFormat::ChannelsLast)] {
+            let tensors = problem.tensors(dtype).unwrap();
+            let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
+            let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
+            let runs = devices.each_ref().map(|device| case.check(dtype, format, format, Kernels::All, device));
+            for ((plain, one), other) in runs[0].iter().zip(&runs[1]).zip(&runs[2]) {
+                assert!(
+                    plain.outcome.is_ok() && one.outcome.is_ok() && other.outcome.is_ok(),
+                    "{plain:?}, {one:?}, {other:?} of {problem:?}"
+                );
+                assert_eq!((plain.digest, plain.digest), (one.digest, other.digest), "{}: {problem:?}", plain.kernel);
+                compared += usize::from(plain.digest.is_some());
+            }
+        }
+    }
+    assert!(compared > 500, "{compared}");
 }
 
 fn copies_are_clean<T: Element, U: Element>(device: &Device) {

@@ -89,17 +89,36 @@ fn slices_do_not_depend_on_the_batch() {
     assert!(matches!(&odd, Error::NoKernel { reasons, .. } if reasons.contains("no whole steps of 2 slices")), "{odd}");
 }
 
-/// Copies, fragments and staged sums.
-#[test]
-fn no_bank_conflicts() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
-    let (shape, layer) = ([1, 128, 8, 8], layer(128, 64, 1, 1));
+fn checked() -> Device {
+    Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap()
+}
+
+/// Copies, fragments and staged sums, of every tile and gather.
+#[rstest]
+#[case::tensor_cores("f16_vectors", &["256x128", "128x128", "128x64", "64x128", "64x64", "128x32", "32x128", "32x64", "64x64_k2", "32x64_k4"])]
+#[case::single_channels("f16_channels", &["128x64", "64x64"])]
+fn no_bank_conflicts(#[case] gather: &str, #[case] tiles: &[&str], #[values(1, 3)] kernel: usize) {
+    let device = checked();
+    let (shape, layer) = ([1, 128, 16, 16], layer(128, 128, kernel, 1));
     let x = randn(&device, shape, 1);
-    for name in SLICED.into_iter().chain(["conv_gemm_f16_vectors_32x128", "conv_gemm_f16_vectors_32x64"]) {
-        let counters = counters(&layer.plan(&device, &request(shape).kernel(name)).unwrap(), &Inputs::new(&x));
+    for tile in tiles {
+        let name = format!("conv_gemm_{gather}_{tile}");
+        let counters = counters(&layer.plan(&device, &request(shape).kernel(&name)).unwrap(), &Inputs::new(&x));
         assert_eq!(counters.kernel, name);
         assert_eq!(counters.bank_conflicts, 0, "{name}: {counters:#?}");
     }
+}
+
+/// Of 3x3 taps that are 36 pixels apart, an image of 20 x 20 meets one: the weights of the others are never read.
+#[test]
+fn taps_that_lie_in_the_padding_are_left_out() {
+    let (device, shape) = (checked(), [1, 64, 20, 20]);
+    let x = randn(&device, shape, 2);
+    let read = |dilation: usize| {
+        let plan = layer(64, 64, 3, dilation).plan(&device, &request(shape).kernel("conv_gemm_f16_vectors_64x64")).unwrap();
+        counters(&plan, &Inputs::new(&x)).operand("weight").unwrap().bytes_read
+    };
+    assert_eq!(read(1), 9 * read(36));
 }
 
 #[rstest]

@@ -20,7 +20,7 @@ import time
 
 MAIN_BATCH = 8
 OVER_CACHE = 3
-SETS = (2, 256)
+SETS = (2, 1024)
 LEAST_LAUNCHES = 16
 SUITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "suite.json")
 

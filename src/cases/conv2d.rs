@@ -127,6 +127,21 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
         (c.kernel, c.dilation, c.same) = ([3, 3], [rng.random_range(3..25), rng.random_range(3..12)], true);
     }),
     ("depthwise", "one channel a group, any number of them", |rng, c| (c.groups, c.c_in, c.c_out) = (rng.random_range(1..70), 1, 1)),
+    ("depthwise_3x3", "unrolled for this size, in vectors of channels or of columns", |rng, c| unrolled(rng, c, 3)),
+    ("depthwise_5x5", "unrolled for this size, in pairs of channels or vectors of columns", |rng, c| unrolled(rng, c, 5)),
+    ("depthwise_7x7", "unrolled for this size, and the smallest on tensor cores", |rng, c| unrolled(rng, c, 7)),
+    (
+        "depthwise_banded",
+        "kernels so large that bands of weights multiply on tensor cores, with what must not meet their zeros",
+        |rng, c| {
+            (c.groups, c.c_in, c.c_out) = (pick(rng, &[1, 3, 4, 8, 12]), 1, 1);
+            c.kernel = [pick(rng, &[1, 4, 7, 9, 13]), pick(rng, &[7, 9, 10, 17, 25, 26, 31])];
+            (c.dilation, c.same, c.image) = ([1, 1], true, [rng.random_range(1..40), rng.random_range(1..50)]);
+            if rng.random_bool(0.3) {
+                c.values = Values::Special;
+            }
+        },
+    ),
     ("depthwise_multiplier", "several outputs share one input channel", |rng, c| {
         (c.groups, c.c_in, c.c_out) = (rng.random_range(1..20), 1, rng.random_range(2..5))
     }),
@@ -140,6 +155,19 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
         c.y_margin = [rng.random_range(0..9), rng.random_range(0..9)];
     }),
 ];
+
+/// A depthwise kernel of a size that has kernels of its own, at strides that have.
+fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize) {
+    (c.groups, c.c_in, c.c_out) = (pick(rng, &[2, 6, 8, 16, 24, 40]), 1, 1);
+    (c.kernel, c.stride, c.dilation) = ([size; 2], [pick(rng, &[1, 2]); 2], [1, 1]);
+    c.image = [rng.random_range(1..24), rng.random_range(1..40)];
+    if rng.random_bool(0.3) {
+        c.values = Values::Special;
+    }
+    if rng.random_bool(0.3) {
+        (c.x_margin, c.y_margin) = ([pick(rng, &[0, 8, 3]), 0], [pick(rng, &[0, 8, 5]), 0]);
+    }
+}
 
 /// [`CHANGES`] as kinds.
 pub(super) fn kinds() -> impl Iterator<Item = Kind> {

@@ -20,6 +20,12 @@ const MAKES: &[(&str, &str, &str, MakeProblem)] = &[
     ("pixel_unshuffle", "vectors", "rows or channels in whole vectors, slices of wider tensors aligned and not", |rng| {
         shuffle(rng, false, true)
     }),
+    ("pixel_shuffle", "rows_of_2", "contiguous rows of whole vectors, blocks of 2", |rng| rows(rng, true, 2)),
+    ("pixel_shuffle", "rows_of_3", "contiguous rows of whole vectors, blocks of 3", |rng| rows(rng, true, 3)),
+    ("pixel_shuffle", "rows_of_4", "contiguous rows of whole vectors, blocks of 4", |rng| rows(rng, true, 4)),
+    ("pixel_unshuffle", "rows_of_2", "contiguous rows of whole vectors, blocks of 2", |rng| rows(rng, false, 2)),
+    ("pixel_unshuffle", "rows_of_3", "contiguous rows of whole vectors, blocks of 3", |rng| rows(rng, false, 3)),
+    ("pixel_unshuffle", "rows_of_4", "contiguous rows of whole vectors, blocks of 4", |rng| rows(rng, false, 4)),
     ("sub_pixel_conv", "any_convolution", "groups, strides and channels of every kind before the shuffle", |rng| sub_pixel(rng, false)),
     ("sub_pixel_conv", "vectors", "runs of channels of whole vectors, more than a tile of them", |rng| sub_pixel(rng, true)),
     ("focus", "any_convolution", "padding, stride, dilation and groups of every kind after the slices", focus),
@@ -49,17 +55,29 @@ fn with_margins(problem: Problem, rng: &mut StdRng) -> Problem {
 }
 
 fn shuffle(rng: &mut StdRng, to_wide: bool, vectors: bool) -> Problem {
-    let factor = if vectors { pick(rng, &[2, 2, 3, 4]) } else { pick(rng, &[1, 2, 3, 4, 5, 7]) };
-    let spec = PixelShuffleSpec { factor, order: order(rng) };
+    let factor = if vectors { pick(rng, &[2, 3, 4]) } else { pick(rng, &[1, 2, 3, 4, 5, 7]) };
     let channels = if vectors { pick(rng, &[8, 16, 40]) } else { pick(rng, &[1, 2, 3, 5, 17, 33]) };
     let width = if vectors { pick(rng, &[4, 8, 16, 40]) } else { rng.random_range(1..40) };
-    let (n, height, squares) = (rng.random_range(0..3), rng.random_range(1..5), factor * factor);
-    let (layer, x) = if to_wide {
-        (LayerSpec::PixelShuffle(spec), [n, channels * squares, height, width])
+    let n = rng.random_range(0..3);
+    let problem = shuffled(rng, to_wide, factor, [n, channels, width]);
+    with_margins(problem, rng)
+}
+
+fn rows(rng: &mut StdRng, to_wide: bool, factor: usize) -> Problem {
+    let sizes = [rng.random_range(1..3), rng.random_range(1..6), pick(rng, &[8, 16, 40])];
+    let problem = shuffled(rng, to_wide, factor, sizes);
+    Problem { values: values(rng), seed: rng.random::<u32>().into(), ..problem }
+}
+
+/// Sizes: images, channels of the wide side, columns of the deep one.
+fn shuffled(rng: &mut StdRng, to_wide: bool, factor: usize, [n, channels, width]: [usize; 3]) -> Problem {
+    let spec = PixelShuffleSpec { factor, order: order(rng) };
+    let height = rng.random_range(1..5);
+    if to_wide {
+        Problem::new(LayerSpec::PixelShuffle(spec), &[("x", &[n, channels * factor * factor, height, width])])
     } else {
-        (LayerSpec::PixelUnshuffle(spec), [n, channels, height * factor, width * factor])
-    };
-    with_margins(Problem::new(layer, &[("x", &x)]), rng)
+        Problem::new(LayerSpec::PixelUnshuffle(spec), &[("x", &[n, channels, height * factor, width * factor])])
+    }
 }
 
 /// A random convolution with its tensors, without what depends on its output.

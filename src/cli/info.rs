@@ -134,7 +134,8 @@ fn describe(spec: &LayerSpec, report: &LayerReport, shapes: &[ParameterShape], p
     let attributes = json!(spec)["attrs"].to_string();
     let (parameters, operations, bytes) = (&report.parameters, &report.operations, &report.bytes);
     let count = |n: u64| HumanCount(n).to_string();
-    let field = report.receptive_field.map_or("differs from output to output".into(), |field| {
+    let [rows, columns] = report.receptive_size;
+    let field = report.receptive_field.map_or(format!("at most {rows} x {columns} pixels, differs from output to output"), |field| {
         format!("{} x {} pixels, {} x {} apart", field.size[0], field.size[1], field.jump[0], field.jump[1])
     });
     let named: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();

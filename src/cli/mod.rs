@@ -290,6 +290,11 @@ pub struct CheckerArgs {
 }
 
 impl CheckerArgs {
+    /// The same options as a user types them, a space in front.
+    pub fn options(&self) -> String {
+        if self.checked { format!(" --checked --seed {}", self.seed()) } else { String::new() }
+    }
+
     /// The seed, 0 where none is given.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(0)

@@ -151,7 +151,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
         bar.set_message("making a failure smaller");
         let smallest = args.shrink(problem, &device);
         let smallest_runs = args.check(&smallest, &device)?;
-        let repeat = format!("warpconv verify --device {device} --case '{}'", json!(smallest));
+        let repeat = format!("warpconv verify --device {device}{} --case '{}'", args.checker.options(), json!(smallest));
         let lines = format!(
             "FAILED {}/{}: {}\n  smallest: {}\n  repeat: {repeat}",
             problem.layer.op(),

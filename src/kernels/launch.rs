@@ -257,7 +257,7 @@ fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>
 }
 
 /// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
-fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
+pub(super) fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     for axis in 0..2 {
         // of a transposed convolution, the larger tensor that is padded is the output
         let (what, image) = if g.transposed { ("the padded output size", g.input) } else { ("the padded input size", g.output) };

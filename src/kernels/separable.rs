@@ -84,6 +84,9 @@ fn either<T: Element>(
 ) -> Result<Plan<T>> {
     let families = [family];
     let [first, second] = &stages;
+    // estimates compute with sizes that a kernel can take
+    launch::geometry_params(&first.geometry)?;
+    launch::geometry_params(&second.geometry)?;
     let pair = Pair::new::<T>(device, request, stages);
     let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);

@@ -96,6 +96,11 @@ WC_DEVICE void global_read_write(const TestParams& p) {
     __syncthreads();
     y[threadIdx.x] = next; // global_read_write: the element that thread - 1 read
 }
+// Two blocks
+WC_DEVICE void global_across_blocks(const TestParams& p) {
+    const int32_t shift = blockIdx.x == 0 ? 0 : 1;
+    if (threadIdx.x + shift < 64) buffer<float>(p, 1)[threadIdx.x + shift] = 1.0f; // global_across_blocks
+}
 WC_DEVICE void writes_twice(const TestParams& p) {
     float* y = buffer<float>(p, 1);
     y[threadIdx.x] = buffer<float>(p, 0)[threadIdx.x];
@@ -117,6 +122,15 @@ WC_DEVICE void reads_copy_under_way(const TestParams& p) {
     copy_async_commit();
     __syncthreads();
     buffer<float>(p, 1)[threadIdx.x] = tile[threadIdx.x]; // reads_copy_under_way
+}
+WC_DEVICE void writes_copy_under_way(const TestParams& p) {
+    float* tile = (float*)shared_memory();
+    copy_async<4>(tile + threadIdx.x, buffer<float>(p, 0) + threadIdx.x, true);
+    copy_async_commit();
+    tile[threadIdx.x] = 1.0f; // writes_copy_under_way
+    copy_async_wait<0>();
+    __syncthreads();
+    buffer<float>(p, 1)[threadIdx.x] = tile[threadIdx.x];
 }
 WC_DEVICE void reads_copy_of_newer_group(const TestParams& p) {
     float* tile = (float*)shared_memory();
