@@ -615,6 +615,7 @@ fn conv2d_bf16_is_clean_and_the_same_in_every_order() {
 /// A problem of every kind through every kernel that applies: findings are failures, and the bits do not depend on the order of threads.
 #[test]
 fn every_kernel_gives_the_same_bits_in_every_order() {
+    let checked = |seed| Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
     let devices = [Device::host().unwrap(), checked(4), checked(5)];
     let mut compared = 0;
     for problem in (0..kinds().count() as u64).map(|index| Problem::random(6, index)) {

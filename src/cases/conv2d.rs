@@ -127,9 +127,12 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
         (c.kernel, c.dilation, c.same) = ([3, 3], [rng.random_range(3..25), rng.random_range(3..12)], true);
     }),
     ("depthwise", "one channel a group, any number of them", |rng, c| (c.groups, c.c_in, c.c_out) = (rng.random_range(1..70), 1, 1)),
-    ("depthwise_3x3", "unrolled for this size, in vectors of channels or of columns", |rng, c| unrolled(rng, c, 3)),
-    ("depthwise_5x5", "unrolled for this size, in pairs of channels or vectors of columns", |rng, c| unrolled(rng, c, 5)),
-    ("depthwise_7x7", "unrolled for this size, and the smallest on tensor cores", |rng, c| unrolled(rng, c, 7)),
+    ("depthwise_3x3", "unrolled for this size, in vectors of channels or of columns", |rng, c| unrolled(rng, c, 3, 1)),
+    ("depthwise_3x3_s2", "unrolled for this stride too", |rng, c| unrolled(rng, c, 3, 2)),
+    ("depthwise_5x5", "unrolled for this size, in pairs of channels or vectors of columns", |rng, c| unrolled(rng, c, 5, 1)),
+    ("depthwise_5x5_s2", "unrolled for this stride too", |rng, c| unrolled(rng, c, 5, 2)),
+    ("depthwise_7x7", "unrolled for this size, and the smallest on tensor cores", |rng, c| unrolled(rng, c, 7, 1)),
+    ("depthwise_7x7_s2", "unrolled for this stride too", |rng, c| unrolled(rng, c, 7, 2)),
     (
         "depthwise_banded",
         "kernels so large that bands of weights multiply on tensor cores, with what must not meet their zeros",
@@ -156,10 +159,10 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     }),
 ];
 
-/// A depthwise kernel of a size that has kernels of its own, at strides that have.
-fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize) {
+/// A depthwise kernel of a size and stride that has kernels of its own.
+fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize, stride: usize) {
     (c.groups, c.c_in, c.c_out) = (pick(rng, &[2, 6, 8, 16, 24, 40]), 1, 1);
-    (c.kernel, c.stride, c.dilation) = ([size; 2], [pick(rng, &[1, 2]); 2], [1, 1]);
+    (c.kernel, c.stride, c.dilation) = ([size; 2], [stride; 2], [1, 1]);
     c.image = [rng.random_range(1..24), rng.random_range(1..40)];
     if rng.random_bool(0.3) {
         c.values = Values::Special;
