@@ -132,7 +132,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "race in global memory",
         "block (0, 0, 0) thread 63 writes element [0, 0, 0, 63] of y, which thread 62 of block (0, 0, 0) read",
     ),
-    ("global_across_blocks", "race in global memory", "?"),
+    (
+        "global_across_blocks",
+        "race in global memory",
+        "block (1, 0, 0) thread 0 writes element [0, 0, 0, 1] of y, which thread 1 of block (0, 0, 0) wrote",
+    ),
     ("writes_twice", "element written twice", "block (0, 0, 0) thread 63 writes element [0, 0, 0, 63] of y a second time"),
     (
         "reads_uninitialised",
