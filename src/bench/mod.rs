@@ -30,5 +30,6 @@ mod values;
 pub use crate::device::{Effort, Time, Timer};
 pub use floors::{Floor, Floors};
 pub use measure::{Bench, Oracle, Prepared, Scale};
+pub(crate) use results::now;
 pub use results::{Checked, Clocks, DeviceInfo, Peer, PeerRow, PeerTime, Peers, Results, RowResult, Status, Summary, summary};
 pub use suite::{Configuration, Row, Series, Set, Size, Suite, Tail};

@@ -11,6 +11,8 @@ mod timer;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
+use crate::layers::Choice;
+use crate::tuning::{TuningTable, Tunings};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +30,16 @@ pub enum DeviceKind {
     Host,
     /// The kernels run on an NVIDIA GPU.
     Cuda,
+}
+
+impl DeviceKind {
+    /// "host" or "cuda".
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Host => "host",
+            DeviceKind::Cuda => "cuda",
+        }
+    }
 }
 
 /// What kernel selection may know of a device.
@@ -137,6 +149,7 @@ struct Inner {
     backend: Box<dyn Backend>,
     allocations: AtomicU64,
     launches: AtomicU64,
+    tunings: Tunings,
 }
 
 /// Where tensors live and layers run. Cheap to clone; two clones are the same device.
@@ -177,7 +190,8 @@ impl Device {
     fn from_backend(backend: impl Backend) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0) }))
+        let tunings = Tunings::built_in(backend.kind(), backend.properties());
+        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0), tunings }))
     }
 
     /// A new host device, on all cores. Each call gives a distinct device.
@@ -301,6 +315,28 @@ impl Device {
     /// Bytes of the last cache before device memory (L2), which a benchmark must exceed; `None` on the host device.
     pub fn cache_bytes(&self) -> Option<usize> {
         self.0.backend.cache_bytes()
+    }
+
+    /// From now on, plans on this device (and its clones) for problems that the table knows take its fastest kernel. It comes before
+    /// tables that were added earlier and those that are built in. False, and without any effect, where the table has no say:
+    /// [`TuningTable::mismatch`] says why.
+    pub fn add_tuning(&self, table: &TuningTable) -> bool {
+        let applies = table.mismatch(self).is_none();
+        if applies {
+            self.0.tunings.add(table);
+        }
+        applies
+    }
+
+    /// The names of the tuning tables that have a say on this device, each with the number of problems that it knows, in the order
+    /// in which they are asked.
+    pub fn tunings(&self) -> Vec<(String, usize)> {
+        self.0.tunings.list()
+    }
+
+    /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
+    pub(crate) fn tuned(&self, problem: &str, choices: &[Choice]) -> Option<(&'static str, Arc<str>)> {
+        self.0.tunings.fastest(problem, choices)
     }
 
     /// Waits for all work queued on the device.

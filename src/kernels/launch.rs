@@ -10,7 +10,7 @@ use super::{
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
+use crate::layers::{Choice, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -51,6 +51,26 @@ impl<'a> Problem<'a> {
             kind: device.kind(),
             device: device.properties(),
         }
+    }
+
+    /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
+    /// text tuning tables know it.
+    pub fn describe(&self, op: &str) -> String {
+        let Self { geometry, before, dtype, x_format, y_format, precision, .. } = self;
+        let first = before.as_ref().unwrap_or(geometry);
+        let mut text = format!("{op} {dtype}, x {:?} {x_format}, y {:?} {y_format}", first.input_shape(), geometry.output_shape());
+        for g in before.iter().chain([geometry]) {
+            let ConvGeometry { c_out, kernel, stride, padding, dilation, groups, .. } = g;
+            text +=
+                &format!("; {c_out} filters {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}, groups {groups}");
+        }
+        if geometry.offset_groups != 1 {
+            text += &format!(", offset groups {}", geometry.offset_groups);
+        }
+        if *dtype == DType::F32 && *precision != Precision::Strict {
+            text += &format!("; {precision:?}").to_lowercase();
+        }
+        text
     }
 }
 
@@ -178,7 +198,11 @@ pub(crate) fn plan_after<T: Element>(
     });
     let first = first.transpose()?;
     let problem = Problem { before: before.as_ref().map(|before| before.geometry), ..Problem::new::<T>(device, request, geometry) };
-    let (info, choices) = choose(op, request.kernel.as_deref(), candidates(families, &problem))?;
+    let mut described = problem.describe(op);
+    if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
+        described += &format!("; shuffled by {factor} in runs of {run}");
+    }
+    let selection = choose(op, device, request, described, candidates(families, &problem))?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
@@ -189,7 +213,7 @@ pub(crate) fn plan_after<T: Element>(
         let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, &geometry, T::DTYPE, grid[1])?) } else { None };
         Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
     };
-    let chosen = ready(info, prepare(families, info, &problem))?;
+    let chosen = ready(selection.kernel, prepare(families, selection.kernel, &problem))?;
     let mut note = String::new();
     let mut workspace_bytes = 0;
     if let Some(split) = &chosen.split {
@@ -199,7 +223,7 @@ pub(crate) fn plan_after<T: Element>(
     let mut narrow = None;
     let undemanding = [size_of::<T>(); 2];
     if chosen.alignment != undemanding {
-        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let (kernel, prepared) = applicable
             .map(|kernel| (kernel, prepare(families, kernel, &problem)))
             .find(|(_, prepared)| prepared.alignment == undemanding)
@@ -214,15 +238,7 @@ pub(crate) fn plan_after<T: Element>(
     if request.batch_invariant {
         note += "; batch-invariant, as every candidate is";
     }
-    let explanation = Explanation {
-        kernel: info.name,
-        choices,
-        grid: chosen.grid,
-        threads: info.threads,
-        shared_bytes: chosen.shared_bytes,
-        note,
-        stages: vec![],
-    };
+    let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
     let launch = ConvLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData };
     Ok(Plan {
         op,

@@ -7,7 +7,7 @@ use super::{Kernel, KernelInfo, Operands, choose, family, field, find, operand, 
 use crate::device::Access;
 use crate::error::{Error, Result};
 use crate::geometry::RoiGeometry;
-use crate::layers::{Choice, Executable, Explanation, Inputs, Need, Needs, Plan, PlanRequest, Pool, Workspace};
+use crate::layers::{Choice, Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -145,7 +145,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     // bins are numbered in 32 bits
     to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
     let candidates = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: Variant::of(info).cost::<T>(&g, request, device) });
-    let (info, choices) = choose(pooling.op, request.kernel.as_deref(), candidates.collect())?;
+    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates.collect())?;
     let ready = |info: &'static KernelInfo| -> Result<Ready> {
         let variant = Variant::of(info);
         let (units, blocks) = variant.units(&g)?;
@@ -154,11 +154,11 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         let (shared_bytes, alignment) = (variant.shared_bytes(), variant.alignment::<T>());
         Ok(Ready { kernel: device.load(info)?, blocks, shared_bytes, alignment, params })
     };
-    let chosen = ready(info)?;
+    let chosen = ready(selection.kernel)?;
     let mut note = String::new();
     let mut narrow = None;
     if chosen.alignment > size_of::<T>() {
-        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
         let ready = undemanding.expect("the planes kernel applies always and needs no more than an element's alignment")?;
         note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
@@ -167,15 +167,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     if request.batch_invariant {
         note += "; batch-invariant, as every candidate is";
     }
-    let explanation = Explanation {
-        kernel: info.name,
-        choices,
-        grid: [chosen.blocks, 1, 1],
-        threads: info.threads,
-        shared_bytes: chosen.shared_bytes,
-        note,
-        stages: vec![],
-    };
+    let explanation = selection.explanation([chosen.blocks, 1, 1], chosen.shared_bytes, note);
     let fields = |shape| if pooling.deformable { Need::Optional(shape) } else { Need::No };
     Ok(Plan {
         op: pooling.op,
@@ -187,6 +179,15 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         executable: Box::new(RoiLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData }),
         explanation,
     })
+}
+
+/// All that the times of its kernels depend on, as far as it is known before the RoIs are.
+fn describe<T: Element>(g: &RoiGeometry, request: &PlanRequest) -> String {
+    let Pooling { op, spatial_scale, sampling_ratio, aligned, classes, .. } = g.pooling;
+    let (dtype, x, y, x_format, y_format) = (T::DTYPE, g.x, g.output_shape(), request.x_format, request.y_format);
+    format!(
+        "{op} {dtype}, x {x:?} {x_format}, y {y:?} {y_format}; scale {spatial_scale}, sampling {sampling_ratio}, aligned {aligned}, offset groups {classes}"
+    )
 }
 
 /// A kernel with all but the tensors.

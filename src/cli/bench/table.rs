@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use warpconv::bench::{Results, RowResult, Status, summary};
 
 /// Seconds with three digits and a unit.
-fn seconds(seconds: f64) -> String {
+pub fn seconds(seconds: f64) -> String {
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),
         s if s >= 1e-3 => (s * 1e3, "ms"),
