@@ -1,5 +1,6 @@
 //! The results as JSON: benches/results/README.md is the schema in words.
 
+use super::LaunchOverhead;
 use super::floors::{Floor, Floors};
 use super::suite::Configuration;
 use crate::analysis::LayerReport;
@@ -323,6 +324,9 @@ pub struct Results {
     pub device: DeviceInfo,
     /// Its rates.
     pub floors: Floors,
+    /// What the CPU spends on a launch; not on the host device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchOverhead>,
     /// Its clocks through the run.
     #[serde(default)]
     pub clocks: Vec<Clocks>,
@@ -345,6 +349,7 @@ impl Results {
             tiny,
             device: DeviceInfo::of(device),
             floors,
+            launch: None,
             clocks: vec![],
             peers: vec![],
             rows: vec![],
@@ -482,7 +487,7 @@ mod tests {
         };
         let floors = Floors { copy_bytes_per_second: 1.0, tensor_flops_per_second: 1.0, ffma_flops_per_second: 1.0, ..Floors::none() };
         let (format, version, date, label) = (1, "0".into(), now(), "l".into());
-        Results { format, version, nvcc: None, date, label, tiny: false, device, floors, clocks: vec![], peers: vec![], rows }
+        Results { format, version, nvcc: None, date, label, tiny: false, device, floors, launch: None, clocks: vec![], peers: vec![], rows }
     }
 
     #[test]

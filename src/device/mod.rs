@@ -131,6 +131,10 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn cache_bytes(&self) -> Option<usize> {
         None
     }
+    /// Whether launches need their operands.
+    fn is_checked(&self) -> bool {
+        false
+    }
     fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
     /// # Safety
     /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
@@ -354,6 +358,11 @@ impl Device {
         Ok(Memory { device: self.clone(), address, bytes })
     }
 
+    /// Whether launches are checked, and their operands must be told.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.0.backend.is_checked()
+    }
+
     pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
         self.0.backend.load(kernel)
     }
@@ -361,20 +370,20 @@ impl Device {
     /// The one place where kernels are launched.
     ///
     /// # Safety
-    /// The kernel's parameter struct is `P`, and the addresses in it are valid for what the kernel does with them until the
-    /// stream has run it.
-    pub(crate) unsafe fn launch<P: bytemuck::NoUninit>(
+    /// `params` is the kernel's parameter struct, and the addresses in it are valid for what the kernel does with them until the
+    /// stream has run it. Where the device [`Device::is_checked`], the operands are all that the kernel touches.
+    pub(crate) unsafe fn launch(
         &self,
         kernel: &Kernel,
         grid: [u32; 3],
         shared_bytes: u32,
-        params: &P,
+        params: &[u8],
         operands: &[Operand],
         stream: &Stream,
     ) -> Result<()> {
-        debug_assert_eq!(size_of::<P>(), kernel.info.params_bytes);
+        debug_assert_eq!(params.len(), kernel.info.params_bytes);
         self.0.launches.fetch_add(1, Ordering::Relaxed);
-        let launch = Launch { kernel, grid, shared_bytes, params: bytemuck::bytes_of(params), operands };
+        let launch = Launch { kernel, grid, shared_bytes, params, operands };
         // SAFETY: passed on to the caller
         unsafe { self.0.backend.launch(&launch, stream) }
     }

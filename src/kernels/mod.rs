@@ -302,20 +302,22 @@ pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, 
 }
 
 /// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
-pub(crate) fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(params::Tensor4, i32)> {
+pub(crate) fn field<T: Element>(field: &Field<'_, T>) -> Result<(params::Tensor4, i32)> {
     match field {
-        Field::Native(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 0))
-        }
-        Field::F32(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 1))
-        }
+        Field::Native(view) => Ok((tensor4(view)?, 0)),
+        Field::F32(view) => Ok((tensor4(view)?, 1)),
     }
 }
 
-/// The operands of a launch, on the stack: running allocates nothing.
+/// The same as the launch's checker takes it.
+pub(crate) fn field_operand<T: Element>(name: &'static str, field: &Field<'_, T>) -> Operand {
+    match field {
+        Field::Native(view) => operand(name, view, Access::Read),
+        Field::F32(view) => operand(name, view, Access::Read),
+    }
+}
+
+/// The operands of a launch, on the stack: running allocates nothing. Only a device with a checker needs them.
 pub(crate) struct Operands {
     items: [Operand; Self::CAPACITY],
     len: usize,
@@ -334,7 +336,16 @@ impl Operands {
         self.len += 1;
     }
 
+    pub fn extend(&mut self, operands: impl IntoIterator<Item = Operand>) {
+        operands.into_iter().for_each(|operand| self.push(operand));
+    }
+
     pub fn as_slice(&self) -> &[Operand] {
         &self.items[..self.len]
+    }
+
+    /// None where nobody asks for them.
+    pub fn of(operands: &Option<Self>) -> &[Operand] {
+        operands.as_ref().map_or(&[], Self::as_slice)
     }
 }

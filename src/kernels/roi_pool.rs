@@ -3,7 +3,7 @@
 use super::cost::Work;
 use super::launch::is_aligned;
 use super::params::RoiParams;
-use super::{Kernel, KernelInfo, Operands, choose, family, field, find, operand, tensor4, to_i32};
+use super::{Kernel, KernelInfo, Operands, choose, family, field, field_operand, find, operand, tensor4, to_i32};
 use crate::device::Access;
 use crate::error::{Error, Result};
 use crate::geometry::RoiGeometry;
@@ -219,20 +219,28 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
             _ => &self.chosen,
         };
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
-        let mut operands = Operands::new();
-        operands.push(operand("x", &inputs.x, Access::Read));
-        operands.push(rois.operand());
         let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..ready.params };
         if let Some(offset) = &inputs.offset {
-            (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
+            (params.offset, params.offset_in_f32) = field(offset)?;
         }
         if let Some(mask) = &inputs.mask {
-            (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
+            (params.mask, params.mask_in_f32) = field(mask)?;
         }
         params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, ready.alignment)).into();
-        operands.push(operand("y", &y, Access::Write));
+        let operands = self.device.is_checked().then(|| {
+            let mut operands = Operands::new();
+            operands.extend([operand("x", &inputs.x, Access::Read), rois.operand()]);
+            for (name, field) in [("offset", &inputs.offset), ("mask", &inputs.mask)] {
+                operands.extend(field.iter().map(|field| field_operand(name, field)));
+            }
+            operands.push(operand("y", &y, Access::Write));
+            operands
+        });
         // SAFETY: the plan was made for this kernel, whose parameters are RoiParams; `Plan::run` has checked that the views have
         // the planned shapes and are on the device, and views are valid as long as they exist
-        unsafe { self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, &params, operands.as_slice(), stream) }
+        unsafe {
+            let (params, operands) = (bytemuck::bytes_of(&params), Operands::of(&operands));
+            self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, params, operands, stream)
+        }
     }
 }

@@ -99,6 +99,6 @@ impl<T: Element, O: Unweighted> Executable<T> for Launch<O> {
         let operands = [operand("x", &inputs.x, Access::Read), operand("y", &y, Access::Write)];
         // SAFETY: the op's kernels take its parameter struct; `Plan::run` has checked that the views have the planned shapes and
         // are on the device, and views are valid as long as they exist
-        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, &params, &operands, stream) }
+        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, bytemuck::bytes_of(&params), &operands, stream) }
     }
 }

@@ -267,6 +267,12 @@ impl fmt::Display for Explanation {
 pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// Launches on checked tensors.
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
+
+    /// The parameters with which a convolution of one launch is launched, for who compares `run` with the launch alone.
+    #[cfg(feature = "cuda")]
+    fn parameters(&self, _inputs: &Inputs<'_, T>, _y: &TensorView<'_, T>) -> Result<Vec<u8>> {
+        Ok(vec![])
+    }
 }
 
 /// Whether a layer reads an input beside x, and in which shape.

@@ -110,6 +110,7 @@ impl Args {
         bar.set_message("the device's floors");
         bar.enable_steady_tick(Duration::from_millis(200));
         let mut results = Results::new(&device, bench.floors()?, scale == Scale::Tiny);
+        results.launch = bench.launch_overhead()?;
         results.device.driver = smi.driver();
         let mut saved = Instant::now();
         let limit = self.suite.limit();
