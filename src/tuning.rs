@@ -82,7 +82,7 @@ pub struct Regret {
 ///
 /// ```
 /// use warpconv::bench::{Bench, Scale, Suite};
-/// use warpconv::{ChosenBy, Conv2d, Conv2dSpec, Device, Layer, MemoryFormat, Padding, Parameter, PlanRequest, TuningTable};
+/// use warpconv::{ChosenBy, Conv2d, Conv2dSpec, Device, Layer, MemoryFormat, Parameter, PlanRequest, TuningTable};
 /// # fn main() -> warpconv::Result<()> {
 /// # #[cfg(feature = "host")] {
 /// // what `warpconv tune` does
@@ -97,9 +97,9 @@ pub struct Regret {
 /// let table = TuningTable::parse("mine", &text)?;
 /// assert!(device.add_tuning(&table)); // false for a table of another device or version
 /// let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[672, 112, 1, 1], &[0.5f32; 672 * 112])?)?;
-/// # let x = [1, 112, 2, 2];
+/// let x = [1, 112, 4, 4]; // of the row, scaled down
 /// let plan = layer.plan::<half::f16>(&device, &PlanRequest::new(x).format(MemoryFormat::ChannelsLast))?;
-/// println!("{}", plan.explain());
+/// assert_eq!(plan.explain().chosen_by, ChosenBy::Table("mine".into()));
 /// # }
 /// # Ok(())
 /// # }
@@ -263,6 +263,7 @@ pub(crate) struct Tunings(RwLock<Vec<Active>>);
 
 impl Tunings {
     /// Those that are built in for such a device.
+    #[cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
     pub fn built_in(kind: DeviceKind, properties: &Properties) -> Self {
         let matching = BUILT_IN.iter().filter(|table| table.differs(kind, properties).is_none());
         Self(RwLock::new(matching.map(Active::new).collect()))
