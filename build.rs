@@ -51,6 +51,7 @@ fn run() -> Result<(), String> {
     let fatbins = if feature("cuda") { cuda::compile(&build, &manifest)? } else { cuda::Fatbins::default() };
     table += &host::rust_table(&build, &variants);
     table += &fatbins.rust_table();
+    table += &tuning_tables()?;
     table += &manifest.rust_table(&build, &variants, "KERNELS", "params");
     if let Some(tests) = tests {
         table += &tests.rust_table(&build, &variants, "TEST_KERNELS", "crate::testing");
@@ -60,6 +61,25 @@ fn run() -> Result<(), String> {
         bindings::generate(&build)?;
     }
     Ok(())
+}
+
+/// The measured times of kernels in benches/results: what a GPU's plans go by.
+fn tuning_tables() -> Result<String, String> {
+    let folder = PathBuf::from(env("CARGO_MANIFEST_DIR")).join("benches/results");
+    let mut names = vec![];
+    // the published package has the folder only where it has tables
+    if folder.is_dir() {
+        println!("cargo::rerun-if-changed=benches/results");
+        for entry in std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))? {
+            let name = entry.map_err(|e| format!("{}: {e}", folder.display()))?.file_name().to_string_lossy().into_owned();
+            if name.starts_with("tuning-") && name.ends_with(".json") {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    let rows = names.iter().map(|name| format!("    ({name:?}, include_str!({:?})),\n", folder.join(name)));
+    Ok(format!("pub(crate) static TUNING_TABLES: &[(&str, &str)] = &[\n{}];\n", rows.collect::<String>()))
 }
 
 /// The kernels of the checker's own tests. The published package does not have them.

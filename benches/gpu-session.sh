@@ -8,12 +8,12 @@
 #   WARPCONV_BIN   the program, built elsewhere: WARPCONV_CUDA_ARCHS=90a cargo build --release --features cuda
 #   DEVICE         cuda:N                                            cuda:0
 #   MINUTES        what there is in all                              20
-#   STEPS          which steps                                       device verify compare memcheck racecheck conformance more
+#   STEPS          which steps                                       device verify compare tune memcheck racecheck conformance more
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-$here/../target/gpu-session}
 bin=${WARPCONV_BIN:-$here/../target/release/warpconv}
-device=${DEVICE:-cuda:0} steps=${STEPS:-device verify compare memcheck racecheck conformance more}
+device=${DEVICE:-cuda:0} steps=${STEPS:-device verify compare tune memcheck racecheck conformance more}
 end=$((SECONDS + ${MINUTES:-20} * 60))
 [ -x "$bin" ] || { echo "gpu-session.sh: no program at $bin: set WARPCONV_BIN" >&2; exit 2; }
 mkdir -p "$folder"
@@ -64,6 +64,7 @@ export bin device
 step device 60 describe
 step verify 240 "$bin" verify --device "$device" --cases 150 --seed 1
 step compare 520 env DEVICE="$device" WARPCONV_BIN="$bin" bash "$here/compare.sh" "$folder/compare"
+step tune 240 "$bin" tune --device "$device" --core --time-limit 200 --out "$folder/tuning"
 step memcheck 180 sanitizer memcheck 60
 step racecheck 240 sanitizer racecheck 40
 corpus=$here/../tests/data/torch_dev

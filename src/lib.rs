@@ -47,6 +47,7 @@ mod tensor;
 #[cfg(feature = "checked-host")]
 #[doc(hidden)]
 pub mod testing;
+pub mod tuning;
 
 pub use build_info::{BuildInfo, build_info};
 #[cfg(feature = "cuda")]
@@ -61,7 +62,7 @@ pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
+    Activation, AnyLayer, BatchNorm, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
     DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
     DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FullyConnected, GroupPart, Inputs, Layer,
     LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
@@ -69,3 +70,4 @@ pub use layers::{
     SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};
+pub use tuning::TuningTable;

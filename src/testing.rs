@@ -56,5 +56,5 @@ pub unsafe fn launch(device: &Device, name: &str, grid: [u32; 3], shared_bytes: 
     }
     params.values[..values.len()].copy_from_slice(values);
     // SAFETY: the kernel takes TestParams; the rest is passed on to the caller
-    unsafe { device.launch(&kernel, grid, shared_bytes, &params, &operands, &Stream::default_of(device)) }
+    unsafe { device.launch(&kernel, grid, shared_bytes, bytemuck::bytes_of(&params), &operands, &Stream::default_of(device)) }
 }

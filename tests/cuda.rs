@@ -9,9 +9,10 @@ use warpconv::bench::{Bench, Configuration, Effort, Scale, Status, Suite};
 use warpconv::cases::{Problem, kinds};
 use warpconv::check::{Case, Kernels};
 use warpconv::reference::{self, Array};
+use warpconv::tuning::{TunedKernel, TuningRow};
 use warpconv::{
-    Activation, AnyLayer, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Inputs, Layer, LayerSpec, MemoryFormat, Padding,
-    Parameter, PlanRequest, Stream, Tensor, Workspace,
+    Activation, AnyLayer, ChosenBy, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Inputs, Layer, LayerSpec, MemoryFormat,
+    Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, Stream, Tensor, TuningTable, Workspace,
 };
 
 fn main() -> ExitCode {
@@ -57,6 +58,7 @@ pub fn trials() -> Vec<Trial> {
     with("a_plan_is_shared_between_threads_and_streams", a_plan_is_shared_between_threads_and_streams);
     with("uploads_and_conversions_are_done_on_return", uploads_and_conversions_are_done_on_return);
     with("rows_of_the_suite_are_checked_and_timed", rows_of_the_suite_are_checked_and_timed);
+    with("kernels_are_tuned", kernels_are_tuned);
     with("too_much_memory_is_an_error", too_much_memory_is_an_error);
     with("devices_are_told_apart", devices_are_told_apart);
     #[cfg(feature = "cuda")]
@@ -279,6 +281,33 @@ fn rows_of_the_suite_are_checked_and_timed(device: &Device) {
         let time = result.time.unwrap();
         assert!(time.samples == 3 && time.launches >= 16 && time.median > 0.0, "{result:?}");
         assert!(result.checked.unwrap().sampled > 0);
+    }
+}
+
+/// Every kernel is checked and timed, and a plan goes by the table.
+fn kernels_are_tuned(device: &Device) {
+    let effort = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 3, most: 3 };
+    let bench = Bench::new(device, Scale::Tiny).unwrap().effort(effort);
+    let suite = Suite::built_in().unwrap();
+    let id = "mobilenet_v2/dw3_960x7 b8 f16 channels_last";
+    let configuration = suite.configurations().into_iter().find(|c| c.id() == id).unwrap();
+    let row = bench.tune(&configuration).unwrap().expect("there is a choice");
+    assert!(row.kernels.len() > 1 && row.kernels.iter().all(|kernel| kernel.time.is_some()), "{row:?}");
+
+    let other = Device::cuda(0).unwrap();
+    let layer = PixelShuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() }).unwrap();
+    let x = Tensor::<f16>::randn(&other, [1, 8, 16, 16], MemoryFormat::Contiguous, 1).unwrap();
+    let request = PlanRequest::new(x.shape());
+    let tuned = layer.tune(&request, &Inputs::new(&x)).unwrap();
+    assert_eq!(tuned.plan.explain().chosen_by, ChosenBy::Measurement(tuned.times.len()));
+    let (slowest, _) = *tuned.times.last().unwrap();
+    let kernel = TunedKernel { kernel: slowest.into(), estimate: 1.0, time: row.kernels[0].time, message: None };
+    let row = TuningRow { id: "test".into(), problem: tuned.plan.explain().problem.clone(), kernels: vec![kernel] };
+    let table = TuningTable { rows: vec![row], ..TuningTable::new("t", &other, true) };
+    assert!(other.add_tuning(&table));
+    assert_eq!(layer.plan::<f16>(&other, &request).unwrap().explain().kernel, slowest);
+    if let Ok(host) = Device::host() {
+        assert!(!host.add_tuning(&table), "a table of a GPU has no say on the host device");
     }
 }
 

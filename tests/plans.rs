@@ -4,8 +4,9 @@ use half::f16;
 use rstest::rstest;
 use std::alloc::{GlobalAlloc, Layout as AllocLayout, System};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream,
-    Tensor, Workspace,
+    Activation, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device, Error,
+    HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, RoIs, RoiAlign,
+    RoiAlignSpec, Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
 /// Counts the allocations of the thread that asks for it.
@@ -68,6 +69,55 @@ fn running_allocates_nothing() {
     assert_eq!(device.allocations() - on_device, 0, "device allocations of 8 runs");
     assert!(allocations(|| drop(vec![0u8; 16])) > 0, "the counter counts");
     assert_eq!(plan.workspace_bytes(), 0);
+}
+
+/// Runs of a plan for this layer, by the kernel of this name or the chosen one.
+#[track_caller]
+fn runs_allocate_nothing(layer: &impl Layer, device: &Device, request: &PlanRequest, inputs: &Inputs<'_, f16>) {
+    let plan = layer.plan::<f16>(device, request).unwrap();
+    let mut y = Tensor::zeros(device, plan.output_shape(), plan.output_format()).unwrap();
+    let (stream, mut memory) = (Stream::default_of(device), WorkspaceMemory::new(device, plan.workspace_bytes()).unwrap());
+    let mut run = || plan.run(inputs, &mut y, memory.workspace(), &stream);
+    run().unwrap();
+    let (on_device, mut result) = (device.allocations(), Ok(()));
+    let on_heap = allocations(|| result = run());
+    result.unwrap();
+    assert_eq!((on_heap, device.allocations() - on_device), (0, 0), "{}", plan.explain());
+}
+
+#[test]
+fn no_kind_of_launch_allocates() {
+    let device = Device::host_with(HostOptions { threads: 1, ..Default::default() }).unwrap();
+    let last = MemoryFormat::ChannelsLast;
+    let weight = |shape: &[usize]| Parameter::new(shape, &vec![0.5f32; shape.iter().product()]).unwrap();
+    let x = Tensor::<f16>::randn(&device, [1, 16, 6, 6], last, 1).unwrap();
+    let request = PlanRequest::new(x.shape()).format(last);
+
+    // two launches with a tensor between them
+    let spec = DepthwiseSeparableSpec { padding: Padding::Same, ..Default::default() };
+    let separable = DepthwiseSeparableConv2d::new(spec, weight(&[16, 1, 3, 3]), weight(&[16, 16, 1, 1])).unwrap();
+    runs_allocate_nothing(&separable, &device, &request.clone().kernel("pair"), &Inputs::new(&x));
+    // a launch for parts of the sums, and one that adds them up
+    let conv = Conv2d::new(Conv2dSpec { padding: Padding::Same, ..Default::default() }, weight(&[16, 16, 3, 3])).unwrap();
+    let wider = request.clone().workspace_limit(1 << 20);
+    let plan = conv.plan::<f16>(&device, &wider).unwrap();
+    let applicable = plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok());
+    let split: Vec<&str> = applicable.map(|choice| choice.kernel).filter(|kernel| kernel.ends_with("_split")).collect();
+    assert!(!split.is_empty(), "{}", plan.explain());
+    for kernel in split {
+        runs_allocate_nothing(&conv, &device, &wider.clone().kernel(kernel), &Inputs::new(&x));
+    }
+    // inputs beside x
+    let offset = Tensor::<f16>::zeros(&device, [1, 18, 6, 6], last).unwrap();
+    let spec = DeformConv2dSpec { padding: Padding::Same, ..Default::default() };
+    let deform = DeformConv2d::new(spec, weight(&[16, 16, 3, 3])).unwrap();
+    runs_allocate_nothing(&deform, &device, &request, &Inputs::new(&x).offset(&offset));
+    let rois = RoIs::from_slice(&device, 1, &[[0.0, 1.0, 1.0, 5.0, 4.0]]).unwrap();
+    let align = RoiAlign::new(RoiAlignSpec::new([2, 2])).unwrap();
+    runs_allocate_nothing(&align, &device, &request.clone().rois(1), &Inputs::new(&x).rois(&rois));
+    // no weights
+    let shuffle = PixelShuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() }).unwrap();
+    runs_allocate_nothing(&shuffle, &device, &request, &Inputs::new(&x));
 }
 
 #[test]

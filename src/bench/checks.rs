@@ -25,11 +25,19 @@ const ROIS: usize = 6;
 /// What the oracle may do for the samples, in products, beyond the least that shows one output.
 const BUDGET: u64 = 8_000_000;
 
-/// A part of a problem that the oracle can compute.
+/// A part of a problem that the oracle can compute, and what it says.
 pub(super) struct Sample {
-    part: Problem,
-    tensors: Arrays,
+    output: Array,
+    scale: Array,
     /// Image or RoI, and channel, of the whole for each of the part's.
+    outer: Vec<usize>,
+    channels: Option<Vec<usize>>,
+}
+
+/// A part of a problem, with the tensors and the outer positions of the whole.
+struct Part {
+    problem: Problem,
+    tensors: Arrays,
     outer: Vec<usize>,
     channels: Option<Vec<usize>>,
 }
@@ -44,13 +52,15 @@ pub(super) struct Whole<'a, T> {
 
 impl<T: Element> Whole<'_, T> {
     /// A part of the last image, or some RoIs.
-    pub fn sample(&self) -> Result<Sample> {
-        if self.rois.is_empty() { self.corner() } else { self.some_rois() }
+    pub fn sample(&self, oracle: Oracle) -> Result<Sample> {
+        let Part { problem, tensors, outer, channels } = if self.rois.is_empty() { self.corner()? } else { self.some_rois()? };
+        let (output, scale) = oracle(&problem.layer, &tensors)?;
+        Ok(Sample { output, scale, outer, channels })
     }
 
     /// The top left corner of the last image. Where the image goes on, a frame of NaN thicker than what an output sees stands
     /// for the rest: outputs that depend on it are NaN, and all before them are those of the whole image.
-    fn corner(&self) -> Result<Sample> {
+    fn corner(&self) -> Result<Part> {
         let ([n, _, h, w], _) = counts(self.problem)?;
         let image = n - 1;
         let channels = self.channels();
@@ -91,11 +101,11 @@ impl<T: Element> Whole<'_, T> {
             };
             tensors.insert(name.clone(), array);
         }
-        Ok(Sample { part: best, tensors, outer: vec![image], channels })
+        Ok(Part { problem: best, tensors, outer: vec![image], channels })
     }
 
     /// Some of the RoIs of the last image that has any.
-    fn some_rois(&self) -> Result<Sample> {
+    fn some_rois(&self) -> Result<Part> {
         let ([n, c, h, w], _) = counts(self.problem)?;
         let image = (0..n).rev().find(|&image| self.rois.iter().any(|roi| roi[0] == image as f32)).unwrap_or(0);
         let chosen = self.rois.iter().enumerate().filter(|(_, roi)| roi[0] == image as f32).map(|(index, _)| index);
@@ -117,7 +127,7 @@ impl<T: Element> Whole<'_, T> {
             chosen.iter().flat_map(|&index| [0.0, self.rois[index][1], self.rois[index][2], self.rois[index][3], self.rois[index][4]]);
         tensors.insert("rois".into(), Array::new([chosen.len(), 5], values.map(f64::from).collect())?);
         tensors.extend(self.parameters.iter().map(|(name, array)| (name.clone(), array.clone())));
-        Ok(Sample { part, tensors, outer: chosen, channels: None })
+        Ok(Part { problem: part, tensors, outer: chosen, channels: None })
     }
 
     /// Some output channels, for the layers that compute each from all input channels.
@@ -132,8 +142,8 @@ impl<T: Element> Whole<'_, T> {
 
 impl Sample {
     /// Compares what the oracle says with the whole output in NCHW order, where both are defined; gives how many elements.
-    pub fn check(&self, oracle: Oracle, contract: &Contract, y: &[f32], whole: Shape) -> Result<Result<usize, String>> {
-        let (output, scale) = oracle(&self.part.layer, &self.tensors)?;
+    pub fn check(&self, contract: &Contract, y: &[f32], whole: Shape) -> Result<Result<usize, String>> {
+        let Self { output, scale, .. } = self;
         let [outer, channels, h, w] = rank4("output", output.shape())?;
         let at = |n: usize, c: usize, i: usize, j: usize| ((n * channels + c) * h + i) * w + j;
         // the first row and the first column that see the frame

@@ -1,6 +1,6 @@
 //! Checks and times configurations.
 
-use super::checks::Whole;
+use super::checks::{Sample, Whole};
 use super::floors::Floors;
 use super::results::{Checked, RowResult, Status};
 use super::suite::{Configuration, cost, scaled_down};
@@ -10,13 +10,14 @@ use crate::cases::Problem;
 use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
 use crate::error::{Error, Result};
-use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, Plan, RoIs, WorkspaceMemory};
+use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all};
 use crate::reference::{self, Array};
 use crate::tensor::TensorView;
-use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Stream, Tensor};
+use crate::tuning::{TunedKernel, TuningRow};
+use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Shape, Stream, Tensor};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// At which sizes configurations are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,24 @@ pub struct Bench {
     values: Values,
     /// What the twins gave, which several batches share.
     twins: Mutex<BTreeMap<String, Result<String, String>>>,
+    /// The last twin, which several kernels share, by its key.
+    twin: Mutex<Option<(String, Arc<Twin>)>>,
+}
+
+/// A smaller problem of the same layer, with what the oracle says.
+#[derive(Debug)]
+struct Twin {
+    x: Shape,
+    case: Case,
+}
+
+/// What a configuration is.
+struct Subject {
+    problem: Problem,
+    report: LayerReport,
+    parameters: Arrays,
+    layer: AnyLayer,
+    request: PlanRequest,
 }
 
 type Measure<'a> = Box<dyn FnMut() -> Result<Time> + 'a>;
@@ -120,6 +139,7 @@ impl Bench {
             oracle: reference::layer,
             values: Values::new(),
             twins: Mutex::default(),
+            twin: Mutex::default(),
         })
     }
 
@@ -182,44 +202,86 @@ impl Bench {
         configuration: &Configuration<'_>,
         result: &mut RowResult,
     ) -> Result<(Problem, LayerReport, Measure<'_>), Refusal> {
+        let subject = self.subject(configuration)?;
+        let plan = subject.layer.plan::<T>(&self.device, &subject.request)?;
+        (result.x, result.y) = (subject.report.input.to_vec(), subject.report.output.to_vec());
+        result.kernel = Some(plan.explain().kernel.to_string());
+        result.workspace_bytes = Some(plan.workspace_bytes());
+
+        let (mut sets, sample) = self.rotation::<T>(&subject, configuration.formats())?;
+        let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
+        result.checked = Some(self.check(configuration, &subject, &plan, &mut sets[0], &mut memory, &sample)?);
+        result.rotating_bytes = Some(sets.len() * sets[0].bytes());
+        let spec = subject.layer.spec();
+        let measure = move || self.time(&spec, &plan, &mut sets, &mut memory);
+        Ok((subject.problem, subject.report, Box::new(measure)))
+    }
+
+    /// Checks and times every kernel that applies to a configuration; `None` where this build does not know its op, or its layer
+    /// leaves no choice. A tuning table, if the device has one, has no say in it.
+    ///
+    /// # Errors
+    /// What a layer, an allocation or the device returns. What is wrong with a single kernel is in the row.
+    pub fn tune(&self, configuration: &Configuration<'_>) -> Result<Option<TuningRow>> {
+        if !configuration.row.is_known() {
+            return Ok(None);
+        }
+        match configuration.dtype {
+            DType::F32 => self.tune_as::<f32>(configuration),
+            DType::F16 => self.tune_as::<f16>(configuration),
+            DType::Bf16 => self.tune_as::<bf16>(configuration),
+        }
+    }
+
+    fn tune_as<T: Element>(&self, configuration: &Configuration<'_>) -> Result<Option<TuningRow>> {
+        let subject = self.subject(configuration)?;
+        let Subject { layer, request, .. } = &subject;
+        let problem = layer.plan::<T>(&self.device, request)?.explain().problem.clone();
+        if problem.is_empty() {
+            return Ok(None);
+        }
+        let (mut sets, sample) = self.rotation::<T>(&subject, configuration.formats())?;
+        let mut checked = |plan: &Plan<T>| -> Result<Time, Refusal> {
+            let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
+            self.check(configuration, &subject, plan, &mut sets[0], &mut memory, &sample)?;
+            Ok(self.time(&layer.spec(), plan, &mut sets, &mut memory)?)
+        };
+        let all = measure_all::<T>(layer, &self.device, request, |plan| {
+            Ok(checked(plan).map_err(|refusal| match refusal {
+                Refusal::Wrong(what) => format!("wrong: {what}"),
+                Refusal::Error(error) => error.to_string(),
+            }))
+        })?;
+        let kernels = all.into_iter().map(|Measured { kernel, estimate, time }| {
+            let (time, message) = time.map_or_else(|message| (None, Some(message)), |time| (Some(time), None));
+            TunedKernel { kernel: kernel.into(), estimate, time, message }
+        });
+        Ok(Some(TuningRow { id: configuration.id(), problem, kernels: kernels.collect() }))
+    }
+
+    fn subject(&self, configuration: &Configuration<'_>) -> Result<Subject> {
         let mut problem = configuration.problem()?;
         if self.scale == Scale::Tiny {
             problem = scaled_down(&problem, 1, TINY_BUDGET)?;
         }
-        let report = cost(&problem, T::DTYPE)?;
-        let parameters = parameters(&problem, T::DTYPE)?;
+        let report = cost(&problem, configuration.dtype)?;
+        let parameters = parameters(&problem, configuration.dtype)?;
         let layer = layer(&problem, &parameters)?;
         let request = configuration.request(&problem)?.workspace_limit(WORKSPACE);
-        let formats = [configuration.x_format(), configuration.format];
-        let plan = layer.plan::<T>(&self.device, &request)?;
-        (result.x, result.y) = (report.input.to_vec(), report.output.to_vec());
-        result.kernel = Some(plan.explain().kernel.to_string());
-        result.workspace_bytes = Some(plan.workspace_bytes());
+        Ok(Subject { problem, report, parameters, layer, request })
+    }
 
-        let twin = self.twin(configuration, &problem, plan.explain().kernel).map_err(Refusal::Wrong)?;
-        let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
-        let (first, sampled) = self.first_set(&problem, &parameters, &layer, &plan, &mut memory, formats)?;
-        result.checked = Some(Checked { twin, sampled });
-
-        let set_bytes = first.bytes();
-        let mut sets = vec![first];
-        for index in 1..self.sets(set_bytes) {
-            sets.push(self.set(&problem, index, formats, &plan)?.0);
-        }
-        result.rotating_bytes = Some(sets.len() * set_bytes);
+    /// The time of a launch over sets that rotate.
+    fn time<T: Element>(&self, spec: &LayerSpec, plan: &Plan<T>, sets: &mut [Set<T>], memory: &mut WorkspaceMemory) -> Result<Time> {
         let rounds = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES.div_ceil(sets.len()) };
-        let spec = layer.spec();
-        let measure = move || {
-            self.timer.measure(&self.effort, rounds * sets.len(), |stream| {
-                for _ in 0..rounds {
-                    for set in &mut sets {
-                        set.run(&spec, &plan, &mut memory, stream)?;
-                    }
+        self.timer.measure(&self.effort, rounds * sets.len(), |stream| {
+            for _ in 0..rounds {
+                for set in &mut *sets {
+                    set.run(spec, plan, memory, stream)?;
                 }
-                Ok(())
-            })
-        };
-        Ok((problem, report, Box::new(measure)))
+            }
+            Ok(())
+        })
     }
 
     /// How many sets of so many bytes rotate.
@@ -241,18 +303,28 @@ impl Bench {
         outcome
     }
 
-    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
-        let prepare = || {
-            let twin = match self.scale {
-                Scale::Tiny => problem.clone(),
-                Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
-            };
-            let tensors = twin.tensors(configuration.dtype)?;
-            let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
-            Ok::<_, Error>((twin.x()?, Case::new(twin.layer, &tensors, output, scale.into_data())?))
+    fn twin_of(&self, configuration: &Configuration<'_>, problem: &Problem) -> Result<Arc<Twin>> {
+        let key = format!("{} {} {}", configuration.row.name, configuration.dtype, configuration.tail);
+        let mut last = self.twin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, twin)) = last.as_ref().filter(|(known, _)| *known == key) {
+            return Ok(twin.clone());
+        }
+        let twin = match self.scale {
+            Scale::Tiny => problem.clone(),
+            Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
         };
-        let (x, case) = prepare().map_err(|error| format!("the twin: {error}"))?;
-        for run in case.check(configuration.dtype, configuration.x_format(), configuration.format, Kernels::Named(kernel), &self.device) {
+        let tensors = twin.tensors(configuration.dtype)?;
+        let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
+        let twin = Arc::new(Twin { x: twin.x()?, case: Case::new(twin.layer, &tensors, output, scale.into_data())? });
+        *last = Some((key, twin.clone()));
+        Ok(twin)
+    }
+
+    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
+        let twin = self.twin_of(configuration, problem).map_err(|error| format!("the twin: {error}"))?;
+        let Twin { x, case } = &*twin;
+        let [x_format, y_format] = configuration.formats();
+        for run in case.check(configuration.dtype, x_format, y_format, Kernels::Named(kernel), &self.device) {
             match run.outcome {
                 Ok(_) => {}
                 // a kernel may be for large shapes only: the samples of the timed shape remain
@@ -263,17 +335,30 @@ impl Bench {
         Ok(format!("x {x:?}, every element"))
     }
 
-    /// The first set, after a run of it into NaN whose result was compared with samples of the oracle's; and how many.
-    fn first_set<T: Element>(
+    /// The sets that rotate, and what the oracle says of a part of the first.
+    fn rotation<T: Element>(&self, subject: &Subject, formats: [MemoryFormat; 2]) -> Result<(Vec<Set<T>>, Sample)> {
+        let Subject { problem, report, parameters, .. } = subject;
+        let (first, inputs) = self.set(problem, 0, formats, report.output)?;
+        let rois = if problem.shapes.contains_key("rois") { self.rois(problem)? } else { vec![] };
+        let sample = Whole { problem, parameters, inputs: &inputs, rois: &rois }.sample(self.oracle)?;
+        let mut sets = vec![first];
+        for index in 1..self.sets(sets[0].bytes()) {
+            sets.push(self.set(problem, index, formats, report.output)?.0);
+        }
+        Ok((sets, sample))
+    }
+
+    /// Compares what a plan computes with the oracle: a twin in every element, then a set, run into NaN, in samples.
+    fn check<T: Element>(
         &self,
-        problem: &Problem,
-        parameters: &Arrays,
-        layer: &AnyLayer,
+        configuration: &Configuration<'_>,
+        Subject { problem, layer, .. }: &Subject,
         plan: &Plan<T>,
+        set: &mut Set<T>,
         memory: &mut WorkspaceMemory,
-        formats: [MemoryFormat; 2],
-    ) -> Result<(Set<T>, usize), Refusal> {
-        let (mut set, inputs) = self.set(problem, 0, formats, plan)?;
+        sample: &Sample,
+    ) -> Result<Checked, Refusal> {
+        let twin = self.twin(configuration, problem, plan.explain().kernel).map_err(Refusal::Wrong)?;
         let count = crate::geometry::elements(&plan.output_shape())?;
         let poison = vec![T::from_f32(f32::NAN); count];
         set.y = Tensor::from_slice_in_memory_order(&self.device, plan.output_shape(), plan.output_format(), &poison)?;
@@ -283,12 +368,10 @@ impl Bench {
         if let Some(index) = y.iter().position(|v| v.is_nan()) {
             return Err(Refusal::Wrong(format!("element {index} of the output is NaN or was not written")));
         }
-        let rois = if problem.shapes.contains_key("rois") { self.rois(problem)? } else { vec![] };
-        let sample = Whole { problem, parameters, inputs: &inputs, rois: &rois }.sample()?;
         // what is random has no exact sums
         let contract = layer.contract(T::DTYPE, &problem.request()?)?.exact(false);
-        let sampled = sample.check(self.oracle, &contract, &y, plan.output_shape())?.map_err(Refusal::Wrong)?;
-        Ok((set, sampled))
+        let sampled = sample.check(&contract, &y, plan.output_shape())?.map_err(Refusal::Wrong)?;
+        Ok(Checked { twin, sampled })
     }
 
     /// Set `index`, and its inputs as they are on the host. Formats: of x, and of the others.
@@ -298,7 +381,7 @@ impl Bench {
         problem: &Problem,
         index: usize,
         formats: [MemoryFormat; 2],
-        plan: &Plan<T>,
+        output: Shape,
     ) -> Result<(Set<T>, BTreeMap<&'static str, Placed<T>>)> {
         let mut tensors = Vec::new();
         let mut inputs = BTreeMap::new();
@@ -313,7 +396,7 @@ impl Bench {
             }
         }
         let rois = problem.shapes.contains_key("rois").then(|| RoIs::from_slice(&self.device, problem.x()?[0], &self.rois(problem)?));
-        let y = Tensor::zeros(&self.device, plan.output_shape(), plan.output_format())?;
+        let y = Tensor::zeros(&self.device, output, formats[1])?;
         Ok((Set { tensors, rois: rois.transpose()?, y }, inputs))
     }
 
@@ -352,7 +435,7 @@ impl Bench {
         let format = MemoryFormat::ChannelsLast;
         let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format).workspace_limit(WORKSPACE))?;
         let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
-        let (mut set, _) = self.set(problem, 0, [format; 2], &plan)?;
+        let (mut set, _) = self.set(problem, 0, [format; 2], plan.output_shape())?;
         let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
         let spec = layer.spec();
         let time =

@@ -23,6 +23,7 @@
 mod checks;
 mod floors;
 mod measure;
+mod overhead;
 mod results;
 mod suite;
 mod values;
@@ -30,5 +31,7 @@ mod values;
 pub use crate::device::{Effort, Time, Timer};
 pub use floors::{Floor, Floors};
 pub use measure::{Bench, Oracle, Prepared, Scale};
+pub use overhead::LaunchOverhead;
+pub(crate) use results::now;
 pub use results::{Checked, Clocks, DeviceInfo, Peer, PeerRow, PeerTime, Peers, Results, RowResult, Status, Summary, summary};
 pub use suite::{Configuration, Row, Series, Set, Size, Suite, Tail};

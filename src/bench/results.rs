@@ -1,5 +1,6 @@
 //! The results as JSON: benches/results/README.md is the schema in words.
 
+use super::LaunchOverhead;
 use super::floors::{Floor, Floors};
 use super::suite::Configuration;
 use crate::analysis::LayerReport;
@@ -265,6 +266,29 @@ pub struct DeviceInfo {
     pub driver: Option<String>,
 }
 
+impl DeviceInfo {
+    /// What is known of a device without nvidia-smi.
+    pub fn of(device: &Device) -> Self {
+        let properties = device.properties();
+        Self {
+            kind: device.kind().name().into(),
+            name: properties.name.clone(),
+            multiprocessors: properties.multiprocessors,
+            compute_capability: properties.compute_capability,
+            cache_bytes: device.cache_bytes(),
+            driver: None,
+        }
+    }
+
+    /// What times on a device are.
+    pub(crate) fn label(device: &Device) -> String {
+        match device.kind() {
+            DeviceKind::Cuda => format!("measured on {}", device.properties().name),
+            DeviceKind::Host => "HOST DEVICE: the kernels interpreted on a CPU; these times say nothing of a GPU".into(),
+        }
+    }
+}
+
 /// Clocks at some moment of the run, from nvidia-smi.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Clocks {
@@ -300,6 +324,9 @@ pub struct Results {
     pub device: DeviceInfo,
     /// Its rates.
     pub floors: Floors,
+    /// What the CPU spends on a launch; not on the host device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchOverhead>,
     /// Its clocks through the run.
     #[serde(default)]
     pub clocks: Vec<Clocks>,
@@ -313,27 +340,16 @@ pub struct Results {
 impl Results {
     /// Of no row yet.
     pub fn new(device: &Device, floors: Floors, tiny: bool) -> Self {
-        let properties = device.properties();
-        let (kind, label) = match device.kind() {
-            DeviceKind::Cuda => ("cuda", format!("measured on {}", properties.name)),
-            DeviceKind::Host => ("host", "HOST DEVICE: the kernels interpreted on a CPU; these times say nothing of a GPU".into()),
-        };
         Self {
             format: 1,
             version: build_info().version.into(),
             nvcc: build_info().nvcc,
             date: now(),
-            label,
+            label: DeviceInfo::label(device),
             tiny,
-            device: DeviceInfo {
-                kind: kind.into(),
-                name: properties.name.clone(),
-                multiprocessors: properties.multiprocessors,
-                compute_capability: properties.compute_capability,
-                cache_bytes: device.cache_bytes(),
-                driver: None,
-            },
+            device: DeviceInfo::of(device),
             floors,
+            launch: None,
             clocks: vec![],
             peers: vec![],
             rows: vec![],
@@ -428,7 +444,7 @@ pub fn summary(rows: &[RowResult], wanted: impl Fn(&RowResult) -> bool) -> Vec<S
 }
 
 /// The moment in UTC, as 2026-01-31T12:00:00Z.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     date(seconds)
 }
@@ -471,7 +487,7 @@ mod tests {
         };
         let floors = Floors { copy_bytes_per_second: 1.0, tensor_flops_per_second: 1.0, ffma_flops_per_second: 1.0, ..Floors::none() };
         let (format, version, date, label) = (1, "0".into(), now(), "l".into());
-        Results { format, version, nvcc: None, date, label, tiny: false, device, floors, clocks: vec![], peers: vec![], rows }
+        Results { format, version, nvcc: None, date, label, tiny: false, device, floors, launch: None, clocks: vec![], peers: vec![], rows }
     }
 
     #[test]

@@ -216,14 +216,15 @@ impl Configuration<'_> {
         format!("{} b{} {} {}{tail}", self.row.name, self.batch, self.dtype, self.format)
     }
 
-    /// The format of x.
-    pub fn x_format(&self) -> MemoryFormat {
-        self.row.x_format.unwrap_or(self.format)
+    /// The format of x, and that of all else.
+    pub fn formats(&self) -> [MemoryFormat; 2] {
+        [self.row.x_format.unwrap_or(self.format), self.format]
     }
 
     /// What is asked of a plan for `problem`, this one's or one like it.
     pub(super) fn request(&self, problem: &Problem) -> Result<PlanRequest> {
-        Ok(problem.request()?.format(self.x_format()).output_format(self.format))
+        let [x, y] = self.formats();
+        Ok(problem.request()?.format(x).output_format(y))
     }
 
     fn phase(&self) -> u8 {

@@ -30,7 +30,7 @@ fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerRepo
     // where the small shape is none for it, its own choice
     let plan = layer.plan::<f16>(&bench.device, &request.clone().kernel(kernel)).or_else(|_| layer.plan::<f16>(&bench.device, &request))?;
     let mut memory = WorkspaceMemory::new(&bench.device, plan.workspace_bytes())?;
-    let (mut set, _) = bench.set(&problem, 0, [configuration.x_format(), configuration.format], &plan)?;
+    let (mut set, _) = bench.set(&problem, 0, configuration.formats(), plan.output_shape())?;
     set.run(&layer.spec(), &plan, &mut memory, &Stream::default_of(&bench.device))?;
     Ok(([cost(&whole, DType::F16)?, cost(&problem, DType::F16)?], bench.device.last_launch_counters().expect("a checked device counts")))
 }

@@ -17,6 +17,7 @@ Examples:
   warpconv info layer.json --input 1x64x56x56
   warpconv info layer.json --input 1x64x56x56 --weight 128x64x1x1 --device host
   warpconv info layer.json --input 8x3x224x224 --weights w.safetensors --dtype f16 --json
+  warpconv info layer.json --input 8x64x56x56 --tuning tuning-nvidia-h200.json
 
 layer.json holds the operation and its attributes:
   {\"op\": \"conv2d\", \"attrs\": {\"stride\": 2, \"padding\": [1, 1, 1, 1], \"activation\": \"relu\"}}";
@@ -66,7 +67,7 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
 pub fn execute(args: Args) -> Result<Verdict> {
     match (&args.layer, args.input) {
         (Some(layer), Some(x)) => show_layer(&args, read_layer(layer)?, x)?,
-        _ => show_machine(args.json)?,
+        _ => show_machine(&args)?,
     }
     Ok(Verdict::Passed)
 }
@@ -127,6 +128,7 @@ fn plan_json(plan: &Explanation) -> Value {
     let choices: Vec<Value> = choices.collect();
     json!({
         "stages": plan.stages.iter().map(plan_json).collect::<Vec<_>>(), "kernel": plan.kernel, "grid": plan.grid, "threads": plan.threads, "shared_bytes": plan.shared_bytes, "choices": choices,
+        "chosen_by": plan.chosen_by.to_string(), "problem": plan.problem,
     })
 }
 
@@ -175,10 +177,11 @@ fn devices() -> Vec<(String, Result<Device>)> {
     devices
 }
 
-fn show_machine(as_json: bool) -> Result<()> {
+fn show_machine(args: &Args) -> Result<()> {
     let (devices, build) = (devices(), build_info());
+    devices.iter().filter_map(|(_, device)| device.as_ref().ok()).try_for_each(|device| args.device.tune(device))?;
     let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
-    if as_json {
+    if args.json {
         let devices = devices.iter().map(|(name, device)| match device {
             Ok(device) => {
                 let p = device.properties();
@@ -186,6 +189,7 @@ fn show_machine(as_json: bool) -> Result<()> {
                     "device": name, "name": p.name, "multiprocessors": p.multiprocessors,
                     "shared_bytes_per_block": p.shared_bytes_per_block,
                     "compute_capability": version(p.compute_capability),
+                    "tuning": device.tunings().iter().map(|(name, problems)| json!({ "table": name, "problems": problems })).collect::<Vec<_>>(),
                 })
             }
             Err(error) => json!({ "device": name, "unavailable": error.to_string() }),
@@ -205,7 +209,10 @@ fn show_machine(as_json: bool) -> Result<()> {
         "devices".to_string(),
     ];
     lines.extend(devices.iter().map(|(name, device)| match device {
-        Ok(device) => format!("  {name:<8} {}", device.describe()),
+        Ok(device) => {
+            let tables = device.tunings().into_iter().map(|(table, problems)| format!("; {table} knows {problems} problems"));
+            format!("  {name:<8} {}{}", device.describe(), tables.collect::<String>())
+        }
         Err(Error::MissingFeature { feature }) => format!("  {name:<8} not in this build: build with --features {feature}"),
         Err(error) => format!("  {name:<8} {error}"),
     }));

@@ -8,6 +8,8 @@ mod conformance;
 mod gallery;
 mod info;
 mod run;
+mod suite;
+mod tune;
 mod verify;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,11 +18,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error as _;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use warpconv::io::TensorFile;
-use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result};
+use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result, TuningTable};
 
 /// How a command ended, when it did not end in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,7 @@ enum Command {
     Verify(verify::Args),
     Info(info::Args),
     Bench(Box<bench::Args>),
+    Tune(tune::Args),
     Conformance(conformance::Args),
 }
 
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Gallery(args) => gallery::execute(args),
         Command::Info(args) => info::execute(args),
         Command::Bench(args) => bench::execute(*args),
+        Command::Tune(args) => tune::execute(args),
         Command::Verify(args) => verify::execute(args),
         Command::Conformance(args) => conformance::execute(args),
     };
@@ -246,6 +250,9 @@ pub struct DeviceArgs {
     /// Where to run: best (a GPU if there is one, else host), host (the kernels run on the CPU), or cuda:N
     #[arg(long, value_name = "best|host|cuda:N", default_value = "best")]
     device: String,
+    /// Go by the measured times of these tables, which `warpconv tune` writes, before those that are built in
+    #[arg(long, value_name = "TUNING.json")]
+    tuning: Vec<PathBuf>,
 }
 
 impl DeviceArgs {
@@ -254,7 +261,7 @@ impl DeviceArgs {
     /// # Errors
     /// As [`Device::parse`].
     pub fn device(&self) -> Result<Device> {
-        announce(Device::parse(&self.device)?)
+        self.announce(Device::parse(&self.device)?)
     }
 
     /// As [`DeviceArgs::device`], under the checker when it is asked for.
@@ -271,9 +278,30 @@ impl DeviceArgs {
             return Err(Error::Attribute { name: "--device", value: self.device.clone(), requirement });
         }
         #[cfg(feature = "host")]
-        return announce(Device::host_with(warpconv::HostOptions { checked: true, seed: checker.seed(), ..Default::default() })?);
+        return self.announce(Device::host_with(warpconv::HostOptions { checked: true, seed: checker.seed(), ..Default::default() })?);
         #[cfg(not(feature = "host"))]
         Err(Error::MissingFeature { feature: "checked-host" })
+    }
+
+    fn announce(&self, device: Device) -> Result<Device> {
+        note(format_args!("device: {device} ({})", device.describe()));
+        self.tune(&device)?;
+        Ok(device)
+    }
+
+    /// Adds the tables to a device, and says on stderr which of them have no say there.
+    ///
+    /// # Errors
+    /// As [`TuningTable::open`].
+    pub fn tune(&self, device: &Device) -> Result<()> {
+        for path in &self.tuning {
+            let table = TuningTable::open(path)?;
+            if let Some(why) = table.mismatch(device) {
+                note(format_args!("{} is not used on {device}: {why}", path.display()));
+            }
+            device.add_tuning(&table);
+        }
+        Ok(())
     }
 }
 
@@ -299,9 +327,4 @@ impl CheckerArgs {
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(0)
     }
-}
-
-fn announce(device: Device) -> Result<Device> {
-    note(format_args!("device: {device} ({})", device.describe()));
-    Ok(device)
 }

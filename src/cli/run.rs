@@ -149,7 +149,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     if args.json {
         print_json(&json!({
             "device": device.to_string(), "op": spec.op(), "dtype": dtype, "format": args.format, "x": outcome.x, "y": shape,
-            "kernel": kernel, "plan_ms": milliseconds(outcome.planning), "run_ms": milliseconds(outcome.running),
+            "kernel": kernel, "chosen_by": outcome.explanation.chosen_by.to_string(), "plan_ms": milliseconds(outcome.planning), "run_ms": milliseconds(outcome.running),
             "output": args.output,
         }))?;
     } else {

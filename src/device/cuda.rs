@@ -142,6 +142,21 @@ pub(crate) struct Function {
     _module: Arc<Module>,
 }
 
+impl Function {
+    /// cudarc's launch and nothing else.
+    ///
+    /// # Safety
+    /// `params` is the kernel's parameter struct, and the addresses in it are valid until the stream has run it. The stream's
+    /// context is current.
+    pub unsafe fn launch(&self, [x, y, z]: [u32; 3], threads: u32, shared: u32, params: &[u8], stream: &CudaStream) -> Result<()> {
+        let mut params = [params.as_ptr().cast::<c_void>().cast_mut()];
+        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies; the rest is passed on to
+        // the caller
+        unsafe { result::launch_kernel(self.handle, (x, y, z), (threads, 1, 1), shared, stream.cu_stream(), &mut params) }
+            .map_err(|e| driver_error("cuLaunchKernel", e))
+    }
+}
+
 // SAFETY: the driver allows the use of a function from any thread
 unsafe impl Send for Function {}
 // SAFETY: as above
@@ -336,15 +351,8 @@ impl Backend for CudaDevice {
         }
         check_limit("the shared memory of a block in bytes", launch.shared_bytes, self.properties.shared_bytes_per_block)?;
         self.bind()?;
-        let [x, y, z] = launch.grid;
-        let mut params = [launch.params.as_ptr().cast::<c_void>().cast_mut()];
-        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies; the caller promises
-        // that the addresses in it are valid until the stream has run it
-        unsafe {
-            let (block, shared) = ((launch.kernel.info.threads, 1, 1), launch.shared_bytes);
-            result::launch_kernel(function.handle, (x, y, z), block, shared, stream.cu_stream(), &mut params)
-        }
-        .map_err(|e| driver_error("cuLaunchKernel", e))
+        // SAFETY: as the caller promises; the context is bound
+        unsafe { function.launch(launch.grid, launch.kernel.info.threads, launch.shared_bytes, launch.params, stream) }
     }
 
     fn default_stream(&self) -> StreamKind {

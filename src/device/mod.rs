@@ -11,6 +11,8 @@ mod timer;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
+use crate::layers::Choice;
+use crate::tuning::{TuningTable, Tunings};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +30,16 @@ pub enum DeviceKind {
     Host,
     /// The kernels run on an NVIDIA GPU.
     Cuda,
+}
+
+impl DeviceKind {
+    /// "host" or "cuda".
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Host => "host",
+            DeviceKind::Cuda => "cuda",
+        }
+    }
 }
 
 /// What kernel selection may know of a device.
@@ -119,6 +131,10 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn cache_bytes(&self) -> Option<usize> {
         None
     }
+    /// Whether launches need their operands.
+    fn is_checked(&self) -> bool {
+        false
+    }
     fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
     /// # Safety
     /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
@@ -137,6 +153,7 @@ struct Inner {
     backend: Box<dyn Backend>,
     allocations: AtomicU64,
     launches: AtomicU64,
+    tunings: Tunings,
 }
 
 /// Where tensors live and layers run. Cheap to clone; two clones are the same device.
@@ -177,7 +194,8 @@ impl Device {
     fn from_backend(backend: impl Backend) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0) }))
+        let tunings = Tunings::built_in(backend.kind(), backend.properties());
+        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0), tunings }))
     }
 
     /// A new host device, on all cores. Each call gives a distinct device.
@@ -303,6 +321,28 @@ impl Device {
         self.0.backend.cache_bytes()
     }
 
+    /// From now on, plans on this device (and its clones) for problems that the table knows take its fastest kernel. It comes before
+    /// tables that were added earlier and those that are built in. False, and without any effect, where the table has no say:
+    /// [`TuningTable::mismatch`] says why.
+    pub fn add_tuning(&self, table: &TuningTable) -> bool {
+        let applies = table.mismatch(self).is_none();
+        if applies {
+            self.0.tunings.add(table);
+        }
+        applies
+    }
+
+    /// The names of the tuning tables that have a say on this device, each with the number of problems that it knows, in the order
+    /// in which they are asked.
+    pub fn tunings(&self) -> Vec<(String, usize)> {
+        self.0.tunings.list()
+    }
+
+    /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
+    pub(crate) fn tuned(&self, problem: &str, choices: &[Choice]) -> Option<(&'static str, Arc<str>)> {
+        self.0.tunings.fastest(problem, choices)
+    }
+
     /// Waits for all work queued on the device.
     ///
     /// # Errors
@@ -318,6 +358,11 @@ impl Device {
         Ok(Memory { device: self.clone(), address, bytes })
     }
 
+    /// Whether launches are checked, and their operands must be told.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.0.backend.is_checked()
+    }
+
     pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
         self.0.backend.load(kernel)
     }
@@ -325,20 +370,20 @@ impl Device {
     /// The one place where kernels are launched.
     ///
     /// # Safety
-    /// The kernel's parameter struct is `P`, and the addresses in it are valid for what the kernel does with them until the
-    /// stream has run it.
-    pub(crate) unsafe fn launch<P: bytemuck::NoUninit>(
+    /// `params` is the kernel's parameter struct, and the addresses in it are valid for what the kernel does with them until the
+    /// stream has run it. Where the device [`Device::is_checked`], the operands are all that the kernel touches.
+    pub(crate) unsafe fn launch(
         &self,
         kernel: &Kernel,
         grid: [u32; 3],
         shared_bytes: u32,
-        params: &P,
+        params: &[u8],
         operands: &[Operand],
         stream: &Stream,
     ) -> Result<()> {
-        debug_assert_eq!(size_of::<P>(), kernel.info.params_bytes);
+        debug_assert_eq!(params.len(), kernel.info.params_bytes);
         self.0.launches.fetch_add(1, Ordering::Relaxed);
-        let launch = Launch { kernel, grid, shared_bytes, params: bytemuck::bytes_of(params), operands };
+        let launch = Launch { kernel, grid, shared_bytes, params, operands };
         // SAFETY: passed on to the caller
         unsafe { self.0.backend.launch(&launch, stream) }
     }

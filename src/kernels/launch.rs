@@ -5,12 +5,13 @@ use super::params::{
     DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, find, operand, tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, field_operand, find, operand,
+    tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
+use crate::layers::{Choice, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -51,6 +52,26 @@ impl<'a> Problem<'a> {
             kind: device.kind(),
             device: device.properties(),
         }
+    }
+
+    /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
+    /// text tuning tables know it.
+    pub fn describe(&self, op: &str) -> String {
+        let Self { geometry, before, dtype, x_format, y_format, precision, .. } = self;
+        let first = before.as_ref().unwrap_or(geometry);
+        let mut text = format!("{op} {dtype}, x {:?} {x_format}, y {:?} {y_format}", first.input_shape(), geometry.output_shape());
+        for g in before.iter().chain([geometry]) {
+            let ConvGeometry { c_out, kernel, stride, padding, dilation, groups, .. } = g;
+            text +=
+                &format!("; {c_out} filters {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}, groups {groups}");
+        }
+        if geometry.offset_groups != 1 {
+            text += &format!(", offset groups {}", geometry.offset_groups);
+        }
+        if *dtype == DType::F32 && *precision != Precision::Strict {
+            text += &format!("; {precision:?}").to_lowercase();
+        }
+        text
     }
 }
 
@@ -107,6 +128,18 @@ impl KernelParams {
             KernelParams::Separable(params) => Some(&mut params.depthwise),
             KernelParams::SpatialSeparable(params) => Some(&mut params.column),
             _ => None,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            KernelParams::Conv(params) => bytemuck::bytes_of(params),
+            KernelParams::Depthwise(params) => bytemuck::bytes_of(params),
+            KernelParams::Grouped(params) => bytemuck::bytes_of(params),
+            KernelParams::Transpose(params) => bytemuck::bytes_of(params),
+            KernelParams::Separable(params) => bytemuck::bytes_of(params),
+            KernelParams::SpatialSeparable(params) => bytemuck::bytes_of(params),
+            KernelParams::Deform(params) => bytemuck::bytes_of(params),
         }
     }
 
@@ -178,7 +211,11 @@ pub(crate) fn plan_after<T: Element>(
     });
     let first = first.transpose()?;
     let problem = Problem { before: before.as_ref().map(|before| before.geometry), ..Problem::new::<T>(device, request, geometry) };
-    let (info, choices) = choose(op, request.kernel.as_deref(), candidates(families, &problem))?;
+    let mut described = problem.describe(op);
+    if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
+        described += &format!("; shuffled by {factor} in runs of {run}");
+    }
+    let selection = choose(op, device, request, described, candidates(families, &problem))?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
@@ -189,7 +226,7 @@ pub(crate) fn plan_after<T: Element>(
         let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, &geometry, T::DTYPE, grid[1])?) } else { None };
         Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
     };
-    let chosen = ready(info, prepare(families, info, &problem))?;
+    let chosen = ready(selection.kernel, prepare(families, selection.kernel, &problem))?;
     let mut note = String::new();
     let mut workspace_bytes = 0;
     if let Some(split) = &chosen.split {
@@ -199,7 +236,7 @@ pub(crate) fn plan_after<T: Element>(
     let mut narrow = None;
     let undemanding = [size_of::<T>(); 2];
     if chosen.alignment != undemanding {
-        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let (kernel, prepared) = applicable
             .map(|kernel| (kernel, prepare(families, kernel, &problem)))
             .find(|(_, prepared)| prepared.alignment == undemanding)
@@ -214,15 +251,7 @@ pub(crate) fn plan_after<T: Element>(
     if request.batch_invariant {
         note += "; batch-invariant, as every candidate is";
     }
-    let explanation = Explanation {
-        kernel: info.name,
-        choices,
-        grid: chosen.grid,
-        threads: info.threads,
-        shared_bytes: chosen.shared_bytes,
-        note,
-        stages: vec![],
-    };
+    let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
     let launch = ConvLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData };
     Ok(Plan {
         op,
@@ -344,18 +373,24 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
-impl<T: Element> Executable<T> for ConvLaunch<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
-        let y = y.as_view();
-        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
-        let ready = match &self.narrow {
+impl<T: Element> ConvLaunch<T> {
+    /// The kernel for views of such an alignment.
+    fn ready(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &Ready {
+        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(y, ready.alignment[1]);
+        match &self.narrow {
             Some(narrow) if !fits(&self.chosen) => narrow,
             _ => &self.chosen,
-        };
-        let widest = ready.alignment[0].max(ready.alignment[1]);
+        }
+    }
+}
+
+impl Ready {
+    /// The kernel's parameters for these tensors.
+    fn params<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<KernelParams> {
+        let widest = self.alignment[0].max(self.alignment[1]);
         let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
-        let mut all = ready.params;
-        all.set_tensors(tensor4(&inputs.x)?, tensor4(&y)?);
+        let mut all = self.params;
+        all.set_tensors(tensor4(&inputs.x)?, tensor4(y)?);
         let params = all.conv();
         if params.sub_pixel.run > 0 {
             let SubPixelParams { factor, stride_h, stride_w, .. } = &mut params.sub_pixel;
@@ -363,13 +398,38 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             let blocks = |stride: i32| to_i32("the distance of blocks of pixels", stride as usize * *factor as usize);
             (params.y.stride_h, params.y.stride_w) = (blocks(*stride_h)?, blocks(*stride_w)?);
         }
+        match &inputs.residual {
+            Residual::None => {}
+            Residual::Tensor(residual) => {
+                params.epilogue.residual = tensor4(residual)?;
+                params.epilogue.vector_residual = vectors(residual);
+            }
+            Residual::Output => {
+                params.epilogue.residual = params.y;
+                params.epilogue.vector_residual = vectors(y);
+            }
+        }
+        if let KernelParams::Deform(params) = &mut all {
+            // `Plan::run` has made sure that there are offsets
+            if let Some(offset) = &inputs.offset {
+                (params.offset, params.offset_in_f32) = field(offset)?;
+            }
+            if let Some(mask) = &inputs.mask {
+                (params.mask, params.mask_in_f32) = field(mask)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// What the kernel may touch beside x, which comes first, and the weight, which comes next.
+    fn operands<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Operands {
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));
-        operands.push(Operand::packed("weight", &ready.weights.weight, size_of::<T>(), Access::Read));
-        for (name, memory) in ready.weights.bias_and_slope() {
+        operands.push(Operand::packed("weight", &self.weights.weight, size_of::<T>(), Access::Read));
+        for (name, memory) in self.weights.bias_and_slope() {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
-        if let Some(before) = &ready.before {
+        if let Some(before) = &self.before {
             let [weight, bias, slope] = before.names;
             operands.push(Operand::packed(weight, &before.weights.weight, size_of::<T>(), Access::Read));
             for (name, memory) in before.weights.bias_and_slope() {
@@ -377,78 +437,56 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                 operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
             }
         }
-        let mut access = Access::Write;
-        match &inputs.residual {
-            Residual::None => {}
-            Residual::Tensor(residual) => {
-                params.epilogue.residual = tensor4(residual)?;
-                params.epilogue.vector_residual = vectors(residual);
-                operands.push(operand("residual", residual, Access::Read));
-            }
-            Residual::Output => {
-                params.epilogue.residual = params.y;
-                params.epilogue.vector_residual = vectors(&y);
-                access = Access::Update;
-            }
+        if let Residual::Tensor(residual) = &inputs.residual {
+            operands.push(operand("residual", residual, Access::Read));
         }
-        operands.push(operand("y", &y, access));
-        if let KernelParams::Deform(params) = &mut all {
-            // `Plan::run` has made sure that there are offsets
-            if let Some(offset) = &inputs.offset {
-                (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
-            }
-            if let Some(mask) = &inputs.mask {
-                (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
-            }
+        let access = if matches!(inputs.residual, Residual::Output) { Access::Update } else { Access::Write };
+        operands.push(operand("y", y, access));
+        for (name, field) in [("offset", &inputs.offset), ("mask", &inputs.mask)] {
+            operands.extend(field.iter().map(|field| field_operand(name, field)));
         }
+        operands
+    }
+}
+
+impl<T: Element> Executable<T> for ConvLaunch<T> {
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
+        let y = y.as_view();
+        let ready = self.ready(inputs, &y);
+        let mut params = ready.params(inputs, &y)?;
+        let mut operands = self.device.is_checked().then(|| ready.operands(inputs, &y));
         let mut sum = None;
         if let Some(split) = &ready.split {
             let (sums, _) = workspace.split::<f32>(&self.device, split.layout)?;
             let sums = sums.as_view();
-            let params = all.conv();
-            let mut reads = Operands::new();
-            reads.push(operand("sums", &sums, Access::Read));
-            // x and the weight are the first launch's
-            operands.as_slice()[2..].iter().for_each(|&operand| reads.push(operand));
-            sum = Some((
-                split,
-                ConvSplitParams { conv: ConvParams { x: tensor4(&sums)?, ..*params }, parts: split.parts, reserved: 0 },
-                reads,
-            ));
-            (params.y, params.epilogue, params.sub_pixel) = (tensor4(&sums)?, Default::default(), Default::default());
-            let (x, weight) = (operands.as_slice()[0], operands.as_slice()[1]);
-            operands = Operands::new();
-            [x, weight, operand("sums", &sums, Access::Write)].into_iter().for_each(|operand| operands.push(operand));
+            let conv = params.conv();
+            let second = ConvSplitParams { conv: ConvParams { x: tensor4(&sums)?, ..*conv }, parts: split.parts, reserved: 0 };
+            (conv.y, conv.epilogue, conv.sub_pixel) = (tensor4(&sums)?, Default::default(), Default::default());
+            let reads = operands.take().map(|all| {
+                let (mut first, mut reads) = (Operands::new(), Operands::new());
+                let [x, weight, rest @ ..] = all.as_slice() else { unreachable!("there are x, the weight and y") };
+                first.extend([*x, *weight, operand("sums", &sums, Access::Write)]);
+                reads.extend([operand("sums", &sums, Access::Read)].into_iter().chain(rest.iter().copied()));
+                operands = Some(first);
+                reads
+            });
+            sum = Some((split, second, reads));
         }
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
         // planned shapes and are on the device, views are valid as long as they exist, and the packed weights and the workspace are ours
         unsafe {
-            let operands = operands.as_slice();
-            match &all {
-                KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
-                KernelParams::Depthwise(params) => {
-                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
-                }
-                KernelParams::Separable(params) => {
-                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
-                }
-                KernelParams::SpatialSeparable(params) => {
-                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
-                }
-                KernelParams::Grouped(params) => {
-                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
-                }
-                KernelParams::Transpose(params) => {
-                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
-                }
-                KernelParams::Deform(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
-            }?;
+            self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params.bytes(), Operands::of(&operands), stream)?;
             match &sum {
                 Some((split, params, operands)) => {
-                    self.device.launch(&split.kernel, [split.blocks, 1, 1], 0, params, operands.as_slice(), stream)
+                    self.device.launch(&split.kernel, [split.blocks, 1, 1], 0, bytemuck::bytes_of(params), Operands::of(operands), stream)
                 }
                 None => Ok(()),
             }
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn parameters(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<Vec<u8>> {
+        Ok(self.ready(inputs, y).params(inputs, y)?.bytes().to_vec())
     }
 }

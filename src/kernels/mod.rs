@@ -24,7 +24,7 @@ pub(crate) mod upsample;
 
 use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};
-use crate::layers::{Activation, Choice, Field, Parameter};
+use crate::layers::{Activation, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
 use crate::tensor::TensorView;
 use crate::{DType, Device, Element, MemoryFormat};
 use std::sync::{Arc, Mutex};
@@ -229,10 +229,45 @@ impl PackedWeights {
     }
 }
 
-/// The cheapest candidate that applies, or the one that was asked for by name; the list comes back with it in front.
-pub(crate) fn choose(op: &'static str, wanted: Option<&str>, mut choices: Vec<Choice>) -> Result<(&'static KernelInfo, Vec<Choice>)> {
+/// A kernel that was chosen, and by whom.
+pub(crate) struct Selection {
+    pub kernel: &'static KernelInfo,
+    /// Every candidate, the chosen one first.
+    pub choices: Vec<Choice>,
+    chosen_by: ChosenBy,
+    problem: String,
+}
+
+impl Selection {
+    pub fn explanation(self, grid: [u32; 3], shared_bytes: u32, note: String) -> Explanation {
+        let Self { kernel, choices, chosen_by, problem } = self;
+        Explanation { kernel: kernel.name, choices, chosen_by, problem, grid, threads: kernel.threads, shared_bytes, note, stages: vec![] }
+    }
+}
+
+/// The kernel that is taken whatever the cost model says, if any: the request's, or the fastest one of a tuning table.
+///
+/// Tables know some batches only, so that they have no say where a result may not depend on the batch.
+pub(crate) fn overruling(device: &Device, request: &PlanRequest, problem: &str, choices: &[Choice]) -> Option<(String, ChosenBy)> {
+    if let Some(name) = &request.kernel {
+        return Some((name.clone(), ChosenBy::Request));
+    }
+    let (kernel, table) = device.tuned(problem, choices).filter(|_| !request.batch_invariant)?;
+    Some((kernel.into(), ChosenBy::Table(table)))
+}
+
+/// The cheapest candidate that applies, unless another is [`overruling`]. `problem` is all that the candidates' times depend on.
+pub(crate) fn choose(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    problem: String,
+    mut choices: Vec<Choice>,
+) -> Result<Selection> {
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&c| c);
     choices.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let (wanted, chosen_by) = overruling(device, request, &problem, &choices).unzip();
+    let wanted = wanted.as_deref();
     let index = match wanted {
         Some(name) => choices.iter().position(|choice| choice.kernel == name && choice.verdict.is_ok()),
         None => choices.iter().position(|choice| choice.verdict.is_ok()),
@@ -250,7 +285,7 @@ pub(crate) fn choose(op: &'static str, wanted: Option<&str>, mut choices: Vec<Ch
     let chosen = choices.remove(index);
     let kernel = find(chosen.kernel);
     choices.insert(0, chosen);
-    Ok((kernel, choices))
+    Ok(Selection { kernel, choices, chosen_by: chosen_by.unwrap_or(ChosenBy::CostModel), problem })
 }
 
 /// A view as the launch's checker takes it.
@@ -267,20 +302,22 @@ pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, 
 }
 
 /// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
-pub(crate) fn field<T: Element>(name: &'static str, field: &Field<'_, T>, operands: &mut Operands) -> Result<(params::Tensor4, i32)> {
+pub(crate) fn field<T: Element>(field: &Field<'_, T>) -> Result<(params::Tensor4, i32)> {
     match field {
-        Field::Native(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 0))
-        }
-        Field::F32(view) => {
-            operands.push(operand(name, view, Access::Read));
-            Ok((tensor4(view)?, 1))
-        }
+        Field::Native(view) => Ok((tensor4(view)?, 0)),
+        Field::F32(view) => Ok((tensor4(view)?, 1)),
     }
 }
 
-/// The operands of a launch, on the stack: running allocates nothing.
+/// The same as the launch's checker takes it.
+pub(crate) fn field_operand<T: Element>(name: &'static str, field: &Field<'_, T>) -> Operand {
+    match field {
+        Field::Native(view) => operand(name, view, Access::Read),
+        Field::F32(view) => operand(name, view, Access::Read),
+    }
+}
+
+/// The operands of a launch, on the stack: running allocates nothing. Only a device with a checker needs them.
 pub(crate) struct Operands {
     items: [Operand; Self::CAPACITY],
     len: usize,
@@ -299,7 +336,16 @@ impl Operands {
         self.len += 1;
     }
 
+    pub fn extend(&mut self, operands: impl IntoIterator<Item = Operand>) {
+        operands.into_iter().for_each(|operand| self.push(operand));
+    }
+
     pub fn as_slice(&self) -> &[Operand] {
         &self.items[..self.len]
+    }
+
+    /// None where nobody asks for them.
+    pub fn of(operands: &Option<Self>) -> &[Operand] {
+        operands.as_ref().map_or(&[], Self::as_slice)
     }
 }

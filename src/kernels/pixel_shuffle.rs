@@ -193,6 +193,10 @@ impl Unweighted for Rearrangement {
         Ok(super::cost::copy_seconds(bytes * factor))
     }
 
+    fn attributes(&self) -> String {
+        format!("order {:?}", self.order).to_lowercase()
+    }
+
     fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
         let wide = kernel.tag("access") == Some("wide") || kernel.tag("factor").is_some();
         [wide.then_some(CHUNK_BYTES); 2]

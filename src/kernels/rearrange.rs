@@ -51,7 +51,7 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
     // SAFETY: the kernel takes TransposeParams; both views are valid, of one shape and on this device
-    unsafe { device.launch(&kernel, grid, shared_bytes, &params, &operands, &stream)? };
+    unsafe { device.launch(&kernel, grid, shared_bytes, bytemuck::bytes_of(&params), &operands, &stream)? };
     stream.synchronize()
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
     // SAFETY: the kernel takes CastParams; both views are valid, of one shape and on this device
-    unsafe { device.launch(&kernel, grid, 0, &params, &operands, &stream)? };
+    unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, &stream)? };
     stream.synchronize()
 }
 

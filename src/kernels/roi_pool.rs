@@ -3,11 +3,11 @@
 use super::cost::Work;
 use super::launch::is_aligned;
 use super::params::RoiParams;
-use super::{Kernel, KernelInfo, Operands, choose, family, field, find, operand, tensor4, to_i32};
+use super::{Kernel, KernelInfo, Operands, choose, family, field, field_operand, find, operand, tensor4, to_i32};
 use crate::device::Access;
 use crate::error::{Error, Result};
 use crate::geometry::RoiGeometry;
-use crate::layers::{Choice, Executable, Explanation, Inputs, Need, Needs, Plan, PlanRequest, Pool, Workspace};
+use crate::layers::{Choice, Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -145,7 +145,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     // bins are numbered in 32 bits
     to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
     let candidates = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: Variant::of(info).cost::<T>(&g, request, device) });
-    let (info, choices) = choose(pooling.op, request.kernel.as_deref(), candidates.collect())?;
+    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates.collect())?;
     let ready = |info: &'static KernelInfo| -> Result<Ready> {
         let variant = Variant::of(info);
         let (units, blocks) = variant.units(&g)?;
@@ -154,11 +154,11 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         let (shared_bytes, alignment) = (variant.shared_bytes(), variant.alignment::<T>());
         Ok(Ready { kernel: device.load(info)?, blocks, shared_bytes, alignment, params })
     };
-    let chosen = ready(info)?;
+    let chosen = ready(selection.kernel)?;
     let mut note = String::new();
     let mut narrow = None;
     if chosen.alignment > size_of::<T>() {
-        let applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
         let ready = undemanding.expect("the planes kernel applies always and needs no more than an element's alignment")?;
         note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
@@ -167,15 +167,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     if request.batch_invariant {
         note += "; batch-invariant, as every candidate is";
     }
-    let explanation = Explanation {
-        kernel: info.name,
-        choices,
-        grid: [chosen.blocks, 1, 1],
-        threads: info.threads,
-        shared_bytes: chosen.shared_bytes,
-        note,
-        stages: vec![],
-    };
+    let explanation = selection.explanation([chosen.blocks, 1, 1], chosen.shared_bytes, note);
     let fields = |shape| if pooling.deformable { Need::Optional(shape) } else { Need::No };
     Ok(Plan {
         op: pooling.op,
@@ -187,6 +179,15 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         executable: Box::new(RoiLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData }),
         explanation,
     })
+}
+
+/// All that the times of its kernels depend on, as far as it is known before the RoIs are.
+fn describe<T: Element>(g: &RoiGeometry, request: &PlanRequest) -> String {
+    let Pooling { op, spatial_scale, sampling_ratio, aligned, classes, .. } = g.pooling;
+    let (dtype, x, y, x_format, y_format) = (T::DTYPE, g.x, g.output_shape(), request.x_format, request.y_format);
+    format!(
+        "{op} {dtype}, x {x:?} {x_format}, y {y:?} {y_format}; scale {spatial_scale}, sampling {sampling_ratio}, aligned {aligned}, offset groups {classes}"
+    )
 }
 
 /// A kernel with all but the tensors.
@@ -218,20 +219,28 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
             _ => &self.chosen,
         };
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
-        let mut operands = Operands::new();
-        operands.push(operand("x", &inputs.x, Access::Read));
-        operands.push(rois.operand());
         let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..ready.params };
         if let Some(offset) = &inputs.offset {
-            (params.offset, params.offset_in_f32) = field("offset", offset, &mut operands)?;
+            (params.offset, params.offset_in_f32) = field(offset)?;
         }
         if let Some(mask) = &inputs.mask {
-            (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
+            (params.mask, params.mask_in_f32) = field(mask)?;
         }
         params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, ready.alignment)).into();
-        operands.push(operand("y", &y, Access::Write));
+        let operands = self.device.is_checked().then(|| {
+            let mut operands = Operands::new();
+            operands.extend([operand("x", &inputs.x, Access::Read), rois.operand()]);
+            for (name, field) in [("offset", &inputs.offset), ("mask", &inputs.mask)] {
+                operands.extend(field.iter().map(|field| field_operand(name, field)));
+            }
+            operands.push(operand("y", &y, Access::Write));
+            operands
+        });
         // SAFETY: the plan was made for this kernel, whose parameters are RoiParams; `Plan::run` has checked that the views have
         // the planned shapes and are on the device, and views are valid as long as they exist
-        unsafe { self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, &params, operands.as_slice(), stream) }
+        unsafe {
+            let (params, operands) = (bytemuck::bytes_of(&params), Operands::of(&operands));
+            self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, params, operands, stream)
+        }
     }
 }

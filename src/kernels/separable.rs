@@ -1,9 +1,9 @@
 //! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
 
 use super::launch::{self, Before, Family, Stage};
-use super::{Packed, conv_separable, conv2d, spatial_separable};
+use super::{Packed, conv_separable, conv2d, overruling, spatial_separable};
 use crate::error::Result;
-use crate::layers::{Choice, Needs, PAIR, Plan, PlanRequest, sequence};
+use crate::layers::{Choice, ChosenBy, Needs, PAIR, Plan, PlanRequest, sequence};
 use crate::{Device, Element, MemoryFormat};
 use std::sync::Arc;
 
@@ -91,12 +91,16 @@ fn either<T: Element>(
     let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
     let mut fused = launch::candidates(&families, &problem);
-    let paired = match request.kernel.as_deref() {
+    let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
+    let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
+    let paired = match wanted.as_deref() {
         Some(name) => name == PAIR,
         None => fused.iter().all(|choice| cost(choice) >= pair.cost),
     };
     let mut plan = if paired {
         let mut plan = pair.plan(op, device, request)?;
+        plan.explanation.problem = described;
+        plan.explanation.chosen_by = chosen_by.unwrap_or(ChosenBy::CostModel);
         fused.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
         plan.explanation.choices = fused;
         plan.explanation.choices.insert(0, pair.choice());

@@ -5,7 +5,7 @@ use super::params::Tensor4;
 use super::{Kernel, KernelInfo, choose, find, operand, tensor4};
 use crate::device::Access;
 use crate::error::Result;
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Plan, PlanRequest, Workspace};
+use crate::layers::{Choice, Executable, Inputs, Needs, Plan, PlanRequest, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, Shape, Stream};
 use std::fmt::Debug;
@@ -19,6 +19,9 @@ pub(crate) trait Unweighted: Debug + Send + Sync + 'static {
 
     /// Bytes that a kernel moves, with a penalty for how; or why it does not apply.
     fn cost(&self, kernel: &KernelInfo) -> Result<f64, String>;
+
+    /// What its kernels' times depend on beside shapes, formats and dtype.
+    fn attributes(&self) -> String;
 
     /// Bytes to which addresses and strides of x and y must be aligned; `None` for an element's own.
     fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2];
@@ -55,30 +58,24 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     op: O,
 ) -> Result<Plan<T>> {
     let choices = op.kernels().into_iter().map(|kernel| Choice { kernel: kernel.name, verdict: op.cost(kernel) }).collect();
-    let (info, choices) = choose(name, request.kernel.as_deref(), choices)?;
+    let (dtype, x, x_format, y_format) = (T::DTYPE, request.x, request.x_format, request.y_format);
+    let problem = format!("{name} {dtype}, x {x:?} {x_format}, y {output:?} {y_format}; {}", op.attributes());
+    let selection = choose(name, device, request, problem, choices)?;
     let undemanding = [size_of::<T>(); 2];
     let alignment = |kernel: &KernelInfo| op.alignment(kernel).map(|bytes| bytes.unwrap_or(size_of::<T>()));
     let ready = |kernel: &'static KernelInfo| -> Result<Ready> {
         let (grid, shared_bytes) = op.grid(kernel)?;
         Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment: alignment(kernel) })
     };
-    let chosen = ready(info)?;
+    let chosen = ready(selection.kernel)?;
     let (mut narrow, mut note) = (None, String::new());
     if chosen.alignment != undemanding {
-        let mut applicable = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
+        let mut applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let kernel = applicable.find(|kernel| alignment(kernel) == undemanding).expect("an op has a kernel for any alignment");
         note = format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment[0].max(chosen.alignment[1]));
         narrow = Some(ready(kernel)?);
     }
-    let explanation = Explanation {
-        kernel: info.name,
-        choices,
-        grid: chosen.grid,
-        threads: info.threads,
-        shared_bytes: chosen.shared_bytes,
-        note,
-        stages: vec![],
-    };
+    let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
     Ok(Plan {
         op: name,
         device: device.clone(),
@@ -102,6 +99,6 @@ impl<T: Element, O: Unweighted> Executable<T> for Launch<O> {
         let operands = [operand("x", &inputs.x, Access::Read), operand("y", &y, Access::Write)];
         // SAFETY: the op's kernels take its parameter struct; `Plan::run` has checked that the views have the planned shapes and
         // are on the device, and views are valid as long as they exist
-        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, &params, &operands, stream) }
+        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, bytemuck::bytes_of(&params), &operands, stream) }
     }
 }

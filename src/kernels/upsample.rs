@@ -61,6 +61,10 @@ impl Unweighted for Upsampling {
         Ok(super::cost::copy_seconds(bytes as f64 * factor))
     }
 
+    fn attributes(&self) -> String {
+        format!("align_corners {}", self.geometry.align_corners)
+    }
+
     fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
         let wide = (kernel.tag("access") == Some("wide")).then_some(CHUNK_BYTES);
         [wide.filter(|_| kernel.format == Some(MemoryFormat::ChannelsLast)), wide]

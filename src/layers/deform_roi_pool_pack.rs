@@ -2,8 +2,8 @@
 
 use super::any::Shapes;
 use super::{
-    Activation, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named, Need, Needs,
-    Parameter, Plan, PlanRequest, Precision, Signature, Workspace, workspace,
+    Activation, ChosenBy, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named,
+    Need, Needs, Parameter, Plan, PlanRequest, Precision, Signature, Workspace, workspace,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{RoiGeometry, elements};
@@ -263,6 +263,8 @@ impl Layer for DeformRoiPoolPack {
         let explanation = Explanation {
             kernel: PACK,
             choices: vec![],
+            chosen_by: ChosenBy::CostModel,
+            problem: String::new(),
             grid: [0; 3],
             threads: 0,
             shared_bytes: 0,

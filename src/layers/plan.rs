@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor};
 use std::fmt;
+use std::sync::Arc;
 
 /// What a plan is made for: the input's shape, the formats, and wishes about the kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,6 +186,31 @@ pub struct Choice {
     pub verdict: Result<f64, String>,
 }
 
+/// Who chose a plan's kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChosenBy {
+    /// The cost model, which estimates times.
+    CostModel,
+    /// Measured times: the [`crate::TuningTable`] of this name.
+    Table(Arc<str>),
+    /// [`PlanRequest::kernel`].
+    Request,
+    /// [`crate::Layer::tune`], which measured so many kernels.
+    Measurement(usize),
+}
+
+impl fmt::Display for ChosenBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChosenBy::CostModel => f.write_str("chosen by the cost model"),
+            ChosenBy::Table(name) => write!(f, "the fastest by the measured times of {name}"),
+            ChosenBy::Request => f.write_str("asked for by name"),
+            ChosenBy::Measurement(kernels) => write!(f, "the fastest of {kernels} that were measured"),
+        }
+    }
+}
+
 /// Which kernel a plan runs, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
@@ -192,6 +218,10 @@ pub struct Explanation {
     pub kernel: &'static str,
     /// Every candidate, the chosen one first.
     pub choices: Vec<Choice>,
+    /// Who chose it.
+    pub chosen_by: ChosenBy,
+    /// The problem as a [`crate::TuningTable`] names it; empty where there is no choice.
+    pub problem: String,
     /// Blocks along x, y and z.
     pub grid: [u32; 3],
     /// Threads a block.
@@ -215,7 +245,11 @@ impl fmt::Display for Explanation {
         if self.shared_bytes > 0 {
             write!(f, ", {} bytes of shared memory", self.shared_bytes)?;
         }
-        writeln!(f, "{}", self.note)?;
+        f.write_str(&self.note)?;
+        match self.choices.is_empty() {
+            true => writeln!(f)?,
+            false => writeln!(f, "; {}", self.chosen_by)?,
+        }
         for choice in &self.choices {
             match &choice.verdict {
                 Ok(cost) => writeln!(f, "  {:<36} cost {cost:.3e}", choice.kernel)?,
@@ -233,6 +267,12 @@ impl fmt::Display for Explanation {
 pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// Launches on checked tensors.
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
+
+    /// The parameters with which a convolution of one launch is launched, for who compares `run` with the launch alone.
+    #[cfg(feature = "cuda")]
+    fn parameters(&self, _inputs: &Inputs<'_, T>, _y: &TensorView<'_, T>) -> Result<Vec<u8>> {
+        Ok(vec![])
+    }
 }
 
 /// Whether a layer reads an input beside x, and in which shape.

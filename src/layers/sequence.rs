@@ -2,7 +2,7 @@
 
 use super::plan::{Executable, Needs};
 use super::workspace::{Workspace, padded};
-use super::{Explanation, Inputs, Plan, PlanRequest};
+use super::{ChosenBy, Explanation, Inputs, Plan, PlanRequest};
 use crate::error::Result;
 use crate::geometry::elements;
 use crate::tensor::{Layout, TensorViewMut};
@@ -32,6 +32,8 @@ pub(crate) fn sequence<T: Element>(
     let explanation = Explanation {
         kernel: PAIR,
         choices: vec![],
+        chosen_by: if request.kernel.is_some() { ChosenBy::Request } else { ChosenBy::CostModel },
+        problem: String::new(),
         grid: [0; 3],
         threads: 0,
         shared_bytes: 0,

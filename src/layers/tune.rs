@@ -1,9 +1,10 @@
 //! Choosing a kernel by measurement instead of by the cost model.
 
-use super::{Inputs, Layer, Plan, PlanRequest, WorkspaceMemory};
+use super::{ChosenBy, Inputs, Layer, Plan, PlanRequest, WorkspaceMemory};
+use crate::device::{Effort, Time, Timer};
 use crate::error::Result;
-use crate::{Element, Stream, Tensor};
-use std::time::{Duration, Instant};
+use crate::{Device, Element, Tensor};
+use std::time::Duration;
 
 /// A plan with the kernel that was fastest, and what was measured.
 #[derive(Debug)]
@@ -14,41 +15,53 @@ pub struct Tuned<T: Element> {
     pub times: Vec<(&'static str, Duration)>,
 }
 
-/// Each kernel is measured for so long,
-const BUDGET: Duration = Duration::from_millis(20);
-/// in rounds of so many runs, of which the fastest counts.
-const RUNS: u32 = 5;
+/// For each kernel of [`Layer::tune`].
+const EFFORT: Effort = Effort { warm_up: Duration::from_millis(5), budget: Duration::from_millis(15), least: 3, most: 200 };
+/// Runs in a sample.
+const RUNS: usize = 5;
+
+/// A kernel that applies.
+pub(crate) struct Measured {
+    pub kernel: &'static str,
+    /// Seconds by the cost model.
+    pub estimate: f64,
+    /// Its time, or why it has none.
+    pub time: Result<Time, String>,
+}
+
+/// Plans with every kernel that applies to a request and has `time` measure it; the fastest comes first, and last what has no time.
+pub(crate) fn measure_all<T: Element>(
+    layer: &impl Layer,
+    device: &Device,
+    request: &PlanRequest,
+    mut time: impl FnMut(&Plan<T>) -> Result<Result<Time, String>>,
+) -> Result<Vec<Measured>> {
+    let first = layer.plan::<T>(device, request)?;
+    let mut all = Vec::new();
+    for choice in &first.explain().choices {
+        let Ok(estimate) = choice.verdict else { continue };
+        let plan = layer.plan::<T>(device, &request.clone().kernel(choice.kernel))?;
+        all.push(Measured { kernel: choice.kernel, estimate, time: time(&plan)? });
+    }
+    let seconds = |measured: &Measured| measured.time.as_ref().map_or(f64::INFINITY, |time| time.median);
+    all.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+    Ok(all)
+}
 
 pub(super) fn tune<T: Element>(layer: &impl Layer, request: &PlanRequest, inputs: &Inputs<'_, T>) -> Result<Tuned<T>> {
     let device = inputs.x.device();
-    let first = layer.plan::<T>(device, request)?;
-    let mut y = Tensor::<T>::zeros(device, first.output_shape(), first.output_format())?;
-    let names = first.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
-    let mut times = Vec::new();
-    for name in names {
-        let plan = layer.plan::<T>(device, &request.clone().kernel(name))?;
-        times.push((name, measure(&plan, inputs, &mut y)?));
-    }
-    times.sort_by_key(|&(_, time)| time);
-    let Some(&(fastest, _)) = times.first() else { return Ok(Tuned { plan: first, times }) };
+    let timer = Timer::new(device)?;
+    // the timer's stream does not wait for what still writes the inputs
+    device.synchronize()?;
+    let all = measure_all::<T>(layer, device, request, |plan| {
+        let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;
+        let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
+        let time = timer.measure(&EFFORT, RUNS, |stream| (0..RUNS).try_for_each(|_| plan.run(inputs, &mut y, memory.workspace(), stream)));
+        time.map(Ok)
+    })?;
+    let times: Vec<_> = all.into_iter().filter_map(|one| Some((one.kernel, Duration::from_secs_f64(one.time.ok()?.median)))).collect();
+    let Some(&(fastest, _)) = times.first() else { return Ok(Tuned { plan: layer.plan::<T>(device, request)?, times }) };
     let mut plan = layer.plan::<T>(device, &request.clone().kernel(fastest))?;
-    plan.explanation.note += &format!("; the fastest of {} that were measured", times.len());
+    plan.explanation.chosen_by = ChosenBy::Measurement(times.len());
     Ok(Tuned { plan, times })
-}
-
-fn measure<T: Element>(plan: &Plan<T>, inputs: &Inputs<'_, T>, y: &mut Tensor<T>) -> Result<Duration> {
-    let stream = Stream::default_of(plan.device());
-    let mut memory = WorkspaceMemory::new(plan.device(), plan.workspace_bytes())?;
-    let mut run = || plan.run(inputs, &mut *y, memory.workspace(), &stream);
-    // the first run of a kernel is not like the others
-    run()?;
-    stream.synchronize()?;
-    let (start, mut best) = (Instant::now(), Duration::MAX);
-    while best == Duration::MAX || start.elapsed() < BUDGET {
-        let round = Instant::now();
-        (0..RUNS).try_for_each(|_| run())?;
-        stream.synchronize()?;
-        best = best.min(round.elapsed() / RUNS);
-    }
-    Ok(best)
 }

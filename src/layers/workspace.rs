@@ -10,7 +10,9 @@ const ALIGNMENT: usize = 256;
 
 /// So many bytes, rounded up to where the next part may begin.
 pub(crate) fn padded(bytes: usize) -> Result<usize> {
-    bytes.checked_next_multiple_of(ALIGNMENT).ok_or(Error::Overflow { what: "the size of a workspace", values: format!("{bytes} bytes") })
+    // the words only where they are needed: this runs in every launch
+    let overflow = || Error::Overflow { what: "the size of a workspace", values: format!("{bytes} bytes") };
+    bytes.checked_next_multiple_of(ALIGNMENT).ok_or_else(overflow)
 }
 
 /// Memory for workspaces, freed on drop. One serves any number of plans that run one after the other on one stream.

@@ -4,13 +4,14 @@ mod plots;
 mod smi;
 mod table;
 
-use super::{DeviceArgs, Verdict, dtype_parser, note, print, progress, read_text};
-use regex::Regex;
-use smi::Smi;
+use super::suite::SuiteArgs;
+use super::{DeviceArgs, Verdict, note, print, progress, read_text};
+pub use smi::Smi;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use warpconv::bench::{Bench, Configuration, Peers, Results, RowResult, Scale, Set, Status, Suite};
-use warpconv::{DType, Device, DeviceKind, Error, Result, io};
+pub use table::seconds;
+use warpconv::bench::{Bench, Configuration, Peers, Results, RowResult, Scale, Status};
+use warpconv::{Error, Result, io};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,27 +31,8 @@ the same run. On the host device the times are those of an interpreter, and say 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The rows, as benches/README.md describes them [default: those in the program]
-    #[arg(long, value_name = "FILE")]
-    suite: Option<PathBuf>,
-    /// Run only what matches in `network/layer bN dtype format`
-    #[arg(long, value_name = "REGEX")]
-    filter: Option<Regex>,
-    /// Run only the core rows
-    #[arg(long)]
-    core: bool,
-    /// Run only these batches
-    #[arg(long, value_name = "N", value_delimiter = ',')]
-    batch: Vec<usize>,
-    /// Run only these dtypes
-    #[arg(long, value_name = "DTYPE", value_parser = dtype_parser(), value_delimiter = ',')]
-    dtype: Vec<DType>,
-    /// One small image a row, channels as they are: what the host device can do
-    #[arg(long)]
-    tiny: bool,
-    /// Begin no configuration after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    time_limit: Option<u64>,
+    #[command(flatten)]
+    suite: SuiteArgs,
     /// Run nothing: take the results of an earlier run
     #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "core", "tiny", "time_limit"])]
     from: Option<PathBuf>,
@@ -84,8 +66,8 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let mut results = match &args.from {
         Some(path) => args.earlier(path)?,
         None => {
-            let suite = args.suite()?;
-            let configurations = args.wanted(&suite)?;
+            let suite = args.suite.suite()?;
+            let configurations = args.suite.wanted(&suite, |_| true)?;
             if args.list {
                 return list(&configurations);
             }
@@ -112,53 +94,26 @@ pub fn execute(args: Args) -> Result<Verdict> {
 }
 
 impl Args {
-    fn suite(&self) -> Result<Suite> {
-        match &self.suite {
-            Some(path) => Suite::parse(&path.display().to_string(), &read_text(path)?),
-            None => Suite::built_in(),
-        }
-    }
-
-    fn matches(&self, id: &str, batch: usize, dtype: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.is_match(id))
-            && (self.batch.is_empty() || self.batch.contains(&batch))
-            && (self.dtype.is_empty() || self.dtype.iter().any(|wanted| wanted.name() == dtype))
-    }
-
-    fn wanted<'a>(&self, suite: &'a Suite) -> Result<Vec<Configuration<'a>>> {
-        let mut all = suite.configurations();
-        all.retain(|c| (!self.core || c.row.set == Set::Core) && self.matches(&c.id(), c.batch, c.dtype.name()));
-        if self.tiny {
-            // batches shrink to one image: a row is run at the first of those that are wanted
-            let main = |c: &Configuration<'_>| c.batch == c.row.main_batch() || self.batch.contains(&c.batch);
-            all.retain(main);
-        }
-        if all.is_empty() {
-            let requirement = "options that leave something to run: see --list";
-            return Err(Error::Attribute { name: "the choice of rows", value: "empty".into(), requirement });
-        }
-        Ok(all)
-    }
-
     fn earlier(&self, path: &Path) -> Result<Results> {
         let mut results = read_results(path)?;
-        results.rows.retain(|row| self.matches(&row.id, row.batch, &row.dtype));
+        results.rows.retain(|row| self.suite.matches(&row.id, row.batch, &row.dtype));
         Ok(results)
     }
 
     fn run(&self, configurations: &[Configuration<'_>]) -> Result<Results> {
         const SAVE_EVERY: Duration = Duration::from_secs(10);
         let device = self.device.device()?;
-        let scale = self.scale(&device)?;
+        let scale = self.suite.scale(&device)?;
         let (bench, start) = (Bench::new(&device, scale)?, Instant::now());
         let smi = Smi::new(&device);
         let bar = progress(configurations.len(), "configurations");
         bar.set_message("the device's floors");
         bar.enable_steady_tick(Duration::from_millis(200));
         let mut results = Results::new(&device, bench.floors()?, scale == Scale::Tiny);
+        results.launch = bench.launch_overhead()?;
         results.device.driver = smi.driver();
         let mut saved = Instant::now();
-        let limit = self.time_limit.map(Duration::from_secs);
+        let limit = self.suite.limit();
         for (index, configuration) in configurations.iter().enumerate() {
             bar.set_message(configuration.id());
             if limit.is_some_and(|limit| start.elapsed() >= limit) {
@@ -177,14 +132,6 @@ impl Args {
         }
         bar.finish_and_clear();
         Ok(results)
-    }
-
-    fn scale(&self, device: &Device) -> Result<Scale> {
-        if device.kind() == DeviceKind::Host && !self.tiny {
-            let requirement = "a GPU, or host with --tiny: the host device interprets kernels and would take days at full size";
-            return Err(Error::Attribute { name: "--device", value: device.to_string(), requirement });
-        }
-        Ok(if self.tiny { Scale::Tiny } else { Scale::Full })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use warpconv::bench::{Results, RowResult, Status, summary};
 
 /// Seconds with three digits and a unit.
-fn seconds(seconds: f64) -> String {
+pub fn seconds(seconds: f64) -> String {
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),
         s if s >= 1e-3 => (s * 1e3, "ms"),
@@ -52,6 +52,10 @@ pub fn text(results: &Results) -> String {
         seconds(floors.empty_node_seconds)
     ));
     lines.extend(floors.how.iter().map(|(name, how)| format!("  {name}: {how}")));
+    if let Some(launch) = &results.launch {
+        let [run, bare, more] = [launch.run_seconds, launch.bare_seconds, launch.seconds()].map(|seconds| seconds * 1e6);
+        lines.push(format!("CPU time of a launch: {run:.2} us by a plan, {bare:.2} us by cudarc alone: {more:.2} us more"));
+    }
     if let Some((first, last)) = results.clocks.first().zip(results.clocks.last()) {
         lines.push(format!("clocks: {} MHz at the start, {} MHz and {} degrees at the end", first.sm_mhz, last.sm_mhz, last.celsius));
     }

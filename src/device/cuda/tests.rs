@@ -2,6 +2,7 @@
 //! which the host device computes what is launched, and what a real driver seldom shows.
 
 use super::*;
+use crate::bench::{Bench, Scale};
 use crate::device::Operand;
 use crate::device::host::HostDevice;
 use crate::kernels::{KERNELS, find};
@@ -99,6 +100,7 @@ fn in_a_process(test: &str) {
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    println!("{text}");
 }
 
 fn fake() -> Fake {
@@ -178,6 +180,22 @@ fn child_asks_the_driver() {
     }
     drop(layer); // the packed weights with it
     assert_eq!(fake.bytes_in_use(), 0, "everything is freed");
+}
+
+#[test]
+fn a_plan_adds_little_to_a_launch() {
+    in_a_process("child_measures_a_launch");
+}
+
+/// Above the calls of the driver, which are the same for both: this is the crate's own work.
+#[test]
+#[ignore = "run by a_plan_adds_little_to_a_launch"]
+fn child_measures_a_launch() {
+    let _fake = fake();
+    let device = Device::cuda(0).unwrap();
+    let launch = Bench::new(&device, Scale::Tiny).unwrap().launch_overhead().unwrap().expect("a GPU");
+    println!("{launch:?}: {:.3} us more", launch.seconds() * 1e6);
+    assert!(launch.bare_seconds > 0.0 && launch.seconds() < 3e-6, "{launch:?}");
 }
 
 #[test]

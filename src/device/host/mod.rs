@@ -210,6 +210,10 @@ impl Backend for HostDevice {
         Ok(())
     }
 
+    fn is_checked(&self) -> bool {
+        self.options.checked
+    }
+
     fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
         Ok(Kernel {
             info,

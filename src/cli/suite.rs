@@ -1,0 +1,84 @@
+//! Which rows of the suite a command runs, and how large: what `bench` and `tune` share.
+
+use super::{dtype_parser, read_text};
+use regex::Regex;
+use std::path::PathBuf;
+use std::time::Duration;
+use warpconv::bench::{Configuration, Scale, Set, Suite};
+use warpconv::{DType, Device, DeviceKind, Error, Result};
+
+/// `--suite`, `--filter`, `--core` and their like.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SuiteArgs {
+    /// The rows, as benches/README.md describes them [default: those in the program]
+    #[arg(long, value_name = "FILE")]
+    suite: Option<PathBuf>,
+    /// Run only what matches in `network/layer bN dtype format`
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+    /// Run only the core rows
+    #[arg(long)]
+    core: bool,
+    /// Run only these batches
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    batch: Vec<usize>,
+    /// Run only these dtypes
+    #[arg(long, value_name = "DTYPE", value_parser = dtype_parser(), value_delimiter = ',')]
+    dtype: Vec<DType>,
+    /// One small image a row, channels as they are: what the host device can do
+    #[arg(long)]
+    tiny: bool,
+    /// Begin no configuration after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
+}
+
+impl SuiteArgs {
+    pub fn suite(&self) -> Result<Suite> {
+        match &self.suite {
+            Some(path) => Suite::parse(&path.display().to_string(), &read_text(path)?),
+            None => Suite::built_in(),
+        }
+    }
+
+    pub fn matches(&self, id: &str, batch: usize, dtype: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.is_match(id))
+            && (self.batch.is_empty() || self.batch.contains(&batch))
+            && (self.dtype.is_empty() || self.dtype.iter().any(|wanted| wanted.name() == dtype))
+    }
+
+    /// The configurations that are wanted, of those that `also` lets through.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when there is none.
+    pub fn wanted<'a>(&self, suite: &'a Suite, also: impl Fn(&Configuration<'_>) -> bool) -> Result<Vec<Configuration<'a>>> {
+        let mut all = suite.configurations();
+        all.retain(|c| (!self.core || c.row.set == Set::Core) && self.matches(&c.id(), c.batch, c.dtype.name()) && also(c));
+        if self.tiny {
+            // batches shrink to one image: a row is run at the first of those that are wanted
+            let main = |c: &Configuration<'_>| c.batch == c.row.main_batch() || self.batch.contains(&c.batch);
+            all.retain(main);
+        }
+        if all.is_empty() {
+            let requirement = "options that leave something to run: see `warpconv bench --list`";
+            return Err(Error::Attribute { name: "the choice of rows", value: "empty".into(), requirement });
+        }
+        Ok(all)
+    }
+
+    /// The scale at which a device runs.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for the host device without `--tiny`.
+    pub fn scale(&self, device: &Device) -> Result<Scale> {
+        if device.kind() == DeviceKind::Host && !self.tiny {
+            let requirement = "a GPU, or host with --tiny: the host device interprets kernels and would take days at full size";
+            return Err(Error::Attribute { name: "--device", value: device.to_string(), requirement });
+        }
+        Ok(if self.tiny { Scale::Tiny } else { Scale::Full })
+    }
+
+    pub fn limit(&self) -> Option<Duration> {
+        self.time_limit.map(Duration::from_secs)
+    }
+}

@@ -1,0 +1,132 @@
+//! `warpconv tune`: every kernel that applies to the rows of the suite, measured, beside what the cost model chooses.
+
+use super::bench::{Smi, seconds};
+use super::suite::SuiteArgs;
+use super::{DeviceArgs, Verdict, note, print, progress};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use warpconv::bench::{Bench, Effort, Scale};
+use warpconv::tuning::{TuningRow, TuningTable};
+use warpconv::{DeviceKind, Error, Result, io};
+
+const EXAMPLES: &str = "\
+Examples:
+  warpconv tune --core --out tables                   the core rows on the GPU, into tables/tuning-GPU.json
+  warpconv tune --filter ' b8 f16' --time-limit 120   some rows, for two minutes
+  warpconv tune --tiny --device host --filter '^mobilenet_v2/'
+                                                      without a GPU: small images, to try the program
+  warpconv run --tuning tables/tuning-nvidia-h200.json --layer ...
+                                                      a plan for a problem of the table takes its fastest kernel
+
+Every kernel is compared with a float64 oracle before it is timed, as `warpconv bench` does it; what is wrong is not timed and
+makes the program exit with 1. A table applies to the device, the version of warpconv and the exact problems that it was measured
+with; for all others the cost model chooses. A table in benches/results is built into the program. Rows are measured without their
+tails. On the host device the times are those of an interpreter, and say nothing of a GPU.";
+
+/// Time every kernel that applies to layers of real networks, and write the table that plans go by
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    suite: SuiteArgs,
+    /// Write the times as tuning-GPU.json into this folder, which is created, while they come
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// For each kernel on a GPU: enough to tell which is the fastest.
+const EFFORT: Effort = Effort { warm_up: Duration::from_millis(10), budget: Duration::from_millis(30), least: 11, most: 200 };
+
+pub fn execute(args: Args) -> Result<Verdict> {
+    const SAVE_EVERY: Duration = Duration::from_secs(10);
+    let suite = args.suite.suite()?;
+    let configurations = args.suite.wanted(&suite, |c| !c.tail)?;
+    let device = args.device.device()?;
+    let scale = args.suite.scale(&device)?;
+    std::fs::create_dir_all(&args.out).map_err(|source| Error::Io { path: args.out.clone(), source })?;
+    let name = TuningTable::file_name(&device);
+    let path = args.out.join(&name);
+    let bench = Bench::new(&device, scale)?;
+    let bench = if device.kind() == DeviceKind::Cuda { bench.effort(EFFORT) } else { bench };
+    let mut table = TuningTable::new(name, &device, scale == Scale::Tiny);
+    table.device.driver = Smi::new(&device).driver();
+    let bar = progress(configurations.len(), "configurations");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let (start, mut saved) = (Instant::now(), Instant::now());
+    let mut troubles = Vec::new();
+    let (mut without, mut late) = (0, 0);
+    for configuration in &configurations {
+        bar.set_message(configuration.id());
+        if args.suite.limit().is_some_and(|limit| start.elapsed() >= limit) {
+            late += 1;
+            continue;
+        }
+        match bench.tune(configuration) {
+            Ok(Some(row)) => {
+                let failed = row.kernels.iter().filter_map(|kernel| Some((kernel, kernel.message.as_ref()?)));
+                troubles.extend(failed.map(|(kernel, message)| format!("{}: {}: {message}", row.id, kernel.kernel)));
+                table.rows.push(row);
+            }
+            Ok(None) => without += 1,
+            Err(error) => troubles.push(format!("{}: {error}", configuration.id())),
+        }
+        bar.inc(1);
+        if saved.elapsed() > SAVE_EVERY {
+            save(&path, &table)?;
+            saved = Instant::now();
+        }
+    }
+    bar.finish_and_clear();
+    save(&path, &table)?;
+    print(text(&table))?;
+    if without > 0 {
+        print(format_args!("nothing to choose, or an op that this build does not have: {without} configurations"))?;
+    }
+    if late > 0 {
+        print(format_args!("not run, since the time was up: {late} configurations"))?;
+    }
+    for trouble in &troubles {
+        print(format_args!("NOT TIMED: {trouble}"))?;
+    }
+    note(format_args!("wrote {}", path.display()));
+    Ok(if troubles.is_empty() { Verdict::Passed } else { Verdict::Failed })
+}
+
+fn save(path: &Path, table: &TuningTable) -> Result<()> {
+    let text = serde_json::to_string_pretty(table).map_err(|e| Error::Parse { source_name: "table".into(), message: e.to_string() })?;
+    io::write(path, format!("{text}\n").as_bytes())
+}
+
+/// The whole report.
+fn text(table: &TuningTable) -> String {
+    let width = table.rows.iter().map(|row| row.id.len()).max().unwrap_or(0);
+    let mut lines = vec![format!(
+        "{:<width$} {:>7} {:>9} {:<44} {:>9} {:<44} {:>7}",
+        "row", "kernels", "time", "the cost model's choice", "time", "the fastest", "regret"
+    )];
+    lines.extend(table.rows.iter().filter_map(|row| line(row, width)));
+    let regret = table.regret();
+    lines.push(String::new());
+    lines.push(format!(
+        "the cost model chooses the fastest kernel of {} out of {} problems with a choice; its kernels take {:.3} times as long in the geometric mean, {:.3} at worst",
+        regret.best, regret.problems, regret.mean, regret.worst
+    ));
+    lines.push(format!("{} ({}, {})", table.label, table.device.name, table.date));
+    lines.join("\n")
+}
+
+fn line(row: &TuningRow, width: usize) -> Option<String> {
+    let ((estimated, estimated_time), (fastest, time)) = (row.estimated()?, row.fastest()?);
+    Some(format!(
+        "{:<width$} {:>7} {:>9} {:<44} {:>9} {:<44} {:>7.3}",
+        row.id,
+        row.kernels.len(),
+        seconds(estimated_time),
+        estimated.kernel,
+        seconds(time),
+        fastest.kernel,
+        row.regret()?
+    ))
+}
