@@ -83,6 +83,28 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_trans
     implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
 }
 
+// Along an axis where every class has as many taps, one input apart: the blocks of outputs, one of each class, that see the
+// same inputs, as outputs of a convolution of stride 1. `inset` is how much of the first block the padding cuts off.
+struct AxisBlocks {
+    int32_t outputs, taps, padding, inset;
+};
+WC_DEVICE AxisBlocks axis_blocks(int32_t stride, int32_t padding, int32_t kernel, int32_t outputs) {
+    const int32_t first = padding / stride, taps = kernel / stride;
+    return {(padding + outputs - 1) / stride - first + 1, taps, taps - 1 - first, padding % stride};
+}
+
+template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_transpose_columns(const ConvTransposeParams& p) {
+    constexpr int kK = kRowBytes / sizeof(T);
+    const ConvGeometryParams& g = p.conv.geometry;
+    const AxisBlocks h = axis_blocks(g.stride_h, g.pad_top, g.kernel_h, g.h_out), w = axis_blocks(g.stride_w, g.pad_left, g.kernel_w, g.w_out);
+    ConvParams all = p.conv;
+    all.geometry = {g.n, g.c_in, g.h, g.w, g.stride_h * g.stride_w * g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, 1, 1, g.groups};
+    const int32_t tiles = column_tiles<Tile>(all.geometry), rest = (int32_t)blockIdx.x / tiles;
+    const int32_t total_steps = (h.taps * w.taps * (g.c_in / g.groups) + kK - 1) / kK;
+    const OutputClasses<kKind == GatherKind::kPixels> classes{{-h.inset, -w.inset, g.stride_h, g.stride_w}, g.c_out / g.groups, g.h_out, g.w_out};
+    implicit_gemm<T, Tile, kKind, T, T>(all, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps, classes);
+}
+
 template <typename T, bool kChannelsLast> WC_DEVICE void conv_transpose_direct(const ConvTransposeParams& p) {
     convolve_directly<T, kChannelsLast>(p.conv, vertical_axis(p), horizontal_axis(p));
 }

@@ -196,6 +196,14 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if is_split(kernel) { Ok(estimate.split_seconds(estimate.parts(problem)?, problem)) } else { Ok(estimate.whole.seconds(problem)) }
 }
 
+/// The cost of a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
+pub(super) fn cost_as(kernel: &KernelInfo, problem: &Problem<'_>, gemm: ConvGeometry) -> Result<f64, String> {
+    let other = Problem { geometry: gemm, ..*problem };
+    let mut work = Estimate::new(kernel, &other)?.whole;
+    work.dram_bytes += least_bytes(problem) - least_bytes(&other);
+    Ok(work.seconds(problem))
+}
+
 /// What a kernel does for a problem to which it applies.
 struct Estimate {
     tile: &'static Tile,
@@ -355,7 +363,7 @@ pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
 
 /// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
 /// steps of a transposed convolution are those of its sub-filters, one after the other.
-fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
     let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
     let (steps, padded) = (steps(g, size_of::<T>()), (g.c_out / g.groups).next_multiple_of(TILE_N));
