@@ -9,8 +9,9 @@
 // where the user allows tf32, mma.m16n8k8 on the same fragments, x rounded after it is loaded and the weights when packed.
 //
 // Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), Elements (any number
-// of channels and either format: single loads through registers, packed to 16-byte stores). K is (tap, channel) flattened, so
-// that 3 channels fill k as well as 64.
+// of channels and either format: single loads through registers, packed to 16-byte stores), Planes (contiguous 1x1: the plane of a
+// channel is a row of k already; 16- or 8-byte cp.async, and ldmatrix transposes). K is (tap, channel) flattened, so that 3
+// channels fill k as well as 64.
 //
 // Bound: tensor cores (FFMA for f32) for large tiles; below about 300 products a byte DRAM or L2. Ladder: (1) cp.async in
 // stages instead of loads through registers; (2) the swizzle of gemm_tile.cuh: no bank conflict in copies and fragments;

@@ -9,8 +9,8 @@
 #include "gemm_tile.cuh"
 
 // How the elements of A are loaded: runs of channels in 16 bytes; one by one, neighbouring threads along the channels or along
-// the pixels.
-enum class GatherKind { kVectors, kChannels, kPixels };
+// the pixels; runs of pixels in 16 or 8 bytes.
+enum class GatherKind { kVectors, kChannels, kPixels, kPlanes };
 
 // An output pixel of the batch, numbered image by image and row by row.
 struct Pixel {
@@ -99,6 +99,7 @@ template <typename T> WC_DEVICE const T* in_image(uint64_t image, uint32_t offse
 template <typename T, typename Tile> struct GatherBase {
     static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
     static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
+    using Rows = RowsOfK; // how A lies in a stage
     const ConvParams& p;
     const Steps& steps;
     int32_t channels, first_row, rows, first_channel;
@@ -163,6 +164,57 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
             copy_async<kChunkBytes>(to + chunk_at(this->row + r * Base::kStride, this->chunk), in_image<T>(image[r], valid ? offset[r] + distance : 0), valid);
         }
         this->walk.advance(this->steps, this->channels, Base::kK);
+    }
+    WC_DEVICE void deposit(unsigned char*) {}
+};
+
+// Runs of pixels of a channel in copies of 16 bytes, or of 8 where planes are no multiples of 16: contiguous, 1x1 with stride 1 and no
+// padding, so that a plane of x is the row of k as it is. The address and the strides of channels and images are multiples of a
+// copy, which then lies within one image. A thread has one chunk of pixels and every kStride-th channel.
+template <typename T, typename Tile> struct Planes {
+    using Rows = PixelsOfK<Tile::kM>;
+    static constexpr int kPixels = Rows::kPixels, kHalf = kPixels / 2, kK = kRowBytes / sizeof(T), kLanes = Tile::kM / kPixels;
+    static constexpr int kStride = Tile::kThreads / kLanes, kCopies = kK / kStride;
+    static_assert(sizeof(T) == 2 && kK % kStride == 0, "ldmatrix transposes elements of 16 bits; every thread copies as many chunks");
+    const T* from[2]; // the halves of the chunk, in the thread's next channel
+    bool exists[2];
+    bool whole;
+    int32_t channel, channels, row, chunk, second; // which half is copied first: eight neighbours begin with the other one, in other banks
+    int64_t stride_c;
+
+    WC_DEVICE Planes(const ConvParams& p, const Steps&, int32_t tile_row, int32_t rows, int32_t group) {
+        const ConvGeometryParams& g = p.geometry;
+        const int32_t plane = g.h * g.w;
+        row = (int32_t)threadIdx.x / kLanes;
+        chunk = (int32_t)threadIdx.x % kLanes;
+        channel = row;
+        channels = g.c_in / g.groups;
+        stride_c = p.x.stride_c;
+        whole = plane % kPixels == 0;
+        second = whole ? 0 : (int32_t)threadIdx.x / 8 % 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int32_t pixel = tile_row + chunk * kPixels + (i ^ second) * kHalf;
+            exists[i] = pixel < rows;
+            from[i] = image<const T>(p.x, exists[i] ? pixel / plane : 0) + (group * channels + channel) * stride_c + (exists[i] ? pixel % plane : 0);
+        }
+    }
+    WC_DEVICE void fetch(unsigned char* to) {
+#pragma unroll
+        for (int r = 0; r < kCopies; ++r) {
+            unsigned char* const at = to + Rows::place(row + r * kStride, chunk);
+            const bool there = channel + r * kStride < channels;
+            const int64_t distance = there ? r * kStride * stride_c : 0;
+            if (whole) {
+                copy_async<kChunkBytes>(at, from[0] + distance, there && exists[0]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) copy_async<kChunkBytes / 2>(at + (i ^ second) * (kChunkBytes / 2), from[i] + distance, there && exists[i]);
+            }
+        }
+        channel += kK;
+        from[0] += kK * stride_c;
+        from[1] += kK * stride_c;
     }
     WC_DEVICE void deposit(unsigned char*) {}
 };

@@ -35,7 +35,7 @@ template <typename Tile> struct WeightTiles {
 template <typename Math, typename Tile, typename Gather>
 WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
     unsigned char* const shared = shared_memory();
-    const int32_t a_begin = warp_index() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
+    const int32_t a_row = warp_index() / Tile::kWarpColumns * Tile::kWarpM;
     const int32_t b_begin = Tile::kABytes + warp_index() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
 #pragma unroll 1
     for (int step = 0; step < kStages - 1; ++step) {
@@ -58,7 +58,7 @@ WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles
         }
         copy_async_commit();
         const unsigned char* const stage = shared + step % kStages * Tile::kStageBytes;
-        sums.multiply(stage + a_begin, stage + b_begin);
+        sums.multiply(typename Gather::Rows(stage, a_row), stage + b_begin);
         if (coming < steps) a.deposit(slot);
     }
     copy_async_wait<0>();

@@ -136,6 +136,12 @@ fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     if g.transposed { conv_transpose::steps(g, per_step) } else { g.products().div_ceil(per_step) }
 }
 
+/// The bytes that a copy of pixels may have: the largest power of two that divides a plane, up to a chunk.
+fn plane_copy(g: &ConvGeometry, element_bytes: usize) -> usize {
+    let plane = g.input[0] * g.input[1] * element_bytes;
+    CHUNK_BYTES.min(1 << plane.trailing_zeros().min(31))
+}
+
 /// A product of tf32 takes tensor cores as long as two of 16 bits.
 const TF32_MACS: f64 = 2.0;
 /// What L2 gives at once.
@@ -151,7 +157,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
     }
     let gather = kernel.tag("gather").unwrap_or_default();
-    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let format = if ["pixels", "planes"].contains(&gather) { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
@@ -159,12 +165,23 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
         return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
     }
+    if gather == "planes" {
+        if g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0, 0] || g.input != g.output {
+            return Err("it is for 1x1 with stride 1 and no padding".into());
+        }
+        if plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
+            return Err(format!("a plane of {} pixels is not a multiple of {}", g.input[0] * g.input[1], CHUNK_BYTES / 2 / dtype.bytes()));
+        }
+    }
     let tile = Tile::of(kernel);
     let tiling = Tiling::fitting(g, tile, problem)?;
     let stages = tiling.stages();
     let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
     let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
-    if gather != "vectors" {
+    if gather == "planes" {
+        // twice as many copies where they are half as wide
+        shared_bytes += stages * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
+    } else if gather != "vectors" {
         shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
     }
     // a run of channels that is shorter than a sector of L2 costs a whole one
@@ -188,7 +205,11 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let tile = Tile::of(kernel);
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
-    let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let x_alignment = match kernel.tag("gather") {
+        Some("vectors") => CHUNK_BYTES,
+        Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
+        _ => size_of::<T>(),
+    };
     let (layout, pack) = match tile.n {
         64 if kernel.tag("math").is_some() => {
             ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)

@@ -289,6 +289,18 @@ struct ConvLaunch<T> {
     dtype: PhantomData<T>,
 }
 
+/// Bytes of the widest access of a kernel.
+const VECTOR_BYTES: usize = 16;
+
+/// The same where kernels of contiguous tensors are concerned: they take a plane as one run, whatever the width of its rows.
+fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let [n, c, ..] = view.layout().strides();
+    let planes = view.format() == MemoryFormat::Contiguous
+        && (n * size_of::<T>()).is_multiple_of(bytes)
+        && (c * size_of::<T>()).is_multiple_of(bytes);
+    planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
+}
+
 /// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
 pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
@@ -298,13 +310,15 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
+        let fits = |ready: &Ready| planes_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
         let ready = match &self.narrow {
             Some(narrow) if !fits(&self.chosen) => narrow,
             _ => &self.chosen,
         };
         let widest = ready.alignment[0].max(ready.alignment[1]);
-        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
+        // beside planes in parts of a vector, the residual is read in whole ones
+        let vector = if inputs.x.format() == MemoryFormat::Contiguous { VECTOR_BYTES } else { widest };
+        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && planes_aligned(view, vector)).into();
         let mut all = ready.params;
         all.set_tensors(tensor4(&inputs.x)?, tensor4(&y)?);
         let params = all.conv();
