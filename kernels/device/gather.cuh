@@ -170,51 +170,40 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
 
 // Runs of pixels of a channel in copies of 16 bytes, or of 8 where planes are no multiples of 16: contiguous, 1x1 with stride 1 and no
 // padding, so that a plane of x is the row of k as it is. The address and the strides of channels and images are multiples of a
-// copy, which then lies within one image. A thread has one chunk of pixels and every kStride-th channel.
+// copy, which then lies within one image. A thread copies the same pixels of several channels.
 template <typename T, typename Tile> struct Planes {
     using Rows = PixelsOfK<Tile::kM>;
-    static constexpr int kPixels = Rows::kPixels, kHalf = kPixels / 2, kK = kRowBytes / sizeof(T), kLanes = Tile::kM / kPixels;
-    static constexpr int kStride = Tile::kThreads / kLanes, kCopies = kK / kStride;
-    static_assert(sizeof(T) == 2 && kK % kStride == 0, "ldmatrix transposes elements of 16 bits; every thread copies as many chunks");
-    const T* from[2]; // the halves of the chunk, in the thread's next channel
-    bool exists[2];
+    static constexpr int kPixels = Rows::kPixels, kK = kRowBytes / sizeof(T);
+    static_assert(sizeof(T) == 2, "ldmatrix transposes elements of 16 bits");
+    const T* from;          // in the thread's next channel
+    int32_t left, stride_c; // channels of the group from that one on; none where the pixels do not exist
     bool whole;
-    int32_t channel, channels, row, chunk, second; // which half is copied first: eight neighbours begin with the other one, in other banks
-    int64_t stride_c;
 
-    WC_DEVICE Planes(const ConvParams& p, const Steps&, int32_t tile_row, int32_t rows, int32_t group) {
+    WC_DEVICE Planes(const ConvParams& p, const Steps&, int32_t tile_row, int32_t rows, int32_t group) : stride_c(p.x.stride_c) {
         const ConvGeometryParams& g = p.geometry;
-        const int32_t plane = g.h * g.w;
-        row = (int32_t)threadIdx.x / kLanes;
-        chunk = (int32_t)threadIdx.x % kLanes;
-        channel = row;
-        channels = g.c_in / g.groups;
-        stride_c = p.x.stride_c;
+        const int32_t plane = g.h * g.w, channels = g.c_in / g.groups;
         whole = plane % kPixels == 0;
-        second = whole ? 0 : (int32_t)threadIdx.x / 8 % 2;
+        const int32_t width = whole ? kPixels : kPixels / 2, lanes = Tile::kM / width, channel = (int32_t)threadIdx.x / lanes;
+        const int32_t pixel = tile_row + (int32_t)threadIdx.x % lanes * width;
+        left = pixel < rows ? channels - channel : 0;
+        from = image<const T>(p.x, pixel < rows ? pixel / plane : 0) + (int64_t)(group * channels + channel) * stride_c + (pixel < rows ? pixel % plane : 0);
+    }
+    template <int kWidth> WC_DEVICE void copy(unsigned char* to) const {
+        constexpr int kLanes = Tile::kM / kWidth, kStride = Tile::kThreads / kLanes;
+        static_assert(kK % kStride == 0, "every thread copies as many runs");
+        const int32_t channel = (int32_t)threadIdx.x / kLanes, pixel = (int32_t)threadIdx.x % kLanes * kWidth;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int32_t pixel = tile_row + chunk * kPixels + (i ^ second) * kHalf;
-            exists[i] = pixel < rows;
-            from[i] = image<const T>(p.x, exists[i] ? pixel / plane : 0) + (group * channels + channel) * stride_c + (exists[i] ? pixel % plane : 0);
-        }
+        for (int r = 0; r < kK / kStride; ++r)
+            copy_async<kWidth * sizeof(T)>(to + Rows::place(channel + r * kStride, pixel / kPixels) + pixel % kPixels * sizeof(T),
+                                           from + (int64_t)(r * kStride) * stride_c, r * kStride < left);
     }
     WC_DEVICE void fetch(unsigned char* to) {
-#pragma unroll
-        for (int r = 0; r < kCopies; ++r) {
-            unsigned char* const at = to + Rows::place(row + r * kStride, chunk);
-            const bool there = channel + r * kStride < channels;
-            const int64_t distance = there ? r * kStride * stride_c : 0;
-            if (whole) {
-                copy_async<kChunkBytes>(at, from[0] + distance, there && exists[0]);
-            } else {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) copy_async<kChunkBytes / 2>(at + (i ^ second) * (kChunkBytes / 2), from[i] + distance, there && exists[i]);
-            }
-        }
-        channel += kK;
-        from[0] += kK * stride_c;
-        from[1] += kK * stride_c;
+        if (whole)
+            copy<kPixels>(to);
+        else
+            copy<kPixels / 2>(to);
+        from += (int64_t)kK * stride_c;
+        left -= kK;
     }
     WC_DEVICE void deposit(unsigned char*) {}
 };

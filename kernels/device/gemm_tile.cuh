@@ -58,10 +58,11 @@ template <int kM> struct PixelsOfK {
     WC_DEVICE PixelsOfK(const unsigned char* stage, int32_t row) : begin(stage), first_chunk(row / kPixels) {}
     static WC_DEVICE int32_t place(int32_t channel, int32_t chunk) { return channel * kBytes + (chunk ^ (channel & 7)) * kChunkBytes; }
     template <int kCount> WC_DEVICE void load(uint32_t (&fragments)[kCount][4], int k) const {
-        const int32_t channel = k * kPixels + lane_index() / 16 * 8 + lane_index() % 8, chunk = first_chunk + lane_index() / 8 % 2;
+        const int32_t channel = lane_index() / 16 * 8 + lane_index() % 8, chunk = first_chunk + lane_index() / 8 % 2;
         const void* rows[kCount];
+        // eight rows further on the places are the same
 #pragma unroll
-        for (int m = 0; m < kCount; ++m) rows[m] = begin + place(channel, chunk + m * 2);
+        for (int m = 0; m < kCount; ++m) rows[m] = begin + place(channel, chunk + m * 2) + k * kPixels * kBytes;
         ldmatrix_x4<true>(fragments, rows);
     }
 };

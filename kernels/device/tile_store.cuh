@@ -16,10 +16,26 @@ struct TilePlace {
     int32_t row, rows, group, column;
     OutputSteps outputs = {};
     // Pixel m of the GEMM.
+    WC_DEVICE bool exists(const ConvGeometryParams&, int32_t m) const { return m < rows; }
+    // Whether chunks of pixels are neighbours in dense planes, and exist as a whole or not at all.
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return outputs.everywhere() && g.h_out * g.w_out % kChunk == 0; }
     WC_DEVICE Pixel pixel(const ConvGeometryParams& g, int32_t m) const {
         const Pixel at = output_pixel(g, m);
         return {at.n, outputs.top + at.h * outputs.step_h, outputs.left + at.w * outputs.step_w};
     }
+};
+
+// The same for a rectangle of pixels of one image, row after row from `first` on.
+struct RectanglePlace {
+    Pixel first;
+    int32_t width_log2, group, column;
+    static constexpr int32_t row = 0;
+    WC_DEVICE Pixel pixel(const ConvGeometryParams&, int32_t m) const { return {first.n, first.h + (m >> width_log2), first.w + (m & (1 << width_log2) - 1)}; }
+    WC_DEVICE bool exists(const ConvGeometryParams& g, int32_t m) const {
+        const Pixel at = pixel(g, m);
+        return at.h < g.h_out && at.w < g.w_out;
+    }
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return g.w_out % kChunk == 0 && 1 << width_log2 >= kChunk; }
 };
 
 template <typename T> WC_DEVICE bool aligned_to_chunks(const Tensor4& t, bool channels_last) {
@@ -34,7 +50,7 @@ template <typename T> WC_DEVICE void store_element(const ConvParams& p, float su
 }
 
 // channels_last: a thread has a chunk of channels of one pixel.
-template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const TilePlace& tile, int32_t first_row, int32_t column) {
+template <typename T, typename Tile, typename Place> WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = Tile::kWarpN / kChunk, kRows = 32 / kChunks;
     const ConvGeometryParams& g = p.geometry;
     const int32_t group_channels = g.c_out / g.groups, n = column + lane_index() % kChunks * kChunk, channel = tile.group * group_channels + n;
@@ -42,7 +58,8 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
     const bool whole = n + kChunk <= group_channels && channel % kChunk == 0 && runs_of_chunks<kChunk>(p);
     const bool vectors = aligned_to_chunks<T>(p.y, true) && sub_pixels_aligned<kChunk>(p);
     const int32_t place = output_channel(p, channel);
-    for (int32_t row = lane_index() / kChunks; row < kStoreRows && first_row + row < tile.rows; row += kRows) {
+    for (int32_t row = lane_index() / kChunks; row < kStoreRows; row += kRows) {
+        if (!tile.exists(g, first_row + row)) continue;
         const float* from = staged + row * Tile::kChannelsStride + lane_index() % kChunks * kChunk;
         const Pixel at = tile.pixel(g, first_row + row);
         if (!whole) {
@@ -72,34 +89,38 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
     }
 }
 
-// contiguous: a thread has a chunk of pixels of one channel. Chunks are whole, within an image and aligned, where planes are
-// multiples of a chunk.
-template <typename T, typename Tile> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const TilePlace& tile, int32_t first_row, int32_t column) {
+// contiguous: a thread has a chunk of pixels of one channel where chunks are whole and aligned, else one pixel of every channel.
+template <typename T, typename Tile, typename Place> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = kStoreRows / kChunk, kChannels = 32 / kChunks;
+    static_assert(kStoreRows == 32, "a lane has a pixel");
     const ConvGeometryParams& g = p.geometry;
-    const int32_t group_channels = g.c_out / g.groups, chunk = lane_index() % kChunks * kChunk, row = first_row + chunk;
-    if (row >= tile.rows) return;
-    const bool vectors = tile.outputs.everywhere() && aligned_to_chunks<T>(p.y, false) && g.h_out * g.w_out % kChunk == 0 && p.y.stride_w == 1 && p.y.stride_h == g.w_out;
-    const Pixel first = tile.pixel(g, row);
+    const int32_t group_channels = g.c_out / g.groups;
+    if (!(tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 && p.y.stride_h == g.w_out)) {
+        if (!tile.exists(g, first_row + lane_index())) return;
+        const Pixel at = tile.pixel(g, first_row + lane_index());
+#pragma unroll 1
+        for (int32_t c = 0; c < Tile::kWarpN && column + c < group_channels; ++c)
+            store_element<T>(p, staged[c * Tile::kRowsStride + lane_index()], at, tile.group * group_channels + column + c);
+        return;
+    }
+    const int32_t chunk = lane_index() % kChunks * kChunk;
+    if (!tile.exists(g, first_row + chunk)) return;
+    const Pixel first = tile.pixel(g, first_row + chunk);
     for (int32_t c = lane_index() / kChunks; c < Tile::kWarpN && column + c < group_channels; c += kChannels) {
         const float* from = staged + c * Tile::kRowsStride + chunk;
         const int32_t channel = tile.group * group_channels + column + c;
-        if (vectors) {
-            float sum[kChunk];
-            for (int i = 0; i < kChunk; i += 4) {
-                const Vector<float, 4> four = load_vector<4>(from + i);
-                for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
-            }
-            const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
-            store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
-        } else {
-            for (int i = 0; i < kChunk && row + i < tile.rows; ++i) store_element<T>(p, from[i], tile.pixel(g, row + i), channel);
+        float sum[kChunk];
+        for (int i = 0; i < kChunk; i += 4) {
+            const Vector<float, 4> four = load_vector<4>(from + i);
+            for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
         }
+        const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
+        store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
     }
 }
 
 // The block's shared memory is free, as multiply_tiles leaves it.
-template <typename T, typename Tile, typename Math> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const TilePlace& tile) {
+template <typename T, typename Tile, typename Math, typename Place> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Place& tile) {
     float* const staged = (float*)(shared_memory() + warp_index() * Tile::kStagingBytes);
     const int32_t row = tile.row + warp_index() / Tile::kWarpColumns * Tile::kWarpM;
     const int32_t column = tile.column + warp_index() % Tile::kWarpColumns * Tile::kWarpN;

@@ -3,8 +3,9 @@
 
 use super::cost::{Work, least_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
+use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose};
-use crate::geometry::ConvGeometry;
+use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::{Parameter, Precision};
 use crate::{DType, Element, MemoryFormat};
 
@@ -23,6 +24,10 @@ const SHARED_BYTES: usize = 164 * 1024;
 const WORKING_REGISTERS: usize = 64;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
 const BYTES_PER_ELEMENT: f64 = 16.0;
+/// The same for patches, whose tests are made once a block.
+const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
+/// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
+const MIN_PATCH_CHANNELS: usize = 16;
 
 /// Pixels x output channels of a block and of its warps: the manifest's `tile`.
 #[derive(Debug)]
@@ -157,7 +162,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
     }
     let gather = kernel.tag("gather").unwrap_or_default();
-    let format = if ["pixels", "planes"].contains(&gather) { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let format = if ["pixels", "planes", "patches"].contains(&gather) { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
@@ -165,8 +170,11 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
         return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
     }
+    if gather == "patches" {
+        return Patch::of(kernel, problem).map(|patch| patch.seconds);
+    }
     if gather == "planes" {
-        if g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0, 0] || g.input != g.output {
+        if g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4] {
             return Err("it is for 1x1 with stride 1 and no padding".into());
         }
         if plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
@@ -202,8 +210,119 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     Ok(work.seconds(problem))
 }
 
+/// How a problem falls into rectangles of output pixels, and what each of them sees of the input.
+#[derive(Debug, Clone, Copy)]
+struct Patch {
+    tile_w_log2: usize,
+    rows: usize,
+    /// For each phase of the horizontal stride.
+    columns: usize,
+    blocks: usize,
+    shared_bytes: usize,
+    seconds: f64,
+}
+
+impl Patch {
+    /// The fastest by the cost model, or why there is none.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+        let g = &problem.geometry;
+        let channels = g.c_in / g.groups;
+        if g.kernel == [1, 1] {
+            return Err("it is for several taps".into());
+        }
+        if channels < MIN_PATCH_CHANNELS {
+            return Err(format!("{channels} channels a group are fewer than {MIN_PATCH_CHANNELS}"));
+        }
+        let tile = Tile::of(kernel);
+        // a chunk of pixels and eight rows of ldmatrix lie within a row
+        let widths = 3..=tile.m.ilog2() as usize;
+        let patches = widths.filter_map(|tile_w_log2| Self::new(tile, tile_w_log2, problem));
+        let best = patches.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        best.ok_or_else(|| "the input that a block sees does not fit shared memory".into())
+    }
+
+    /// None where something does not fit shared memory or 32 bits.
+    fn new(tile: &Tile, tile_w_log2: usize, problem: &Problem<'_>) -> Option<Self> {
+        let g = &problem.geometry;
+        let size = [tile.m >> tile_w_log2, 1 << tile_w_log2];
+        let mut patch = [0; 2];
+        for axis in 0..2 {
+            let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
+            patch[axis] = (size[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
+            // positions in overhanging tiles, too, are 32-bit integers
+            g.output[axis]
+                .next_multiple_of(size[axis])
+                .checked_mul(g.stride[axis])?
+                .checked_add(patch[axis])
+                .filter(|&end| end < 1 << 31)?;
+        }
+        let (rows, columns) = (patch[0], patch[1].div_ceil(g.stride[1]));
+        let pixels = rows.checked_mul(columns.checked_mul(g.stride[1])?)?;
+        let shared_bytes = pixels.checked_mul(2 * ROW_BYTES + size_of::<i32>())?.checked_add(STAGES * tile.n * ROW_BYTES)?;
+        if shared_bytes > problem.device.shared_bytes_per_block as usize {
+            return None;
+        }
+        let tiles = g.n * g.output[0].div_ceil(size[0]) * g.output[1].div_ceil(size[1]);
+        let blocks = (g.c_out / g.groups).div_ceil(tile.n).checked_mul(g.groups)?.checked_mul(tiles).filter(|&blocks| blocks < 1 << 31)?;
+        let element = problem.dtype.bytes();
+        let patches = (blocks * chunks(g, element)) as f64;
+        let stages = (blocks * chunk_steps(g, element)) as f64;
+        let step = (ROW_BYTES / element) as f64;
+        // rows of a patch begin anywhere in a sector
+        let row_bytes = (patch[1] * element) as f64 + SECTOR_BYTES;
+        let registers = tile.blocks_per_multiprocessor();
+        let work = Work {
+            blocks: blocks as f64,
+            blocks_per_multiprocessor: registers.min(SHARED_BYTES / shared_bytes) as f64,
+            dram_bytes: least_bytes(problem),
+            l2_bytes: patches * step * rows as f64 * row_bytes + stages * (tile.n * ROW_BYTES) as f64,
+            shared_bytes: patches * pixels as f64 * (ROW_BYTES as f64 + step * BYTES_PER_PATCH_ELEMENT)
+                + stages * (tile.n * ROW_BYTES + tile.fragment_bytes()) as f64,
+            tensor_macs: stages * (tile.m * tile.n) as f64 * step,
+            ffma: 0.0,
+        };
+        Some(Self { tile_w_log2, rows, columns, blocks, shared_bytes, seconds: work.seconds(problem) })
+    }
+
+    fn params(&self) -> ConvPatchParams {
+        // all of it fits shared memory, so it fits 32 bits
+        let int = |value: usize| value as i32;
+        ConvPatchParams {
+            tile_w_log2: int(self.tile_w_log2),
+            patch_h: int(self.rows),
+            patch_columns: int(self.columns),
+            ..Default::default()
+        }
+    }
+}
+
+/// Steps of channels that a patch takes one after the other.
+fn chunks(g: &ConvGeometry, element_bytes: usize) -> usize {
+    (g.c_in / g.groups).div_ceil(ROW_BYTES / element_bytes)
+}
+
+/// Steps of a group where each is of one tap.
+fn chunk_steps(g: &ConvGeometry, element_bytes: usize) -> usize {
+    chunks(g, element_bytes) * g.kernel[0] * g.kernel[1]
+}
+
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let tile = Tile::of(kernel);
+    if kernel.tag("gather") == Some("patches") {
+        let patch = Patch::of(kernel, problem).expect("`cost` has found one");
+        let (layout, pack) = match tile.n {
+            64 => ("[group][64 bytes of channels][tap][c_out in tiles of 64]", pack_by_chunk::<T, 64> as Pack<T>),
+            _ => ("[group][64 bytes of channels][tap][c_out in tiles of 128]", pack_by_chunk::<T, 128> as Pack<T>),
+        };
+        return Prepared {
+            grid: [patch.blocks as u32, 1, 1],
+            shared_bytes: patch.shared_bytes as u32,
+            params: KernelParams::Patch(patch.params()),
+            alignment: [size_of::<T>(); 2],
+            layout,
+            pack,
+        };
+    }
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let x_alignment = match kernel.tag("gather") {
         Some("vectors") => CHUNK_BYTES,
@@ -243,13 +362,32 @@ pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
 fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
     let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
-    let (steps, padded) = (steps(g, size_of::<T>()), (g.c_out / g.groups).next_multiple_of(TILE_N));
+    pack_steps::<T, TILE_N>(g, weight, steps(g, size_of::<T>()), |channel, tap| {
+        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
+        first_step * step + tap * channels + channel
+    })
+}
+
+/// The same with steps of the channels of one tap: the taps of the first channels, then those of the next.
+fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let (step, taps) = (ROW_BYTES / size_of::<T>(), g.kernel[0] * g.kernel[1]);
+    pack_steps::<T, TILE_N>(g, weight, chunk_steps(g, size_of::<T>()), |channel, tap| (channel / step * taps + tap) * step + channel % step)
+}
+
+/// `place` of (channel of the group, tap): its k among all steps of a group.
+fn pack_steps<T: Element, const TILE_N: usize>(
+    g: &ConvGeometry,
+    weight: &Parameter,
+    steps: usize,
+    place: impl Fn(usize, usize) -> usize,
+) -> Vec<T> {
+    let step = ROW_BYTES / size_of::<T>();
+    let padded = (g.c_out / g.groups).next_multiple_of(TILE_N);
     let mut packed = vec![T::from_f32(0.0); g.groups * steps * padded * step];
     for (index, &value) in weight.values().iter().enumerate() {
         let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
-        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
-        let k = tap * channels + channel;
-        packed[((group * steps + first_step + k / step) * padded + output) * step + k % step] = T::from_f32(value);
+        let k = place(channel, tap);
+        packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
     }
     packed
 }

@@ -1,8 +1,8 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
 use super::params::{
-    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, DeformConvParams,
-    SubPixelParams, Tensor4,
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvPatchParams, ConvSeparableParams, ConvTransposeParams,
+    DeformConvParams, SubPixelParams, Tensor4,
 };
 use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, field, find, operand, tensor4, to_i32};
 use crate::device::{Access, DeviceKind, Operand, Properties};
@@ -65,6 +65,7 @@ pub(crate) struct Family<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
+    Patch(ConvPatchParams),
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
@@ -82,6 +83,7 @@ impl KernelParams {
     fn conv(&mut self) -> &mut ConvParams {
         match self {
             KernelParams::Conv(params) => params,
+            KernelParams::Patch(params) => &mut params.conv,
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
@@ -371,6 +373,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             let operands = operands.as_slice();
             match &all {
                 KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+                KernelParams::Patch(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
                 KernelParams::Depthwise(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
