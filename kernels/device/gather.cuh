@@ -37,6 +37,7 @@ WC_DEVICE Range live_taps(int32_t first, int32_t last, int32_t size, int32_t dil
 struct Steps {
     Range rows, columns; // of taps
     int32_t count, first, run, gap;
+    int32_t skip = 0; // of the steps, those that another block takes before
 };
 template <typename T> WC_DEVICE Steps tile_steps(const ConvGeometryParams& g, int32_t first_row, int32_t last_row) {
     constexpr int kK = kRowBytes / sizeof(T);
@@ -98,6 +99,7 @@ template <typename T> WC_DEVICE const T* in_image(uint64_t image, uint32_t offse
 // lie kStride further each.
 template <typename T, typename Tile> struct GatherBase {
     static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
+    static constexpr bool kAsynchronous = false; // what `fetch` begins is done without `deposit`
     static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
     using Rows = RowsOfK; // how A lies in a stage
     const ConvParams& p;
@@ -112,7 +114,7 @@ template <typename T, typename Tile> struct GatherBase {
           first_channel(group * channels), walk{tile_steps.rows.begin, tile_steps.columns.begin, 0} {
         row = along_rows ? warp_index() / kRowChunks * 32 + lane_index() : (int32_t)threadIdx.x / kRowChunks;
         chunk = along_rows ? warp_index() % kRowChunks : (int32_t)threadIdx.x % kRowChunks;
-        walk.advance(steps, channels, chunk * kChunk);
+        walk.advance(steps, channels, steps.skip * kK + chunk * kChunk);
     }
 };
 
@@ -120,6 +122,7 @@ template <typename T, typename Tile> struct GatherBase {
 // number of channels. Which taps of a row are inside the image is a bit mask, of 32 taps at a time.
 template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile> {
     using Base = GatherBase<T, Tile>;
+    static constexpr bool kAsynchronous = true;
     uint64_t image[Base::kRows];
     uint32_t offset[Base::kRows], mask[Base::kRows];
     int32_t first_tap; // of the mask
@@ -173,18 +176,19 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
 // copy, which then lies within one image. A thread copies the same pixels of several channels.
 template <typename T, typename Tile> struct Planes {
     using Rows = PixelsOfK<Tile::kM>;
+    static constexpr bool kAsynchronous = true;
     static constexpr int kPixels = Rows::kPixels, kK = kRowBytes / sizeof(T);
     static_assert(sizeof(T) == 2, "ldmatrix transposes elements of 16 bits");
     const T* from;          // in the thread's next channel
     int32_t left, stride_c; // channels of the group from that one on; none where the pixels do not exist
     bool whole;
 
-    WC_DEVICE Planes(const ConvParams& p, const Steps&, int32_t tile_row, int32_t rows, int32_t group) : stride_c(p.x.stride_c) {
+    WC_DEVICE Planes(const ConvParams& p, const Steps& steps, int32_t tile_row, int32_t rows, int32_t group) : stride_c(p.x.stride_c) {
         const ConvGeometryParams& g = p.geometry;
         const int32_t plane = g.h * g.w, channels = g.c_in / g.groups;
         whole = plane % kPixels == 0;
-        const int32_t width = whole ? kPixels : kPixels / 2, lanes = Tile::kM / width, channel = (int32_t)threadIdx.x / lanes;
-        const int32_t pixel = tile_row + (int32_t)threadIdx.x % lanes * width;
+        const int32_t width = whole ? kPixels : kPixels / 2, lanes = Tile::kM / width;
+        const int32_t channel = steps.skip * kK + (int32_t)threadIdx.x / lanes, pixel = tile_row + (int32_t)threadIdx.x % lanes * width;
         left = pixel < rows ? channels - channel : 0;
         from = image<const T>(p.x, pixel < rows ? pixel / plane : 0) + (int64_t)(group * channels + channel) * stride_c + (pixel < rows ? pixel % plane : 0);
     }
