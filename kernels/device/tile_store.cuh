@@ -36,6 +36,22 @@ struct TilePlace {
     WC_DEVICE bool has(const Pixel&) const { return true; }
 };
 
+// The same for a rectangle of pixels of one image, row after row from `first` on.
+struct RectanglePlace {
+    Pixel first;
+    int32_t width_log2, group, column;
+    static constexpr int32_t row = 0;
+    static constexpr bool kClasses = false;
+    WC_DEVICE Pixel pixel(const ConvGeometryParams&, int32_t m) const { return {first.n, first.h + (m >> width_log2), first.w + (m & (1 << width_log2) - 1)}; }
+    WC_DEVICE bool exists(const ConvGeometryParams& g, int32_t m) const {
+        const Pixel at = pixel(g, m);
+        return at.h < g.h_out && at.w < g.w_out;
+    }
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return g.w_out % kChunk == 0 && 1 << width_log2 >= kChunk; }
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const { return {group * (g.c_out / g.groups) + n, 0, 0}; }
+    WC_DEVICE bool has(const Pixel&) const { return true; }
+};
+
 // The same where a column is a channel of one of step_h x step_w classes of pixels: row m gives a block of them, of which
 // those at the borders may lie outside of the output, h_out x w_out. Columns are [class's row][class's column][channel], or,
 // kAlongRows, [class's row][channel][class's column].
@@ -155,7 +171,8 @@ template <typename T, typename Tile, typename Place> WC_DEVICE void store_channe
     const bool whole = n + kChunk <= columns && channel % kChunk == 0 && runs_of_chunks<kChunk>(p);
     const ChannelStore<T> to(p, channel);
     const int32_t begin = slice_index<Tile>() * (kStoreRows / Tile::kSlices), end = begin + kStoreRows / Tile::kSlices;
-    for (int32_t row = begin + lane_index() / kChunks; row < end && tile.exists(g, first_row + row); row += kRows) {
+    for (int32_t row = begin + lane_index() / kChunks; row < end; row += kRows) {
+        if (!tile.exists(g, first_row + row)) continue;
         const float* from = staged + row * Tile::kChannelsStride + lane_index() % kChunks * kChunk;
         const Pixel at = own.of(tile.pixel(g, first_row + row));
         if (!tile.has(at)) continue;
@@ -181,30 +198,34 @@ template <typename T, typename Tile, typename Place> WC_DEVICE void store_channe
     }
 }
 
-// contiguous: a thread has a chunk of pixels of one channel. Chunks are whole, within an image and aligned, where planes are
-// multiples of a chunk.
+// contiguous: a thread has a chunk of pixels of one channel where chunks are whole and aligned, else one pixel of every channel.
 template <typename T, typename Tile, typename Place> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = kStoreRows / kChunk, kChannels = 32 / kChunks;
+    static_assert(kStoreRows == 32, "a lane has a pixel");
     const ConvGeometryParams& g = p.geometry;
-    const int32_t group_channels = g.c_out / g.groups, chunk = lane_index() % kChunks * kChunk, row = first_row + chunk;
-    if (!tile.exists(g, row)) return;
-    const bool vectors = tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 && p.y.stride_h == g.w_out;
-    const Pixel first = tile.pixel(g, row);
+    const int32_t group_channels = g.c_out / g.groups;
     const int32_t begin = slice_index<Tile>() * (Tile::kWarpN / Tile::kSlices), end = begin + Tile::kWarpN / Tile::kSlices;
+    if (!(tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 && p.y.stride_h == g.w_out)) {
+        if (!tile.exists(g, first_row + lane_index())) return;
+        const Pixel at = tile.pixel(g, first_row + lane_index());
+#pragma unroll 1
+        for (int32_t c = begin; c < end && column + c < group_channels; ++c)
+            store_element<T>(p, staged_sum<Tile>(staged + c * Tile::kRowsStride + lane_index()), at, tile.group * group_channels + column + c);
+        return;
+    }
+    const int32_t chunk = lane_index() % kChunks * kChunk;
+    if (!tile.exists(g, first_row + chunk)) return;
+    const Pixel first = tile.pixel(g, first_row + chunk);
     for (int32_t c = begin + lane_index() / kChunks; c < end && column + c < group_channels; c += kChannels) {
         const float* from = staged + c * Tile::kRowsStride + chunk;
         const int32_t channel = tile.group * group_channels + column + c;
-        if (vectors) {
-            float sum[kChunk];
-            for (int i = 0; i < kChunk; i += 4) {
-                const Vector<float, 4> four = staged_sums<Tile>(from + i);
-                for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
-            }
-            const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
-            store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
-        } else {
-            for (int i = 0; i < kChunk && tile.exists(g, row + i); ++i) store_element<T>(p, staged_sum<Tile>(from + i), tile.pixel(g, row + i), channel);
+        float sum[kChunk];
+        for (int i = 0; i < kChunk; i += 4) {
+            const Vector<float, 4> four = staged_sums<Tile>(from + i);
+            for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
         }
+        const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
+        store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
 use super::params::{
-    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvSplitParams, ConvTransposeParams,
-    DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvPatchParams, ConvSeparableParams, ConvSplitParams,
+    ConvTransposeParams, DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{
     Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, find, operand, tensor4, to_i32,
@@ -74,6 +74,7 @@ pub(crate) struct Family<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
+    Patch(ConvPatchParams),
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
@@ -92,6 +93,7 @@ impl KernelParams {
     fn conv(&mut self) -> &mut ConvParams {
         match self {
             KernelParams::Conv(params) => params,
+            KernelParams::Patch(params) => &mut params.conv,
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
@@ -338,6 +340,18 @@ struct ConvLaunch<T> {
     dtype: PhantomData<T>,
 }
 
+/// Bytes of the widest access of a kernel.
+const VECTOR_BYTES: usize = 16;
+
+/// The same where kernels of contiguous tensors are concerned: they take a plane as one run, whatever the width of its rows.
+fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let [n, c, ..] = view.layout().strides();
+    let planes = view.format() == MemoryFormat::Contiguous
+        && (n * size_of::<T>()).is_multiple_of(bytes)
+        && (c * size_of::<T>()).is_multiple_of(bytes);
+    planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
+}
+
 /// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
 pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
@@ -347,13 +361,15 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
 impl<T: Element> Executable<T> for ConvLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
+        let fits = |ready: &Ready| planes_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
         let ready = match &self.narrow {
             Some(narrow) if !fits(&self.chosen) => narrow,
             _ => &self.chosen,
         };
         let widest = ready.alignment[0].max(ready.alignment[1]);
-        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
+        // beside planes in parts of a vector, the residual is read in whole ones
+        let vector = if inputs.x.format() == MemoryFormat::Contiguous { VECTOR_BYTES } else { widest };
+        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && planes_aligned(view, vector)).into();
         let mut all = ready.params;
         all.set_tensors(tensor4(&inputs.x)?, tensor4(&y)?);
         let params = all.conv();
@@ -426,6 +442,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             let operands = operands.as_slice();
             match &all {
                 KernelParams::Conv(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+                KernelParams::Patch(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
                 KernelParams::Depthwise(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
