@@ -376,7 +376,7 @@ fn run_with<T: Element>(layer: &ConvTranspose2d, request: &PlanRequest, kernel: 
 #[case::groups([48, 4, 4], 24, [4, 2], [2, 2], [1, 0, 1, 0], [1, 0], 3)]
 #[case::groups_of_chunks([32, 5, 3], 32, [2, 4], [2, 4], [1, 1, 0, 2], [0, 3], 2)]
 fn columns_hold_the_sums_of_the_phases(
-    #[case] [c_in, h, w]: [usize; 3],
+    #[case] image: [usize; 3],
     #[case] c_out: usize,
     #[case] kernel: [usize; 2],
     #[case] stride: [usize; 2],
@@ -410,6 +410,7 @@ fn columns_hold_the_sums_of_the_phases(
             }
         }
     }
+    let [c_in, h, w] = image;
     let spec = ConvTranspose2dSpec { stride, padding, output_padding, groups, ..Default::default() };
     let layer = rounded(spec, c_in, c_out, kernel);
     check::<f16>(&layer, [2, c_in, h, w], &["128x128", "128x64", "64x64", "128x32"]);
