@@ -16,6 +16,17 @@
 // Stores: a phase's pixels are not neighbours. channels_last: runs of channels, 16 bytes a store as ever. contiguous with sw > 1:
 // single elements, sw apart; the phases of a row then meet in L2. What is read (x, once a tap) is most of the traffic.
 //
+// conv_transpose_columns: where d = 1 and k is a multiple of s on both axes, all phases as one GEMM of stride 1. With
+// p + top = s*Q + i (i < s), the s x s outputs of a block Q see the same inputs Q - t, by k/s taps i + s*t of each one's own. So
+// rows are blocks of all images, k is (t, c), columns are (i, j, o), and the sums are those of the phases, in the same order.
+// x is read once a tap, not once a tap and phase, for as many columns as a tile has; phases of few channels fill a tile together
+// (3 channels with s = 2: 12 columns instead of 3 in each of four tiles). It pays where a phase has fewer channels than a tile, or
+// is no multiple of it; with more, both do the same, but that the padding may cut off outputs of the outermost blocks, which are
+// computed in vain (an image of 8 x 8 with padding 1 has 9 x 9 blocks).
+// Stores: channels_last in runs of channels, as above; where these are no multiples of 16 bytes, and contiguous, element by
+// element, neighbouring threads at neighbouring outputs: those of a block's row, then the next block's. For the latter the
+// weights of the contiguous gather are packed in the order (i, o, j).
+//
 // conv_transpose_direct: any configuration, one output element a thread (device/direct.cuh).
 #include "device/direct.cuh"
 #include "device/implicit_gemm.cuh"

@@ -528,7 +528,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     }
 }
 
-type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
+pub(super) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
 
 /// The order of the weight for a tile, and the function that packs it so.
 pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {

@@ -1,6 +1,6 @@
 //! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
 
-use super::conv_gemm::{MAX_TILE, Tile};
+use super::conv_gemm::{MAX_TILE, Pack, Tile};
 use super::launch::{Family, KernelParams, Prepared, Problem, Stage, plan as plan_op};
 use super::params::ConvTransposeParams;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
@@ -74,7 +74,7 @@ fn has_columns(kernel: &KernelInfo) -> bool {
     kernel.tag("form").is_some()
 }
 
-/// Its columns in the order of [`pack_columns`]: channels inside, or the columns of a block of pixels.
+/// Whether its columns have the columns of a block of outputs inside, not the channels.
 fn along_rows(kernel: &KernelInfo) -> bool {
     kernel.tag("gather") == Some("pixels")
 }
@@ -127,7 +127,7 @@ fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &Con
 }
 
 /// The order of the weight for a kernel, and the function that packs it so.
-fn column_packing<T: Element>(kernel: &KernelInfo) -> (&'static str, fn(&ConvGeometry, &Parameter) -> Vec<T>) {
+fn column_packing<T: Element>(kernel: &KernelInfo) -> (&'static str, Pack<T>) {
     match (Tile::of(kernel).n, along_rows(kernel)) {
         (32, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 32]", pack_columns::<T, 32, false>),
         (64, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 64]", pack_columns::<T, 64, false>),
