@@ -9,12 +9,9 @@
 // where the user allows tf32, mma.m16n8k8 on the same fragments, x rounded after it is loaded and the weights when packed.
 //
 // Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), Elements (any number
-// of channels and either format: single loads through registers, packed to 16-byte stores), Planes (contiguous 1x1: the plane of a
-// channel is a row of k already; 16- or 8-byte cp.async, and ldmatrix transposes). K is (tap, channel) flattened, so that 3
-// channels fill k as well as 64.
-//
-// conv_gemm_patches (contiguous, 16 bits, several taps): a block takes a rectangle of pixels of one image, and loads what they see
-// once for all taps (device/patch.cuh). Its k is (32 channels, tap, channel of them), and so are its weights packed.
+// of channels and either format: single loads through registers, packed to 16-byte stores), Planes (contiguous 1x1). K is (tap,
+// channel) flattened, so that 3 channels fill k as well as 64. conv_gemm_patches (contiguous, 16 bits, several taps) has a k of its
+// own, (32 channels, tap, channel of them), and so are its weights packed.
 //
 // Bound: tensor cores (FFMA for f32) for large tiles; below about 300 products a byte DRAM or L2. Ladder: (1) cp.async in
 // stages instead of loads through registers; (2) the swizzle of gemm_tile.cuh: no bank conflict in copies and fragments;
@@ -22,6 +19,13 @@
 // (dilation); (5) 16-byte stores. Where there are fewer tiles than multiprocessors and k is long: (6) tiles of 32 pixels; (7) slices:
 // sets of a block's warps take every so-manieth step, so that a barrier serves several and more bytes are in flight; (8) split: the
 // blocks of the grid's y take a part of k each.
+//
+// Contiguous inputs: neighbours in memory are pixels, not channels, and a tap's shift of a pixel is 2 bytes, where neither cp.async
+// nor ldmatrix can begin. Ladder: (1) Elements, which loads an element for each tap; (2) 1x1: a channel's plane is a row of k already,
+// copied in 16 or 8 bytes as it is and transposed by ldmatrix; (3) several taps: a block takes a rectangle of pixels of one image and
+// loads what they see, halo included, once for all taps, to rows of channels, one a pixel (device/patch.cuh): a tap is then another
+// row; (4) of the possible rectangles, the one that loads the fewest pixels; (5) the next channels' patch is loaded between the taps
+// of this one.
 #include "device/implicit_gemm.cuh"
 #include "device/patch.cuh"
 

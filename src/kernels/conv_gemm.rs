@@ -204,7 +204,7 @@ const TF32_MACS: f64 = 2.0;
 /// in flight do not hide of L2's.
 const STEP_CYCLES: f64 = 150.0;
 /// Of a load from L2 or DRAM that a block waits for.
-const LOAD_CYCLES: f64 = 600.0;
+const LOAD_CYCLES: f64 = 400.0;
 /// Of k: with more, adding up takes longer than multiplying.
 const MAX_PARTS: usize = 16;
 /// Of a block of split_sum.cu.
@@ -278,10 +278,11 @@ impl Estimate {
         let stages = tiling.stages();
         let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
         let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
+        let through_registers = gather == "channels" || gather == "pixels";
         if gather == "planes" {
             // twice as many copies where they are half as wide
             shared_bytes += stages * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
-        } else if gather != "vectors" {
+        } else if through_registers {
             shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
         }
         // a run of channels that is shorter than a sector of L2 costs a whole one
@@ -291,7 +292,9 @@ impl Estimate {
             DType::F32 => (TF32_MACS, 0.0),
             _ => (1.0, 0.0),
         };
-        let step_cycles = STEP_CYCLES + warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        let warp = warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        // what goes through registers is loaded beside the products of one step
+        let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
         let whole = Work {
             l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
@@ -447,16 +450,17 @@ impl Patch {
         let seen = [self.rows.min(g.input[0]), (self.columns * g.stride[1]).min(g.input[1])];
         let runs = if seen[1] == g.input[1] { 1 } else { seen[0] };
         let channel_bytes = (seen[0] * seen[1] * element) as f64 + runs as f64 * SECTOR_BYTES;
-        // loads that a block waits for: of the first patch, and all but the last one of each tap's share of the next
+        // loads that a block waits for, one after the other: of the first patch, and of each tap's share of the next; but the last of
+        // a share is under way beside products
         let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
         let shares = slices.div_ceil(slices.div_ceil(taps));
-        let waits = slices + (chunks - 1) * (slices - shares);
-        let step_cycles = STEP_CYCLES + warp_cycles(tile.warp_macs(*dtype), 0.0);
+        let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
+        let warp = warp_cycles(tile.warp_macs(*dtype), 0.0);
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
             blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES / self.shared_bytes) as f64,
-            block_cycles: steps as f64 * step_cycles + waits as f64 * LOAD_CYCLES,
+            block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
             shared_bytes: patches * pixels as f64 * (ROW_BYTES as f64 + step * BYTES_PER_PATCH_ELEMENT)
