@@ -16,6 +16,17 @@
 // Stores: a phase's pixels are not neighbours. channels_last: runs of channels, 16 bytes a store as ever. contiguous with sw > 1:
 // single elements, sw apart; the phases of a row then meet in L2. What is read (x, once a tap) is most of the traffic.
 //
+// conv_transpose_columns: where d = 1 and k is a multiple of s on both axes, all phases as one GEMM of stride 1. With
+// p + top = s*Q + i (i < s), the s x s outputs of a block Q see the same inputs Q - t, by k/s taps i + s*t of each one's own. So
+// rows are blocks of all images, k is (t, c), columns are (i, j, o), and the sums are those of the phases, in the same order.
+// x is read once a tap, not once a tap and phase, for as many columns as a tile has; phases of few channels fill a tile together
+// (3 channels with s = 2: 12 columns instead of 3 in each of four tiles). It pays where a phase has fewer channels than a tile, or
+// is no multiple of it; with more, both do the same, but that the padding may cut off outputs of the outermost blocks, which are
+// computed in vain (an image of 8 x 8 with padding 1 has 9 x 9 blocks).
+// Stores: channels_last in runs of channels, as above; where these are no multiples of 16 bytes, and contiguous, element by
+// element, neighbouring threads at neighbouring outputs: those of a block's row, then the next block's. For the latter the
+// weights of the contiguous gather are packed in the order (i, o, j).
+//
 // conv_transpose_direct: any configuration, one output element a thread (device/direct.cuh).
 #include "device/direct.cuh"
 #include "device/implicit_gemm.cuh"
@@ -81,6 +92,28 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_trans
     phase.weight += (int64_t)first_step * tiles * (Tile::kN * kRowBytes);
     phase.geometry = {g.n, g.c_in, g.h, g.w, g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, p.reach_h, p.reach_w, g.groups};
     implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
+}
+
+// Along an axis where every class has as many taps, one input apart: the blocks of outputs, one of each class, that see the
+// same inputs, as outputs of a convolution of stride 1. `inset` is how much of the first block the padding cuts off.
+struct AxisBlocks {
+    int32_t outputs, taps, padding, inset;
+};
+WC_DEVICE AxisBlocks axis_blocks(int32_t stride, int32_t padding, int32_t kernel, int32_t outputs) {
+    const int32_t first = padding / stride, taps = kernel / stride;
+    return {(padding + outputs - 1) / stride - first + 1, taps, taps - 1 - first, padding % stride};
+}
+
+template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_transpose_columns(const ConvTransposeParams& p) {
+    constexpr int kK = kRowBytes / sizeof(T);
+    const ConvGeometryParams& g = p.conv.geometry;
+    const AxisBlocks h = axis_blocks(g.stride_h, g.pad_top, g.kernel_h, g.h_out), w = axis_blocks(g.stride_w, g.pad_left, g.kernel_w, g.w_out);
+    ConvParams all = p.conv;
+    all.geometry = {g.n, g.c_in, g.h, g.w, g.stride_h * g.stride_w * g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, 1, 1, g.groups};
+    const int32_t tiles = column_tiles<Tile>(all.geometry), rest = (int32_t)blockIdx.x / tiles;
+    const int32_t total_steps = (h.taps * w.taps * (g.c_in / g.groups) + kK - 1) / kK;
+    const OutputClasses<kKind == GatherKind::kPixels> classes{{-h.inset, -w.inset, g.stride_h, g.stride_w}, g.c_out / g.groups, g.h_out, g.w_out};
+    implicit_gemm<T, Tile, kKind, T, T>(all, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps, classes);
 }
 
 template <typename T, bool kChannelsLast> WC_DEVICE void conv_transpose_direct(const ConvTransposeParams& p) {

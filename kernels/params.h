@@ -63,6 +63,13 @@ typedef struct ConvParams {
     SubPixelParams sub_pixel;
 } ConvParams;
 
+// conv_gemm.cu, patches: the rectangle of output pixels of a block.
+typedef struct ConvPatchParams {
+    ConvParams conv;
+    int32_t tile_w_log2;            // its width; its height is what the tile leaves
+    int32_t patch_h, patch_columns; // the input that it sees: rows, and columns for each of stride_w phases
+    int32_t reserved;
+} ConvPatchParams;
 // split_sum.cu: x is f32 [parts][n][h][w][channel], the parts of y.
 typedef struct ConvSplitParams {
     ConvParams conv;
@@ -197,6 +204,7 @@ static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
 static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvPatchParams) == sizeof(ConvParams) + 16, "ConvPatchParams has no hidden padding");
 static_assert(sizeof(ConvSplitParams) == sizeof(ConvParams) + 8, "ConvSplitParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");

@@ -16,20 +16,25 @@ fn dense(c_in: usize, c_out: usize, kernel: usize, stride: usize, dilation: usiz
 }
 
 #[rstest]
-#[case::resnet50_stem([8, 3, 224, 224], 64, 7, 2, 1, "channels")]
-#[case::resnet50_reduce([8, 256, 56, 56], 64, 1, 1, 1, "vectors")]
-#[case::resnet50_spatial([8, 64, 56, 56], 64, 3, 1, 1, "vectors")]
-#[case::resnet50_expand([8, 64, 56, 56], 256, 1, 1, 1, "vectors")]
-#[case::resnet50_downsample([8, 256, 56, 56], 512, 1, 2, 1, "vectors")]
-#[case::resnet50_last([8, 512, 7, 7], 512, 3, 1, 1, "vectors")]
-#[case::vgg16([1, 512, 28, 28], 512, 3, 1, 1, "vectors")]
-#[case::mobilenet_v2_expand([1, 24, 56, 56], 144, 1, 1, 1, "vectors")]
-#[case::mobilenet_v2_project([1, 144, 56, 56], 24, 1, 1, 1, "vectors")]
-#[case::convnext_t_pointwise([1, 96, 56, 56], 384, 1, 1, 1, "vectors")]
-#[case::convnext_t_stem([1, 3, 224, 224], 96, 4, 4, 1, "channels")]
-#[case::deeplab_v3_aspp_6([1, 2048, 65, 65], 256, 3, 1, 6, "vectors")]
-#[case::deeplab_v3_aspp_18([1, 2048, 65, 65], 256, 3, 1, 18, "vectors")]
-#[case::resnet101_os8([1, 512, 65, 65], 512, 3, 1, 4, "vectors")]
+#[case::resnet50_stem([8, 3, 224, 224], 64, 7, 2, 1, "channels", "pixels")]
+#[case::resnet50_reduce([8, 256, 56, 56], 64, 1, 1, 1, "vectors", "planes")]
+#[case::resnet50_spatial([8, 64, 56, 56], 64, 3, 1, 1, "vectors", "patches")]
+#[case::resnet50_expand([8, 64, 56, 56], 256, 1, 1, 1, "vectors", "planes")]
+#[case::resnet50_downsample([8, 256, 56, 56], 512, 1, 2, 1, "vectors", "pixels")]
+#[case::resnet50_expand_14([8, 256, 14, 14], 1024, 1, 1, 1, "vectors", "planes")]
+#[case::resnet50_spatial_28([8, 128, 28, 28], 128, 3, 1, 1, "vectors", "patches")]
+#[case::resnet50_spatial_14([8, 256, 14, 14], 256, 3, 1, 1, "vectors", "patches")]
+#[case::resnet50_strided([8, 256, 28, 28], 256, 3, 2, 1, "vectors", "pixels")]
+#[case::resnet50_reduce_14([1, 1024, 14, 14], 256, 1, 1, 1, "vectors", "planes")]
+#[case::resnet50_last([8, 512, 7, 7], 512, 3, 1, 1, "vectors", "patches")]
+#[case::vgg16([1, 512, 28, 28], 512, 3, 1, 1, "vectors", "patches")]
+#[case::mobilenet_v2_expand([1, 24, 56, 56], 144, 1, 1, 1, "vectors", "planes")]
+#[case::mobilenet_v2_project([1, 144, 56, 56], 24, 1, 1, 1, "vectors", "planes")]
+#[case::convnext_t_pointwise([1, 96, 56, 56], 384, 1, 1, 1, "vectors", "planes")]
+#[case::convnext_t_stem([1, 3, 224, 224], 96, 4, 4, 1, "channels", "pixels")]
+#[case::deeplab_v3_aspp_6([1, 2048, 65, 65], 256, 3, 1, 6, "vectors", "patches")]
+#[case::deeplab_v3_aspp_18([1, 2048, 65, 65], 256, 3, 1, 18, "vectors", "pixels")]
+#[case::resnet101_os8([1, 512, 65, 65], 512, 3, 1, 4, "vectors", "patches")]
 fn dense_layers_take_tensor_cores(
     #[case] x: Shape,
     #[case] c_out: usize,
@@ -37,9 +42,10 @@ fn dense_layers_take_tensor_cores(
     #[case] stride: usize,
     #[case] dilation: usize,
     #[case] gather: &str,
+    #[case] contiguous: &str,
 ) {
     let (device, layer) = (Device::host().unwrap(), dense(x[1], c_out, kernel, stride, dilation));
-    for (format, gather) in [(MemoryFormat::ChannelsLast, gather), (MemoryFormat::Contiguous, "pixels")] {
+    for (format, gather) in [(MemoryFormat::ChannelsLast, gather), (MemoryFormat::Contiguous, contiguous)] {
         let plan = layer.plan::<f16>(&device, &PlanRequest::new(x).format(format)).unwrap();
         assert!(plan.explain().kernel.starts_with(&format!("conv_gemm_f16_{gather}_")), "{format}: {}", plan.explain());
     }

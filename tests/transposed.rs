@@ -10,8 +10,8 @@ use warpconv::cases::{Kind, Problem, Values, kinds};
 use warpconv::check::{Case, Kernels};
 use warpconv::layers::bilinear_kernel;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DType, Device, Error, HostOptions, Inputs, Layer, LayerSpec,
-    MemoryFormat, Padding, Parameter, PlanRequest, Shape, Tensor, reference,
+    Activation, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DType, Device, Element, Error, HostOptions, Inputs, Layer,
+    LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference,
 };
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
@@ -46,7 +46,7 @@ fn awkward_problems(#[values(0, 1, 2)] seed: u64) {
     let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
     let kinds = own_kinds();
     let ran: BTreeSet<_> = (0..3 * kinds.len() as u64).flat_map(|index| check(&Problem::of_kinds(&kinds, seed, index), &device)).collect();
-    assert_eq!(ran.len(), 21, "{ran:?}");
+    assert_eq!(ran.len(), 36, "{ran:?}");
 }
 
 #[rstest]
@@ -346,18 +346,150 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(bilinear_kernel(usize::MAX, 2), Err(Error::Overflow { .. })));
 }
 
-/// The kernels that layers of real networks get, in f16: [N, C_in, H, W], C_out, kernel, stride, padding.
+/// A layer whose every sum is rounded, with all that an epilogue may have.
+fn rounded(spec: ConvTranspose2dSpec, c_in: usize, c_out: usize, kernel: [usize; 2]) -> ConvTranspose2d {
+    let values = |count: usize| (0..count).map(|i| (i as f32 * 0.7).sin() * 0.3).collect::<Vec<_>>();
+    let shape = [c_in, c_out / spec.groups, kernel[0], kernel[1]];
+    let weight = Parameter::new(&shape, &values(shape.iter().product())).unwrap();
+    let layer = ConvTranspose2d::new(ConvTranspose2dSpec { activation: Activation::Prelu, ..spec }, weight).unwrap();
+    layer.with_bias(Parameter::vector(&values(c_out))).unwrap().with_slope(Parameter::vector(&values(c_out))).unwrap()
+}
+
+fn run_with<T: Element>(layer: &ConvTranspose2d, request: &PlanRequest, kernel: &str, x: &Tensor<T>, residual: &Tensor<T>) -> Tensor<T> {
+    let device = x.device();
+    let plan = layer.plan::<T>(device, &request.clone().kernel(kernel)).unwrap();
+    let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format()).unwrap();
+    plan.run(&Inputs::new(x).residual(residual), &mut y, Workspace::none(), &Stream::default_of(device)).unwrap();
+    y
+}
+
+/// Columns of one GEMM hold the very sums of the phases, in the same order: of images and of their edges, where infinities and NaN
+/// must reach as far and no further. [C_in, H, W], C_out, kernel, stride, padding, output_padding, groups.
 #[rstest]
-#[case::unet_up([4, 128, 64, 64], 64, 2, 2, 0, "vectors_128x64")]
-#[case::dcgan_generator([64, 512, 8, 8], 256, 4, 2, 1, "vectors_128x64")]
-#[case::dcgan_last([64, 64, 32, 32], 3, 4, 2, 1, "vectors_128x32")]
-#[case::fcn_8s([1, 21, 70, 70], 21, 16, 8, 0, "channels_64x64")]
+#[case::unet([16, 5, 9], 8, [2, 2], [2, 2], [0; 4], [0; 2], 1)]
+#[case::dcgan([64, 6, 5], 24, [4, 4], [2, 2], [1; 4], [0; 2], 1)]
+#[case::dcgan_rgb([32, 9, 4], 3, [4, 4], [2, 2], [1; 4], [0; 2], 1)]
+#[case::fcn([24, 3, 4], 5, [16, 16], [8, 8], [4; 4], [0; 2], 1)]
+#[case::four_sides([8, 6, 7], 6, [6, 4], [3, 2], [5, 0, 2, 3], [2, 1], 1)]
+#[case::padding_of_blocks([40, 5, 6], 16, [6, 4], [2, 2], [4, 3, 0, 5], [0, 1], 1)]
+#[case::one_axis([16, 4, 5], 8, [1, 3], [1, 3], [0, 2, 0, 1], [0; 2], 1)]
+#[case::groups([48, 4, 4], 24, [4, 2], [2, 2], [1, 0, 1, 0], [1, 0], 3)]
+#[case::groups_of_chunks([32, 5, 3], 32, [2, 4], [2, 4], [1, 1, 0, 2], [0, 3], 2)]
+fn columns_hold_the_sums_of_the_phases(
+    #[case] image: [usize; 3],
+    #[case] c_out: usize,
+    #[case] kernel: [usize; 2],
+    #[case] stride: [usize; 2],
+    #[case] padding: [usize; 4],
+    #[case] output_padding: [usize; 2],
+    #[case] groups: usize,
+) {
+    fn check<T: Element>(layer: &ConvTranspose2d, x_shape: Shape, tiles: &[&str]) {
+        for x_format in MemoryFormat::ALL {
+            let mut values = Tensor::<T>::randn(&DEVICE, x_shape, MemoryFormat::Contiguous, 5).unwrap().to_vec().unwrap();
+            let count = values.len();
+            let plane = x_shape[2] * x_shape[3];
+            for (at, special) in [(0, f32::INFINITY), (plane - 1, f32::NAN), (count - 1, f32::NEG_INFINITY)] {
+                values[at] = T::from_f32(special);
+            }
+            let x = Tensor::from_slice(&DEVICE, x_shape, &values).unwrap().to_format(x_format).unwrap();
+            let residual = Tensor::<T>::randn(&DEVICE, layer.output_shape(&x_shape.into()).unwrap(), x_format, 6).unwrap();
+            for y_format in MemoryFormat::ALL {
+                let request = PlanRequest::new(x_shape).format(x_format).output_format(y_format);
+                let gathers: &[_] = if x_format == MemoryFormat::Contiguous { &["pixels"] } else { &["vectors", "channels"] };
+                for gather in gathers {
+                    for tile in if *gather == "vectors" { tiles } else { &["64x64"] } {
+                        let of = |form: &str| {
+                            let kernel = format!("conv_transpose_{form}{}_{gather}_{tile}", T::DTYPE);
+                            run_with::<T>(layer, &request, &kernel, &x, &residual)
+                        };
+                        let bits = |y: Tensor<T>| y.to_vec().unwrap().into_iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(of("columns_")), bits(of("")), "{} {x_format} to {y_format}: {gather} {tile}", T::DTYPE);
+                    }
+                }
+            }
+        }
+    }
+    let [c_in, h, w] = image;
+    let spec = ConvTranspose2dSpec { stride, padding, output_padding, groups, ..Default::default() };
+    let layer = rounded(spec, c_in, c_out, kernel);
+    check::<f16>(&layer, [2, c_in, h, w], &["128x128", "128x64", "64x64", "128x32"]);
+    check::<f32>(&layer, [2, c_in, h, w], &["64x64"]);
+}
+
+/// With all phases in the columns of a block, x is read once a tap, where the phases read it once each.
+#[rstest]
+#[case::unet(8, 2, 2, 0, 1, 4)]
+#[case::dcgan_rgb(3, 4, 2, 1, 4, 4)]
+#[case::fcn(1, 8, 4, 2, 4, 16)]
+fn columns_read_the_input_once(
+    #[case] c_out: usize,
+    #[case] kernel: usize,
+    #[case] stride: usize,
+    #[case] padding: usize,
+    #[case] taps: u64,
+    #[case] phases: u64,
+) {
+    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let spec = ConvTranspose2dSpec { stride: [stride; 2], padding: [padding; 4], ..Default::default() };
+    let layer = rounded(spec, 32, c_out, [kernel; 2]);
+    let (x, request) = ([1, 32, 16, 16], PlanRequest::new([1, 32, 16, 16]).format(MemoryFormat::ChannelsLast));
+    let x = Tensor::<f16>::randn(&device, x, MemoryFormat::ChannelsLast, 1).unwrap();
+    let residual = Tensor::<f16>::randn(&device, layer.output_shape(&x.shape().into()).unwrap(), MemoryFormat::ChannelsLast, 2).unwrap();
+    let counters = |form: &str| {
+        let _y = run_with::<f16>(&layer, &request, &format!("conv_transpose_{form}f16_vectors_128x32"), &x, &residual);
+        let counters = device.last_launch_counters().unwrap();
+        let of = |name: &str| counters.operand(name).unwrap().clone();
+        (of("x"), of("y"))
+    };
+    let ((x, y), (x_of_phases, y_of_phases)) = (counters("columns_"), counters(""));
+    assert_eq!((x.unique_bytes, y.bytes_written), (x.bytes, y.bytes));
+    assert_eq!((y_of_phases.bytes_written, y.unique_bytes), (y.bytes, y.bytes));
+    // a block's taps overlap; those of the border see less
+    assert!(x.bytes_read <= taps * x.bytes && x.block_sectors * 32 <= 2 * x.bytes, "{x:?}");
+    assert!(x_of_phases.bytes_read >= (phases - 1) * x.bytes_read, "{x:?} {x_of_phases:?}");
+    assert!(x_of_phases.block_sectors > phases / 2 * x.block_sectors, "{x:?} {x_of_phases:?}");
+}
+
+#[rstest]
+#[case(3, 2, 1, Some("a kernel of [3, 3] is no multiple of a stride of [2, 2]"))]
+#[case(4, 2, 3, Some("a dilation of [3, 3]"))]
+#[case(3, 1, 1, Some("a stride of 1 has one phase"))]
+#[case(4, 2, 1, None)]
+fn columns_say_where_they_do_not_apply(
+    #[case] kernel: usize,
+    #[case] stride: usize,
+    #[case] dilation: usize,
+    #[case] reason: Option<&str>,
+) {
+    let spec = ConvTranspose2dSpec { stride: [stride; 2], dilation: [dilation; 2], ..Default::default() };
+    let layer = ConvTranspose2d::new(spec, Parameter::new(&[8, 8, kernel, kernel], &vec![0.5f32; 64 * kernel * kernel]).unwrap()).unwrap();
+    let plan = layer.plan::<f16>(&DEVICE, &PlanRequest::new([1, 8, 9, 9]).format(MemoryFormat::ChannelsLast)).unwrap();
+    let choice = plan.explain().choices.iter().find(|choice| choice.kernel == "conv_transpose_columns_f16_vectors_64x64").unwrap();
+    match (&choice.verdict, reason) {
+        (Ok(cost), None) => assert!(*cost > 0.0),
+        (Err(said), Some(reason)) => assert!(said.contains(reason), "{said}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The kernels that layers of real networks get, in f16: all phases at once where the taps allow it and those of one would not fill a
+/// tile, or where blocks beside the output cost nothing. [N, C_in, H, W], C_out, kernel, stride, padding.
+#[rstest]
+#[case::unet_up([4, 128, 64, 64], 64, 2, 2, 0, "columns_f16", "vectors_128x128")]
+#[case::dcgan_generator([64, 512, 8, 8], 256, 4, 2, 1, "f16", "vectors_128x64")]
+#[case::dcgan_last([64, 64, 32, 32], 3, 4, 2, 1, "columns_f16", "vectors_128x32")]
+#[case::dcgan_rgb([1, 128, 32, 32], 3, 4, 2, 1, "columns_f16", "vectors_64x64")]
+#[case::decoder([1, 256, 64, 64], 128, 3, 2, 1, "f16", "vectors_128x64")]
+#[case::fcn_8s([1, 21, 70, 70], 21, 16, 8, 0, "columns_f16", "channels_64x64")]
+#[case::fcn_8s_cut([1, 21, 70, 70], 21, 16, 8, 4, "columns_f16", "channels_64x64")]
 fn real_layers_get_tensor_cores(
     #[case] x: Shape,
     #[case] c_out: usize,
     #[case] kernel: usize,
     #[case] stride: usize,
     #[case] padding: usize,
+    #[case] form: &str,
     #[case] expected: &str,
 ) {
     let shape = [x[1], c_out, kernel, kernel];
@@ -366,6 +498,6 @@ fn real_layers_get_tensor_cores(
     let layer = ConvTranspose2d::new(spec, weight).unwrap();
     for (format, expected) in [(MemoryFormat::ChannelsLast, expected), (MemoryFormat::Contiguous, "pixels_64x64")] {
         let plan = layer.plan::<f16>(&DEVICE, &PlanRequest::new(x).format(format)).unwrap();
-        assert_eq!(plan.explain().kernel, format!("conv_transpose_f16_{expected}"), "{}", plan.explain());
+        assert_eq!(plan.explain().kernel, format!("conv_transpose_{form}_{expected}"), "{}", plan.explain());
     }
 }

@@ -9,8 +9,8 @@
 #include "gemm_tile.cuh"
 
 // How the elements of A are loaded: runs of channels in 16 bytes; one by one, neighbouring threads along the channels or along
-// the pixels.
-enum class GatherKind { kVectors, kChannels, kPixels };
+// the pixels; runs of pixels in 16 or 8 bytes.
+enum class GatherKind { kVectors, kChannels, kPixels, kPlanes };
 
 // An output pixel of the batch, numbered image by image and row by row.
 struct Pixel {
@@ -101,6 +101,7 @@ template <typename T, typename Tile> struct GatherBase {
     static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
     static constexpr bool kAsynchronous = false; // what `fetch` begins is done without `deposit`
     static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
+    using Rows = RowsOfK; // how A lies in a stage
     const ConvParams& p;
     const Steps& steps;
     int32_t channels, first_row, rows, first_channel;
@@ -166,6 +167,47 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
             copy_async<kChunkBytes>(to + chunk_at(this->row + r * Base::kStride, this->chunk), in_image<T>(image[r], valid ? offset[r] + distance : 0), valid);
         }
         this->walk.advance(this->steps, this->channels, Base::kK);
+    }
+    WC_DEVICE void deposit(unsigned char*) {}
+};
+
+// Runs of pixels of a channel in copies of 16 bytes, or of 8 where planes are no multiples of 16: contiguous, 1x1 with stride 1 and no
+// padding, so that a plane of x is the row of k as it is. The address and the strides of channels and images are multiples of a
+// copy, which then lies within one image. A thread copies the same pixels of several channels.
+template <typename T, typename Tile> struct Planes {
+    using Rows = PixelsOfK<Tile::kM>;
+    static constexpr bool kAsynchronous = true;
+    static constexpr int kPixels = Rows::kPixels, kK = kRowBytes / sizeof(T);
+    static_assert(sizeof(T) == 2, "ldmatrix transposes elements of 16 bits");
+    const T* from;          // in the thread's next channel
+    int32_t left, stride_c; // channels of the group from that one on; none where the pixels do not exist
+    bool whole;
+
+    WC_DEVICE Planes(const ConvParams& p, const Steps& steps, int32_t tile_row, int32_t rows, int32_t group) : stride_c(p.x.stride_c) {
+        const ConvGeometryParams& g = p.geometry;
+        const int32_t plane = g.h * g.w, channels = g.c_in / g.groups;
+        whole = plane % kPixels == 0;
+        const int32_t width = whole ? kPixels : kPixels / 2, lanes = Tile::kM / width;
+        const int32_t channel = steps.skip * kK + (int32_t)threadIdx.x / lanes, pixel = tile_row + (int32_t)threadIdx.x % lanes * width;
+        left = pixel < rows ? channels - channel : 0;
+        from = image<const T>(p.x, pixel < rows ? pixel / plane : 0) + (int64_t)(group * channels + channel) * stride_c + (pixel < rows ? pixel % plane : 0);
+    }
+    template <int kWidth> WC_DEVICE void copy(unsigned char* to) const {
+        constexpr int kLanes = Tile::kM / kWidth, kStride = Tile::kThreads / kLanes;
+        static_assert(kK % kStride == 0, "every thread copies as many runs");
+        const int32_t channel = (int32_t)threadIdx.x / kLanes, pixel = (int32_t)threadIdx.x % kLanes * kWidth;
+#pragma unroll
+        for (int r = 0; r < kK / kStride; ++r)
+            copy_async<kWidth * sizeof(T)>(to + Rows::place(channel + r * kStride, pixel / kPixels) + pixel % kPixels * sizeof(T),
+                                           from + (int64_t)(r * kStride) * stride_c, r * kStride < left);
+    }
+    WC_DEVICE void fetch(unsigned char* to) {
+        if (whole)
+            copy<kPixels>(to);
+        else
+            copy<kPixels / 2>(to);
+        from += (int64_t)kK * stride_c;
+        left -= kK;
     }
     WC_DEVICE void deposit(unsigned char*) {}
 };

@@ -3,6 +3,7 @@
 // Both operands lie in shared memory as rows of 64 bytes of k (32 elements of 16 bits, 16 of 32 bits): rows of A are pixels,
 // rows of B output channels. A row is four chunks of 16 bytes, and chunk c of row r is kept at place c ^ (r / 2 % 4): eight
 // neighbouring rows then have their chunks c in all 32 banks, so that loads and stores of a chunk column meet no conflict.
+// A may also lie the other way round, as rows of pixels (PixelsOfK): its gather says which.
 #pragma once
 #include "mma.cuh"
 #include "vector.cuh"
@@ -39,6 +40,40 @@ template <typename Tile> WC_DEVICE int32_t slice_warp() { return warp_index() % 
 // The byte at which a chunk of a tile's row lies.
 WC_DEVICE int32_t chunk_at(int32_t row, int32_t chunk) { return row * kRowBytes + (chunk ^ (row >> 1 & 3)) * kChunkBytes; }
 
+// A in a stage, from the first row of a warp on, as rows of k.
+struct RowsOfK {
+    const unsigned char* begin;
+    WC_DEVICE RowsOfK(const unsigned char* stage, int32_t row) : begin(stage + row * kRowBytes) {}
+    WC_DEVICE const unsigned char* chunk(int32_t row, int32_t chunk) const { return begin + chunk_at(row, chunk); }
+    // The fragments of 16 rows each, of chunks k and k + 1.
+    template <int kCount> WC_DEVICE void load(uint32_t (&fragments)[kCount][4], int k) const {
+        const int32_t row = lane_index() % 16, chunk_of_lane = lane_index() / 16;
+        const void* rows[kCount];
+#pragma unroll
+        for (int m = 0; m < kCount; ++m) rows[m] = chunk(m * 16 + row, k + chunk_of_lane);
+        ldmatrix_x4<false>(fragments, rows);
+    }
+};
+
+// The same as 32 rows of kM pixels of 16 bits, one for each channel. Chunk c of row r, eight pixels, is kept at place c ^ (r % 8):
+// in all 32 banks lie eight neighbours of a row, which are copied together, and of a column, which ldmatrix transposes.
+template <int kM> struct PixelsOfK {
+    static constexpr int kBytes = 2 * kM, kPixels = kChunkBytes / 2;
+    static_assert(kBytes % 128 == 0, "every row begins in the first bank");
+    const unsigned char* begin;
+    int32_t first_chunk;
+    WC_DEVICE PixelsOfK(const unsigned char* stage, int32_t row) : begin(stage), first_chunk(row / kPixels) {}
+    static WC_DEVICE int32_t place(int32_t channel, int32_t chunk) { return channel * kBytes + (chunk ^ (channel & 7)) * kChunkBytes; }
+    template <int kCount> WC_DEVICE void load(uint32_t (&fragments)[kCount][4], int k) const {
+        const int32_t channel = lane_index() / 16 * 8 + lane_index() % 8, chunk = first_chunk + lane_index() / 8 % 2;
+        const void* rows[kCount];
+        // eight rows further on the places are the same
+#pragma unroll
+        for (int m = 0; m < kCount; ++m) rows[m] = begin + place(channel, chunk + m * 2) + k * kPixels * kBytes;
+        ldmatrix_x4<true>(fragments, rows);
+    }
+};
+
 // The sums of a warp. `multiply` adds the products of the warp's rows of one stage; `stage` writes rows [32 * block, 32 * block
 // + 32) to `to`: [row][channel] where kChannelsLast, else [channel][row]. Math is the type that is multiplied: float by FFMA,
 // all others by tensor cores. tf32_t: the rows hold f32, of which the weights are rounded when they are packed.
@@ -54,18 +89,15 @@ template <typename Math, typename Tile> struct WarpSums {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) sum[m][n][i] = 0.0f;
     }
-    WC_DEVICE void multiply(const unsigned char* a, const unsigned char* b) {
-        const int32_t lane = lane_index();
-        const int32_t a_row = lane % 16, a_chunk = lane / 16, b_row = lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
+    template <typename Rows> WC_DEVICE void multiply(const Rows& a, const unsigned char* b) {
+        const int32_t b_row = lane_index() % 8 + lane_index() / 16 * 8, b_chunk = lane_index() / 8 % 2;
 #pragma unroll
         for (int k = 0; k < kRowChunks; k += 2) {
-            const void *a_rows[kFragmentsM], *b_rows[kFragmentsN / 2];
-#pragma unroll
-            for (int m = 0; m < kFragmentsM; ++m) a_rows[m] = a + chunk_at(m * 16 + a_row, k + a_chunk);
+            const void* b_rows[kFragmentsN / 2];
 #pragma unroll
             for (int n = 0; n < kFragmentsN / 2; ++n) b_rows[n] = b + chunk_at(n * 16 + b_row, k + b_chunk);
             uint32_t a_fragments[kFragmentsM][4], b_pairs[kFragmentsN / 2][4], b_fragments[kFragmentsN][2];
-            ldmatrix_x4<false>(a_fragments, a_rows);
+            a.load(a_fragments, k);
             ldmatrix_x4<false>(b_pairs, b_rows);
             if constexpr (sizeof(Math) == 4)
 #pragma unroll
@@ -114,7 +146,7 @@ template <typename Tile> struct WarpSums<float, Tile> {
 #pragma unroll
             for (int j = 0; j < kColumns; ++j) sum[i][j] = 0.0f;
     }
-    WC_DEVICE void multiply(const unsigned char* a, const unsigned char* b) {
+    WC_DEVICE void multiply(const RowsOfK& a, const unsigned char* b) {
         const int32_t row = lane_index() % 8, column = lane_index() / 8;
 #pragma unroll
         for (int chunk = 0; chunk < kRowChunks; ++chunk) {
@@ -123,7 +155,7 @@ template <typename Tile> struct WarpSums<float, Tile> {
             for (int j = 0; j < kColumns; ++j) b_values[j] = load_vector<4>((const float*)(b + chunk_at(column + 4 * j, chunk)));
 #pragma unroll
             for (int i = 0; i < kRows; ++i) {
-                const Vector<float, 4> a_values = load_vector<4>((const float*)(a + chunk_at(row + 8 * i, chunk)));
+                const Vector<float, 4> a_values = load_vector<4>((const float*)a.chunk(row + 8 * i, chunk));
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
 #pragma unroll

@@ -9,6 +9,9 @@ template <typename T, typename Tile, GatherKind kKind> struct GatherOf {
 template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kVectors> {
     using Type = ChannelVectors<T, Tile>;
 };
+template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kPlanes> {
+    using Type = Planes<T, Tile>;
+};
 
 // Tiles of output channels of a group.
 template <typename Tile> WC_DEVICE int32_t column_tiles(const ConvGeometryParams& g) {
@@ -27,11 +30,11 @@ struct Part {
 };
 
 // Tile `row_tile` of the output's pixels times `column_tile` of a group's channels. `total_steps` of packed weights belong to a
-// group; `outputs` is where the pixels lie in p.y; of the tile's steps the block takes `part`. T: of x and the weights; Math: what
+// group; `outputs` is where the pixels lie in p.y (OutputSteps or OutputClasses); of the tile's steps the block takes `part`. T: of x and the weights; Math: what
 // is multiplied; Y: of y. Every thread of the block has the same place.
-template <typename T, typename Tile, GatherKind kKind, typename Math = T, typename Y = T>
+template <typename T, typename Tile, GatherKind kKind, typename Math = T, typename Y = T, typename Outputs = OutputSteps>
 WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t group, int32_t column_tile, int32_t total_steps,
-                             OutputSteps outputs = {}, Part part = {}) {
+                             Outputs outputs = {}, Part part = {}) {
     const ConvGeometryParams& g = p.geometry;
     const int32_t row = row_tile * Tile::kM, rows = g.n * g.h_out * g.w_out;
     if (row >= rows) return;
@@ -45,5 +48,5 @@ WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t grou
         WeightTiles<Tile> b(p.weight, steps, group, total_steps, column_tiles<Tile>(g), column_tile);
         multiply_tiles<Math, Tile>(sums, a, b, steps.count);
     }
-    store_tile<Y, Tile>(p, sums, TilePlace{row, rows, group, column_tile * Tile::kN, outputs});
+    store_tile<Y, Tile>(p, sums, place_of(outputs, row, rows, group, column_tile * Tile::kN));
 }

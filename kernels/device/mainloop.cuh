@@ -54,8 +54,8 @@ WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles
     static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
     unsigned char* const shared = shared_memory();
     const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
-    const int32_t a_begin = slice * Tile::kStepBytes + slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
-    const int32_t b_begin = slice * Tile::kStepBytes + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
+    const int32_t step_begin = slice * Tile::kStepBytes, a_row = slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
+    const int32_t b_begin = step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
 #pragma unroll 1
     for (int stage = 0; stage < kStages - 1; ++stage) {
         unsigned char* const slot = shared + stage * Tile::kStageBytes;
@@ -73,7 +73,8 @@ WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles
         if (coming < stages) fetch_stage(slot, a, b, coming * Tile::kSlices, steps);
         copy_async_commit();
         const unsigned char* const filled = shared + stage % kStages * Tile::kStageBytes;
-        if (Tile::kSlices == 1 || stage * Tile::kSlices + slice < steps) sums.multiply(filled + a_begin, filled + b_begin);
+        if (Tile::kSlices == 1 || stage * Tile::kSlices + slice < steps)
+            sums.multiply(typename Gather::Rows(filled + step_begin, a_row), filled + b_begin);
         if (coming < stages) a.deposit(slot);
     }
     copy_async_wait<0>();

@@ -12,16 +12,84 @@ struct OutputSteps {
     WC_DEVICE bool everywhere() const { return step_h == 1 && step_w == 1; }
 };
 
+// What a column of the GEMM is in the output: a channel, at pixels that lie so far from those of the rows.
+struct OutputColumn {
+    int32_t channel, down, right;
+    WC_DEVICE Pixel of(Pixel at) const { return {at.n, at.h + down, at.w + right}; }
+};
+
 // The block's place in the output: pixels from `row` on of `rows`, channels of `group` from `column` on.
 struct TilePlace {
     int32_t row, rows, group, column;
     OutputSteps outputs = {};
-    // Pixel m of the GEMM.
+    static constexpr bool kClasses = false; // a column is a channel
+    // Whether the GEMM has a pixel m, and where it is.
+    WC_DEVICE bool exists(const ConvGeometryParams&, int32_t m) const { return m < rows; }
     WC_DEVICE Pixel pixel(const ConvGeometryParams& g, int32_t m) const {
         const Pixel at = output_pixel(g, m);
         return {at.n, outputs.top + at.h * outputs.step_h, outputs.left + at.w * outputs.step_w};
     }
+    // Whether chunks of pixels are neighbours in dense planes, and exist as a whole or not at all.
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return outputs.everywhere() && g.h_out * g.w_out % kChunk == 0; }
+    // Column n of the group, and whether its pixel at a row is in the output.
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const { return {group * (g.c_out / g.groups) + n, 0, 0}; }
+    WC_DEVICE bool has(const Pixel&) const { return true; }
 };
+
+// The same for a rectangle of pixels of one image, row after row from `first` on.
+struct RectanglePlace {
+    Pixel first;
+    int32_t width_log2, group, column;
+    static constexpr int32_t row = 0;
+    static constexpr bool kClasses = false;
+    WC_DEVICE Pixel pixel(const ConvGeometryParams&, int32_t m) const { return {first.n, first.h + (m >> width_log2), first.w + (m & (1 << width_log2) - 1)}; }
+    WC_DEVICE bool exists(const ConvGeometryParams& g, int32_t m) const {
+        const Pixel at = pixel(g, m);
+        return at.h < g.h_out && at.w < g.w_out;
+    }
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return g.w_out % kChunk == 0 && 1 << width_log2 >= kChunk; }
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const { return {group * (g.c_out / g.groups) + n, 0, 0}; }
+    WC_DEVICE bool has(const Pixel&) const { return true; }
+};
+
+// The same where a column is a channel of one of step_h x step_w classes of pixels: row m gives a block of them, of which
+// those at the borders may lie outside of the output, h_out x w_out. Columns are [class's row][class's column][channel], or,
+// kAlongRows, [class's row][channel][class's column].
+template <bool kAlongRows> struct ClassesPlace : TilePlace {
+    int32_t channels, h_out, w_out; // channels of a group
+    static constexpr bool kClasses = true;
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams&, int32_t n) const {
+        const int32_t in_row = channels * outputs.step_w, rest = n % in_row;
+        const int32_t channel = kAlongRows ? rest / outputs.step_w : rest % channels, right = kAlongRows ? rest % outputs.step_w : rest / channels;
+        return {group * channels + channel, n / in_row, right};
+    }
+    WC_DEVICE bool has(const Pixel& at) const { return (uint32_t)at.h < (uint32_t)h_out && (uint32_t)at.w < (uint32_t)w_out; }
+    // Whether chunks of columns are channels of one pixel.
+    template <int kChunk> WC_DEVICE bool chunks() const { return !kAlongRows && channels % kChunk == 0; }
+    // How many neighbouring threads take neighbours of `columns`: a power of two, as many as are near each other in y.
+    template <bool kChannelsLast> WC_DEVICE int32_t lanes(int32_t columns) const {
+        int32_t lanes = 1;
+        if constexpr (kChannelsLast)
+            while (lanes < columns && lanes < 32) lanes *= 2;
+        else if (kAlongRows)
+            while (lanes < 32 && outputs.step_w % (2 * lanes) == 0) lanes *= 2;
+        return lanes;
+    }
+};
+
+// Where the blocks of a GEMM's pixels lie in the output.
+template <bool kAlongRows> struct OutputClasses {
+    OutputSteps blocks;
+    int32_t channels, h_out, w_out;
+};
+
+WC_DEVICE TilePlace place_of(const OutputSteps& outputs, int32_t row, int32_t rows, int32_t group, int32_t column) {
+    return {row, rows, group, column, outputs};
+}
+template <bool kAlongRows>
+WC_DEVICE ClassesPlace<kAlongRows> place_of(const OutputClasses<kAlongRows>& o, int32_t row, int32_t rows, int32_t group, int32_t column) {
+    return {{row, rows, group, column, o.blocks}, o.channels, o.h_out, o.w_out};
+}
 
 template <typename T> WC_DEVICE bool aligned_to_chunks(const Tensor4& t, bool channels_last) {
     constexpr int kChunk = kChunkBytes / sizeof(T);
@@ -51,6 +119,23 @@ template <typename T> WC_DEVICE void store_element(const ConvParams& p, float su
     image<T>(p.y, at.n)[output_element(p, channel, at.h, at.w)] = epilogue<T>(p.epilogue, sum, at.n, channel, at.h, at.w);
 }
 
+// Classes of pixels, one element at a time: neighbouring threads have neighbouring columns, so many of them, then neighbouring rows.
+template <typename T, typename Tile, bool kChannelsLast, typename Place>
+WC_DEVICE void store_classes(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t first_column) {
+    static_assert(Tile::kSlices == 1, "a warp stores all of its sums");
+    constexpr int kRow = kChannelsLast ? Tile::kChannelsStride : 1, kColumn = kChannelsLast ? 1 : Tile::kRowsStride;
+    const ConvGeometryParams& g = p.geometry;
+    const int32_t all = g.c_out / g.groups - first_column, columns = all < Tile::kWarpN ? all : Tile::kWarpN;
+    const int32_t lanes = tile.template lanes<kChannelsLast>(columns);
+    for (int32_t n = lane_index() % lanes; n < columns; n += lanes) {
+        const OutputColumn column = tile.output_column(g, first_column + n);
+        for (int32_t row = lane_index() / lanes; row < kStoreRows && tile.exists(g, first_row + row); row += 32 / lanes) {
+            const Pixel at = column.of(tile.pixel(g, first_row + row));
+            if (tile.has(at)) store_element<T>(p, staged[row * kRow + n * kColumn], at, column.channel);
+        }
+    }
+}
+
 // How chunks of channels, from `channel` on, get into the output: the same for all pixels.
 template <typename T> struct ChannelStore {
     static constexpr int kChunk = kChunkBytes / sizeof(T);
@@ -73,19 +158,26 @@ template <typename T> struct ChannelStore {
 };
 
 // channels_last: a thread has a chunk of channels of one pixel.
-template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const TilePlace& tile, int32_t first_row, int32_t column) {
+template <typename T, typename Tile, typename Place> WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = Tile::kWarpN / kChunk, kRows = 32 / kChunks;
     const ConvGeometryParams& g = p.geometry;
-    const int32_t group_channels = g.c_out / g.groups, n = column + lane_index() % kChunks * kChunk, channel = tile.group * group_channels + n;
-    if (n >= group_channels) return;
-    const bool whole = n + kChunk <= group_channels && channel % kChunk == 0 && runs_of_chunks<kChunk>(p);
+    if constexpr (Place::kClasses) {
+        if (!tile.template chunks<kChunk>()) return store_classes<T, Tile, true>(p, staged, tile, first_row, column);
+    }
+    const int32_t columns = g.c_out / g.groups, n = column + lane_index() % kChunks * kChunk;
+    if (n >= columns) return;
+    const OutputColumn own = tile.output_column(g, n);
+    const int32_t channel = own.channel;
+    const bool whole = n + kChunk <= columns && channel % kChunk == 0 && runs_of_chunks<kChunk>(p);
     const ChannelStore<T> to(p, channel);
     const int32_t begin = slice_index<Tile>() * (kStoreRows / Tile::kSlices), end = begin + kStoreRows / Tile::kSlices;
-    for (int32_t row = begin + lane_index() / kChunks; row < end && first_row + row < tile.rows; row += kRows) {
+    for (int32_t row = begin + lane_index() / kChunks; row < end; row += kRows) {
+        if (!tile.exists(g, first_row + row)) continue;
         const float* from = staged + row * Tile::kChannelsStride + lane_index() % kChunks * kChunk;
-        const Pixel at = tile.pixel(g, first_row + row);
+        const Pixel at = own.of(tile.pixel(g, first_row + row));
+        if (!tile.has(at)) continue;
         if (!whole) {
-            for (int i = 0; i < kChunk && n + i < group_channels; ++i) store_element<T>(p, staged_sum<Tile>(from + i), at, channel + i);
+            for (int i = 0; i < kChunk && n + i < columns; ++i) store_element<T>(p, staged_sum<Tile>(from + i), at, channel + i);
             continue;
         }
         float sum[kChunk];
@@ -106,30 +198,34 @@ template <typename T, typename Tile> WC_DEVICE void store_channels(const ConvPar
     }
 }
 
-// contiguous: a thread has a chunk of pixels of one channel. Chunks are whole, within an image and aligned, where planes are
-// multiples of a chunk.
-template <typename T, typename Tile> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const TilePlace& tile, int32_t first_row, int32_t column) {
+// contiguous: a thread has a chunk of pixels of one channel where chunks are whole and aligned, else one pixel of every channel.
+template <typename T, typename Tile, typename Place> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = kStoreRows / kChunk, kChannels = 32 / kChunks;
+    static_assert(kStoreRows == 32, "a lane has a pixel");
     const ConvGeometryParams& g = p.geometry;
-    const int32_t group_channels = g.c_out / g.groups, chunk = lane_index() % kChunks * kChunk, row = first_row + chunk;
-    if (row >= tile.rows) return;
-    const bool vectors = tile.outputs.everywhere() && aligned_to_chunks<T>(p.y, false) && g.h_out * g.w_out % kChunk == 0 && p.y.stride_w == 1 && p.y.stride_h == g.w_out;
-    const Pixel first = tile.pixel(g, row);
+    const int32_t group_channels = g.c_out / g.groups;
     const int32_t begin = slice_index<Tile>() * (Tile::kWarpN / Tile::kSlices), end = begin + Tile::kWarpN / Tile::kSlices;
+    if (!(tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 && p.y.stride_h == g.w_out)) {
+        if (!tile.exists(g, first_row + lane_index())) return;
+        const Pixel at = tile.pixel(g, first_row + lane_index());
+#pragma unroll 1
+        for (int32_t c = begin; c < end && column + c < group_channels; ++c)
+            store_element<T>(p, staged_sum<Tile>(staged + c * Tile::kRowsStride + lane_index()), at, tile.group * group_channels + column + c);
+        return;
+    }
+    const int32_t chunk = lane_index() % kChunks * kChunk;
+    if (!tile.exists(g, first_row + chunk)) return;
+    const Pixel first = tile.pixel(g, first_row + chunk);
     for (int32_t c = begin + lane_index() / kChunks; c < end && column + c < group_channels; c += kChannels) {
         const float* from = staged + c * Tile::kRowsStride + chunk;
         const int32_t channel = tile.group * group_channels + column + c;
-        if (vectors) {
-            float sum[kChunk];
-            for (int i = 0; i < kChunk; i += 4) {
-                const Vector<float, 4> four = staged_sums<Tile>(from + i);
-                for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
-            }
-            const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
-            store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
-        } else {
-            for (int i = 0; i < kChunk && row + i < tile.rows; ++i) store_element<T>(p, staged_sum<Tile>(from + i), tile.pixel(g, row + i), channel);
+        float sum[kChunk];
+        for (int i = 0; i < kChunk; i += 4) {
+            const Vector<float, 4> four = staged_sums<Tile>(from + i);
+            for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
         }
+        const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
+        store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
     }
 }
 
@@ -142,7 +238,7 @@ template <typename Tile> WC_DEVICE void sync_staging() {
 }
 
 // The block's shared memory is free, as multiply_tiles leaves it.
-template <typename T, typename Tile, typename Math> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const TilePlace& tile) {
+template <typename T, typename Tile, typename Math, typename Place> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Place& tile) {
     float* const own = (float*)(shared_memory() + warp_index() * Tile::kStagingBytes);
     const float* const staged = (const float*)(shared_memory() + slice_warp<Tile>() * Tile::kStagingBytes);
     const int32_t row = tile.row + slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
@@ -156,7 +252,10 @@ template <typename T, typename Tile, typename Math> WC_DEVICE void store_tile(co
         } else {
             sums.template stage<false>(own, block);
             sync_staging<Tile>();
-            store_pixels<T, Tile>(p, staged, tile, row + block * kStoreRows, column);
+            if constexpr (Place::kClasses)
+                store_classes<T, Tile, false>(p, staged, tile, row + block * kStoreRows, column);
+            else
+                store_pixels<T, Tile>(p, staged, tile, row + block * kStoreRows, column);
         }
         sync_staging<Tile>();
     }

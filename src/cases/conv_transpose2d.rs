@@ -44,6 +44,12 @@ const CHANGES: &[(&str, &str, Change)] = &[
         t.kernel = [rng.random_range(1..3), rng.random_range(1..4)];
         t.stride = [rng.random_range(2..6), rng.random_range(2..6)];
     }),
+    ("even_phases", "kernels that are multiples of the stride, of which the padding cuts off parts of a block and whole ones", |rng, t| {
+        t.stride = *[[2, 2], [2, 2], [1, 2], [3, 2], [4, 4], [2, 8], [5, 1]].choose(rng).expect("not empty");
+        t.kernel = t.stride.map(|stride| stride * rng.random_range(1..4));
+        t.padding = std::array::from_fn(|side| rng.random_range(0..=2 * t.stride[side % 2]));
+        (t.dilation, t.c_in, t.c_out) = ([1, 1], pick(rng, &[3, 8, 16, 32]), pick(rng, &[1, 3, 8, 21, 24]));
+    }),
     ("uneven_phases", "kernels that are no multiple of the stride: phases with different filters", |rng, t| {
         t.stride = [rng.random_range(2..5), rng.random_range(2..5)];
         t.kernel = [0, 1].map(|axis| rng.random_range(1..3) * t.stride[axis] + rng.random_range(1..t.stride[axis]));

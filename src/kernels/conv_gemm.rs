@@ -3,8 +3,9 @@
 
 use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
+use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
-use crate::geometry::ConvGeometry;
+use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::{Parameter, Precision, padded};
 use crate::{DType, Element, MemoryFormat};
 
@@ -23,6 +24,10 @@ const SHARED_BYTES: usize = 164 * 1024;
 const WORKING_REGISTERS: usize = 64;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
 const BYTES_PER_ELEMENT: f64 = 16.0;
+/// The same for patches, whose tests are made once a block.
+const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
+/// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
+const MIN_PATCH_CHANNELS: usize = 16;
 
 /// Pixels x output channels of a block and of its warps: the manifest's `tile`.
 #[derive(Debug)]
@@ -100,8 +105,12 @@ impl Tile {
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
-        let registers = self.slices * self.m * self.n + self.threads() * WORKING_REGISTERS;
-        (REGISTERS / registers).min(SHARED_BYTES / (STAGES * self.stage_bytes()))
+        self.register_blocks().min(SHARED_BYTES / (STAGES * self.stage_bytes()))
+    }
+
+    /// How many blocks' registers a multiprocessor has.
+    fn register_blocks(&self) -> usize {
+        REGISTERS / (self.slices * self.m * self.n + self.threads() * WORKING_REGISTERS)
     }
 }
 
@@ -123,7 +132,7 @@ impl Tiling {
         let rows = g.n * g.output[0].div_ceil(apart[0]) * g.output[1].div_ceil(apart[1]);
         Self {
             rows,
-            tiles_of_a_row: (g.c_out / g.groups).div_ceil(tile.n).saturating_mul(g.groups),
+            tiles_of_a_row: column_tiles(g, tile),
             row_tiles: rows.div_ceil(tile.m).max(1),
             phases: apart[0].min(g.output[0]) * apart[1].min(g.output[1]),
             steps: steps(g, dtype.bytes()),
@@ -172,10 +181,21 @@ impl Tiling {
     }
 }
 
+/// Tiles of output channels, of all groups.
+fn column_tiles(g: &ConvGeometry, tile: &Tile) -> usize {
+    (g.c_out / g.groups).div_ceil(tile.n).saturating_mul(g.groups)
+}
+
 /// Rows of `ROW_BYTES` that hold the weights of one output channel.
 fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     let per_step = ROW_BYTES / element_bytes;
     if g.transposed { conv_transpose::steps(g, per_step) } else { g.products().div_ceil(per_step) }
+}
+
+/// The bytes that a copy of pixels may have: the largest power of two that divides a plane, up to a chunk.
+fn plane_copy(g: &ConvGeometry, element_bytes: usize) -> usize {
+    let plane = g.input[0] * g.input[1] * element_bytes;
+    CHUNK_BYTES.min(1 << plane.trailing_zeros().min(31))
 }
 
 /// A product of tf32 takes tensor cores as long as two of 16 bits.
@@ -183,6 +203,8 @@ const TF32_MACS: f64 = 2.0;
 /// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
 /// in flight do not hide of L2's.
 const STEP_CYCLES: f64 = 150.0;
+/// Of a load from L2 or DRAM that a block waits for.
+const LOAD_CYCLES: f64 = 400.0;
 /// Of k: with more, adding up takes longer than multiplying.
 const MAX_PARTS: usize = 16;
 /// Of a block of split_sum.cu.
@@ -192,8 +214,32 @@ const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    if kernel.tag("gather") == Some("patches") {
+        return Patch::of(kernel, problem).map(|patch| patch.work(Tile::of(kernel), problem).seconds(problem));
+    }
     let estimate = Estimate::new(kernel, problem)?;
     if is_split(kernel) { Ok(estimate.split_seconds(estimate.parts(problem)?, problem)) } else { Ok(estimate.whole.seconds(problem)) }
+}
+
+/// The cost of a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
+pub(super) fn cost_as(kernel: &KernelInfo, problem: &Problem<'_>, gemm: ConvGeometry) -> Result<f64, String> {
+    let other = Problem { geometry: gemm, ..*problem };
+    let mut work = Estimate::new(kernel, &other)?.whole;
+    work.dram_bytes += least_bytes(problem) - least_bytes(&other);
+    Ok(work.seconds(problem))
+}
+
+/// What every kernel says of the input.
+fn check_input(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<(), String> {
+    if kernel.dtype != Some(problem.dtype) {
+        return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
+    }
+    let contiguous = ["pixels", "planes", "patches"].contains(&kernel.tag("gather").unwrap_or_default());
+    let format = if contiguous { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    if problem.x_format != format {
+        return Err(format!("it gathers from {format} inputs"));
+    }
+    Ok(())
 }
 
 /// What a kernel does for a problem to which it applies.
@@ -208,28 +254,35 @@ struct Estimate {
 impl Estimate {
     fn new(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
         let Problem { geometry: g, dtype, .. } = problem;
-        if kernel.dtype != Some(*dtype) {
-            return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
-        }
+        check_input(kernel, problem)?;
         let tf32 = kernel.tag("math").is_some();
         if tf32 && problem.precision != Precision::Tf32 {
             return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
         }
         let gather = kernel.tag("gather").unwrap_or_default();
-        let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
-        if problem.x_format != format {
-            return Err(format!("it gathers from {format} inputs"));
-        }
         let channels = g.c_in / g.groups;
         if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
             return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
+        }
+        if gather == "planes" {
+            if g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4] {
+                return Err("it is for 1x1 with stride 1 and no padding".into());
+            }
+            if plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
+                let pixels = CHUNK_BYTES / 2 / dtype.bytes();
+                return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
+            }
         }
         let tile = Tile::of(kernel);
         let tiling = Tiling::fitting(g, tile, problem)?;
         let stages = tiling.stages();
         let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
         let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
-        if gather != "vectors" {
+        let through_registers = gather == "channels" || gather == "pixels";
+        if gather == "planes" {
+            // twice as many copies where they are half as wide
+            shared_bytes += stages * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
+        } else if through_registers {
             shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
         }
         // a run of channels that is shorter than a sector of L2 costs a whole one
@@ -239,7 +292,9 @@ impl Estimate {
             DType::F32 => (TF32_MACS, 0.0),
             _ => (1.0, 0.0),
         };
-        let step_cycles = STEP_CYCLES + warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        let warp = warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        // what goes through registers is loaded beside the products of one step
+        let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
         let whole = Work {
             l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
@@ -320,11 +375,147 @@ pub(super) fn sum_blocks(g: &ConvGeometry, dtype: DType) -> usize {
     g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * SUM_THREADS)
 }
 
+/// How a problem falls into rectangles of output pixels, and what each of them sees of the input.
+#[derive(Debug, Clone, Copy)]
+struct Patch {
+    tile_w_log2: usize,
+    rows: usize,
+    /// For each phase of the horizontal stride.
+    columns: usize,
+    /// Rectangles of all images.
+    rectangles: usize,
+    blocks: usize,
+    shared_bytes: usize,
+}
+
+impl Patch {
+    /// The rectangles that load the least, or why there are none.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+        check_input(kernel, problem)?;
+        let g = &problem.geometry;
+        let channels = g.c_in / g.groups;
+        if g.kernel == [1, 1] {
+            return Err("it is for several taps".into());
+        }
+        if channels < MIN_PATCH_CHANNELS {
+            return Err(format!("{channels} channels a group are fewer than {MIN_PATCH_CHANNELS}"));
+        }
+        let tile = Tile::of(kernel);
+        // a chunk of pixels and eight rows of ldmatrix lie within a row; of equals the widest, whose rows are the longest runs
+        let widths = (3..=tile.m.ilog2() as usize).rev();
+        let patches = widths.filter_map(|tile_w_log2| Self::new(tile, tile_w_log2, problem));
+        let best = patches.min_by_key(|patch| patch.rectangles.saturating_mul(patch.pixels(g)));
+        best.ok_or_else(|| "the input that a block sees does not fit shared memory".into())
+    }
+
+    /// None where something does not fit shared memory or 32 bits.
+    fn new(tile: &Tile, tile_w_log2: usize, problem: &Problem<'_>) -> Option<Self> {
+        let g = &problem.geometry;
+        let size = [tile.m >> tile_w_log2, 1 << tile_w_log2];
+        let mut patch = [0; 2];
+        for axis in 0..2 {
+            let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
+            patch[axis] = (size[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
+            // positions in overhanging tiles, too, are 32-bit integers
+            g.output[axis]
+                .next_multiple_of(size[axis])
+                .checked_mul(g.stride[axis])?
+                .checked_add(patch[axis])
+                .filter(|&end| end < 1 << 31)?;
+        }
+        let (rows, columns) = (patch[0], patch[1].div_ceil(g.stride[1]));
+        let pixels = rows.checked_mul(columns.checked_mul(g.stride[1])?)?;
+        let shared_bytes = pixels.checked_mul(2 * ROW_BYTES + size_of::<i32>())?.checked_add(STAGES * tile.n * ROW_BYTES)?;
+        if shared_bytes > problem.device.shared_bytes_per_block as usize {
+            return None;
+        }
+        let rectangles = g.n * g.output[0].div_ceil(size[0]) * g.output[1].div_ceil(size[1]);
+        let blocks = column_tiles(g, tile).checked_mul(rectangles).filter(|&blocks| blocks < 1 << 31)?;
+        Some(Self { tile_w_log2, rows, columns, rectangles, blocks, shared_bytes })
+    }
+
+    /// Of a patch.
+    fn pixels(&self, g: &ConvGeometry) -> usize {
+        self.rows * self.columns * g.stride[1]
+    }
+
+    fn work(&self, tile: &Tile, problem: &Problem<'_>) -> Work {
+        let Problem { geometry: g, dtype, .. } = problem;
+        let element = dtype.bytes();
+        let (steps, chunks, taps) = (chunk_steps(g, element), chunks(g, element), g.kernel[0] * g.kernel[1]);
+        let (patches, stages) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
+        let step = (ROW_BYTES / element) as f64;
+        let pixels = self.pixels(g);
+        // what lies in the padding is not loaded; runs of pixels, rows or whole planes of them, begin anywhere in a sector
+        let seen = [self.rows.min(g.input[0]), (self.columns * g.stride[1]).min(g.input[1])];
+        let runs = if seen[1] == g.input[1] { 1 } else { seen[0] };
+        let channel_bytes = (seen[0] * seen[1] * element) as f64 + runs as f64 * SECTOR_BYTES;
+        // loads that a block waits for, one after the other: of the first patch, and of each tap's share of the next; but the last of
+        // a share is under way beside products
+        let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
+        let shares = slices.div_ceil(slices.div_ceil(taps));
+        let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
+        let warp = warp_cycles(tile.warp_macs(*dtype), 0.0);
+        let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
+        Work {
+            blocks: self.blocks as f64,
+            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES / self.shared_bytes) as f64,
+            block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
+            dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
+            l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
+            shared_bytes: patches * pixels as f64 * (ROW_BYTES as f64 + step * BYTES_PER_PATCH_ELEMENT)
+                + stages * (weight_tile_bytes + tile.fragment_bytes() as f64),
+            tensor_macs: stages * (tile.m * tile.n) as f64 * step,
+            ffma: 0.0,
+        }
+    }
+
+    fn params(&self) -> ConvPatchParams {
+        // all of it fits shared memory, so it fits 32 bits
+        let int = |value: usize| value as i32;
+        ConvPatchParams {
+            tile_w_log2: int(self.tile_w_log2),
+            patch_h: int(self.rows),
+            patch_columns: int(self.columns),
+            ..Default::default()
+        }
+    }
+}
+
+/// Steps of channels that a patch takes one after the other.
+fn chunks(g: &ConvGeometry, element_bytes: usize) -> usize {
+    (g.c_in / g.groups).div_ceil(ROW_BYTES / element_bytes)
+}
+
+/// Steps of a group where each is of one tap.
+fn chunk_steps(g: &ConvGeometry, element_bytes: usize) -> usize {
+    chunks(g, element_bytes) * g.kernel[0] * g.kernel[1]
+}
+
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let tile = Tile::of(kernel);
+    if kernel.tag("gather") == Some("patches") {
+        let patch = Patch::of(kernel, problem).expect("`cost` has found one");
+        let (layout, pack) = match tile.n {
+            64 => ("[group][64 bytes of channels][tap][c_out in tiles of 64]", pack_by_chunk::<T, 64> as Pack<T>),
+            _ => ("[group][64 bytes of channels][tap][c_out in tiles of 128]", pack_by_chunk::<T, 128> as Pack<T>),
+        };
+        return Prepared {
+            grid: [patch.blocks as u32, 1, 1],
+            shared_bytes: patch.shared_bytes as u32,
+            params: KernelParams::Patch(patch.params()),
+            alignment: [size_of::<T>(); 2],
+            layout,
+            pack,
+        };
+    }
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let parts = if is_split(kernel) { Estimate::new(kernel, problem).and_then(|estimate| estimate.parts(problem)) } else { Ok(1) };
-    let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let x_alignment = match kernel.tag("gather") {
+        Some("vectors") => CHUNK_BYTES,
+        Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
+        _ => size_of::<T>(),
+    };
     let (layout, pack) = match tile.n {
         64 if kernel.tag("math").is_some() => {
             ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
@@ -341,7 +532,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     }
 }
 
-type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
+pub(super) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
 
 /// The order of the weight for a tile, and the function that packs it so.
 pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
@@ -355,16 +546,35 @@ pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
 
 /// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
 /// steps of a transposed convolution are those of its sub-filters, one after the other.
-fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
     let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
-    let (steps, padded) = (steps(g, size_of::<T>()), (g.c_out / g.groups).next_multiple_of(TILE_N));
+    pack_steps::<T, TILE_N>(g, weight, steps(g, size_of::<T>()), |channel, tap| {
+        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
+        first_step * step + tap * channels + channel
+    })
+}
+
+/// The same with steps of the channels of one tap: the taps of the first channels, then those of the next.
+fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let (step, taps) = (ROW_BYTES / size_of::<T>(), g.kernel[0] * g.kernel[1]);
+    pack_steps::<T, TILE_N>(g, weight, chunk_steps(g, size_of::<T>()), |channel, tap| (channel / step * taps + tap) * step + channel % step)
+}
+
+/// `place` of (channel of the group, tap): its k among all steps of a group.
+fn pack_steps<T: Element, const TILE_N: usize>(
+    g: &ConvGeometry,
+    weight: &Parameter,
+    steps: usize,
+    place: impl Fn(usize, usize) -> usize,
+) -> Vec<T> {
+    let step = ROW_BYTES / size_of::<T>();
+    let padded = (g.c_out / g.groups).next_multiple_of(TILE_N);
     let mut packed = vec![T::from_f32(0.0); g.groups * steps * padded * step];
     for (index, &value) in weight.values().iter().enumerate() {
         let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
-        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
-        let k = tap * channels + channel;
-        packed[((group * steps + first_step + k / step) * padded + output) * step + k % step] = T::from_f32(value);
+        let k = place(channel, tap);
+        packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
     }
     packed
 }

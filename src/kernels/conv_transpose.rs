@@ -1,8 +1,9 @@
-//! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs or element by element.
+//! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
 
+use super::conv_gemm::{MAX_TILE, Pack, Tile};
 use super::launch::{Family, KernelParams, Prepared, Problem, Stage, plan as plan_op};
 use super::params::ConvTransposeParams;
-use super::{Epilogue, KernelInfo, PackedWeights, conv_direct, conv_gemm};
+use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
 use crate::layers::{Parameter, Plan, PlanRequest};
@@ -68,12 +69,86 @@ fn inverse(value: usize, modulus: usize) -> usize {
     b.1.rem_euclid(modulus as i64) as usize
 }
 
+/// Whether the kernel has all phases in the columns of one GEMM.
+fn has_columns(kernel: &KernelInfo) -> bool {
+    kernel.tag("form").is_some()
+}
+
+/// Whether its columns have the columns of a block of outputs inside, not the channels.
+fn along_rows(kernel: &KernelInfo) -> bool {
+    kernel.tag("gather") == Some("pixels")
+}
+
+/// The convolution of stride 1 that computes, for each block of stride x stride outputs which see the same inputs, all of their
+/// channels. Its padding, which may be negative, is the kernel's own business.
+fn as_columns(g: &ConvGeometry) -> Result<ConvGeometry, String> {
+    if g.stride == [1, 1] {
+        return Err("a stride of 1 has one phase".into());
+    }
+    if g.dilation != [1, 1] {
+        return Err(format!("with a dilation of {:?} phases see different inputs", g.dilation));
+    }
+    if !g.kernel[0].is_multiple_of(g.stride[0]) || !g.kernel[1].is_multiple_of(g.stride[1]) {
+        return Err(format!("a kernel of {:?} is no multiple of a stride of {:?}: phases have different taps", g.kernel, g.stride));
+    }
+    let c_out = g.stride[0].saturating_mul(g.stride[1]).saturating_mul(g.c_out);
+    if c_out > i32::MAX as usize - MAX_TILE {
+        return Err(format!("{c_out} channels of all phases are above 2^31"));
+    }
+    let blocks = |axis: usize| (g.padding[axis] + g.output[axis] - 1) / g.stride[axis] - g.padding[axis] / g.stride[axis] + 1;
+    Ok(ConvGeometry {
+        c_out,
+        output: [blocks(0), blocks(1)],
+        kernel: [g.kernel[0] / g.stride[0], g.kernel[1] / g.stride[1]],
+        stride: [1, 1],
+        padding: [0; 4],
+        transposed: false,
+        ..*g
+    })
+}
+
+/// The weight of that convolution, packed: columns of a group are [class's row][class's column][channel], or, `ALONG_ROWS`,
+/// [class's row][channel][class's column]. Taps are reversed, as a convolution takes them.
+fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let (gemm, outputs) = (as_columns(g).expect("the kernel applies"), g.c_out / g.groups);
+    let ([height, width], channels) = (gemm.kernel, g.c_in / g.groups);
+    let mut values = vec![0.0; weight.values().len()];
+    for (index, &value) in weight.values().iter().enumerate() {
+        let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
+        let (i, j) = (tap / g.kernel[1], tap % g.kernel[1]);
+        let (down, right) = (i % g.stride[0], j % g.stride[1]);
+        let in_row = if ALONG_ROWS { output * g.stride[1] + right } else { right * outputs + output };
+        let column = (group * g.stride[0] + down) * g.stride[1] * outputs + in_row;
+        let tap = (height - 1 - i / g.stride[0]) * width + width - 1 - j / g.stride[1];
+        values[(column * channels + channel) * height * width + tap] = value;
+    }
+    let shape = [gemm.c_out, channels, height, width];
+    conv_gemm::pack::<T, TILE_N>(&gemm, &Parameter::new(&shape, &values).expect("there are as many values"))
+}
+
+/// The order of the weight for a kernel, and the function that packs it so.
+fn column_packing<T: Element>(kernel: &KernelInfo) -> (&'static str, Pack<T>) {
+    match (Tile::of(kernel).n, along_rows(kernel)) {
+        (32, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 32]", pack_columns::<T, 32, false>),
+        (64, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 64]", pack_columns::<T, 64, false>),
+        (128, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 128]", pack_columns::<T, 128, false>),
+        (64, true) => ("[group][64 bytes of (tap, channel)][(row, c_out, column) in tiles of 64]", pack_columns::<T, 64, true>),
+        other => unreachable!("the manifest has no kernel of columns with a tile of {other:?}"),
+    }
+}
+
 fn is_gemm(kernel: &KernelInfo) -> bool {
     kernel.tag("tile").is_some()
 }
 
 fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
-    if is_gemm(kernel) { conv_gemm::cost(kernel, problem) } else { conv_direct::cost(kernel, problem) }
+    if has_columns(kernel) {
+        conv_gemm::cost_as(kernel, problem, as_columns(&problem.geometry)?)
+    } else if is_gemm(kernel) {
+        conv_gemm::cost(kernel, problem)
+    } else {
+        conv_direct::cost(kernel, problem)
+    }
 }
 
 fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
@@ -90,7 +165,15 @@ fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T
         inverse_w: inverse[1] as i32,
         ..Default::default()
     });
-    let prepared = if is_gemm(kernel) { conv_gemm::prepare(kernel, problem) } else { conv_direct::prepare(kernel, problem) };
+    let prepared = if has_columns(kernel) {
+        let gemm = Problem { geometry: as_columns(g).expect("the kernel applies"), ..*problem };
+        let (layout, pack) = column_packing(kernel);
+        Prepared { layout, pack, ..conv_gemm::prepare(kernel, &gemm) }
+    } else if is_gemm(kernel) {
+        conv_gemm::prepare(kernel, problem)
+    } else {
+        conv_direct::prepare(kernel, problem)
+    };
     Prepared { params, ..prepared }
 }
 

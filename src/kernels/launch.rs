@@ -1,8 +1,8 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
 use super::params::{
-    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvSplitParams, ConvTransposeParams,
-    DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvPatchParams, ConvSeparableParams, ConvSplitParams,
+    ConvTransposeParams, DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{
     Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, field_operand, find, operand,
@@ -95,6 +95,7 @@ pub(crate) struct Family<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
+    Patch(ConvPatchParams),
     Depthwise(ConvDepthwiseParams),
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
@@ -113,6 +114,7 @@ impl KernelParams {
     fn conv(&mut self) -> &mut ConvParams {
         match self {
             KernelParams::Conv(params) => params,
+            KernelParams::Patch(params) => &mut params.conv,
             KernelParams::Depthwise(params) => &mut params.conv,
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
@@ -134,6 +136,7 @@ impl KernelParams {
     fn bytes(&self) -> &[u8] {
         match self {
             KernelParams::Conv(params) => bytemuck::bytes_of(params),
+            KernelParams::Patch(params) => bytemuck::bytes_of(params),
             KernelParams::Depthwise(params) => bytemuck::bytes_of(params),
             KernelParams::Grouped(params) => bytemuck::bytes_of(params),
             KernelParams::Transpose(params) => bytemuck::bytes_of(params),
@@ -367,6 +370,18 @@ struct ConvLaunch<T> {
     dtype: PhantomData<T>,
 }
 
+/// Bytes of the widest access of a kernel.
+const VECTOR_BYTES: usize = 16;
+
+/// The same where kernels of contiguous tensors are concerned: they take a plane as one run, whatever the width of its rows.
+fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let [n, c, ..] = view.layout().strides();
+    let planes = view.format() == MemoryFormat::Contiguous
+        && (n * size_of::<T>()).is_multiple_of(bytes)
+        && (c * size_of::<T>()).is_multiple_of(bytes);
+    planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
+}
+
 /// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
 pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
@@ -376,7 +391,7 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
 impl<T: Element> ConvLaunch<T> {
     /// The kernel for views of such an alignment.
     fn ready(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &Ready {
-        let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(y, ready.alignment[1]);
+        let fits = |ready: &Ready| planes_aligned(&inputs.x, ready.alignment[0]) && is_aligned(y, ready.alignment[1]);
         match &self.narrow {
             Some(narrow) if !fits(&self.chosen) => narrow,
             _ => &self.chosen,
@@ -388,7 +403,9 @@ impl Ready {
     /// The kernel's parameters for these tensors.
     fn params<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<KernelParams> {
         let widest = self.alignment[0].max(self.alignment[1]);
-        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && is_aligned(view, widest)).into();
+        // beside planes in parts of a vector, the residual is read in whole ones
+        let vector = if inputs.x.format() == MemoryFormat::Contiguous { VECTOR_BYTES } else { widest };
+        let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && planes_aligned(view, vector)).into();
         let mut all = self.params;
         all.set_tensors(tensor4(&inputs.x)?, tensor4(y)?);
         let params = all.conv();

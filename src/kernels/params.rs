@@ -138,6 +138,25 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvPatchParams {
+    pub conv: ConvParams,
+    pub tile_w_log2: i32,
+    pub patch_h: i32,
+    pub patch_columns: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvPatchParams"][::std::mem::size_of::<ConvPatchParams>() - 232usize];
+    ["Alignment of ConvPatchParams"][::std::mem::align_of::<ConvPatchParams>() - 8usize];
+    ["Offset of field: ConvPatchParams::conv"][::std::mem::offset_of!(ConvPatchParams, conv) - 0usize];
+    ["Offset of field: ConvPatchParams::tile_w_log2"][::std::mem::offset_of!(ConvPatchParams, tile_w_log2) - 216usize];
+    ["Offset of field: ConvPatchParams::patch_h"][::std::mem::offset_of!(ConvPatchParams, patch_h) - 220usize];
+    ["Offset of field: ConvPatchParams::patch_columns"][::std::mem::offset_of!(ConvPatchParams, patch_columns) - 224usize];
+    ["Offset of field: ConvPatchParams::reserved"][::std::mem::offset_of!(ConvPatchParams, reserved) - 228usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct ConvSplitParams {
     pub conv: ConvParams,
     pub parts: i32,
