@@ -250,13 +250,6 @@ template <typename T, int kVector> WC_DEVICE void conv_depthwise_any_channels_la
     }
 }
 
-// Whether elements of a tensor may be accessed in vectors along a row that start at multiples of kCount.
-template <int kCount, typename T> WC_DEVICE bool rows_aligned(const Tensor4& t) {
-    constexpr uint32_t kBytes = sizeof(T) * kCount;
-    const uint32_t strides = (uint32_t)t.stride_n | (uint32_t)t.stride_c | (uint32_t)t.stride_h;
-    return ((uint32_t)t.address | strides * (uint32_t)sizeof(T)) % kBytes == 0;
-}
-
 // Fills the patch [channels][patch_h][patch_w] with the pixels of image x from (top, left) on as f32, with zeros outside the
 // image. The threads share the columns of a row by powers of two, so that lanes read neighbours and none divides; each has
 // several loads under way. kPair elements are read in one access.
