@@ -15,14 +15,28 @@
 // Bound: tensor cores (FFMA for f32) for large tiles; below about 300 products a byte DRAM or L2. Ladder: (1) cp.async in
 // stages instead of loads through registers; (2) the swizzle of gemm_tile.cuh: no bank conflict in copies and fragments;
 // (3) bit masks of valid taps instead of bounds arithmetic; (4) taps that lie in the padding for the whole tile are left out
-// (dilation); (5) 16-byte stores.
+// (dilation); (5) 16-byte stores. Where there are fewer tiles than multiprocessors and k is long: (6) tiles of 32 pixels; (7) slices:
+// sets of a block's warps take every so-manieth step, so that a barrier serves several and more bytes are in flight; (8) split: the
+// blocks of the grid's y take a part of k each.
 #include "device/implicit_gemm.cuh"
 
-// T: of the tensors; Math: what is multiplied.
-template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEVICE void conv_gemm(const ConvParams& p) {
+// The tile and the group that a block has. T: of x and the weights; Math: what is multiplied; Y: of y.
+template <typename T, typename Tile, GatherKind kKind, typename Math, typename Y> WC_DEVICE void gemm_block(const ConvParams& p, Part part) {
     constexpr int kK = kRowBytes / sizeof(T);
     const ConvGeometryParams& g = p.geometry;
     const int32_t tiles = column_tiles<Tile>(g), rest = (int32_t)blockIdx.x / tiles;
     const int32_t total_steps = (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
-    implicit_gemm<T, Tile, kKind, Math>(p, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps);
+    implicit_gemm<T, Tile, kKind, Math, Y>(p, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps, {}, part);
+}
+
+template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEVICE void conv_gemm(const ConvParams& p) {
+    gemm_block<T, Tile, kKind, Math, T>(p, {});
+}
+
+// The blocks of the grid's y each sum a part of k. p.y is f32 [gridDim.y][n][h][w][channel] without an epilogue; split_sum.cu adds
+// the parts up.
+template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_gemm_split(const ConvParams& p) {
+    ConvParams part = p;
+    part.y.address = (uint64_t)image<float>(p.y, (int32_t)blockIdx.y * p.geometry.n);
+    gemm_block<T, Tile, kKind, T, float>(part, Part{(int32_t)blockIdx.y, (int32_t)gridDim.y});
 }

@@ -24,8 +24,8 @@
 // Bound: DRAM, as long as shared memory keeps up: each input element is read from it once for each tap, 8 bytes a lane
 // without bank conflicts (the host chooses pixel_bytes and row_bytes so).
 #include "device/async_copy.cuh"
-#include "device/epilogue.cuh"
 #include "device/mma.cuh"
+#include "device/rows.cuh"
 #include "device/warp.cuh"
 
 struct GroupedTile {
@@ -180,11 +180,12 @@ WC_DEVICE void fill_patch(const ConvGroupedParams& p, const GroupedBlock& block,
     const T* from = image<const T>(x, n);
     if (p.x_planes) {
         const bool whole = block.left <= 0 && block.left + p.patch_w >= p.conv.geometry.w && x.stride_h == p.conv.geometry.w;
-        if (whole ? planes_aligned<8, T>(x) : rows_aligned<8, T>(x))
+        const int32_t run = whole ? widest_in_planes<T>(x) : widest_in_rows<T>(x);
+        if (run == 8)
             fill_from_planes<8>(p, block, from, patch, whole);
-        else if (whole ? planes_aligned<4, T>(x) : rows_aligned<4, T>(x))
+        else if (run == 4)
             fill_from_planes<4>(p, block, from, patch, whole);
-        else if (whole ? planes_aligned<2, T>(x) : rows_aligned<2, T>(x))
+        else if (run == 2)
             fill_from_planes<2>(p, block, from, patch, whole);
         else
             fill_from_planes<1>(p, block, from, patch, whole);
@@ -207,7 +208,7 @@ WC_DEVICE void store_planes(const ConvGroupedParams& p, const GroupedBlock& bloc
     const EpilogueParams& tail = p.conv.epilogue;
     constexpr int32_t kLanes = 8; // on different channels
     T* to = image<T>(y, n);
-    const int32_t count = p.tile_w_log2 >= 3 ? 8 : 1, runs = 16 / count;
+    const int32_t widest = widest_in_rows<T>(y), count = p.tile_w_log2 >= 3 ? 8 : 1, runs = 16 / count;
     for (int32_t index = lane_index(); index < (run + kLanes - 1) / kLanes * kLanes * runs; index += 32) {
         const int32_t c = index / kLanes / runs * kLanes + index % kLanes, m = index / kLanes % runs * count;
         const int32_t h = block.row + (pixel + m >> p.tile_w_log2);
@@ -224,13 +225,13 @@ WC_DEVICE void store_planes(const ConvGroupedParams& p, const GroupedBlock& bloc
             const Vector<float, 4> four = load_vector<4>(sums + e);
             for (int32_t i = 0; i < 4; ++i) sum[e + i] = four.at[i];
         }
-        store_row(y, first, epilogue_pixels<T, 8>(tail, sum, n, channel + c, h, w, g.w_out - w), g.w_out - w);
+        store_row(y, first, epilogue_pixels<T, 8>(tail, sum, n, channel + c, h, w, g.w_out - w), g.w_out - w, widest);
     }
 }
 
 // To a channels_last y, from [pixel][kWords].
 template <typename T, bool kWide, int kWords>
-WC_DEVICE void store_pixels(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, const float* staging, int32_t pixel,
+WC_DEVICE void store_channels(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, const float* staging, int32_t pixel,
                             int32_t channel, int32_t run) {
     const ConvGeometryParams& g = p.conv.geometry;
     const Tensor4& y = p.conv.y;
@@ -376,7 +377,7 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
                 if (p.y_planes)
                     store_planes<T>(p, block, n, staging, first_pixel + m * 16, channel, run);
                 else
-                    store_pixels<T, kWide, kWords>(p, block, n, staging, first_pixel + m * 16, channel, run);
+                    store_channels<T, kWide, kWords>(p, block, n, staging, first_pixel + m * 16, channel, run);
             }
         }
     }

@@ -63,6 +63,13 @@ typedef struct ConvParams {
     SubPixelParams sub_pixel;
 } ConvParams;
 
+// split_sum.cu: x is f32 [parts][n][h][w][channel], the parts of y.
+typedef struct ConvSplitParams {
+    ConvParams conv;
+    int32_t parts;
+    int32_t reserved;
+} ConvSplitParams;
+
 // conv_grouped.cu: how a block works.
 typedef struct ConvGroupedParams {
     ConvParams conv;
@@ -102,6 +109,16 @@ typedef struct ConvSeparableParams {
     ConvParams conv;      // the pointwise one, but with the depthwise one's x
     ConvParams depthwise; // its y is nowhere; bias, slope and weight [tap][channel] are padded to whole steps of 64 bytes
 } ConvSeparableParams;
+
+// spatial_separable.cu: a vertical and a horizontal convolution of each channel, and how a block works.
+typedef struct SpatialSeparableParams {
+    ConvParams conv;                     // the horizontal one, but with the vertical one's x
+    ConvParams column;                   // the vertical one; its y is nowhere
+    int32_t channels;                    // of a block: vectors of them (channels_last) or planes (contiguous)
+    int32_t tile_h, tile_w;              // output pixels of a block
+    int32_t mid_w;                       // columns of the middle in shared memory
+    int32_t channel_tiles, column_tiles; // blocks of an image along its channels and along a row
+} SpatialSeparableParams;
 
 // deform_conv.cu: where each tap of each output pixel reads, and with what weight.
 typedef struct DeformConvParams {
@@ -181,10 +198,12 @@ static_assert(sizeof(Tensor4) == 32, "Tensor4 has no hidden padding");
 static_assert(sizeof(EpilogueParams) == 64, "EpilogueParams has no hidden padding");
 static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidden padding");
 static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
+static_assert(sizeof(ConvSplitParams) == sizeof(ConvParams) + 8, "ConvSplitParams has no hidden padding");
 static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 56, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");
+static_assert(sizeof(SpatialSeparableParams) == 2 * sizeof(ConvParams) + 24, "SpatialSeparableParams has no hidden padding");
 static_assert(sizeof(DeformConvParams) == sizeof(ConvParams) + 80, "DeformConvParams has no hidden padding");
 static_assert(sizeof(RoiParams) == 208, "RoiParams has no hidden padding");
 static_assert(sizeof(TransposeParams) == 64, "TransposeParams has no hidden padding");

@@ -186,22 +186,29 @@ impl Case {
         let applicable = |plan: &Plan<T>| -> Vec<&'static str> {
             plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect()
         };
-        let mut names: Vec<(&'static str, Precision)> = match kernels {
-            Kernels::Chosen => vec![(chosen, Precision::Strict)],
-            Kernels::Named(name) => vec![(name, Precision::Strict)],
-            Kernels::All => applicable(&plan).into_iter().map(|name| (name, Precision::Strict)).collect(),
+        let mut names: Vec<(&'static str, PlanRequest)> = match kernels {
+            Kernels::Chosen => vec![(chosen, request.clone())],
+            Kernels::Named(name) => vec![(name, request.clone().workspace_limit(WORKSPACE))],
+            Kernels::All => applicable(&plan).into_iter().map(|name| (name, request.clone())).collect(),
         };
-        if kernels == Kernels::All && T::DTYPE == DType::F32 && !self.has_subnormals() {
-            // the kernels that round more than the default allows
-            let plan = catch(|| self.layer.plan::<T>(device, &request.clone().precision(Precision::Tf32)));
-            let more = plan.as_ref().map_or(vec![], applicable).into_iter().filter(|name| names.iter().all(|(known, _)| known != name));
-            let more: Vec<_> = more.map(|name| (name, Precision::Tf32)).collect();
-            names.extend(more);
+        if kernels == Kernels::All {
+            // the kernels that the default does not allow: those that need a workspace, and those that round more
+            let mut wider = vec![request.clone().workspace_limit(WORKSPACE)];
+            if T::DTYPE == DType::F32 && !self.has_subnormals() {
+                wider.push(request.clone().precision(Precision::Tf32));
+            }
+            for request in wider {
+                let plan = catch(|| self.layer.plan::<T>(device, &request));
+                let more = plan.as_ref().map_or(vec![], applicable).into_iter();
+                let more: Vec<_> =
+                    more.filter(|name| names.iter().all(|(known, _)| known != name)).map(|name| (name, request.clone())).collect();
+                names.extend(more);
+            }
         }
         let mut runs = Vec::new();
-        for (name, precision) in names {
-            let request = request.clone().kernel(name).precision(precision);
-            let contract = if precision == Precision::Tf32 { contract.tf32() } else { contract };
+        for (name, request) in names {
+            let request = request.kernel(name);
+            let contract = if request.precision == Precision::Tf32 { contract.tf32() } else { contract };
             let outcome = catch_failure(|| {
                 let y = self.run(&inputs, &request, shape, device)?;
                 let report = contract.check(&y, self.output.data(), &self.scale).map_err(Failure::Error)?;
@@ -316,6 +323,9 @@ fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static s
     let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
     Ok((AnyLayer::new(spec, parameters)?, inputs))
 }
+
+/// Bytes of workspace that kernels may have where all of them are checked or the fastest is measured.
+pub(crate) const WORKSPACE: usize = 64 << 20;
 
 /// The input that is f32 in every dtype and no image.
 const ROIS: &str = "rois";

@@ -140,7 +140,7 @@ fn wrong_usage_is_refused() {
 fn run_writes_the_result() {
     let folder = Folder::new();
     let text = folder.run(&[]).succeeds();
-    assert!(text.contains("[1, 2, 2, 2]") && text.contains("by conv_depthwise_f32_contiguous"), "{text}");
+    assert!(text.contains("[1, 2, 2, 2]") && text.contains("by conv_direct_f32_contiguous"), "{text}");
     let file = TensorFile::open(folder.path("y.safetensors")).unwrap();
     assert_eq!(file.names().collect::<Vec<_>>(), ["y"]);
     assert_eq!(file.shape("y").unwrap(), [1, 2, 2, 2]);
@@ -365,7 +365,7 @@ fn conformance_finds_what_is_wrong() {
     });
     assert_eq!(code, Some(1));
     let line = text.lines().nth(1).unwrap();
-    for part in ["f16 channels_last conv_direct_f16_channels_last: ", "elements are wrong; the worst at [", "got 0.0, expected -"] {
+    for part in ["f16 channels_last conv_gemm_f16_channels_64x64: ", "elements are wrong; the worst at [", "got 0.0, expected -"] {
         assert!(line.contains(part), "no {part:?} in {text}");
     }
     // a valid layer among the invalid ones

@@ -6,8 +6,8 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use warpconv::cases::{Problem, Values};
 use warpconv::check::{Arrays, Case, Kernels};
-use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, HostOptions, Layer, MemoryFormat, Padding, Parameter, PlanRequest};
-use warpconv::{Shape, reference};
+use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest};
+use warpconv::{Shape, Stream, Tensor, Workspace, reference};
 
 fn depthwise(x: Shape, multiplier: usize, kernel: [usize; 2], stride: usize, dilation: usize, padding: [usize; 4]) -> Problem {
     let activation = if x[1].is_multiple_of(3) { Activation::Silu } else { Activation::None };
@@ -94,6 +94,89 @@ fn any_size_stride_dilation_and_multiplier_agrees_with_the_oracle() {
     }
 }
 
+#[test]
+fn the_banded_kernels_agree_with_the_oracle() {
+    let same = |size: usize| [size / 2; 4];
+    let mut kernels = BTreeSet::new();
+    for problem in [
+        // less than a block, an odd number of channels, several tiles along every axis
+        depthwise([1, 8, 9, 11], 1, [7; 2], 1, 1, same(7)),
+        depthwise([1, 3, 17, 33], 1, [7; 2], 1, 1, same(7)),
+        depthwise([2, 20, 35, 40], 1, [7; 2], 1, 1, same(7)),
+        // the widest of each width, with even and odd padding; small and large against the image
+        depthwise([1, 4, 10, 38], 1, [3, 9], 1, 1, [1, 4, 1, 4]),
+        depthwise([1, 6, 12, 20], 1, [9, 9], 1, 1, [4, 3, 4, 5]),
+        depthwise([1, 4, 12, 20], 1, [2, 25], 1, 1, [0, 12, 1, 12]),
+        depthwise([1, 5, 8, 14], 1, [31; 2], 1, 1, same(31)),
+        // one row of weights, one column, no padding
+        depthwise([1, 8, 9, 31], 1, [1, 21], 1, 1, [0, 10, 0, 10]),
+        depthwise([1, 8, 40, 9], 1, [21, 1], 1, 1, [0; 4]),
+        Problem { values: Values::FullMantissa, ..depthwise([1, 8, 16, 15], 1, [13; 2], 1, 1, same(13)) },
+        Problem { values: Values::Special, ..depthwise([1, 8, 16, 15], 1, [9; 2], 1, 1, same(9)) },
+        Problem { values: Values::Special, ..depthwise([2, 5, 20, 36], 1, [13; 2], 1, 1, same(13)) },
+        // slices that nothing is aligned in, and slices that everything is aligned in
+        Problem { x_margin: [1, 3], y_margin: [3, 2], ..depthwise([2, 16, 9, 10], 1, [7; 2], 1, 1, same(7)) },
+        Problem { x_margin: [8, 8], y_margin: [16, 8], ..depthwise([2, 16, 9, 16], 1, [7; 2], 1, 1, same(7)) },
+    ] {
+        kernels.extend(check(&problem));
+    }
+    assert_eq!(kernels.iter().filter(|kernel| kernel.contains("banded")).count(), 12, "{kernels:?}");
+}
+
+/// An infinity meets the zeros of a band beside the weights: outputs that do not see it must stay finite.
+#[test]
+fn an_infinity_reaches_only_the_outputs_that_see_it() {
+    let device = Device::host().unwrap();
+    let spec = Conv2dSpec { padding: Padding::all(3), groups: 1, ..Default::default() };
+    let layer = Conv2d::new(spec, Parameter::new(&[1, 1, 7, 7], &[1.0; 49]).unwrap()).unwrap();
+    let mut values = vec![f16::ONE; 20 * 40];
+    values[10 * 40 + 17] = f16::INFINITY;
+    let x = Tensor::from_slice(&device, [1, 1, 20, 40], &values).unwrap();
+    for rows in [16, 32] {
+        let request = PlanRequest::new(x.shape()).kernel(format!("conv_depthwise_f16_banded_16x{rows}"));
+        let plan = layer.plan::<f16>(&device, &request).unwrap();
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+        for (at, value) in y.to_vec().unwrap().into_iter().enumerate() {
+            let sees = (at / 40).abs_diff(10) <= 3 && (at % 40).abs_diff(17) <= 3;
+            assert!(if sees { value == f16::INFINITY } else { value.is_finite() }, "{rows} rows, pixel {at}: {value}");
+        }
+    }
+}
+
+/// What the banded kernels move: each output once, of the input what the blocks' patches cover, and nothing in turns that banks
+/// of shared memory could do at once.
+#[rstest]
+fn the_banded_kernels_read_a_patch_once_and_without_conflicts(
+    #[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat,
+    #[values((7, "16x16"), (13, "32x32"), (31, "48x16"))] (size, tile): (usize, &str),
+) {
+    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let (channels, image) = (16, [32, 64]);
+    let weight = Parameter::new(&[channels, 1, size, size], &vec![0.5; channels * size * size]).unwrap();
+    let spec = Conv2dSpec { padding: Padding::all(size / 2), groups: channels, ..Default::default() };
+    let layer = Conv2d::new(spec, weight).unwrap();
+    let x = Tensor::<f16>::rand(&device, [1, channels, image[0], image[1]], format, 1).unwrap();
+    let request = PlanRequest::new(x.shape()).format(format).kernel(format!("conv_depthwise_f16_banded_{tile}"));
+    let plan = layer.plan::<f16>(&device, &request).unwrap();
+    let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+    plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+    let counters = device.last_launch_counters().unwrap();
+    assert_eq!(counters.bank_conflicts, 0, "{counters:?}");
+    let bytes = (channels * image[0] * image[1] * 2) as u64;
+    let [x, y] = ["x", "y"].map(|name| counters.operand(name).unwrap());
+    assert_eq!((x.unique_bytes, y.unique_bytes, y.bytes_written), (bytes, bytes, bytes));
+    // the patches, without what lies in the padding
+    let (width, rows) = tile.split_once('x').unwrap();
+    let (pitch, rows) = (24 + width.parse::<usize>().unwrap(), rows.parse::<usize>().unwrap());
+    let (shift, pad) = (size / 2 % 2, size / 2);
+    let covered = |tile: usize, from: usize, span: usize, image: usize| {
+        (0..image / tile).map(|t| (t * tile + span).saturating_sub(from).min(image) - (t * tile).saturating_sub(from)).sum::<usize>()
+    };
+    let seen = covered(rows, pad, rows - 1 + size, image[0]) * covered(32, pad + shift, pitch, image[1]);
+    assert_eq!(x.bytes_read, (channels * seen * 2) as u64);
+}
+
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
     let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
@@ -104,6 +187,9 @@ fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
     }
     check_on(&device, &depthwise([2, 3, 9, 20], 1, [13, 9], 1, 1, [6, 4, 6, 4]));
     check_on(&device, &depthwise([1, 4, 10, 11], 2, [3, 3], 2, 3, [3; 4]));
+    check_on(&device, &depthwise([1, 5, 17, 34], 1, [7; 2], 1, 1, [3; 4]));
+    check_on(&device, &Problem { values: Values::Special, ..depthwise([1, 4, 9, 12], 1, [15; 2], 1, 1, [7; 4]) });
+    check_on(&device, &depthwise([1, 4, 9, 12], 1, [11, 27], 1, 1, [5, 13, 5, 13]));
 }
 
 /// The kernel that a layer of a real network gets: channels, image, kernel, stride and dilation.
@@ -115,9 +201,9 @@ fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
 #[case::ten_channels([16, 10, 112, 112], 3, 1, 1, "3x3_s1_v2", "3x3_s1")]
 #[case::efficientnet_b0([16, 240, 28, 28], 5, 1, 1, "5x5_s1_v2", "5x5_s1")]
 #[case::efficientnet_b0_downsampling([16, 144, 56, 56], 5, 2, 1, "5x5_s2_v2", "5x5_s2")]
-#[case::convnext_t_first([16, 96, 56, 56], 7, 1, 1, "7x7_s1_v2", "7x7_s1")]
+#[case::convnext_t_first([16, 96, 56, 56], 7, 1, 1, "banded_16x32", "banded_16x32")]
 #[case::convnext_t_last([16, 768, 7, 7], 7, 1, 1, "7x7_s1_v2", "7x7_s1")]
-#[case::replknet([4, 256, 56, 56], 31, 1, 1, "any_v8", "any")]
+#[case::replknet([4, 256, 56, 56], 31, 1, 1, "banded_48x32", "banded_48x32")]
 #[case::deeplab_v3_plus([4, 304, 65, 65], 3, 1, 12, "any_v8", "any")]
 fn real_layers_get_the_kernel_made_for_them(
     #[case] x: Shape,
@@ -134,6 +220,8 @@ fn real_layers_get_the_kernel_made_for_them(
     let layer = Conv2d::new(spec, weight).unwrap();
     for (format, expected) in [(MemoryFormat::ChannelsLast, channels_last), (MemoryFormat::Contiguous, contiguous)] {
         let plan = layer.plan::<f16>(&device, &PlanRequest::new(x).format(format)).unwrap();
-        assert_eq!(plan.explain().kernel, format!("conv_depthwise_f16_{format}_{expected}"), "{}", plan.explain());
+        // the banded kernels are for both formats
+        let made = if expected.starts_with("banded") { expected.to_string() } else { format!("{format}_{expected}") };
+        assert_eq!(plan.explain().kernel, format!("conv_depthwise_f16_{made}"), "{}", plan.explain());
     }
 }

@@ -86,7 +86,7 @@ template <typename T, int kCount> WC_DEVICE Vector<T, kCount> epilogue_values(co
     return y;
 }
 
-// For kCount neighbouring pixels of a row, from (n, channel, h, w) on, of which the first `count` exist; w is a multiple of kCount.
+// For kCount neighbouring pixels of a row, from (n, channel, h, w) on, of which the first `count` exist.
 template <typename T, int kCount>
 WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t h,
                                             int32_t w, int32_t count) {
@@ -96,8 +96,8 @@ WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum
     }
     if (p.residual.address) {
         const T* residual = image<const T>(p.residual, n) + element(p.residual, channel, h, w);
-        const Vector<T, kCount> r = load_row<kCount>(p.residual, residual, count);
-        for (int i = 0; i < kCount; ++i) sum[i] += to_float(r.at[i]);
+        for (int i = 0; i < kCount; ++i)
+            if (i < count) sum[i] += to_float(residual[i * p.residual.stride_w]);
     }
     activate_all<kCount, 0>(p, sum, channel);
     Vector<T, kCount> y;

@@ -37,6 +37,7 @@ WC_DEVICE Range live_taps(int32_t first, int32_t last, int32_t size, int32_t dil
 struct Steps {
     Range rows, columns; // of taps
     int32_t count, first, run, gap;
+    int32_t skip = 0; // of the steps, those that another block takes before
 };
 template <typename T> WC_DEVICE Steps tile_steps(const ConvGeometryParams& g, int32_t first_row, int32_t last_row) {
     constexpr int kK = kRowBytes / sizeof(T);
@@ -98,6 +99,7 @@ template <typename T> WC_DEVICE const T* in_image(uint64_t image, uint32_t offse
 // lie kStride further each.
 template <typename T, typename Tile> struct GatherBase {
     static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
+    static constexpr bool kAsynchronous = false; // what `fetch` begins is done without `deposit`
     static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
     const ConvParams& p;
     const Steps& steps;
@@ -111,7 +113,7 @@ template <typename T, typename Tile> struct GatherBase {
           first_channel(group * channels), walk{tile_steps.rows.begin, tile_steps.columns.begin, 0} {
         row = along_rows ? warp_index() / kRowChunks * 32 + lane_index() : (int32_t)threadIdx.x / kRowChunks;
         chunk = along_rows ? warp_index() % kRowChunks : (int32_t)threadIdx.x % kRowChunks;
-        walk.advance(steps, channels, chunk * kChunk);
+        walk.advance(steps, channels, steps.skip * kK + chunk * kChunk);
     }
 };
 
@@ -119,6 +121,7 @@ template <typename T, typename Tile> struct GatherBase {
 // number of channels. Which taps of a row are inside the image is a bit mask, of 32 taps at a time.
 template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile> {
     using Base = GatherBase<T, Tile>;
+    static constexpr bool kAsynchronous = true;
     uint64_t image[Base::kRows];
     uint32_t offset[Base::kRows], mask[Base::kRows];
     int32_t first_tap; // of the mask

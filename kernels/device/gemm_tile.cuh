@@ -14,21 +14,28 @@ constexpr int kStages = 4;
 // Rows that a warp stores at once.
 constexpr int kStoreRows = 32;
 
-// A block computes kM pixels x kN output channels, its warps kWarpM x kWarpN of them each.
-template <int kM_, int kN_, int kWarpM_, int kWarpN_> struct Tile {
-    static constexpr int kM = kM_, kN = kN_, kWarpM = kWarpM_, kWarpN = kWarpN_;
-    static constexpr int kWarpColumns = kN / kWarpN, kWarps = kM / kWarpM * kWarpColumns, kThreads = 32 * kWarps;
-    static constexpr int kABytes = kM * kRowBytes, kStageBytes = (kM + kN) * kRowBytes;
+// A block computes kM pixels x kN output channels, its warps kWarpM x kWarpN of them each. Where there are too few such tiles to
+// fill the GPU, kSlices sets of warps share a block's steps, and their sums meet before the store.
+template <int kM_, int kN_, int kWarpM_, int kWarpN_, int kSlices_ = 1> struct Tile {
+    static constexpr int kM = kM_, kN = kN_, kWarpM = kWarpM_, kWarpN = kWarpN_, kSlices = kSlices_;
+    static constexpr int kWarpColumns = kN / kWarpN, kSliceWarps = kM / kWarpM * kWarpColumns;
+    static constexpr int kWarps = kSliceWarps * kSlices, kThreads = 32 * kWarps;
+    // A stage holds a step for each slice.
+    static constexpr int kABytes = kM * kRowBytes, kStepBytes = (kM + kN) * kRowBytes, kStageBytes = kSlices * kStepBytes;
     // A warp's sums on their way to the output, as f32: [row][channel] or [channel][row], padded against bank conflicts.
     static constexpr int kChannelsStride = kWarpN + 8, kRowsStride = kStoreRows + 4;
     static constexpr int kStagingBytes = kStoreRows * kChannelsStride * 4;
     static_assert(kM % kWarpM == 0 && kN % kWarpN == 0, "warps tile the block");
     static_assert(kWarpM % kStoreRows == 0 && kWarpN % 16 == 0, "a warp stores whole blocks of rows, ldmatrix loads 16 channels");
+    static_assert(kStoreRows % kSlices == 0 && kWarpN % kSlices == 0, "each slice stores as much of its warps' part");
     static_assert(kM * kRowChunks % kThreads == 0 && kN * kRowChunks % kThreads == 0, "every thread copies as many chunks");
     static_assert(kWarpN * kRowsStride * 4 <= kStagingBytes && kStagingBytes * kWarps <= kStages * kStageBytes, "sums fit the pipeline's memory");
 };
 
 WC_DEVICE int32_t warp_index() { return (int32_t)(threadIdx.x / 32); }
+// The slice of the warp, and the warp's index in it.
+template <typename Tile> WC_DEVICE int32_t slice_index() { return warp_index() / Tile::kSliceWarps; }
+template <typename Tile> WC_DEVICE int32_t slice_warp() { return warp_index() % Tile::kSliceWarps; }
 // The byte at which a chunk of a tile's row lies.
 WC_DEVICE int32_t chunk_at(int32_t row, int32_t chunk) { return row * kRowBytes + (chunk ^ (row >> 1 & 3)) * kChunkBytes; }
 

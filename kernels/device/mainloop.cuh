@@ -14,7 +14,12 @@ template <typename Tile> struct WeightTiles {
     // `tiles` of Tile::kN channels in a group; `total_steps` of a group, those that the block leaves out included
     WC_DEVICE WeightTiles(uint64_t weight, const Steps& steps, int32_t group, int32_t total_steps, int32_t tiles, int32_t tile)
         : step_bytes((int64_t)tiles * Tile::kN * kRowBytes), left(steps.run), run(steps.run), gap(steps.gap) {
-        const int64_t first = (int64_t)group * total_steps + steps.first;
+        int32_t skipped = steps.skip;
+        if (skipped > 0) {
+            left = run - skipped % run;
+            skipped += skipped / run * gap;
+        }
+        const int64_t first = (int64_t)group * total_steps + steps.first + skipped;
         next = (const unsigned char*)weight + first * step_bytes + tile * Tile::kN * kRowBytes + threadIdx.x * kChunkBytes;
     }
     WC_DEVICE void fetch(unsigned char* to) {
@@ -31,35 +36,45 @@ template <typename Tile> struct WeightTiles {
     }
 };
 
-// Adds all steps' products. Afterwards the shared memory is free.
+// Begins the copies of a stage: of those of its steps, `step` and the next ones, that there are.
+template <typename Tile, typename Gather>
+WC_DEVICE void fetch_stage(unsigned char* slot, Gather& a, WeightTiles<Tile>& b, int32_t step, int32_t steps) {
+#pragma unroll
+    for (int slice = 0; slice < Tile::kSlices; ++slice)
+        if (step + slice < steps) {
+            a.fetch(slot + slice * Tile::kStepBytes);
+            b.fetch(slot + slice * Tile::kStepBytes + Tile::kABytes);
+        }
+}
+
+// Adds the products of `steps` steps; of those that slices share, a warp has every kSlices-th. Afterwards the shared memory is
+// free.
 template <typename Math, typename Tile, typename Gather>
 WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
+    static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
     unsigned char* const shared = shared_memory();
-    const int32_t a_begin = warp_index() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
-    const int32_t b_begin = Tile::kABytes + warp_index() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
+    const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
+    const int32_t a_begin = slice * Tile::kStepBytes + slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM * kRowBytes;
+    const int32_t b_begin = slice * Tile::kStepBytes + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
 #pragma unroll 1
-    for (int step = 0; step < kStages - 1; ++step) {
-        unsigned char* const slot = shared + step * Tile::kStageBytes;
-        if (step < steps) {
-            a.fetch(slot);
-            b.fetch(slot + Tile::kABytes);
+    for (int stage = 0; stage < kStages - 1; ++stage) {
+        unsigned char* const slot = shared + stage * Tile::kStageBytes;
+        if (stage < stages) {
+            fetch_stage(slot, a, b, stage * Tile::kSlices, steps);
             a.deposit(slot);
         }
         copy_async_commit();
     }
-    for (int32_t step = 0; step < steps; ++step) {
+    for (int32_t stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
         __syncthreads(); // the stage is there for all, and all have done with the slot that is filled next
-        const int32_t coming = step + kStages - 1;
+        const int32_t coming = stage + kStages - 1;
         unsigned char* const slot = shared + coming % kStages * Tile::kStageBytes;
-        if (coming < steps) {
-            a.fetch(slot);
-            b.fetch(slot + Tile::kABytes);
-        }
+        if (coming < stages) fetch_stage(slot, a, b, coming * Tile::kSlices, steps);
         copy_async_commit();
-        const unsigned char* const stage = shared + step % kStages * Tile::kStageBytes;
-        sums.multiply(stage + a_begin, stage + b_begin);
-        if (coming < steps) a.deposit(slot);
+        const unsigned char* const filled = shared + stage % kStages * Tile::kStageBytes;
+        if (Tile::kSlices == 1 || stage * Tile::kSlices + slice < steps) sums.multiply(filled + a_begin, filled + b_begin);
+        if (coming < stages) a.deposit(slot);
     }
     copy_async_wait<0>();
     __syncthreads();

@@ -7,7 +7,7 @@ use super::suite::{Configuration, cost, scaled_down};
 use super::values::{Placed, Values};
 use crate::analysis::LayerReport;
 use crate::cases::Problem;
-use crate::check::{Arrays, Case, Failure, Kernels};
+use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
 use crate::error::{Error, Result};
 use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Parameter, Plan, RoIs, WorkspaceMemory};
@@ -183,7 +183,7 @@ impl Bench {
         let report = cost(&problem, T::DTYPE)?;
         let parameters = parameters(&problem, T::DTYPE)?;
         let layer = layer(&problem, &parameters)?;
-        let request = problem.request()?.format(configuration.format);
+        let request = problem.request()?.format(configuration.format).workspace_limit(WORKSPACE);
         let plan = layer.plan::<T>(&self.device, &request)?;
         (result.x, result.y) = (report.input.to_vec(), report.output.to_vec());
         result.kernel = Some(plan.explain().kernel.to_string());
@@ -343,7 +343,7 @@ impl Bench {
         let parameters = parameters(problem, T::DTYPE)?;
         let layer = layer(problem, &parameters)?;
         let format = MemoryFormat::ChannelsLast;
-        let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format))?;
+        let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format).workspace_limit(WORKSPACE))?;
         let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
         let (mut set, _) = self.set(problem, 0, format, &plan)?;
         let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
@@ -353,6 +353,10 @@ impl Bench {
         Ok((time, plan.explain().kernel.to_string()))
     }
 }
+
+#[cfg(all(test, feature = "checked-host"))]
+#[path = "traffic.rs"]
+mod traffic;
 
 #[cfg(all(test, feature = "host"))]
 mod tests {

@@ -3,7 +3,7 @@
 use super::cost::{Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
-use super::{KernelInfo, conv_direct};
+use super::{KernelInfo, conv_banded, conv_direct};
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
 use crate::{DType, Element, MemoryFormat};
@@ -168,6 +168,9 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if g.groups != g.c_in {
         return Err(format!("{} channels in each of {} groups are not depthwise", g.c_in / g.groups, g.groups));
     }
+    if conv_banded::is_banded(kernel) {
+        return conv_banded::cost(kernel, problem);
+    }
     let variant = Variant::new(kernel);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
         return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
@@ -231,6 +234,9 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    if conv_banded::is_banded(kernel) {
+        return conv_banded::prepare(kernel, problem);
+    }
     let g = &problem.geometry;
     let variant = Variant::new(kernel);
     let tiling = Tiling::new(&variant, problem).expect("cost has accepted it");

@@ -1,11 +1,11 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::cost::{Work, least_bytes};
+use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
-use super::{KernelInfo, WeightPlace, conv_transpose};
+use super::{KernelInfo, WeightPlace, conv_transpose, find};
 use crate::geometry::ConvGeometry;
-use crate::layers::{Parameter, Precision};
+use crate::layers::{Parameter, Precision, padded};
 use crate::{DType, Element, MemoryFormat};
 
 pub(crate) const FAMILY: &str = "conv_gemm";
@@ -32,16 +32,22 @@ pub(super) struct Tile {
     pub n: usize,
     warp_m: usize,
     warp_n: usize,
+    /// Sets of warps that share the steps of a block.
+    slices: usize,
 }
 
-const TILES: [Tile; 7] = [
-    Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64 },
-    Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32 },
-    Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32 },
-    Tile { name: "64x128", m: 64, n: 128, warp_m: 64, warp_n: 32 },
-    Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32 },
-    Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32 },
-    Tile { name: "64x256", m: 64, n: 256, warp_m: 32, warp_n: 64 },
+const TILES: [Tile; 11] = [
+    Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64, slices: 1 },
+    Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32, slices: 1 },
+    Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32, slices: 1 },
+    Tile { name: "64x128", m: 64, n: 128, warp_m: 64, warp_n: 32, slices: 1 },
+    Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 1 },
+    Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32, slices: 1 },
+    Tile { name: "64x256", m: 64, n: 256, warp_m: 32, warp_n: 64, slices: 1 },
+    Tile { name: "32x128", m: 32, n: 128, warp_m: 32, warp_n: 32, slices: 1 },
+    Tile { name: "32x64", m: 32, n: 64, warp_m: 32, warp_n: 16, slices: 1 },
+    Tile { name: "64x64_k2", m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 2 },
+    Tile { name: "32x64_k4", m: 32, n: 64, warp_m: 32, warp_n: 64, slices: 4 },
 ];
 
 impl Tile {
@@ -51,30 +57,50 @@ impl Tile {
     }
 
     /// 64x64, which every gather has.
-    pub fn smallest() -> &'static Self {
-        TILES.iter().min_by_key(|tile| tile.m * tile.n).expect("the table has tiles")
+    pub fn of_every_gather() -> &'static Self {
+        TILES.iter().find(|tile| tile.name == "64x64").expect("it is in the table")
     }
 
-    pub fn stage_bytes(&self) -> usize {
+    fn step_bytes(&self) -> usize {
         (self.m + self.n) * ROW_BYTES
     }
 
-    /// What the warps read of a stage.
+    /// A stage holds a step for each slice.
+    pub fn stage_bytes(&self) -> usize {
+        self.slices * self.step_bytes()
+    }
+
+    /// What the warps read of a step.
     pub fn fragment_bytes(&self) -> usize {
         (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES
     }
 
-    /// That the copies of a stage write and its multiplications read.
+    /// That the copies of a step write and its multiplications read.
     pub fn shared_bytes_per_stage(&self) -> usize {
-        self.stage_bytes() + self.fragment_bytes()
+        self.step_bytes() + self.fragment_bytes()
     }
 
     pub fn threads(&self) -> usize {
-        32 * self.m / self.warp_m * self.n / self.warp_n
+        32 * self.m / self.warp_m * self.n / self.warp_n * self.slices
+    }
+
+    /// Which steps a slice has must not depend on the taps that a tile leaves out, or an image's sums would depend on its batch.
+    fn check_slices(&self, g: &ConvGeometry, dtype: DType) -> Result<(), String> {
+        let (channels, per_step) = (g.c_in / g.groups, ROW_BYTES / dtype.bytes());
+        let skips = channels.is_multiple_of(per_step) && g.kernel != [1, 1];
+        if skips && !(channels / per_step).is_multiple_of(self.slices) {
+            return Err(format!("{channels} channels of a tap are no whole steps of {} slices", self.slices));
+        }
+        Ok(())
+    }
+
+    /// Products of a warp in a step.
+    fn warp_macs(&self, dtype: DType) -> f64 {
+        (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
-        let registers = self.m * self.n + self.threads() * WORKING_REGISTERS;
+        let registers = self.slices * self.m * self.n + self.threads() * WORKING_REGISTERS;
         (REGISTERS / registers).min(SHARED_BYTES / (STAGES * self.stage_bytes()))
     }
 }
@@ -120,8 +146,24 @@ impl Tiling {
         Ok(tiling)
     }
 
+    /// Of the packed weights.
+    fn weight_bytes(&self, tile: &Tile) -> f64 {
+        self.tiles_of_a_row as f64 * (tile.n * self.steps * ROW_BYTES) as f64
+    }
+
     pub fn blocks(&self) -> usize {
         self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
+    }
+
+    /// Of a block; of a transposed convolution, those of the average phase.
+    fn block_steps(&self) -> f64 {
+        self.steps as f64 / self.phases.max(1) as f64
+    }
+
+    /// Cycles that a block takes when its `steps` wait for each other: one after the other, or as many at once as there are
+    /// slices, whose sums then meet.
+    fn block_cycles(tile: &Tile, steps: f64, step_cycles: f64) -> f64 {
+        ((steps / tile.slices as f64).ceil() + (tile.slices - 1) as f64 / 2.0) * step_cycles
     }
 
     /// Steps of all blocks.
@@ -138,56 +180,150 @@ fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
 
 /// A product of tf32 takes tensor cores as long as two of 16 bits.
 const TF32_MACS: f64 = 2.0;
+/// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
+/// in flight do not hide of L2's.
+const STEP_CYCLES: f64 = 150.0;
+/// Of k: with more, adding up takes longer than multiplying.
+const MAX_PARTS: usize = 16;
+/// Of a block of split_sum.cu.
+const SUM_THREADS: usize = 128;
+const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
 const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
-    let Problem { geometry: g, dtype, .. } = problem;
-    if kernel.dtype != Some(*dtype) {
-        return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
+    let estimate = Estimate::new(kernel, problem)?;
+    if is_split(kernel) { Ok(estimate.split_seconds(estimate.parts(problem)?, problem)) } else { Ok(estimate.whole.seconds(problem)) }
+}
+
+/// What a kernel does for a problem to which it applies.
+struct Estimate {
+    tile: &'static Tile,
+    tiling: Tiling,
+    step_cycles: f64,
+    /// Of one launch.
+    whole: Work,
+}
+
+impl Estimate {
+    fn new(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+        let Problem { geometry: g, dtype, .. } = problem;
+        if kernel.dtype != Some(*dtype) {
+            return Err(format!("it is for {}, not {dtype}", kernel.dtype.map_or("any", DType::name)));
+        }
+        let tf32 = kernel.tag("math").is_some();
+        if tf32 && problem.precision != Precision::Tf32 {
+            return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
+        }
+        let gather = kernel.tag("gather").unwrap_or_default();
+        let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+        if problem.x_format != format {
+            return Err(format!("it gathers from {format} inputs"));
+        }
+        let channels = g.c_in / g.groups;
+        if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
+            return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
+        }
+        let tile = Tile::of(kernel);
+        let tiling = Tiling::fitting(g, tile, problem)?;
+        let stages = tiling.stages();
+        let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
+        let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
+        if gather != "vectors" {
+            shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
+        }
+        // a run of channels that is shorter than a sector of L2 costs a whole one
+        let sectors = if gather == "vectors" { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
+        let (tensor_macs, ffma) = match dtype {
+            DType::F32 if !tf32 => (0.0, 1.0),
+            DType::F32 => (TF32_MACS, 0.0),
+            _ => (1.0, 0.0),
+        };
+        let step_cycles = STEP_CYCLES + warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        tile.check_slices(g, *dtype)?;
+        let whole = Work {
+            l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
+            blocks: tiling.blocks() as f64,
+            blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+            block_cycles: Tiling::block_cycles(tile, tiling.block_steps(), step_cycles),
+            // weights as they are packed: a group of few channels is mostly padding
+            dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
+            shared_bytes,
+            tensor_macs: macs * tensor_macs,
+            ffma: macs * ffma,
+        };
+        Ok(Self { tile, tiling, step_cycles, whole })
     }
-    let tf32 = kernel.tag("math").is_some();
-    if tf32 && problem.precision != Precision::Tf32 {
-        return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
+
+    /// How many parts are the fastest of those that the request allows.
+    fn parts(&self, problem: &Problem<'_>) -> Result<usize, String> {
+        let Problem { geometry: g, dtype, workspace_limit, .. } = problem;
+        if problem.batch_invariant {
+            return Err("where its sums are split depends on the other images of a batch".into());
+        }
+        let chunk = CHUNK_BYTES / dtype.bytes();
+        if !g.c_out.is_multiple_of(chunk) {
+            return Err(format!("{} output channels are not a multiple of {chunk}", g.c_out));
+        }
+        if parts_bytes(g, 1) > i32::MAX as usize {
+            return Err(format!("{} bytes of sums are above 2^31", parts_bytes(g, 1)));
+        }
+        if self.tiling.steps < 2 {
+            return Err(format!("{} products are a single step", g.products()));
+        }
+        let allowed = |&parts: &usize| padded(parts_bytes(g, parts)).is_ok_and(|bytes| bytes <= *workspace_limit);
+        let possible = (2..=MAX_PARTS.min(self.tiling.steps)).filter(allowed);
+        let fastest = possible.min_by(|&a, &b| self.split_seconds(a, problem).total_cmp(&self.split_seconds(b, problem)));
+        fastest.ok_or_else(|| {
+            let bytes = parts_bytes(g, 2);
+            format!("two parts need {bytes} bytes of workspace: PlanRequest::workspace_limit allows {workspace_limit}")
+        })
     }
-    let gather = kernel.tag("gather").unwrap_or_default();
-    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
-    if problem.x_format != format {
-        return Err(format!("it gathers from {format} inputs"));
+
+    /// Of both launches.
+    fn split_seconds(&self, parts: usize, problem: &Problem<'_>) -> f64 {
+        let bytes = parts_bytes(&problem.geometry, parts) as f64;
+        let steps = (self.tiling.steps as f64 / parts as f64).ceil();
+        let multiply = Work {
+            blocks: self.whole.blocks * parts as f64,
+            block_cycles: Tiling::block_cycles(self.tile, steps, self.step_cycles),
+            l2_bytes: self.whole.l2_bytes + bytes,
+            ..self.whole
+        };
+        let add = Work {
+            blocks: sum_blocks(&problem.geometry, problem.dtype) as f64,
+            blocks_per_multiprocessor: SUM_BLOCKS_PER_MULTIPROCESSOR,
+            l2_bytes: bytes,
+            ..Default::default()
+        };
+        multiply.seconds(problem) + add.seconds(problem)
     }
-    let channels = g.c_in / g.groups;
-    if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
-        return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
-    }
-    let tile = Tile::of(kernel);
-    let tiling = Tiling::fitting(g, tile, problem)?;
-    let stages = tiling.stages();
-    let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
-    let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
-    if gather != "vectors" {
-        shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
-    }
-    // a run of channels that is shorter than a sector of L2 costs a whole one
-    let sectors = if gather == "vectors" { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
-    let work = Work {
-        l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
-        blocks: tiling.blocks() as f64,
-        blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
-        dram_bytes: least_bytes(problem),
-        shared_bytes,
-        tensor_macs: match dtype {
-            DType::F32 if !tf32 => 0.0,
-            DType::F32 => TF32_MACS * macs,
-            _ => macs,
-        },
-        ffma: if *dtype == DType::F32 && !tf32 { macs } else { 0.0 },
-    };
-    Ok(work.seconds(problem))
+}
+
+/// Whether the kernel leaves the sums of parts of k to split_sum.cu.
+pub(super) fn is_split(kernel: &KernelInfo) -> bool {
+    kernel.tag("parts").is_some()
+}
+
+/// Bytes of the sums of so many parts, in the workspace.
+pub(super) fn parts_bytes(g: &ConvGeometry, parts: usize) -> usize {
+    g.output_shape().iter().product::<usize>().saturating_mul(parts * size_of::<f32>())
+}
+
+/// The kernel of split_sum.cu for a 16-bit type.
+pub(super) fn sum_kernel(dtype: DType) -> &'static KernelInfo {
+    find(if dtype == DType::Bf16 { "split_sum_bf16" } else { "split_sum_f16" })
+}
+
+/// Its blocks.
+pub(super) fn sum_blocks(g: &ConvGeometry, dtype: DType) -> usize {
+    g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * SUM_THREADS)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let tile = Tile::of(kernel);
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
+    let parts = if is_split(kernel) { Estimate::new(kernel, problem).and_then(|estimate| estimate.parts(problem)) } else { Ok(1) };
     let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
     let (layout, pack) = match tile.n {
         64 if kernel.tag("math").is_some() => {
@@ -196,7 +332,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         _ => packing(tile),
     };
     Prepared {
-        grid: [blocks as u32, 1, 1],
+        grid: [blocks as u32, parts.unwrap_or(1) as u32, 1],
         shared_bytes: (STAGES * tile.stage_bytes()) as u32,
         params: KernelParams::default(),
         alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
@@ -250,12 +386,21 @@ mod tests {
     use crate::kernels::family;
 
     #[test]
+    fn every_split_kernel_has_one_that_adds_up() {
+        for kernel in family(FAMILY).filter(|kernel| is_split(kernel)) {
+            let sum = sum_kernel(kernel.dtype.expect("it has a dtype"));
+            assert_eq!((sum.dtype, sum.threads as usize), (kernel.dtype, SUM_THREADS));
+        }
+    }
+
+    #[test]
     fn the_manifest_has_these_tiles() {
         let tiled = |kernel: &&KernelInfo| kernel.tag("tile").is_some();
         for kernel in family(FAMILY).chain(family(conv_transpose::FAMILY)).chain(family("conv_separable")).filter(tiled) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
-            assert_eq!(tile.name, format!("{}x{}", tile.m, tile.n));
+            let slices = if tile.slices > 1 { format!("_k{}", tile.slices) } else { String::new() };
+            assert_eq!(tile.name, format!("{}x{}{slices}", tile.m, tile.n));
             assert!(tile.m <= MAX_TILE && [32, 64, 128, 256].contains(&tile.n));
         }
     }

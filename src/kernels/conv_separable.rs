@@ -1,9 +1,9 @@
 //! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result, in one launch.
 
 use super::cost::{Work, least_bytes};
-use super::launch::{KernelParams, Prepared, Problem};
+use super::launch::{KernelParams, Prepared, Problem, Stage};
 use super::params::ConvSeparableParams;
-use super::{Epilogue, KernelInfo, Packed, PackedWeights, conv_gemm};
+use super::{Epilogue, KernelInfo, Packed, conv_gemm};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
@@ -41,7 +41,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let tile = conv_gemm::Tile::of(kernel);
     let tiling = conv_gemm::Tiling::fitting(pointwise, tile, problem)?;
     // what takes the views that are not aligned must fit too
-    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::smallest(), problem)?;
+    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
     let stages = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
     // each stage: its share of the middle, computed by this block alone
@@ -66,14 +66,15 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
         tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
         ffma: instructions,
+        ..Default::default()
     };
     Ok(work.seconds(problem))
 }
 
-/// Bytes that must move: those of the pointwise convolution, with the depthwise one's input instead of its own.
-fn fused_bytes(problem: &Problem<'_>, depthwise: &ConvGeometry) -> f64 {
+/// Bytes that must move: those of a convolution, with the input of the one before it instead of its own.
+pub(super) fn fused_bytes(problem: &Problem<'_>, before: &ConvGeometry) -> f64 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as f64).product::<f64>();
-    let replaced = elements(depthwise.input_shape()) - elements(depthwise.output_shape());
+    let replaced = elements(before.input_shape()) - elements(before.output_shape());
     least_bytes(problem) + replaced * problem.dtype.bytes() as f64
 }
 
@@ -83,13 +84,8 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 }
 
 /// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.
-pub(crate) fn pack_depthwise<T: Element>(
-    device: &Device,
-    geometry: &ConvGeometry,
-    weight: &Parameter,
-    epilogue: &Epilogue<'_>,
-    packed: &PackedWeights,
-) -> Result<Arc<Packed>> {
+pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &Stage<'_>) -> Result<Arc<Packed>> {
+    let Stage { geometry, weight, epilogue, packed } = depthwise;
     let padded = geometry.c_out.next_multiple_of(conv_gemm::ROW_BYTES / size_of::<T>());
     let pad = |vector: Option<&Parameter>| {
         vector.map(|vector| {

@@ -1,7 +1,8 @@
 //! One cost model for all families: estimated seconds, so that the cheapest candidate is the fastest by the same measure.
 //!
 //! A kernel is as slow as the busiest of the units that it uses: DRAM, the shared memory and L1 of the multiprocessors, their
-//! tensor cores, their FFMA lanes. The units of a multiprocessor stand still while the last wave is not full.
+//! tensor cores, their FFMA lanes. The multiprocessor with the most blocks ends last; and where a block has one to itself, it is
+//! as slow as its own steps, which wait for each other.
 
 use super::launch::Problem;
 use crate::DeviceKind;
@@ -30,6 +31,8 @@ pub(crate) struct Work {
     pub blocks: f64,
     /// How many fit a multiprocessor at once.
     pub blocks_per_multiprocessor: f64,
+    /// What a block takes at least, however idle its multiprocessor is; 0 where the family does not say.
+    pub block_cycles: f64,
     /// Read from and written to DRAM.
     pub dram_bytes: f64,
     /// Read from L2, in whole sectors, repeated reads included.
@@ -60,15 +63,22 @@ impl Work {
     /// Estimated seconds on a device, for what is no convolution.
     pub fn seconds_on(&self, kind: DeviceKind, device: &Properties) -> f64 {
         let multiprocessors = multiprocessors_of(kind, device);
-        let slots = multiprocessors * self.blocks_per_multiprocessor.max(1.0);
-        let waves = (self.blocks / slots).ceil().max(1.0);
-        let busy = (self.blocks / (waves * slots)).max(f64::MIN_POSITIVE);
+        let blocks = self.blocks.max(1.0);
+        let waves = (blocks / (multiprocessors * self.blocks_per_multiprocessor.max(1.0))).ceil();
+        // a family that does not say how long a block takes on its own is taken to need all that fit to keep a multiprocessor busy
+        let most =
+            if self.block_cycles > 0.0 { (blocks / multiprocessors).ceil() } else { waves * self.blocks_per_multiprocessor.max(1.0) };
         let cycles =
             (self.shared_bytes / SHARED_BYTES_PER_CYCLE).max(self.tensor_macs / TENSOR_MACS_PER_CYCLE).max(self.ffma / FFMA_PER_CYCLE);
-        let units = cycles / (multiprocessors * busy * CLOCK);
+        let units = (cycles / blocks * most).max(waves * self.block_cycles) / CLOCK;
         let memory = (self.dram_bytes / DRAM_BYTES_PER_SECOND).max(self.l2_bytes / L2_BYTES_PER_SECOND) / multiprocessors;
         LAUNCH_SECONDS + units.max(memory)
     }
+}
+
+/// Cycles of a warp for its products: it has a quarter of its multiprocessor.
+pub(crate) fn warp_cycles(tensor_macs: f64, ffma: f64) -> f64 {
+    4.0 * (tensor_macs / TENSOR_MACS_PER_CYCLE).max(ffma / FFMA_PER_CYCLE)
 }
 
 /// Estimated seconds of a kernel that does nothing but move bytes.
@@ -80,7 +90,12 @@ pub(crate) fn copy_seconds(bytes: f64) -> f64 {
 pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
     let g = &problem.geometry;
     let input = g.n * g.c_in * g.input[0] * g.input[1];
-    let weight = g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1];
     let output: usize = g.output_shape().iter().product();
-    (input + weight + output) as f64 * problem.dtype.bytes() as f64
+    (input + output) as f64 * problem.dtype.bytes() as f64 + weight_bytes(problem)
+}
+
+/// Of a convolution's weight as the layer has it.
+pub(crate) fn weight_bytes(problem: &Problem<'_>) -> f64 {
+    let g = &problem.geometry;
+    (g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1] * problem.dtype.bytes()) as f64
 }

@@ -92,6 +92,7 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
             + samples * BYTES_PER_SAMPLE[usize::from(!vectors)] * dtype.bytes() as f64 / 2.0,
         tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
         ffma: samples * FFMA_PER_SAMPLE + if *dtype == DType::F32 { macs } else { 0.0 },
+        ..Default::default()
     };
     Ok(work.seconds(problem))
 }

@@ -1,15 +1,17 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
 use super::params::{
-    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvTransposeParams, DeformConvParams,
-    SubPixelParams, Tensor4,
+    ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvSeparableParams, ConvSplitParams, ConvTransposeParams,
+    DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
-use super::{Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, field, find, operand, tensor4, to_i32};
+use super::{
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, find, operand, tensor4, to_i32,
+};
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
-use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace};
-use crate::tensor::{TensorView, TensorViewMut};
+use crate::layers::{Choice, Executable, Explanation, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
+use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -27,6 +29,9 @@ pub(crate) struct Problem<'a> {
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
     pub precision: Precision,
+    pub batch_invariant: bool,
+    /// Bytes.
+    pub workspace_limit: usize,
     pub kind: DeviceKind,
     pub device: &'a Properties,
 }
@@ -41,6 +46,8 @@ impl<'a> Problem<'a> {
             x_format,
             y_format,
             precision: request.precision,
+            batch_invariant: request.batch_invariant,
+            workspace_limit: request.workspace_limit,
             kind: device.kind(),
             device: device.properties(),
         }
@@ -48,10 +55,12 @@ impl<'a> Problem<'a> {
 }
 
 /// A convolution that a kernel computes on its way to another, with its packed weights.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Before {
     pub geometry: ConvGeometry,
     pub weights: Arc<Packed>,
+    /// What findings call its weight, bias and slope.
+    pub names: [&'static str; 3],
 }
 
 /// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
@@ -69,6 +78,7 @@ pub(crate) enum KernelParams {
     Grouped(ConvGroupedParams),
     Transpose(ConvTransposeParams),
     Separable(ConvSeparableParams),
+    SpatialSeparable(SpatialSeparableParams),
     Deform(DeformConvParams),
 }
 
@@ -86,21 +96,25 @@ impl KernelParams {
             KernelParams::Grouped(params) => &mut params.conv,
             KernelParams::Transpose(params) => &mut params.conv,
             KernelParams::Separable(params) => &mut params.conv,
+            KernelParams::SpatialSeparable(params) => &mut params.conv,
             KernelParams::Deform(params) => &mut params.conv,
         }
     }
 
-    fn set_before(&mut self, before: ConvParams) {
-        if let KernelParams::Separable(params) = self {
-            params.depthwise = before;
+    /// Of the convolution before it.
+    fn before(&mut self) -> Option<&mut ConvParams> {
+        match self {
+            KernelParams::Separable(params) => Some(&mut params.depthwise),
+            KernelParams::SpatialSeparable(params) => Some(&mut params.column),
+            _ => None,
         }
     }
 
     fn set_tensors(&mut self, x: Tensor4, y: Tensor4) {
         let conv = self.conv();
         (conv.x, conv.y) = (x, y);
-        if let KernelParams::Separable(params) = self {
-            params.depthwise.x = x;
+        if let Some(before) = self.before() {
+            before.x = x;
         }
     }
 }
@@ -169,12 +183,19 @@ pub(crate) fn plan_after<T: Element>(
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
-        first.iter().for_each(|&first| all.set_before(first));
-        let before = before.as_ref().map(|before| before.weights.clone());
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before })
+        if let Some((params, first)) = all.before().zip(first) {
+            *params = first;
+        }
+        let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, &geometry, T::DTYPE, grid[1])?) } else { None };
+        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
     };
     let chosen = ready(info, prepare(families, info, &problem))?;
     let mut note = String::new();
+    let mut workspace_bytes = 0;
+    if let Some(split) = &chosen.split {
+        workspace_bytes = split.bytes()?;
+        note += &format!("; k in {} parts, whose sums take {workspace_bytes} bytes of workspace and a second launch", split.parts);
+    }
     let mut narrow = None;
     let undemanding = [size_of::<T>(); 2];
     if chosen.alignment != undemanding {
@@ -209,7 +230,7 @@ pub(crate) fn plan_after<T: Element>(
         request: request.clone(),
         output,
         needs,
-        workspace_bytes: 0,
+        workspace_bytes,
         executable: Box::new(launch),
         explanation,
     })
@@ -276,7 +297,35 @@ struct Ready {
     params: KernelParams,
     weights: Arc<Packed>,
     /// Of the convolution before it.
-    before: Option<Arc<Packed>>,
+    before: Option<Before>,
+    /// The launch after it.
+    split: Option<Split>,
+}
+
+/// What adds up the sums of parts of k.
+#[derive(Debug)]
+struct Split {
+    kernel: Kernel,
+    blocks: u32,
+    parts: i32,
+    /// Of the sums: the parts are as many batches.
+    layout: Layout,
+}
+
+impl Split {
+    fn new(device: &Device, g: &ConvGeometry, dtype: DType, parts: u32) -> Result<Self> {
+        let [n, c, h, w] = g.output_shape();
+        Ok(Self {
+            kernel: device.load(conv_gemm::sum_kernel(dtype))?,
+            blocks: conv_gemm::sum_blocks(g, dtype) as u32,
+            parts: parts as i32,
+            layout: Layout::packed([n * parts as usize, c, h, w], MemoryFormat::ChannelsLast),
+        })
+    }
+
+    fn bytes(&self) -> Result<usize> {
+        padded(self.layout.extent() * size_of::<f32>())
+    }
 }
 
 /// A convolution, ready to run.
@@ -296,7 +345,7 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
 }
 
 impl<T: Element> Executable<T> for ConvLaunch<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
+    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         let fits = |ready: &Ready| is_aligned(&inputs.x, ready.alignment[0]) && is_aligned(&y, ready.alignment[1]);
         let ready = match &self.narrow {
@@ -321,9 +370,10 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
         if let Some(before) = &ready.before {
-            operands.push(Operand::packed("dw_weight", &before.weight, size_of::<T>(), Access::Read));
-            for (name, memory) in before.bias_and_slope() {
-                let name = if name == "bias" { "dw_bias" } else { "mid_slope" };
+            let [weight, bias, slope] = before.names;
+            operands.push(Operand::packed(weight, &before.weights.weight, size_of::<T>(), Access::Read));
+            for (name, memory) in before.weights.bias_and_slope() {
+                let name = if name == "bias" { bias } else { slope };
                 operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
             }
         }
@@ -351,8 +401,27 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                 (params.mask, params.mask_in_f32) = field("mask", mask, &mut operands)?;
             }
         }
+        let mut sum = None;
+        if let Some(split) = &ready.split {
+            let (sums, _) = workspace.split::<f32>(&self.device, split.layout)?;
+            let sums = sums.as_view();
+            let params = all.conv();
+            let mut reads = Operands::new();
+            reads.push(operand("sums", &sums, Access::Read));
+            // x and the weight are the first launch's
+            operands.as_slice()[2..].iter().for_each(|&operand| reads.push(operand));
+            sum = Some((
+                split,
+                ConvSplitParams { conv: ConvParams { x: tensor4(&sums)?, ..*params }, parts: split.parts, reserved: 0 },
+                reads,
+            ));
+            (params.y, params.epilogue, params.sub_pixel) = (tensor4(&sums)?, Default::default(), Default::default());
+            let (x, weight) = (operands.as_slice()[0], operands.as_slice()[1]);
+            operands = Operands::new();
+            [x, weight, operand("sums", &sums, Access::Write)].into_iter().for_each(|operand| operands.push(operand));
+        }
         // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
-        // planned shapes and are on the device, views are valid as long as they exist, and the packed weights are ours
+        // planned shapes and are on the device, views are valid as long as they exist, and the packed weights and the workspace are ours
         unsafe {
             let operands = operands.as_slice();
             match &all {
@@ -363,6 +432,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                 KernelParams::Separable(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
+                KernelParams::SpatialSeparable(params) => {
+                    self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
+                }
                 KernelParams::Grouped(params) => {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
@@ -370,6 +442,12 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
                     self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream)
                 }
                 KernelParams::Deform(params) => self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, params, operands, stream),
+            }?;
+            match &sum {
+                Some((split, params, operands)) => {
+                    self.device.launch(&split.kernel, [split.blocks, 1, 1], 0, params, operands.as_slice(), stream)
+                }
+                None => Ok(()),
             }
         }
     }

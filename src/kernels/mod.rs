@@ -1,6 +1,7 @@
 //! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
 
 pub(crate) mod conv2d;
+mod conv_banded;
 mod conv_depthwise;
 mod conv_direct;
 mod conv_gemm;
@@ -16,6 +17,7 @@ pub(crate) mod pixel_shuffle;
 pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
 pub(crate) mod separable;
+mod spatial_separable;
 pub(crate) mod sub_pixel;
 mod unweighted;
 pub(crate) mod upsample;

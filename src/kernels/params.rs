@@ -138,6 +138,21 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct ConvSplitParams {
+    pub conv: ConvParams,
+    pub parts: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvSplitParams"][::std::mem::size_of::<ConvSplitParams>() - 224usize];
+    ["Alignment of ConvSplitParams"][::std::mem::align_of::<ConvSplitParams>() - 8usize];
+    ["Offset of field: ConvSplitParams::conv"][::std::mem::offset_of!(ConvSplitParams, conv) - 0usize];
+    ["Offset of field: ConvSplitParams::parts"][::std::mem::offset_of!(ConvSplitParams, parts) - 216usize];
+    ["Offset of field: ConvSplitParams::reserved"][::std::mem::offset_of!(ConvSplitParams, reserved) - 220usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct ConvGroupedParams {
     pub conv: ConvParams,
     pub tile_h: i32,
@@ -237,6 +252,31 @@ const _: () = {
     ["Alignment of ConvSeparableParams"][::std::mem::align_of::<ConvSeparableParams>() - 8usize];
     ["Offset of field: ConvSeparableParams::conv"][::std::mem::offset_of!(ConvSeparableParams, conv) - 0usize];
     ["Offset of field: ConvSeparableParams::depthwise"][::std::mem::offset_of!(ConvSeparableParams, depthwise) - 216usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct SpatialSeparableParams {
+    pub conv: ConvParams,
+    pub column: ConvParams,
+    pub channels: i32,
+    pub tile_h: i32,
+    pub tile_w: i32,
+    pub mid_w: i32,
+    pub channel_tiles: i32,
+    pub column_tiles: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SpatialSeparableParams"][::std::mem::size_of::<SpatialSeparableParams>() - 456usize];
+    ["Alignment of SpatialSeparableParams"][::std::mem::align_of::<SpatialSeparableParams>() - 8usize];
+    ["Offset of field: SpatialSeparableParams::conv"][::std::mem::offset_of!(SpatialSeparableParams, conv) - 0usize];
+    ["Offset of field: SpatialSeparableParams::column"][::std::mem::offset_of!(SpatialSeparableParams, column) - 216usize];
+    ["Offset of field: SpatialSeparableParams::channels"][::std::mem::offset_of!(SpatialSeparableParams, channels) - 432usize];
+    ["Offset of field: SpatialSeparableParams::tile_h"][::std::mem::offset_of!(SpatialSeparableParams, tile_h) - 436usize];
+    ["Offset of field: SpatialSeparableParams::tile_w"][::std::mem::offset_of!(SpatialSeparableParams, tile_w) - 440usize];
+    ["Offset of field: SpatialSeparableParams::mid_w"][::std::mem::offset_of!(SpatialSeparableParams, mid_w) - 444usize];
+    ["Offset of field: SpatialSeparableParams::channel_tiles"][::std::mem::offset_of!(SpatialSeparableParams, channel_tiles) - 448usize];
+    ["Offset of field: SpatialSeparableParams::column_tiles"][::std::mem::offset_of!(SpatialSeparableParams, column_tiles) - 452usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]

@@ -1,10 +1,11 @@
 //! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
 
 use super::launch::{self, Before, Family, Stage};
-use super::{conv_separable, conv2d};
-use crate::error::{Error, Result};
+use super::{Packed, conv_separable, conv2d, spatial_separable};
+use crate::error::Result;
 use crate::layers::{Choice, Needs, PAIR, Plan, PlanRequest, sequence};
 use crate::{Device, Element, MemoryFormat};
+use std::sync::Arc;
 
 /// Two launches with the tensor between them in the workspace, in the format that costs least.
 struct Pair<'a> {
@@ -18,7 +19,8 @@ impl<'a> Pair<'a> {
         let [first, second] = &stages;
         let mut best: Option<(f64, [PlanRequest; 2])> = None;
         for middle in MemoryFormat::ALL {
-            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, ..request.clone() };
+            // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
+            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
             let requests =
                 [one(first.geometry.input_shape(), request.x_format, middle), one(second.geometry.input_shape(), middle, request.y_format)];
             let families = conv2d::families::<T>();
@@ -51,21 +53,39 @@ impl<'a> Pair<'a> {
 
 /// A vertical and a horizontal convolution.
 pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    if let Some(name) = request.kernel.as_deref().filter(|name| *name != PAIR) {
-        return Err(Error::NoKernel { op, reasons: format!("{name} is none of {PAIR}") });
-    }
-    let pair = Pair::new::<T>(device, request, stages);
-    let mut plan = pair.plan(op, device, request)?;
-    plan.explanation.choices = vec![pair.choice()];
-    Ok(plan)
+    let family = Family { name: spatial_separable::FAMILY, cost: spatial_separable::cost, prepare: spatial_separable::prepare::<T> };
+    let names = ["col_weight", "col_bias", "mid_slope"];
+    either(op, device, request, stages, Fused { family, pack: spatial_separable::pack_column::<T>, names })
 }
 
 /// A depthwise and a pointwise convolution.
 pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let families = [Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare::<T> }];
-    let [depthwise, pointwise] = &stages;
+    let family = Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare::<T> };
+    let names = ["dw_weight", "dw_bias", "mid_slope"];
+    either(op, device, request, stages, Fused { family, pack: conv_separable::pack_depthwise::<T>, names })
+}
+
+/// Kernels that compute both stages.
+struct Fused<T> {
+    family: Family<T>,
+    /// The first stage's weight, bias and slope, as they want them.
+    pack: fn(&Device, &Stage<'_>) -> Result<Arc<Packed>>,
+    /// What findings call those.
+    names: [&'static str; 3],
+}
+
+/// The cheaper one of a fused kernel and a pair, or what the request names.
+fn either<T: Element>(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    stages: [Stage<'_>; 2],
+    Fused { family, pack, names }: Fused<T>,
+) -> Result<Plan<T>> {
+    let families = [family];
+    let [first, second] = &stages;
     let pair = Pair::new::<T>(device, request, stages);
-    let problem = launch::Problem { before: Some(depthwise.geometry), ..launch::Problem::new::<T>(device, request, pointwise.geometry) };
+    let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
     let mut fused = launch::candidates(&families, &problem);
     let paired = match request.kernel.as_deref() {
@@ -79,10 +99,8 @@ pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: 
         plan.explanation.choices.insert(0, pair.choice());
         plan
     } else {
-        let weights =
-            conv_separable::pack_depthwise::<T>(device, &depthwise.geometry, depthwise.weight, &depthwise.epilogue, depthwise.packed)?;
-        let before = Before { geometry: depthwise.geometry, weights };
-        let mut plan = launch::plan_after(op, &families, device, request, Some(before), *pointwise)?;
+        let before = Before { geometry: first.geometry, weights: pack(device, first)?, names };
+        let mut plan = launch::plan_after(op, &families, device, request, Some(before), *second)?;
         plan.explanation.choices.push(pair.choice());
         plan
     };

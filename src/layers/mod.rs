@@ -50,6 +50,7 @@ pub use sub_pixel::{SubPixelConv2d, SubPixelConv2dSpec};
 pub(crate) use tail::Tail;
 pub use tune::Tuned;
 pub use upsample::{UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize};
+pub(crate) use workspace::padded;
 pub use workspace::{Workspace, WorkspaceMemory};
 
 use crate::{Element, Result, Shape, Stream, Tensor};

@@ -17,6 +17,7 @@ pub struct PlanRequest {
     pub(crate) batch_invariant: bool,
     pub(crate) precision: Precision,
     pub(crate) rois: Option<usize>,
+    pub(crate) workspace_limit: usize,
 }
 
 /// How f32 layers multiply. The layers of 16-bit types multiply exactly in any case.
@@ -48,6 +49,7 @@ impl PlanRequest {
             batch_invariant: false,
             precision: Precision::Strict,
             rois: None,
+            workspace_limit: 0,
         }
     }
 
@@ -74,6 +76,14 @@ impl PlanRequest {
     /// How many RoIs there will be: K. Layers that pool RoIs need it.
     pub fn rois(self, rois: usize) -> Self {
         Self { rois: Some(rois), ..self }
+    }
+
+    /// Allows kernels that need up to so many bytes of workspace and are faster with it: convolutions with few output pixels and
+    /// many products each, whose sums are split over the GPU and added up by a second launch. 0 unless this is called. (Layers that
+    /// run as two launches with a tensor between them need the workspace for it in any case.) [`Plan::workspace_bytes`] says what
+    /// the plan needs.
+    pub fn workspace_limit(self, bytes: usize) -> Self {
+        Self { workspace_limit: bytes, ..self }
     }
 
     /// Asks for results of an image that do not depend, in any bit, on the batch that it came in.

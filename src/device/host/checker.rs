@@ -61,7 +61,13 @@ pub struct OperandCounters {
     pub bytes_written: u64,
     /// Bytes of those elements that were touched at all.
     pub unique_bytes: u64,
+    /// Sectors of 32 bytes that blocks read or wrote, each counted once for each block: what L2 moves if a block's own repeated
+    /// accesses stay in its L1.
+    pub block_sectors: u64,
 }
+
+/// What L2 moves at once.
+const SECTOR_BYTES: usize = 32;
 
 impl LaunchCounters {
     /// Bytes that threads read from global memory.
@@ -255,7 +261,7 @@ impl LaunchCheck {
 
     pub fn counters(&self, launch: &Launch<'_>) -> LaunchCounters {
         let totals = self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let operand = |(tracked, (read, written)): (&Tracked, &(u64, u64))| {
+        let operand = |((tracked, (read, written)), sectors): ((&Tracked, &(u64, u64)), &u64)| {
             let touched = tracked.touched.iter().filter(|t| t.load(Relaxed) != 0).count()
                 + tracked.owners.iter().filter(|o| o.load(Relaxed) != 0).count();
             let elements = tracked.touched.len() + tracked.owners.len();
@@ -265,13 +271,14 @@ impl LaunchCheck {
                 bytes_read: *read,
                 bytes_written: *written,
                 unique_bytes: (touched as u64) << tracked.shift,
+                block_sectors: *sectors,
             }
         };
         LaunchCounters {
             kernel: launch.kernel.info.name,
             blocks: launch.grid.iter().map(|&n| u64::from(n)).product(),
             threads: launch.kernel.info.threads,
-            operands: self.operands.iter().zip(&totals.global).map(operand).collect(),
+            operands: self.operands.iter().zip(&totals.global).zip(&totals.sectors).map(operand).collect(),
             barriers: totals.barriers,
             collectives: totals.collectives,
             shared_bytes_read: totals.shared_read,
@@ -294,6 +301,8 @@ impl LaunchCheck {
 struct Traffic {
     /// Bytes read and written, for each operand.
     global: Vec<(u64, u64)>,
+    /// Of 32 bytes, for each operand.
+    sectors: Vec<u64>,
     barriers: u64,
     collectives: u64,
     shared_read: u64,
@@ -304,13 +313,16 @@ struct Traffic {
 
 impl Traffic {
     fn new(operands: usize) -> Self {
-        Self { global: vec![(0, 0); operands], ..Self::default() }
+        Self { global: vec![(0, 0); operands], sectors: vec![0; operands], ..Self::default() }
     }
 
     fn add(&mut self, other: &Traffic) {
         for (total, new) in self.global.iter_mut().zip(&other.global) {
             total.0 += new.0;
             total.1 += new.1;
+        }
+        for (total, new) in self.sectors.iter_mut().zip(&other.sectors) {
+            *total += new;
         }
         self.barriers += other.barriers;
         self.collectives += other.collectives;
@@ -387,6 +399,10 @@ pub(super) struct BlockCheck {
     copies: Vec<Copies>,
     requests: Vec<Vec<Request>>,
     traffic: Traffic,
+    /// Of each operand, the latest block that touched each sector.
+    sectors: Vec<Vec<u32>>,
+    /// This block, among all that this object has served.
+    generation: u32,
 }
 
 /// Whether the lane may go on.
@@ -435,6 +451,12 @@ impl BlockCheck {
         self.requests.resize_with(threads, Vec::new);
         self.requests.iter_mut().for_each(Vec::clear);
         self.traffic = Traffic::new(launch.operands.len());
+        self.generation += 1;
+        self.sectors.resize_with(launch.operands.len().max(self.sectors.len()), Vec::new);
+        for (seen, tracked) in self.sectors.iter_mut().zip(&launch.operands) {
+            let sectors = tracked.extent / SECTOR_BYTES + 2;
+            seen.resize(sectors.max(seen.len()), 0);
+        }
     }
 
     /// Ends the block; its counters go to the launch.
@@ -587,6 +609,12 @@ impl BlockCheck {
             }
             let traffic = &mut self.traffic.global[number];
             *(if write { &mut traffic.1 } else { &mut traffic.0 }) += bytes as u64;
+            let start = tracked.start % SECTOR_BYTES;
+            let sectors = (start + offset) / SECTOR_BYTES..(start + offset + bytes - 1) / SECTOR_BYTES + 1;
+            for seen in &mut self.sectors[number][sectors] {
+                self.traffic.sectors[number] += u64::from(*seen != self.generation);
+                *seen = self.generation;
+            }
             return Verdict::GoOn;
         }
         let Some((tracked, first)) = refused else {

@@ -1,0 +1,173 @@
+//! The banded kernels of kernels/conv_depthwise.cu: large depthwise kernels on tensor cores.
+
+use super::KernelInfo;
+use super::cost::{Work, least_bytes};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::params::ConvDepthwiseParams;
+use crate::geometry::ConvGeometry;
+use crate::layers::Parameter;
+use crate::{Element, MemoryFormat};
+
+/// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.
+const LAYOUTS: [&str; 2] = ["[c_out][copy][band]", "[c_out][copy][band moved by 1]"];
+/// Output columns of a block.
+const COLUMNS: usize = 32;
+/// Output columns of an MMA, and the zeros in front of the weights of a band's row: one less.
+const BLOCK: usize = 8;
+/// The k of an MMA.
+const STEP: usize = 16;
+/// By registers.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
+const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
+/// Instructions for each staged element and for each output, on its way through shared memory and the epilogue.
+const STAGE_INSTRUCTIONS: f64 = 6.0;
+const OUTPUT_INSTRUCTIONS: f64 = 12.0;
+/// Of a warp for each kernel row, besides loads and MMAs.
+const ROW_INSTRUCTIONS: f64 = 8.0;
+/// Threads that read or write 2 bytes apart from their neighbours' cost as much as this many that do not.
+const SCATTERED: f64 = 4.0;
+/// Channels of a pixel that fill a sector of 32 bytes.
+const SECTOR_CHANNELS: usize = 16;
+
+/// The columns of the input that 8 outputs see, from an even one on: whole steps of MMAs.
+fn width(g: &ConvGeometry) -> usize {
+    (BLOCK - 1 + g.kernel[1] + g.padding[1] % 2).next_multiple_of(STEP)
+}
+
+/// Elements of one copy of a band, as `band_words` of the kernel has it.
+fn band_elements(g: &ConvGeometry) -> usize {
+    ((g.kernel[0] * width(g) / STEP + 1) | 1) * 16
+}
+
+/// Whether a kernel of the family is one of these.
+pub(super) fn is_banded(kernel: &KernelInfo) -> bool {
+    kernel.tag("width").is_some()
+}
+
+/// How a launch is cut into blocks.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    rows: usize,
+    channels: usize,
+    /// Blocks of an image along channels, columns and rows.
+    tiles: [usize; 3],
+    patch_h: usize,
+    shared_bytes: usize,
+    seconds: f64,
+}
+
+impl Tiling {
+    /// The fastest by the cost model.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+        let rows = kernel.tag("rows").and_then(|rows| rows.parse().ok()).expect("the manifest has the rows of every banded kernel");
+        let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, problem));
+        let best = tilings.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        best.ok_or_else(|| "what a block sees of 4 channels does not fit shared memory".into())
+    }
+
+    fn new(rows: usize, channels: usize, problem: &Problem<'_>) -> Option<Self> {
+        let g = &problem.geometry;
+        let tiles = [g.c_out.div_ceil(channels), g.output[1].div_ceil(COLUMNS), g.output[0].div_ceil(rows)];
+        tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
+        let (steps, pitch) = (width(g) / STEP, COLUMNS - BLOCK + width(g));
+        let patch_h = rows - 1 + g.kernel[0];
+        let (patch, sums) = (patch_h.checked_mul(pitch)?, rows * COLUMNS);
+        let area = (patch * 2).next_multiple_of(32).max(sums * size_of::<f32>());
+        // the areas are moved by 128 bytes in all; a word for each of 4 warps
+        let shared_bytes = channels.checked_mul(area.checked_add(2 * 2 * band_elements(g))?)? + 128 + 16;
+        if shared_bytes > problem.device.shared_bytes_per_block as usize {
+            return None;
+        }
+        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let blocks = (tiles.iter().product::<usize>() * g.n) as f64;
+        let areas = blocks * channels as f64;
+        let staged = areas * patch as f64;
+        // kernel rows of the warps' products, each with loads of 512 bytes of the patch and of 256 bytes of a band
+        let kernel_rows = areas * g.kernel[0] as f64;
+        let fragments = rows / STEP * COLUMNS / BLOCK;
+        let loads = rows / STEP * (pitch / BLOCK).div_ceil(2);
+        let instructions = (loads + steps * (fragments + 2)) as f64 + ROW_INSTRUCTIONS;
+        let scattered = |format| if format == MemoryFormat::ChannelsLast && !g.c_in.is_multiple_of(4) { SCATTERED } else { 1.0 };
+        let [staging, storing] = [problem.x_format, problem.y_format].map(scattered);
+        // the padding is not read
+        let seen = |axis: usize, tile: usize, size: usize| (tile - 1 + g.kernel[axis]).min(g.input[axis] + size - tile);
+        let inside = seen(0, rows, rows) * seen(1, COLUMNS, COLUMNS);
+        let sectors = |format| if format == MemoryFormat::ChannelsLast { SECTOR_CHANNELS.div_ceil(channels) as f64 } else { 1.0 };
+        let outputs = areas * sums as f64;
+        let work = Work {
+            blocks,
+            blocks_per_multiprocessor: resident as f64,
+            dram_bytes: least_bytes(problem),
+            l2_bytes: areas * 2.0 * inside as f64 * sectors(problem.x_format) + areas * 4.0 * band_elements(g) as f64,
+            shared_bytes: kernel_rows * (loads * 512 + steps * 256) as f64
+                + staged * 2.0 * staging
+                + outputs * 8.0
+                + areas * 4.0 * band_elements(g) as f64,
+            tensor_macs: kernel_rows * (steps * fragments * 16 * 8 * STEP) as f64,
+            ffma: kernel_rows * instructions * 32.0 + staged * STAGE_INSTRUCTIONS * staging + outputs * OUTPUT_INSTRUCTIONS * storing,
+            ..Default::default()
+        };
+        // a block alone on its multiprocessor does not load while it multiplies
+        let alone = if resident == 1 { 1.5 } else { 1.0 };
+        Some(Self { rows, channels, tiles, patch_h, shared_bytes, seconds: work.seconds(problem) * alone })
+    }
+}
+
+/// For a depthwise problem.
+pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let g = &problem.geometry;
+    if g.c_out != g.c_in {
+        return Err(format!("it computes one output of an input channel, not {}", g.c_out / g.c_in));
+    }
+    if (g.stride, g.dilation) != ([1; 2], [1; 2]) {
+        return Err(format!("it is for stride and dilation 1, not {:?} and {:?}", g.stride, g.dilation));
+    }
+    if g.kernel == [3; 2] || g.kernel == [5; 2] {
+        return Err(format!("memory bounds {0}x{0}, which has kernels of its own", g.kernel[0]));
+    }
+    if kernel.tag("width") != Some(width(g).to_string().as_str()) {
+        return Err(format!("8 neighbouring outputs see {} columns from an even one on", width(g)));
+    }
+    Tiling::of(kernel, problem).map(|tiling| tiling.seconds)
+}
+
+pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let g = &problem.geometry;
+    let tiling = Tiling::of(kernel, problem).expect("`cost` has found one");
+    let params = ConvDepthwiseParams {
+        channels: tiling.channels as i32,
+        columns: COLUMNS as i32,
+        strips: 1,
+        rows: tiling.rows as i32,
+        channel_tiles: tiling.tiles[0] as i32,
+        column_tiles: tiling.tiles[1] as i32,
+        patch_h: tiling.patch_h as i32,
+        patch_w: (COLUMNS - BLOCK + width(g)) as i32,
+        ..Default::default()
+    };
+    Prepared {
+        grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::Depthwise(params),
+        // it looks at the alignment itself
+        alignment: [size_of::<T>(); 2],
+        layout: LAYOUTS[g.padding[1] % 2],
+        pack,
+    }
+}
+
+/// The rows of a kernel, each in `width` elements after 7 zeros; once as they are, and once without the first zero.
+fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let [kh, kw] = g.kernel;
+    let elements = band_elements(g);
+    let lead = BLOCK - 1 + g.padding[1] % 2;
+    let mut packed = vec![T::from_f32(0.0); g.c_out * 2 * elements];
+    for (index, &value) in weight.values().iter().enumerate() {
+        let (channel, i, j) = (index / (kh * kw), index / kw % kh, index % kw);
+        let at = i * width(g) + lead + j;
+        for copy in 0..2 {
+            packed[(channel * 2 + copy) * elements + at - copy] = T::from_f32(value);
+        }
+    }
+    packed
+}

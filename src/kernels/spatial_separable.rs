@@ -1,0 +1,224 @@
+//! kernels/spatial_separable.cu: a vertical convolution of each channel and the horizontal one that reads its result, in one
+//! launch.
+
+use super::conv_separable::fused_bytes;
+use super::cost::Work;
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, Stage};
+use super::params::SpatialSeparableParams;
+use super::{KernelInfo, Packed, conv_direct};
+use crate::error::Result;
+use crate::geometry::ConvGeometry;
+use crate::{Device, Element, MemoryFormat};
+use std::sync::Arc;
+
+pub(crate) const FAMILY: &str = "spatial_separable";
+
+/// Outputs of a thread along a stage's axis: the kernel's `kOutputs`, and the taps that share their window.
+const OUTPUTS: usize = 4;
+/// What a tile may have: rows, columns, and vectors of channels or planes.
+const ROWS: [usize; 5] = [4, 8, 16, 32, 64];
+const COLUMNS: [usize; 6] = [4, 8, 16, 32, 64, 128];
+const CHANNELS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Vectors of channels that a warp should find beside each other: a whole sector of L2 of the wide ones, a whole wavefront of
+/// shared memory.
+const CHANNELS_GOAL: usize = 8;
+/// Shared memory that the blocks of a multiprocessor share, on the smallest that has tensor cores for bf16.
+const RESIDENT_SHARED: usize = 96 * 1024;
+/// The registers' limit on them.
+const RESIDENT_BLOCKS: usize = 4;
+
+/// Instructions that are no product, for each product, as in conv_depthwise.rs: where neighbouring taps share their pixels, and
+/// where each tap loads its own.
+const DENSE_INSTRUCTIONS: f64 = 0.5;
+const SPARSE_INSTRUCTIONS: f64 = 1.25;
+/// Of a load with its bounds test and address, which a thread's vector shares.
+const LOAD_INSTRUCTIONS: f64 = 8.0;
+/// Of each element in the middle: bias, rounding, and the store to shared memory.
+const FINISH_INSTRUCTIONS: f64 = 4.0;
+
+/// A kernel of the family, with the axes that the manifest gives it.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    format: MemoryFormat,
+    /// Channels of a thread.
+    vector: usize,
+    threads: usize,
+}
+
+impl Variant {
+    fn new(kernel: &KernelInfo) -> Self {
+        let vector = kernel.tag("vector").map_or(1, |value| value.parse().expect("the manifest's axes are numbers"));
+        Self { format: kernel.format.expect("every kernel of the family is for one format"), vector, threads: kernel.threads as usize }
+    }
+}
+
+/// How a launch is cut into blocks.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    /// Vectors of channels, or planes, of a block.
+    channels: usize,
+    rows: usize,
+    columns: usize,
+    /// Columns of the middle in shared memory, and those that are computed.
+    mid_w: usize,
+    mid_columns: usize,
+    /// Blocks of an image along channels, columns and rows.
+    tiles: [usize; 3],
+    shared_bytes: usize,
+}
+
+impl Tiling {
+    /// The cheapest tile that fits shared memory, with its estimated seconds.
+    fn new(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, f64), String> {
+        let row = &problem.geometry;
+        let vectors = row.c_out / variant.vector;
+        let mut best: Option<(Self, f64)> = None;
+        // the first that holds all is as large as any
+        let up_to = |sizes: &'static [usize], total: usize| {
+            let enough = sizes.iter().position(|&size| size >= total).map_or(sizes.len(), |index| index + 1);
+            &sizes[..enough]
+        };
+        for &channels in up_to(&CHANNELS, vectors) {
+            for &rows in up_to(&ROWS, row.output[0]) {
+                for &columns in up_to(&COLUMNS, row.output[1]) {
+                    let tiling = Self::cut(variant, problem, column, [channels.min(vectors), rows, columns]);
+                    if tiling.shared_bytes > problem.device.shared_bytes_per_block as usize {
+                        continue;
+                    }
+                    let seconds = tiling.work(variant, problem, column).seconds(problem);
+                    if best.as_ref().is_none_or(|(_, least)| seconds < *least) {
+                        best = Some((tiling, seconds));
+                    }
+                }
+            }
+        }
+        best.ok_or_else(|| {
+            let limit = problem.device.shared_bytes_per_block;
+            format!("the middle of {OUTPUTS} x {OUTPUTS} outputs does not fit the {limit} bytes of shared memory that a block has")
+        })
+    }
+
+    fn cut(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry, [channels, rows, columns]: [usize; 3]) -> Self {
+        let row = &problem.geometry;
+        let (taps_h, taps_w) = (column.kernel[0].next_multiple_of(OUTPUTS), row.kernel[1].next_multiple_of(OUTPUTS));
+        let reach = (row.kernel[1] - 1).saturating_mul(row.dilation[1]).saturating_add(1);
+        let mid_columns = (columns - 1).saturating_mul(row.stride[1]).saturating_add(reach);
+        let (mid_w, shared_bytes) = match variant.format {
+            MemoryFormat::ChannelsLast => {
+                let pixel = channels * variant.vector * problem.dtype.bytes();
+                (mid_columns, mid_columns.saturating_mul(rows * pixel))
+            }
+            // whole 16 bytes, also for those that the last window reads in advance
+            MemoryFormat::Contiguous => {
+                let mid_w = mid_columns.max(columns + taps_w).checked_next_multiple_of(OUTPUTS).unwrap_or(usize::MAX);
+                let plane = mid_w.saturating_mul(rows).saturating_add(taps_h + taps_w);
+                (mid_w, plane.saturating_mul(channels * size_of::<f32>()))
+            }
+        };
+        let tiles = [(row.c_out / variant.vector).div_ceil(channels), row.output[1].div_ceil(columns), row.output[0].div_ceil(rows)];
+        Self { channels, rows, columns, mid_w, mid_columns, tiles, shared_bytes }
+    }
+
+    fn blocks(&self, row: &ConvGeometry) -> f64 {
+        self.tiles.iter().map(|&tiles| tiles as f64).product::<f64>() * row.n as f64
+    }
+
+    fn work(&self, variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
+        let row = &problem.geometry;
+        let blocks = self.blocks(row);
+        let bytes = problem.dtype.bytes() as f64;
+        let (channels, vector) = ((self.channels * variant.vector) as f64, variant.vector as f64);
+        let lines = blocks * channels * self.rows.min(row.output[0].next_multiple_of(OUTPUTS)) as f64;
+        // elements of the middle, and of y
+        let (middle, outputs) = (lines * self.mid_columns as f64, lines * self.columns as f64);
+        // for each element of a stage: its instructions, and the elements that it loads
+        let stage = |taps: usize, stride: usize, dilation: usize| {
+            let dense = stride == 1 && dilation == 1;
+            let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
+            let each = match variant.format {
+                MemoryFormat::ChannelsLast => 1.0 + overhead * (1.0 + LOAD_INSTRUCTIONS / vector),
+                MemoryFormat::Contiguous => 1.0 + overhead,
+            };
+            let loads = if dense { (OUTPUTS - 1 + taps) as f64 / OUTPUTS as f64 } else { taps as f64 };
+            (taps as f64 * each, loads)
+        };
+        let (vertical, vertical_loads) = stage(column.kernel[0], column.stride[0], column.dilation[0]);
+        let (horizontal, horizontal_loads) = stage(row.kernel[1], row.stride[1], row.dilation[1]);
+        let mid_bytes = if variant.format == MemoryFormat::Contiguous { size_of::<f32>() as f64 } else { bytes };
+        // threads that have no item of their own in the last round
+        let busy = |items: f64| items / ((items / variant.threads as f64).ceil() * variant.threads as f64);
+        let strips = self.rows.div_ceil(OUTPUTS) as f64;
+        let mid_busy = busy(self.channels as f64 * self.mid_columns as f64 * strips);
+        let busy = busy((self.channels * self.columns.div_ceil(OUTPUTS) * self.rows) as f64);
+        let scattered = match variant.format {
+            MemoryFormat::ChannelsLast => (CHANNELS_GOAL as f64 * 16.0 / bytes / channels / vector).clamp(1.0, 2.0),
+            MemoryFormat::Contiguous => 1.0,
+        };
+        let window = (self.rows.min(row.output[0]) - 1) * column.stride[0] + (column.kernel[0] - 1) * column.dilation[0] + 1;
+        let seen = window.min(column.input[0]) * self.mid_columns.min(column.input[1]);
+        let resident = (RESIDENT_SHARED / self.shared_bytes.max(1)).clamp(1, RESIDENT_BLOCKS);
+        Work {
+            blocks,
+            blocks_per_multiprocessor: resident as f64,
+            dram_bytes: fused_bytes(problem, column),
+            l2_bytes: (blocks * seen as f64 * channels + outputs) * bytes * scattered,
+            shared_bytes: middle * (vertical_loads * bytes + mid_bytes) / mid_busy + outputs * horizontal_loads * mid_bytes / busy,
+            ffma: middle * (vertical + FINISH_INSTRUCTIONS) / mid_busy + outputs * horizontal / busy,
+            ..Default::default()
+        }
+    }
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let row = &problem.geometry;
+    kernel.check_dtype(problem.dtype)?;
+    let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    if [column.c_in, column.c_out, row.c_out] != [row.groups; 3] {
+        return Err(format!(
+            "{} to {} to {} channels in {} groups are not one of each in every group",
+            column.c_in, column.c_out, row.c_out, row.groups
+        ));
+    }
+    let variant = Variant::new(kernel);
+    if [problem.x_format, problem.y_format] != [variant.format; 2] {
+        return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
+    }
+    if !row.c_out.is_multiple_of(variant.vector) {
+        return Err(format!("{} channels are no multiple of {}", row.c_out, variant.vector));
+    }
+    let (tiling, seconds) = Tiling::new(&variant, problem, column)?;
+    if tiling.tiles.iter().try_fold(1, |product: usize, &tiles| product.checked_mul(tiles)).is_none_or(|tiles| tiles > i32::MAX as usize) {
+        return Err("an image has too many tiles".into());
+    }
+    Ok(seconds)
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let row = &problem.geometry;
+    let variant = Variant::new(kernel);
+    let column = problem.before.as_ref().expect("cost has accepted it");
+    let (tiling, _) = Tiling::new(&variant, problem, column).expect("cost has accepted it");
+    let [channel_tiles, column_tiles, _] = tiling.tiles;
+    let params = SpatialSeparableParams {
+        channels: tiling.channels as i32,
+        tile_h: tiling.rows as i32,
+        tile_w: tiling.columns as i32,
+        mid_w: tiling.mid_w as i32,
+        channel_tiles: channel_tiles as i32,
+        column_tiles: column_tiles as i32,
+        ..Default::default()
+    };
+    Prepared {
+        grid: [tiling.tiles.iter().product::<usize>() as u32, row.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::SpatialSeparable(params),
+        alignment: [variant.vector * size_of::<T>(); 2],
+        layout: conv_direct::LAYOUT,
+        pack: conv_direct::pack,
+    }
+}
+
+/// The vertical weight with its bias, in the order of the horizontal one.
+pub(crate) fn pack_column<T: Element>(device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+    column.packed.get(device, conv_direct::LAYOUT, &column.epilogue, || conv_direct::pack::<T>(&column.geometry, column.weight))
+}
