@@ -14,7 +14,8 @@
 // Tiling: a block computes a tile of pixels for some groups. The input that they see goes to shared memory once,
 // channels_last and zero outside the image: all taps and all groups read it from there. A warp computes 64 pixels x up
 // to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one group. Weights are packed
-// in the order of the lanes' fragments, [group][step][n8][lane][4], and come from L1.
+// in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside its first patch, but
+// where that would leave room for fewer blocks they are read from L1.
 //
 // kWide: what is channels_last is accessed in 16 bytes (cp.async in, one store for 8 channels out), otherwise element by
 // element. What is contiguous is accessed in runs of pixels as long as its alignment allows, 16 bytes at most: a patch that
@@ -22,7 +23,10 @@
 // transposed in registers.
 //
 // Bound: DRAM, as long as shared memory keeps up: each input element is read from it once for each tap, 8 bytes a lane
-// without bank conflicts (the host chooses pixel_bytes and row_bytes so).
+// without bank conflicts (the host chooses pixel_bytes and row_bytes so). Ladder: (1) taps in k: a 3x3 of 4 channels is 3 MMAs
+// along k instead of 9 of which three quarters are zeros; (2) the patch: blocks read 1.2 to 1.5 times the input from L2, not once
+// for each tap; (3) runs of pixels: eight of a plane in one access instead of eight; (4) weights in shared memory: one wait beside
+// the patch's instead of a load from L1 or L2 that each step of a warp's only item waits for, without a register more.
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
@@ -33,6 +37,7 @@ struct GroupedTile {
     static constexpr int32_t kWarps = kThreads / 32;
     static constexpr int32_t kRows = 4; // m16 fragments of pixels a warp
     static constexpr int32_t kPixels = 16 * kRows;
+    static constexpr int32_t kFragmentBytes = 256; // of B, a warp's
     // Words of a channel in a warp's staging area for a contiguous y: twice that is 8 modulo 32, so that the columns of a
     // fragment lie in different banks, and four words of 8 neighbouring channels, too.
     static constexpr int32_t kPlaneWords = 20;
@@ -126,14 +131,14 @@ WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& 
                 place += p.row_bytes - g.w * p.pixel_bytes;
             }
         }
-        // every other run begins with its second half: a distance of 8 pixels is one bank, of 4 it is half of all banks
+        // every other run begins with its second half: pixels 8 apart share a bank, those 4 apart lie half of all banks apart
         constexpr int32_t kHalf = kRun == 8 ? 4 : kRun;
         const bool second_first = kRun == 8 && run % 2 == 1;
 #pragma unroll
-        for (int32_t half = 0; half < kRun; half += kHalf) {
+        for (int32_t part = 0; part < kRun; part += kHalf) {
 #pragma unroll
             for (int32_t e = 0; e < kHalf; ++e) {
-                const int32_t one = half + e, other = (one + kHalf) % kRun;
+                const int32_t one = part + e, other = (one + kHalf) % kRun;
                 Vector<T, 4> pixel;
 #pragma unroll
                 for (int32_t c = 0; c < 4; ++c) pixel.at[c] = second_first ? values[c].at[other] : values[c].at[one];
@@ -192,8 +197,8 @@ WC_DEVICE void fill_patch(const ConvGroupedParams& p, const GroupedBlock& block,
     } else {
         fill_from_pixels<T, kWide>(p, block, from, patch);
         copy_async_commit();
-        copy_async_wait<0>();
     }
+    copy_async_wait<0>(); // for the weights, too
     __syncthreads();
 }
 
@@ -259,6 +264,52 @@ WC_DEVICE void store_channels(const ConvGroupedParams& p, const GroupedBlock& bl
     }
 }
 
+// Brings the weights of the block's groups to shared memory. They are whole steps, so whole vectors.
+WC_DEVICE void fetch_weights(const ConvGroupedParams& p, const GroupedBlock& block, unsigned char* to) {
+    const int32_t group_bytes = p.steps * p.n_tiles * GroupedTile::kFragmentBytes;
+    const unsigned char* from = (const unsigned char*)p.conv.weight + (int64_t)block.first_group * group_bytes;
+    for (int32_t at = (int32_t)threadIdx.x * 16; at < block.groups * group_bytes; at += GroupedTile::kThreads * 16)
+        copy_async<16>(to + at, from + at, true);
+    copy_async_commit();
+}
+
+// Adds a warp's products: `pixels` are those of its fragments' rows in the patch, `weight` its lane's in the first step, and so
+// many n8 of them exist.
+template <typename T, bool kOwn, int kSets, int kRows, int kN>
+WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][kN][4], const unsigned char* const (&pixels)[kRows][2],
+                        const int32_t* offsets, const uint32_t* weight, int32_t tiles) {
+    const int32_t group_words = p.steps * p.n_tiles * 64;
+    for (int32_t step = 0; step < p.steps; ++step, weight += p.n_tiles * 64) {
+        const int32_t offset = offsets[step * 4];
+        uint32_t b[kSets][kN][2];
+#pragma unroll
+        for (int32_t s = 0; s < kSets; ++s)
+#pragma unroll
+            for (int32_t t = 0; t < kN; ++t) {
+                const bool there = (kOwn ? s : t) < tiles;
+                const Vector<uint32_t, 2> two = load_vector<2>(weight + (there ? (kOwn ? s * group_words : t * 64) : 0));
+                b[s][t][0] = two.at[0];
+                b[s][t][1] = two.at[1];
+            }
+#pragma unroll
+        for (int32_t s = 0; s < kSets; ++s) {
+            if (kOwn && s >= tiles) continue;
+            uint32_t a[kRows][4];
+#pragma unroll
+            for (int32_t m = 0; m < kRows; ++m) {
+#pragma unroll
+                for (int32_t eight = 0; eight < 2; ++eight) {
+                    Vector<uint32_t, 2> two = {{0, 0}};
+                    if (offset >= 0) two = load_vector<2>((const uint32_t*)(pixels[m][eight] + offset + s * p.group_quads * 8));
+                    a[m][eight] = two.at[0];
+                    a[m][eight + 2] = two.at[1];
+                }
+            }
+            warp_mma<T, kRows, kN>(sum[s], a, b[s]);
+        }
+    }
+}
+
 // kTiles n8 of output channels a warp; kOwn: each of them is a group.
 template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_grouped(const ConvGroupedParams& p) {
     const ConvGeometryParams& g = p.conv.geometry;
@@ -269,7 +320,8 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
     unsigned char* const shared = shared_memory();
     float* const staging = (float*)shared + threadIdx.x / 32 * kStaging;
     int32_t* const offsets = (int32_t*)shared + GroupedTile::kWarps * kStaging;
-    unsigned char* const patch = (unsigned char*)(offsets + p.steps * 4);
+    unsigned char* const staged = (unsigned char*)(offsets + p.steps * 4);
+    unsigned char* const patch = staged + p.weight_bytes;
 
     const int32_t tile_w = 1 << p.tile_w_log2, tile_pixels = p.tile_h << p.tile_w_log2;
     const int32_t columns = (g.w_out + tile_w - 1) / tile_w;
@@ -285,12 +337,12 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
 
     for (int32_t slot = (int32_t)threadIdx.x; slot < p.steps * 4; slot += GroupedTile::kThreads) offsets[slot] = slot_offset(p, slot);
     clear_patch(p, block, patch);
+    if (p.weight_bytes > 0) fetch_weights(p, block, staged);
 
     const int32_t lane = lane_index(), row = lane / 4, part = lane % 4;
     const int32_t outputs = g.c_out / g.groups;
     const int32_t chunks = (tile_pixels + kPixels - 1) / kPixels;
     const int32_t sets = kOwn ? (block.groups + kTiles - 1) / kTiles : block.groups * ((p.n_tiles + kTiles - 1) / kTiles);
-    const uint32_t* const weights = (const uint32_t*)p.conv.weight + lane * 2;
 
     for (int32_t n = (int32_t)blockIdx.y; n < g.n; n += (int32_t)gridDim.y) {
         __syncthreads(); // the patch of the image before is read, the offsets and the padding are written
@@ -325,37 +377,12 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
 #pragma unroll
                         for (int32_t i = 0; i < 4; ++i) sum[s][m][t][i] = 0.0f;
 
-            const uint32_t* weight = weights + ((int64_t)(block.first_group + group) * p.steps * p.n_tiles + first_tile) * 64;
-            const int32_t group_words = p.steps * p.n_tiles * 64;
-            for (int32_t step = 0; step < p.steps; ++step, weight += p.n_tiles * 64) {
-                const int32_t offset = offsets[step * 4 + part];
-                uint32_t b[kSets][kN][2];
-#pragma unroll
-                for (int32_t s = 0; s < kSets; ++s)
-#pragma unroll
-                    for (int32_t t = 0; t < kN; ++t) {
-                        const bool there = (kOwn ? s : t) < tiles;
-                        const Vector<uint32_t, 2> two = load_vector<2>(weight + (there ? (kOwn ? s * group_words : t * 64) : 0));
-                        b[s][t][0] = two.at[0];
-                        b[s][t][1] = two.at[1];
-                    }
-#pragma unroll
-                for (int32_t s = 0; s < kSets; ++s) {
-                    if (kOwn && s >= tiles) continue;
-                    uint32_t a[kRows][4];
-#pragma unroll
-                    for (int32_t m = 0; m < kRows; ++m) {
-#pragma unroll
-                        for (int32_t eight = 0; eight < 2; ++eight) {
-                            Vector<uint32_t, 2> two = {{0, 0}};
-                            if (offset >= 0) two = load_vector<2>((const uint32_t*)(pixels[m][eight] + offset + s * p.group_quads * 8));
-                            a[m][eight] = two.at[0];
-                            a[m][eight + 2] = two.at[1];
-                        }
-                    }
-                    warp_mma<T, kRows, kN>(sum[s], a, b[s]);
-                }
-            }
+            const int32_t first = (group * p.steps * p.n_tiles + first_tile) * 64 + lane * 2;
+            if (p.weight_bytes > 0)
+                multiply<T, kOwn>(p, sum, pixels, offsets + part, (const uint32_t*)staged + first, tiles);
+            else
+                multiply<T, kOwn>(p, sum, pixels, offsets + part,
+                                  (const uint32_t*)p.conv.weight + (int64_t)block.first_group * p.steps * p.n_tiles * 64 + first, tiles);
 
             const int32_t channel = (block.first_group + group) * outputs + first_tile * 8;
             const int32_t width = kOwn && outputs < 8 ? outputs : 8;

@@ -82,7 +82,7 @@ typedef struct ConvGroupedParams {
     int32_t steps;                   // of 4 slots: the k16 of one MMA
     int32_t n_tiles;                 // of 8 output channels of a group, the last one padded with zeros
     int32_t x_planes, y_planes;      // 1 where x, where y is contiguous
-    int32_t reserved;
+    int32_t weight_bytes;            // of the weights of a block's groups in shared memory; 0 where they are read from L1
 } ConvGroupedParams;
 
 // conv_depthwise.cu: how a block works. Its threads are `channels` x `columns` x `strips`; each computes a strip of output

@@ -30,6 +30,10 @@ const VECTOR: usize = 8;
 const NARROW_ACCESS: f64 = 3.0;
 /// Words of a channel in the staging area for a contiguous y, `kPlaneWords` of the kernel.
 const PLANE_WORDS: usize = 20;
+/// What L2 moves at once.
+const SECTOR_BYTES: usize = 32;
+/// Of an n8 of weights for one step, all lanes' together.
+const FRAGMENT_BYTES: usize = 256;
 
 /// A kernel's template arguments.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +114,8 @@ struct Tiling {
     row_bytes: usize,
     block_groups: usize,
     blocks: usize,
+    /// Of the weights in shared memory; 0 where they would leave too little of it.
+    weight_bytes: usize,
     shared_bytes: usize,
     seconds: f64,
 }
@@ -126,7 +132,7 @@ impl Tiling {
         let vectors = variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
         let unit = if vectors && !(set * channels).is_multiple_of(VECTOR) { 2 * set } else { set };
         for block_groups in [32, 64, 128].map(|slab| (slab / channels).max(1).next_multiple_of(unit)) {
-            for tile_w_log2 in (0..=5usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
+            for tile_w_log2 in (0..=6usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
                 for rows_log2 in 0..=MAX_PIXELS.ilog2() as usize - tile_w_log2 {
                     let tile_h = g.output[0].div_ceil(g.output[0].div_ceil(1 << rows_log2));
                     let tiling = Self::new(variant, problem, slots, block_groups.min(g.groups.next_multiple_of(unit)), tile_h, tile_w_log2);
@@ -155,8 +161,19 @@ impl Tiling {
         let tiles = g.output[0].div_ceil(tile[0]) * g.output[1].div_ceil(tile[1]);
         let blocks = tiles.checked_mul(g.groups.div_ceil(block_groups)).filter(|&blocks| blocks < 1 << 31)?;
         let row_bytes = patch[1].checked_mul(pixel_bytes)?;
-        let mut tiling =
-            Self { slots, tile_h, tile_w_log2, patch, pixel_bytes, row_bytes, block_groups, blocks, shared_bytes: 0, seconds: 0.0 };
+        let mut tiling = Self {
+            slots,
+            tile_h,
+            tile_w_log2,
+            patch,
+            pixel_bytes,
+            row_bytes,
+            block_groups,
+            blocks,
+            weight_bytes: 0,
+            shared_bytes: 0,
+            seconds: 0.0,
+        };
         tiling.finish(variant, problem, 1.0)
     }
 
@@ -166,10 +183,17 @@ impl Tiling {
         let patch_bytes = self.patch[0].checked_mul(self.row_bytes)?;
         let fixed = variant.staging_bytes() + self.slots.steps * 4 * size_of::<i32>();
         self.shared_bytes = patch_bytes.checked_add(fixed)?;
-        if self.shared_bytes > problem.device.shared_bytes_per_block as usize {
+        let limit = problem.device.shared_bytes_per_block as usize;
+        if self.shared_bytes > limit {
             return None;
         }
-        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (self.shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident_with = |bytes: usize| (SHARED_BYTES_PER_MULTIPROCESSOR / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident = resident_with(self.shared_bytes);
+        // a block beside it hides more latency than weights in shared memory save
+        let weight_bytes = self.block_groups.min(g.groups) * self.slots.steps * self.slots.n_tiles * FRAGMENT_BYTES;
+        let with_weights = self.shared_bytes + weight_bytes;
+        self.weight_bytes = if with_weights <= limit && resident_with(with_weights) == resident { weight_bytes } else { 0 };
+        self.shared_bytes += self.weight_bytes;
         let blocks = (self.blocks * g.n) as f64;
         let sets = if variant.own {
             self.block_groups.div_ceil(variant.tiles)
@@ -183,20 +207,25 @@ impl Tiling {
         let steps = items * rounds * self.slots.steps as f64;
         let a_loads = if variant.own { variant.tiles } else { 1 };
         let (columns, x_run) = self.reads(problem);
-        let pixels = (self.patch[0] * columns) as f64;
-        let slab = (self.block_groups.min(g.groups) * self.slots.group_quads * QUAD_BYTES) as f64;
-        let seen = blocks * pixels * slab;
+        let rows = self.patch[0].min(g.input[0]);
+        let groups = self.block_groups.min(g.groups);
+        let seen = blocks * (rows * columns * groups * self.slots.group_quads * QUAD_BYTES) as f64;
         let input = (g.n * g.c_in * g.input[0] * g.input[1] * problem.dtype.bytes()) as f64;
         let x_access = variant.access(problem.x_format, x_run) * self.fill_turns(problem, x_run);
         // runs of 8 pixels of the tile
         let y_run = if self.tile_w_log2 >= 3 { vector_of(g.output[1]) } else { 1 };
         let y_access = variant.access(problem.y_format, y_run);
         let output_bytes = (g.output_shape().iter().product::<usize>() * problem.dtype.bytes()) as f64;
+        let tile = [self.tile_h.min(g.output[0]), (1 << self.tile_w_log2).min(g.output[1])];
+        let sectors = Self::sectors(problem.x_format, groups * g.c_in / g.groups, [rows, columns], columns >= g.input[1])
+            + Self::sectors(problem.y_format, groups * g.c_out / g.groups, tile, tile[1] == g.output[1])
+            + weight_bytes / SECTOR_BYTES;
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
             // half of what neighbouring blocks read again comes from L2
             dram_bytes: least_bytes(problem) + (seen - input).max(0.0) / 2.0,
+            l2_bytes: blocks * (sectors * SECTOR_BYTES) as f64,
             shared_bytes: steps * (a_loads as f64 * (WARP_PIXELS * 32) as f64 * conflicts + (variant.tiles * 256) as f64)
                 + seen * x_access
                 + output_bytes * 4.0 * y_access,
@@ -214,12 +243,23 @@ impl Tiling {
         let [h, w] = problem.geometry.input;
         let columns = self.patch[1];
         match problem.x_format {
-            MemoryFormat::ChannelsLast => (columns, 1),
-            MemoryFormat::Contiguous if columns >= w => (columns, vector_of(h * w)),
+            MemoryFormat::ChannelsLast => (columns.min(w), 1),
+            MemoryFormat::Contiguous if columns >= w => (w, vector_of(h * w)),
             MemoryFormat::Contiguous => {
                 let run = vector_of(w);
-                (columns.next_multiple_of(run) + run, run)
+                ((columns.next_multiple_of(run) + run).min(w), run)
             }
+        }
+    }
+
+    /// Sectors of L2 that hold an area of so many channels; `whole`: its rows follow each other without gaps.
+    fn sectors(format: MemoryFormat, channels: usize, [rows, columns]: [usize; 2], whole: bool) -> usize {
+        let sectors = |elements: usize| (elements * size_of::<u16>()).div_ceil(SECTOR_BYTES);
+        match format {
+            MemoryFormat::ChannelsLast => rows * columns * sectors(channels),
+            MemoryFormat::Contiguous if whole => channels * sectors(rows * columns),
+            // a row begins anywhere in a sector
+            MemoryFormat::Contiguous => channels * rows * sectors(columns + SECTOR_BYTES / size_of::<u16>() / 2),
         }
     }
 
@@ -293,6 +333,7 @@ impl Tiling {
             n_tiles: int(self.slots.n_tiles),
             x_planes: (problem.x_format == MemoryFormat::Contiguous).into(),
             y_planes: (problem.y_format == MemoryFormat::Contiguous).into(),
+            weight_bytes: int(self.weight_bytes),
             ..Default::default()
         }
     }

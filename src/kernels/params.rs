@@ -168,7 +168,7 @@ pub struct ConvGroupedParams {
     pub n_tiles: i32,
     pub x_planes: i32,
     pub y_planes: i32,
-    pub reserved: i32,
+    pub weight_bytes: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -188,7 +188,7 @@ const _: () = {
     ["Offset of field: ConvGroupedParams::n_tiles"][::std::mem::offset_of!(ConvGroupedParams, n_tiles) - 256usize];
     ["Offset of field: ConvGroupedParams::x_planes"][::std::mem::offset_of!(ConvGroupedParams, x_planes) - 260usize];
     ["Offset of field: ConvGroupedParams::y_planes"][::std::mem::offset_of!(ConvGroupedParams, y_planes) - 264usize];
-    ["Offset of field: ConvGroupedParams::reserved"][::std::mem::offset_of!(ConvGroupedParams, reserved) - 268usize];
+    ["Offset of field: ConvGroupedParams::weight_bytes"][::std::mem::offset_of!(ConvGroupedParams, weight_bytes) - 268usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
