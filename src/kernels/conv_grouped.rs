@@ -365,13 +365,8 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if !variant.wide && channels_last == [false; 2] {
         return Err("the wide kernel takes contiguous tensors of any alignment".into());
     }
-    if variant.wide && channels_last[0] {
-        if !channels.is_multiple_of(QUAD) || !g.c_in.is_multiple_of(8) {
-            return Err(format!(
-                "its 16-byte loads are for multiples of 4 channels a group and of 8 in all, not {channels} and {}",
-                g.c_in
-            ));
-        }
+    if variant.wide && channels_last[0] && !(channels.is_multiple_of(QUAD) && g.c_in.is_multiple_of(8)) {
+        return Err(format!("its 16-byte loads are for multiples of 4 channels a group and of 8 in all, not {channels} and {}", g.c_in));
     }
     if variant.wide && channels_last[1] {
         let run = if variant.own { variant.tiles * outputs } else { outputs };
