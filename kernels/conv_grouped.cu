@@ -14,16 +14,22 @@
 // Tiling: a block computes a tile of pixels for some groups. The input that they see goes to shared memory once,
 // channels_last and zero outside the image: all taps and all groups read it from there. A warp computes 64 pixels x up
 // to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one group. Weights are packed
-// in the order of the lanes' fragments, [group][step][n8][lane][4], and come from L1.
+// in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside its first patch, but
+// where that would leave room for fewer blocks they are read from L1.
 //
-// kWide: x and y channels_last with 16-byte accesses (cp.async in, one store for 8 channels out). Otherwise element by element
-// along whichever of channels and columns are neighbours, in any format and alignment.
+// kWide: what is channels_last is accessed in 16 bytes (cp.async in, one store for 8 channels out), otherwise element by
+// element. What is contiguous is accessed in runs of pixels as long as its alignment allows, 16 bytes at most: a patch that
+// spans the image reads its planes without regard to rows, any other starts runs anew in each row. The four planes of a quad are
+// transposed in registers.
 //
 // Bound: DRAM, as long as shared memory keeps up: each input element is read from it once for each tap, 8 bytes a lane
-// without bank conflicts (the host chooses pixel_bytes and row_bytes so).
+// without bank conflicts (the host chooses pixel_bytes and row_bytes so). Ladder: (1) taps in k: a 3x3 of 4 channels is 3 MMAs
+// along k instead of 9 of which three quarters are zeros; (2) the patch: blocks read 1.2 to 1.5 times the input from L2, not once
+// for each tap; (3) runs of pixels: eight of a plane in one access instead of eight; (4) weights in shared memory: one wait beside
+// the patch's instead of a load from L1 or L2 that each step of a warp's only item waits for, without a register more.
 #include "device/async_copy.cuh"
-#include "device/epilogue.cuh"
 #include "device/mma.cuh"
+#include "device/rows.cuh"
 #include "device/warp.cuh"
 
 struct GroupedTile {
@@ -31,10 +37,18 @@ struct GroupedTile {
     static constexpr int32_t kWarps = kThreads / 32;
     static constexpr int32_t kRows = 4; // m16 fragments of pixels a warp
     static constexpr int32_t kPixels = 16 * kRows;
+    static constexpr int32_t kFragmentBytes = 256; // of B, a warp's
+    // Words of a channel in a warp's staging area for a contiguous y: twice that is 8 modulo 32, so that the columns of a
+    // fragment lie in different banks, and four words of 8 neighbouring channels, too.
+    static constexpr int32_t kPlaneWords = 20;
 };
-// Words of a pixel in a warp's staging area: 8 or 24 modulo 32, so that the rows of a fragment lie in different banks.
-template <int kTiles> constexpr int32_t staging_words() {
+// Words of a pixel in it for a channels_last y: 8 or 24 modulo 32, so that the rows of a fragment lie in different banks.
+template <int kTiles> constexpr int32_t pixel_words() {
     return 8 * kTiles % 16 == 8 ? 8 * kTiles : 8 * kTiles + 8;
+}
+template <int kTiles> constexpr int32_t staging_words() {
+    constexpr int32_t kPixels = 16 * pixel_words<kTiles>(), kPlanes = 8 * kTiles * GroupedTile::kPlaneWords;
+    return kPixels > kPlanes ? kPixels : kPlanes;
 }
 
 // A block's place.
@@ -53,54 +67,176 @@ WC_DEVICE int32_t slot_offset(const ConvGroupedParams& p, int32_t slot) {
     return i * g.dilation_h * p.row_bytes + j * g.dilation_w * p.pixel_bytes + quad % p.group_quads * 8;
 }
 
-// Brings the block's input to shared memory: [patch_h][patch_w][groups][quads of 4].
-template <typename T, bool kWide>
-WC_DEVICE void fill_patch(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, unsigned char* patch) {
+// Zeros for the patch of a block that sees padding: those of it stay there through all images.
+WC_DEVICE void clear_patch(const ConvGroupedParams& p, const GroupedBlock& block, unsigned char* patch) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    if (block.top >= 0 && block.left >= 0 && block.top + p.patch_h <= g.h && block.left + p.patch_w <= g.w) return;
+    for (int32_t at = (int32_t)threadIdx.x * 16; at < p.patch_h * p.row_bytes; at += GroupedTile::kThreads * 16)
+        store_vector((uint32_t*)(patch + at), Vector<uint32_t, 4>{{0, 0, 0, 0}});
+}
+
+// The part of the patch that lies in the image.
+struct PatchInside {
+    int32_t top, left, bottom, right;
+};
+WC_DEVICE PatchInside patch_inside(const ConvGroupedParams& p, const GroupedBlock& block) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    const int32_t bottom = block.top + p.patch_h, right = block.left + p.patch_w;
+    return {block.top > 0 ? block.top : 0, block.left > 0 ? block.left : 0, bottom < g.h ? bottom : g.h, right < g.w ? right : g.w};
+}
+
+// Brings the block's input to shared memory: [patch_h][patch_w][groups][quads of 4], of which the padding is left alone.
+// From a contiguous x: a thread reads kRun neighbours of each of a quad's four planes and writes kRun pixels of the quad. `whole`:
+// the patch is as wide as the image, whose rows follow each other without gaps, and runs go over their ends.
+template <int kRun, typename T>
+WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& block, const T* from, unsigned char* patch, bool whole) {
     const ConvGeometryParams& g = p.conv.geometry;
     const Tensor4& x = p.conv.x;
-    const T* from = image<const T>(x, n);
-    const int32_t pixels = p.patch_h * p.patch_w, channels = g.c_in / g.groups;
-    const int32_t thread = (int32_t)threadIdx.x;
-    if constexpr (kWide) {
-        // whole vectors a pixel, and as many pixels at once as the threads suffice for
-        const int32_t vectors = block.groups * channels / 8, at_once = GroupedTile::kThreads / vectors;
-        const int32_t vector = thread % vectors, first = block.first_group * channels + vector * 8;
-        if (thread < at_once * vectors) {
-            for (int32_t pixel = thread / vectors; pixel < pixels; pixel += at_once) {
-                const int32_t row = pixel / p.patch_w, column = pixel % p.patch_w;
-                const int32_t h = block.top + row, w = block.left + column;
-                const bool inside = h >= 0 && h < g.h && w >= 0 && w < g.w;
-                copy_async<16>(patch + row * p.row_bytes + column * p.pixel_bytes + vector * 16,
-                               from + (inside ? element(x, first, h, w) : first), inside);
+    const PatchInside inside = patch_inside(p, block);
+    if (inside.top >= inside.bottom || inside.left >= inside.right) return;
+    const int32_t channels = g.c_in / g.groups, quads = block.groups * p.group_quads;
+    // runs start at multiples of kRun of a plane
+    const int32_t shift = (whole ? inside.top * x.stride_h : inside.left) % kRun;
+    const int32_t length = whole ? (inside.bottom - inside.top) * g.w : inside.right - inside.left;
+    const int32_t runs = (length + shift + kRun - 1) / kRun, lines = whole ? 1 : inside.bottom - inside.top;
+    for (int32_t index = (int32_t)threadIdx.x; index < lines * runs * quads; index += GroupedTile::kThreads) {
+        const int32_t quad = index % quads, run = index / quads % runs, top = inside.top + index / quads / runs;
+        const int32_t line = top * x.stride_h, begin = line + inside.left, end = begin + length, first = begin - shift + run * kRun;
+        const int32_t exist = whole ? g.h * g.w : line + g.w; // elements of the plane
+        const int32_t channel = quad % p.group_quads * 4;
+        const T* plane = from + element(x, (block.first_group + quad / p.group_quads) * channels + channel, 0, 0) + first;
+        Vector<T, kRun> values[4];
+#pragma unroll
+        for (int32_t c = 0; c < 4; ++c) {
+            values[c] = Vector<T, kRun>{};
+            if (channel + c >= channels) continue;
+            if (first + kRun <= exist) {
+                values[c] = load_vector<kRun>(plane + c * x.stride_c);
+            } else {
+#pragma unroll
+                for (int32_t e = 0; e < kRun; ++e)
+                    if (first + e < exist) values[c].at[e] = plane[c * x.stride_c + e];
             }
         }
-        copy_async_commit();
-        copy_async_wait<0>();
-    } else {
-        const int32_t quads = block.groups * p.group_quads;
-        const bool channels_last = x.stride_c == 1;
-        for (int32_t index = thread; index < pixels * quads; index += GroupedTile::kThreads) {
-            const int32_t pixel = channels_last ? index / quads : index % pixels;
-            const int32_t quad = channels_last ? index % quads : index / pixels;
-            const int32_t row = pixel / p.patch_w, column = pixel % p.patch_w;
-            const int32_t h = block.top + row, w = block.left + column;
-            const int32_t group = quad / p.group_quads, channel = quad % p.group_quads * 4;
-            const bool inside = h >= 0 && h < g.h && w >= 0 && w < g.w;
+        // first may lie in the row above
+        int32_t row = whole ? first / g.w : top, column = first - row * x.stride_h;
+        int32_t to[kRun]; // -1 outside the patch
+        int32_t place = (row - block.top) * p.row_bytes + (column - block.left) * p.pixel_bytes + quad * 8;
+#pragma unroll
+        for (int32_t e = 0; e < kRun; ++e) {
+            to[e] = first + e >= begin && first + e < end ? place : -1;
+            place += p.pixel_bytes;
+            if (++column == g.w) {
+                column = 0;
+                place += p.row_bytes - g.w * p.pixel_bytes;
+            }
+        }
+        // every other run begins with its second half: pixels 8 apart share a bank, those 4 apart lie half of all banks apart
+        constexpr int32_t kHalf = kRun == 8 ? 4 : kRun;
+        const bool second_first = kRun == 8 && run % 2 == 1;
+#pragma unroll
+        for (int32_t part = 0; part < kRun; part += kHalf) {
+#pragma unroll
+            for (int32_t e = 0; e < kHalf; ++e) {
+                const int32_t one = part + e, other = (one + kHalf) % kRun;
+                Vector<T, 4> pixel;
+#pragma unroll
+                for (int32_t c = 0; c < 4; ++c) pixel.at[c] = second_first ? values[c].at[other] : values[c].at[one];
+                const int32_t at = second_first ? to[other] : to[one];
+                if (at >= 0) store_vector((T*)(patch + at), pixel);
+            }
+        }
+    }
+}
+
+// From a channels_last x.
+template <typename T, bool kWide>
+WC_DEVICE void fill_from_pixels(const ConvGroupedParams& p, const GroupedBlock& block, const T* from, unsigned char* patch) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    const Tensor4& x = p.conv.x;
+    const int32_t pixels = p.patch_h * p.patch_w, channels = g.c_in / g.groups;
+    const int32_t thread = (int32_t)threadIdx.x;
+    // whole vectors a pixel, and as many pixels at once as the threads suffice for
+    const int32_t vectors = kWide ? block.groups * channels / 8 : block.groups * p.group_quads;
+    const int32_t at_once = GroupedTile::kThreads / vectors, vector = thread % vectors;
+    if (thread >= at_once * vectors) return;
+    for (int32_t pixel = thread / vectors; pixel < pixels; pixel += at_once) {
+        const int32_t row = pixel / p.patch_w, column = pixel % p.patch_w;
+        const int32_t h = block.top + row, w = block.left + column;
+        if (h < 0 || h >= g.h || w < 0 || w >= g.w) continue;
+        unsigned char* const to = patch + row * p.row_bytes + column * p.pixel_bytes;
+        if constexpr (kWide) {
+            copy_async<16>(to + vector * 16, from + element(x, block.first_group * channels + vector * 8, h, w), true);
+        } else {
+            const int32_t group = vector / p.group_quads, channel = vector % p.group_quads * 4;
             Vector<T, 4> values;
             for (int32_t c = 0; c < 4; ++c) {
                 values.at[c] = T{0};
-                if (inside && channel + c < channels)
-                    values.at[c] = from[element(x, (block.first_group + group) * channels + channel + c, h, w)];
+                if (channel + c < channels) values.at[c] = from[element(x, (block.first_group + group) * channels + channel + c, h, w)];
             }
-            store_vector((T*)(patch + row * p.row_bytes + column * p.pixel_bytes + quad * 8), values);
+            store_vector((T*)(to + vector * 8), values);
         }
     }
+}
+
+template <typename T, bool kWide>
+WC_DEVICE void fill_patch(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, unsigned char* patch) {
+    const Tensor4& x = p.conv.x;
+    const T* from = image<const T>(x, n);
+    if (p.x_planes) {
+        const bool whole = block.left <= 0 && block.left + p.patch_w >= p.conv.geometry.w && x.stride_h == p.conv.geometry.w;
+        const int32_t run = whole ? widest_in_planes<T>(x) : widest_in_rows<T>(x);
+        if (run == 8)
+            fill_from_planes<8>(p, block, from, patch, whole);
+        else if (run == 4)
+            fill_from_planes<4>(p, block, from, patch, whole);
+        else if (run == 2)
+            fill_from_planes<2>(p, block, from, patch, whole);
+        else
+            fill_from_planes<1>(p, block, from, patch, whole);
+    } else {
+        fill_from_pixels<T, kWide>(p, block, from, patch);
+        copy_async_commit();
+    }
+    copy_async_wait<0>(); // for the weights, too
     __syncthreads();
 }
 
-// Writes 16 pixels x `run` channels of a warp's sums to y; `pixel` is the tile's index of the first pixel.
+// Writes 16 pixels x `run` channels of a warp's sums to y; `pixel` is the tile's index of the first pixel. To a contiguous y,
+// from [channel][kPlaneWords]: 8 pixels of a channel at once, and neighbouring lanes on different channels, whose rows lie in
+// different banks.
+template <typename T>
+WC_DEVICE void store_planes(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, const float* staging, int32_t pixel,
+                            int32_t channel, int32_t run) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    const Tensor4& y = p.conv.y;
+    const EpilogueParams& tail = p.conv.epilogue;
+    constexpr int32_t kLanes = 8; // on different channels
+    T* to = image<T>(y, n);
+    const int32_t widest = widest_in_rows<T>(y), count = p.tile_w_log2 >= 3 ? 8 : 1, runs = 16 / count;
+    for (int32_t index = lane_index(); index < (run + kLanes - 1) / kLanes * kLanes * runs; index += 32) {
+        const int32_t c = index / kLanes / runs * kLanes + index % kLanes, m = index / kLanes % runs * count;
+        const int32_t h = block.row + (pixel + m >> p.tile_w_log2);
+        const int32_t w = block.column + (pixel + m & (1 << p.tile_w_log2) - 1);
+        if (c >= run || h >= g.h_out || w >= g.w_out || pixel + m >= p.tile_h << p.tile_w_log2) continue;
+        const float* sums = staging + c * GroupedTile::kPlaneWords + m;
+        T* const first = to + element(y, channel + c, h, w);
+        if (count == 1) {
+            *first = epilogue<T>(tail, *sums, n, channel + c, h, w);
+            continue;
+        }
+        float sum[8];
+        for (int32_t e = 0; e < 8; e += 4) {
+            const Vector<float, 4> four = load_vector<4>(sums + e);
+            for (int32_t i = 0; i < 4; ++i) sum[e + i] = four.at[i];
+        }
+        store_row(y, first, epilogue_pixels<T, 8>(tail, sum, n, channel + c, h, w, g.w_out - w), g.w_out - w, widest);
+    }
+}
+
+// To a channels_last y, from [pixel][kWords].
 template <typename T, bool kWide, int kWords>
-WC_DEVICE void store_pixels(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, const float* staging, int32_t pixel,
+WC_DEVICE void store_channels(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, const float* staging, int32_t pixel,
                             int32_t channel, int32_t run) {
     const ConvGeometryParams& g = p.conv.geometry;
     const Tensor4& y = p.conv.y;
@@ -108,10 +244,8 @@ WC_DEVICE void store_pixels(const ConvGroupedParams& p, const GroupedBlock& bloc
     T* to = image<T>(y, n);
     constexpr int32_t kCount = kWide ? 8 : 1;
     const int32_t vectors = (run + kCount - 1) / kCount;
-    const bool channels_first = !kWide && y.stride_c != 1;
     for (int32_t index = lane_index(); index < 16 * vectors; index += 32) {
-        const int32_t m = channels_first ? index % 16 : index / vectors;
-        const int32_t first = (channels_first ? index / 16 : index % vectors) * kCount;
+        const int32_t m = index / vectors, first = index % vectors * kCount;
         const int32_t h = block.row + (pixel + m >> p.tile_w_log2);
         const int32_t w = block.column + (pixel + m & (1 << p.tile_w_log2) - 1);
         if (h >= g.h_out || w >= g.w_out || pixel + m >= p.tile_h << p.tile_w_log2) continue;
@@ -130,17 +264,64 @@ WC_DEVICE void store_pixels(const ConvGroupedParams& p, const GroupedBlock& bloc
     }
 }
 
+// Brings the weights of the block's groups to shared memory. They are whole steps, so whole vectors.
+WC_DEVICE void fetch_weights(const ConvGroupedParams& p, const GroupedBlock& block, unsigned char* to) {
+    const int32_t group_bytes = p.steps * p.n_tiles * GroupedTile::kFragmentBytes;
+    const unsigned char* from = (const unsigned char*)p.conv.weight + (int64_t)block.first_group * group_bytes;
+    for (int32_t at = (int32_t)threadIdx.x * 16; at < block.groups * group_bytes; at += GroupedTile::kThreads * 16)
+        copy_async<16>(to + at, from + at, true);
+    copy_async_commit();
+}
+
+// Adds a warp's products: `pixels` are those of its fragments' rows in the patch, `weight` its lane's in the first step, and so
+// many n8 of them exist.
+template <typename T, bool kOwn, int kSets, int kRows, int kN>
+WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][kN][4], const unsigned char* const (&pixels)[kRows][2],
+                        const int32_t* offsets, const uint32_t* weight, int32_t tiles) {
+    const int32_t group_words = p.steps * p.n_tiles * 64;
+    for (int32_t step = 0; step < p.steps; ++step, weight += p.n_tiles * 64) {
+        const int32_t offset = offsets[step * 4];
+        uint32_t b[kSets][kN][2];
+#pragma unroll
+        for (int32_t s = 0; s < kSets; ++s)
+#pragma unroll
+            for (int32_t t = 0; t < kN; ++t) {
+                const bool there = (kOwn ? s : t) < tiles;
+                const Vector<uint32_t, 2> two = load_vector<2>(weight + (there ? (kOwn ? s * group_words : t * 64) : 0));
+                b[s][t][0] = two.at[0];
+                b[s][t][1] = two.at[1];
+            }
+#pragma unroll
+        for (int32_t s = 0; s < kSets; ++s) {
+            if (kOwn && s >= tiles) continue;
+            uint32_t a[kRows][4];
+#pragma unroll
+            for (int32_t m = 0; m < kRows; ++m) {
+#pragma unroll
+                for (int32_t eight = 0; eight < 2; ++eight) {
+                    Vector<uint32_t, 2> two = {{0, 0}};
+                    if (offset >= 0) two = load_vector<2>((const uint32_t*)(pixels[m][eight] + offset + s * p.group_quads * 8));
+                    a[m][eight] = two.at[0];
+                    a[m][eight + 2] = two.at[1];
+                }
+            }
+            warp_mma<T, kRows, kN>(sum[s], a, b[s]);
+        }
+    }
+}
+
 // kTiles n8 of output channels a warp; kOwn: each of them is a group.
 template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_grouped(const ConvGroupedParams& p) {
     const ConvGeometryParams& g = p.conv.geometry;
     constexpr int32_t kRows = GroupedTile::kRows, kPixels = GroupedTile::kPixels;
     constexpr int32_t kSets = kOwn ? kTiles : 1, kN = kOwn ? 1 : kTiles; // A operands, and n8 for each of them
-    constexpr int32_t kWords = staging_words<kTiles>();
+    constexpr int32_t kWords = pixel_words<kTiles>(), kStaging = staging_words<kTiles>();
 
     unsigned char* const shared = shared_memory();
-    float* const staging = (float*)shared + threadIdx.x / 32 * (16 * kWords);
-    int32_t* const offsets = (int32_t*)shared + GroupedTile::kWarps * 16 * kWords;
-    unsigned char* const patch = (unsigned char*)(offsets + p.steps * 4);
+    float* const staging = (float*)shared + threadIdx.x / 32 * kStaging;
+    int32_t* const offsets = (int32_t*)shared + GroupedTile::kWarps * kStaging;
+    unsigned char* const staged = (unsigned char*)(offsets + p.steps * 4);
+    unsigned char* const patch = staged + p.weight_bytes;
 
     const int32_t tile_w = 1 << p.tile_w_log2, tile_pixels = p.tile_h << p.tile_w_log2;
     const int32_t columns = (g.w_out + tile_w - 1) / tile_w;
@@ -155,15 +336,16 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
     block.left = block.column * g.stride_w - g.pad_left;
 
     for (int32_t slot = (int32_t)threadIdx.x; slot < p.steps * 4; slot += GroupedTile::kThreads) offsets[slot] = slot_offset(p, slot);
+    clear_patch(p, block, patch);
+    if (p.weight_bytes > 0) fetch_weights(p, block, staged);
 
     const int32_t lane = lane_index(), row = lane / 4, part = lane % 4;
     const int32_t outputs = g.c_out / g.groups;
     const int32_t chunks = (tile_pixels + kPixels - 1) / kPixels;
     const int32_t sets = kOwn ? (block.groups + kTiles - 1) / kTiles : block.groups * ((p.n_tiles + kTiles - 1) / kTiles);
-    const uint32_t* const weights = (const uint32_t*)p.conv.weight + lane * 2;
 
     for (int32_t n = (int32_t)blockIdx.y; n < g.n; n += (int32_t)gridDim.y) {
-        __syncthreads(); // the patch of the image before is read, the offsets are written
+        __syncthreads(); // the patch of the image before is read, the offsets and the padding are written
         fill_patch<T, kWide>(p, block, n, patch);
         for (int32_t item = (int32_t)threadIdx.x / 32; item < sets * chunks; item += GroupedTile::kWarps) {
             const int32_t set = item / chunks, first_pixel = item % chunks * kPixels;
@@ -195,42 +377,18 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
 #pragma unroll
                         for (int32_t i = 0; i < 4; ++i) sum[s][m][t][i] = 0.0f;
 
-            const uint32_t* weight = weights + ((int64_t)(block.first_group + group) * p.steps * p.n_tiles + first_tile) * 64;
-            const int32_t group_words = p.steps * p.n_tiles * 64;
-            for (int32_t step = 0; step < p.steps; ++step, weight += p.n_tiles * 64) {
-                const int32_t offset = offsets[step * 4 + part];
-                uint32_t b[kSets][kN][2];
-#pragma unroll
-                for (int32_t s = 0; s < kSets; ++s)
-#pragma unroll
-                    for (int32_t t = 0; t < kN; ++t) {
-                        const bool there = (kOwn ? s : t) < tiles;
-                        const Vector<uint32_t, 2> two = load_vector<2>(weight + (there ? (kOwn ? s * group_words : t * 64) : 0));
-                        b[s][t][0] = two.at[0];
-                        b[s][t][1] = two.at[1];
-                    }
-#pragma unroll
-                for (int32_t s = 0; s < kSets; ++s) {
-                    if (kOwn && s >= tiles) continue;
-                    uint32_t a[kRows][4];
-#pragma unroll
-                    for (int32_t m = 0; m < kRows; ++m) {
-#pragma unroll
-                        for (int32_t eight = 0; eight < 2; ++eight) {
-                            Vector<uint32_t, 2> two = {{0, 0}};
-                            if (offset >= 0) two = load_vector<2>((const uint32_t*)(pixels[m][eight] + offset + s * p.group_quads * 8));
-                            a[m][eight] = two.at[0];
-                            a[m][eight + 2] = two.at[1];
-                        }
-                    }
-                    warp_mma<T, kRows, kN>(sum[s], a, b[s]);
-                }
-            }
+            const int32_t first = (group * p.steps * p.n_tiles + first_tile) * 64 + lane * 2;
+            if (p.weight_bytes > 0)
+                multiply<T, kOwn>(p, sum, pixels, offsets + part, (const uint32_t*)staged + first, tiles);
+            else
+                multiply<T, kOwn>(p, sum, pixels, offsets + part,
+                                  (const uint32_t*)p.conv.weight + (int64_t)block.first_group * p.steps * p.n_tiles * 64 + first, tiles);
 
             const int32_t channel = (block.first_group + group) * outputs + first_tile * 8;
             const int32_t width = kOwn && outputs < 8 ? outputs : 8;
             const int32_t rest = kOwn ? tiles * outputs : outputs - first_tile * 8;
             const int32_t run = rest < 8 * kTiles ? rest : 8 * kTiles;
+            const int32_t pixel_step = p.y_planes ? 1 : kWords, channel_step = p.y_planes ? GroupedTile::kPlaneWords : 1;
 #pragma unroll
             for (int32_t m = 0; m < kRows; ++m) {
                 sync_warp(); // the sums before are read
@@ -240,10 +398,13 @@ template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_gro
                     for (int32_t i = 0; i < 4; ++i) {
                         const int32_t column = part * 2 + i % 2;
                         if (column < width && t * width + column < run)
-                            staging[(row + i / 2 * 8) * kWords + t * width + column] = sum[kOwn ? t : 0][m][kOwn ? 0 : t][i];
+                            staging[(row + i / 2 * 8) * pixel_step + (t * width + column) * channel_step] = sum[kOwn ? t : 0][m][kOwn ? 0 : t][i];
                     }
                 sync_warp();
-                store_pixels<T, kWide, kWords>(p, block, n, staging, first_pixel + m * 16, channel, run);
+                if (p.y_planes)
+                    store_planes<T>(p, block, n, staging, first_pixel + m * 16, channel, run);
+                else
+                    store_channels<T, kWide, kWords>(p, block, n, staging, first_pixel + m * 16, channel, run);
             }
         }
     }

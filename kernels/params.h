@@ -88,7 +88,8 @@ typedef struct ConvGroupedParams {
     int32_t row_slots;               // slots for the quads of a kernel row, some of them padding
     int32_t steps;                   // of 4 slots: the k16 of one MMA
     int32_t n_tiles;                 // of 8 output channels of a group, the last one padded with zeros
-    int32_t reserved;
+    int32_t x_planes, y_planes;      // 1 where x, where y is contiguous
+    int32_t weight_bytes;            // of the weights of a block's groups in shared memory; 0 where they are read from L1
 } ConvGroupedParams;
 
 // conv_depthwise.cu: how a block works. Its threads are `channels` x `columns` x `strips`; each computes a strip of output
@@ -206,7 +207,7 @@ static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidde
 static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvPatchParams) == sizeof(ConvParams) + 16, "ConvPatchParams has no hidden padding");
 static_assert(sizeof(ConvSplitParams) == sizeof(ConvParams) + 8, "ConvSplitParams has no hidden padding");
-static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 48, "ConvGroupedParams has no hidden padding");
+static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 56, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");

@@ -2,11 +2,38 @@
 #pragma once
 #include "epilogue.cuh"
 
-// Whether elements of a tensor may be accessed in vectors along a row that start at multiples of kCount.
+// Elements of the widest vectors in which a tensor may be accessed from multiples of their width on, within its planes or its rows.
+template <typename T> WC_DEVICE int32_t widest_in_planes(const Tensor4& t) {
+    const uint32_t starts = (uint32_t)t.address / (uint32_t)sizeof(T) | (uint32_t)t.stride_n | (uint32_t)t.stride_c | 16 / (uint32_t)sizeof(T);
+    return (int32_t)(starts & 0 - starts);
+}
+template <typename T> WC_DEVICE int32_t widest_in_rows(const Tensor4& t) {
+    const uint32_t starts = (uint32_t)widest_in_planes<T>(t) | (uint32_t)t.stride_h;
+    return (int32_t)(starts & 0 - starts);
+}
 template <int kCount, typename T> WC_DEVICE bool rows_aligned(const Tensor4& t) {
-    constexpr uint32_t kBytes = sizeof(T) * kCount;
-    const uint32_t strides = (uint32_t)t.stride_n | (uint32_t)t.stride_c | (uint32_t)t.stride_h;
-    return ((uint32_t)t.address | strides * (uint32_t)sizeof(T)) % kBytes == 0;
+    static_assert(sizeof(T) * kCount <= 16, "the widest access is 16 bytes");
+    return widest_in_rows<T>(t) >= kCount;
+}
+
+// Writes kCount neighbours of a row, of which the first `count` exist and the first one's column is a multiple of kCount, in
+// vectors of up to `widest`.
+template <int kCount, typename T> WC_DEVICE void store_row(const Tensor4& t, T* to, const Vector<T, kCount>& row, int32_t count, int32_t widest) {
+    if (count >= kCount && widest >= kCount) {
+        store_vector(to, row);
+    } else if constexpr (kCount > 1) {
+        constexpr int kHalf = kCount / 2;
+        Vector<T, kHalf> first, second;
+#pragma unroll
+        for (int i = 0; i < kHalf; ++i) {
+            first.at[i] = row.at[i];
+            second.at[i] = row.at[kHalf + i];
+        }
+        store_row(t, to, first, count, widest);
+        store_row(t, to + kHalf * t.stride_w, second, count - kHalf, widest);
+    } else if (count > 0) {
+        *to = row.at[0];
+    }
 }
 
 // Writes kCount output pixels of a row, of which those beyond the image's width do not exist.

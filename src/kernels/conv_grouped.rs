@@ -24,8 +24,16 @@ const MAX_CHANNELS: usize = 64;
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
 const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
-/// What the element-by-element accesses of the narrow kernels cost beside 16-byte ones.
+/// Elements of a 16-byte access.
+const VECTOR: usize = 8;
+/// What element-by-element accesses cost beside 16-byte ones.
 const NARROW_ACCESS: f64 = 3.0;
+/// Words of a channel in the staging area for a contiguous y, `kPlaneWords` of the kernel.
+const PLANE_WORDS: usize = 20;
+/// What L2 moves at once.
+const SECTOR_BYTES: usize = 32;
+/// Of an n8 of weights for one step, all lanes' together.
+const FRAGMENT_BYTES: usize = 256;
 
 /// A kernel's template arguments.
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +58,17 @@ impl Variant {
 
     /// Warps' sums in shared memory, as `staging_words` of the kernel has it.
     fn staging_bytes(self) -> usize {
-        let words = if self.tiles % 2 == 1 { 8 * self.tiles } else { 8 * self.tiles + 8 };
-        WARPS * 16 * words * size_of::<f32>()
+        let pixel_words = if self.tiles % 2 == 1 { 8 * self.tiles } else { 8 * self.tiles + 8 };
+        WARPS * (16 * pixel_words).max(8 * self.tiles * PLANE_WORDS) * size_of::<f32>()
+    }
+
+    /// The factor by which accesses to a tensor cost more than 16-byte ones; `run`: neighbours of a contiguous one in an access.
+    fn access(self, format: MemoryFormat, run: usize) -> f64 {
+        match format {
+            MemoryFormat::ChannelsLast if self.wide => 1.0,
+            MemoryFormat::ChannelsLast => NARROW_ACCESS,
+            MemoryFormat::Contiguous => 1.0 + (NARROW_ACCESS - 1.0) * (VECTOR / run - 1) as f64 / (VECTOR - 1) as f64,
+        }
     }
 }
 
@@ -97,6 +114,8 @@ struct Tiling {
     row_bytes: usize,
     block_groups: usize,
     blocks: usize,
+    /// Of the weights in shared memory; 0 where they would leave too little of it.
+    weight_bytes: usize,
     shared_bytes: usize,
     seconds: f64,
 }
@@ -110,9 +129,10 @@ impl Tiling {
         // groups whose channels are whole 16-byte vectors, and for kernels with several groups a warp whole sets of those
         let set = if variant.own { variant.tiles } else { 1 };
         let channels = g.c_in / g.groups;
-        let unit = if variant.wide && !(set * channels).is_multiple_of(8) { 2 * set } else { set };
+        let vectors = variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
+        let unit = if vectors && !(set * channels).is_multiple_of(VECTOR) { 2 * set } else { set };
         for block_groups in [32, 64, 128].map(|slab| (slab / channels).max(1).next_multiple_of(unit)) {
-            for tile_w_log2 in (0..=5usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
+            for tile_w_log2 in (0..=6usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
                 for rows_log2 in 0..=MAX_PIXELS.ilog2() as usize - tile_w_log2 {
                     let tile_h = g.output[0].div_ceil(g.output[0].div_ceil(1 << rows_log2));
                     let tiling = Self::new(variant, problem, slots, block_groups.min(g.groups.next_multiple_of(unit)), tile_h, tile_w_log2);
@@ -141,8 +161,19 @@ impl Tiling {
         let tiles = g.output[0].div_ceil(tile[0]) * g.output[1].div_ceil(tile[1]);
         let blocks = tiles.checked_mul(g.groups.div_ceil(block_groups)).filter(|&blocks| blocks < 1 << 31)?;
         let row_bytes = patch[1].checked_mul(pixel_bytes)?;
-        let mut tiling =
-            Self { slots, tile_h, tile_w_log2, patch, pixel_bytes, row_bytes, block_groups, blocks, shared_bytes: 0, seconds: 0.0 };
+        let mut tiling = Self {
+            slots,
+            tile_h,
+            tile_w_log2,
+            patch,
+            pixel_bytes,
+            row_bytes,
+            block_groups,
+            blocks,
+            weight_bytes: 0,
+            shared_bytes: 0,
+            seconds: 0.0,
+        };
         tiling.finish(variant, problem, 1.0)
     }
 
@@ -152,10 +183,17 @@ impl Tiling {
         let patch_bytes = self.patch[0].checked_mul(self.row_bytes)?;
         let fixed = variant.staging_bytes() + self.slots.steps * 4 * size_of::<i32>();
         self.shared_bytes = patch_bytes.checked_add(fixed)?;
-        if self.shared_bytes > problem.device.shared_bytes_per_block as usize {
+        let limit = problem.device.shared_bytes_per_block as usize;
+        if self.shared_bytes > limit {
             return None;
         }
-        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (self.shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident_with = |bytes: usize| (SHARED_BYTES_PER_MULTIPROCESSOR / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident = resident_with(self.shared_bytes);
+        // a block beside it hides more latency than weights in shared memory save
+        let weight_bytes = self.block_groups.min(g.groups) * self.slots.steps * self.slots.n_tiles * FRAGMENT_BYTES;
+        let with_weights = self.shared_bytes + weight_bytes;
+        self.weight_bytes = if with_weights <= limit && resident_with(with_weights) == resident { weight_bytes } else { 0 };
+        self.shared_bytes += self.weight_bytes;
         let blocks = (self.blocks * g.n) as f64;
         let sets = if variant.own {
             self.block_groups.div_ceil(variant.tiles)
@@ -168,20 +206,29 @@ impl Tiling {
         let rounds = (sets * chunks).div_ceil(WARPS) as f64 * WARPS as f64 / (sets * chunks) as f64;
         let steps = items * rounds * self.slots.steps as f64;
         let a_loads = if variant.own { variant.tiles } else { 1 };
-        let pixels = (self.patch[0] * self.patch[1]) as f64;
-        let slab = (self.block_groups.min(g.groups) * self.slots.group_quads * QUAD_BYTES) as f64;
-        let seen = blocks * pixels * slab;
+        let (columns, x_run) = self.reads(problem);
+        let rows = self.patch[0].min(g.input[0]);
+        let groups = self.block_groups.min(g.groups);
+        let seen = blocks * (rows * columns * groups * self.slots.group_quads * QUAD_BYTES) as f64;
         let input = (g.n * g.c_in * g.input[0] * g.input[1] * problem.dtype.bytes()) as f64;
-        let access = if variant.wide { 1.0 } else { NARROW_ACCESS };
+        let x_access = variant.access(problem.x_format, x_run) * self.fill_turns(problem, x_run);
+        // runs of 8 pixels of the tile
+        let y_run = if self.tile_w_log2 >= 3 { vector_of(g.output[1]) } else { 1 };
+        let y_access = variant.access(problem.y_format, y_run);
         let output_bytes = (g.output_shape().iter().product::<usize>() * problem.dtype.bytes()) as f64;
+        let tile = [self.tile_h.min(g.output[0]), (1 << self.tile_w_log2).min(g.output[1])];
+        let sectors = Self::sectors(problem.x_format, groups * g.c_in / g.groups, [rows, columns], columns >= g.input[1])
+            + Self::sectors(problem.y_format, groups * g.c_out / g.groups, tile, tile[1] == g.output[1])
+            + weight_bytes / SECTOR_BYTES;
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
             // half of what neighbouring blocks read again comes from L2
             dram_bytes: least_bytes(problem) + (seen - input).max(0.0) / 2.0,
+            l2_bytes: blocks * (sectors * SECTOR_BYTES) as f64,
             shared_bytes: steps * (a_loads as f64 * (WARP_PIXELS * 32) as f64 * conflicts + (variant.tiles * 256) as f64)
-                + seen * access
-                + output_bytes * 4.0 * access,
+                + seen * x_access
+                + output_bytes * 4.0 * y_access,
             tensor_macs: steps * (variant.tiles * 8 * WARP_PIXELS * 16) as f64,
             ..Default::default()
         };
@@ -189,6 +236,39 @@ impl Tiling {
         let alone = if resident == 1 { 1.5 } else { 1.0 };
         self.seconds = work.seconds(problem) * alone;
         Some(*self)
+    }
+
+    /// The columns of the patch that are read with what is in the same accesses, and the neighbours of a plane in one.
+    fn reads(&self, problem: &Problem<'_>) -> (usize, usize) {
+        let [h, w] = problem.geometry.input;
+        let columns = self.patch[1];
+        match problem.x_format {
+            MemoryFormat::ChannelsLast => (columns.min(w), 1),
+            MemoryFormat::Contiguous if columns >= w => (w, vector_of(h * w)),
+            MemoryFormat::Contiguous => {
+                let run = vector_of(w);
+                ((columns.next_multiple_of(run) + run).min(w), run)
+            }
+        }
+    }
+
+    /// Sectors of L2 that hold an area of so many channels; `whole`: its rows follow each other without gaps.
+    fn sectors(format: MemoryFormat, channels: usize, [rows, columns]: [usize; 2], whole: bool) -> usize {
+        let sectors = |elements: usize| (elements * size_of::<u16>()).div_ceil(SECTOR_BYTES);
+        match format {
+            MemoryFormat::ChannelsLast => rows * columns * sectors(channels),
+            MemoryFormat::Contiguous if whole => channels * sectors(rows * columns),
+            // a row begins anywhere in a sector
+            MemoryFormat::Contiguous => channels * rows * sectors(columns + SECTOR_BYTES / size_of::<u16>() / 2),
+        }
+    }
+
+    /// The turns that a half-warp's 8-byte stores to the patch take: its lanes lie along quads first, then along runs of pixels.
+    fn fill_turns(&self, problem: &Problem<'_>, run: usize) -> f64 {
+        let quads = self.block_groups.min(problem.geometry.groups) * self.slots.group_quads;
+        let alike = problem.x_format == MemoryFormat::ChannelsLast || quads.is_multiple_of(16);
+        // four pixels lie half of all banks apart
+        if alike || (run >= 4 && quads.is_multiple_of(8) && (self.pixel_bytes / 16) % 2 == 1) { 1.0 } else { 2.0 }
     }
 
     /// With the distances of pixels and rows in shared memory for which the loads of A have the fewest bank conflicts.
@@ -236,7 +316,7 @@ impl Tiling {
         turns as f64 / steps as f64
     }
 
-    fn params(&self) -> ConvGroupedParams {
+    fn params(&self, problem: &Problem<'_>) -> ConvGroupedParams {
         // everything fits shared memory, so it fits 32 bits
         let int = |value: usize| value as i32;
         ConvGroupedParams {
@@ -251,9 +331,17 @@ impl Tiling {
             row_slots: int(self.slots.row),
             steps: int(self.slots.steps),
             n_tiles: int(self.slots.n_tiles),
+            x_planes: (problem.x_format == MemoryFormat::Contiguous).into(),
+            y_planes: (problem.y_format == MemoryFormat::Contiguous).into(),
+            weight_bytes: int(self.weight_bytes),
             ..Default::default()
         }
     }
+}
+
+/// The widest access in which a plane or its rows of so many elements can be read, in elements.
+fn vector_of(elements: usize) -> usize {
+    1 << elements.trailing_zeros().min(VECTOR.ilog2())
 }
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
@@ -273,16 +361,14 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if variant.own != (outputs <= 8) {
         return Err(format!("it is for {} output channels a group, not {outputs}", if variant.own { "up to 8" } else { "more than 8" }));
     }
-    if variant.wide {
-        if problem.x_format != MemoryFormat::ChannelsLast || problem.y_format != MemoryFormat::ChannelsLast {
-            return Err("its accesses are for channels_last in and out".into());
-        }
-        if !channels.is_multiple_of(QUAD) || !g.c_in.is_multiple_of(8) {
-            return Err(format!(
-                "its 16-byte loads are for multiples of 4 channels a group and of 8 in all, not {channels} and {}",
-                g.c_in
-            ));
-        }
+    let channels_last = [problem.x_format, problem.y_format].map(|format| format == MemoryFormat::ChannelsLast);
+    if !variant.wide && channels_last == [false; 2] {
+        return Err("the wide kernel takes contiguous tensors of any alignment".into());
+    }
+    if variant.wide && channels_last[0] && !(channels.is_multiple_of(QUAD) && g.c_in.is_multiple_of(8)) {
+        return Err(format!("its 16-byte loads are for multiples of 4 channels a group and of 8 in all, not {channels} and {}", g.c_in));
+    }
+    if variant.wide && channels_last[1] {
         let run = if variant.own { variant.tiles * outputs } else { outputs };
         if !run.is_multiple_of(8) || !g.c_out.is_multiple_of(8) {
             return Err(format!("its 16-byte stores are for multiples of 8 output channels, not {run} a warp and {} in all", g.c_out));
@@ -297,8 +383,10 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     Prepared {
         grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::Grouped(tiling.params()),
-        alignment: [if variant.wide { 16 } else { size_of::<T>() }; 2],
+        params: KernelParams::Grouped(tiling.params(problem)),
+        // of contiguous ones the kernel takes any, in vectors where they are aligned
+        alignment: [problem.x_format, problem.y_format]
+            .map(|format| if variant.wide && format == MemoryFormat::ChannelsLast { VECTOR * size_of::<T>() } else { size_of::<T>() }),
         layout: LAYOUT,
         pack,
     }

@@ -185,11 +185,13 @@ pub struct ConvGroupedParams {
     pub row_slots: i32,
     pub steps: i32,
     pub n_tiles: i32,
-    pub reserved: i32,
+    pub x_planes: i32,
+    pub y_planes: i32,
+    pub weight_bytes: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 264usize];
+    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 272usize];
     ["Alignment of ConvGroupedParams"][::std::mem::align_of::<ConvGroupedParams>() - 8usize];
     ["Offset of field: ConvGroupedParams::conv"][::std::mem::offset_of!(ConvGroupedParams, conv) - 0usize];
     ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 216usize];
@@ -203,7 +205,9 @@ const _: () = {
     ["Offset of field: ConvGroupedParams::row_slots"][::std::mem::offset_of!(ConvGroupedParams, row_slots) - 248usize];
     ["Offset of field: ConvGroupedParams::steps"][::std::mem::offset_of!(ConvGroupedParams, steps) - 252usize];
     ["Offset of field: ConvGroupedParams::n_tiles"][::std::mem::offset_of!(ConvGroupedParams, n_tiles) - 256usize];
-    ["Offset of field: ConvGroupedParams::reserved"][::std::mem::offset_of!(ConvGroupedParams, reserved) - 260usize];
+    ["Offset of field: ConvGroupedParams::x_planes"][::std::mem::offset_of!(ConvGroupedParams, x_planes) - 260usize];
+    ["Offset of field: ConvGroupedParams::y_planes"][::std::mem::offset_of!(ConvGroupedParams, y_planes) - 264usize];
+    ["Offset of field: ConvGroupedParams::weight_bytes"][::std::mem::offset_of!(ConvGroupedParams, weight_bytes) - 268usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
