@@ -8,8 +8,9 @@
 // 16-bit types: a warp multiplies its part by mma.m16n8k16 on ldmatrix fragments, f32 sums. f32: strict FFMA, k in order; or,
 // where the user allows tf32, mma.m16n8k8 on the same fragments, x rounded after it is loaded and the weights when packed.
 //
-// Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), Elements (any number
-// of channels and either format: single loads through registers, packed to 16-byte stores), Planes (contiguous 1x1). K is (tap,
+// Gathers: ChannelVectors (channels_last, groups of a multiple of 16 bytes of channels: 16-byte cp.async), PixelVectors (the same for
+// 1x1: a plain GEMM), Elements (any number of channels and either format: single loads through registers, packed to 16-byte stores),
+// Planes (contiguous 1x1). K is (tap,
 // channel) flattened, so that 3 channels fill k as well as 64. conv_gemm_patches (contiguous, 16 bits, several taps) has a k of its
 // own, (32 channels, tap, channel of them), and so are its weights packed.
 //

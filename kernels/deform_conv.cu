@@ -16,6 +16,7 @@
 //
 // deform_conv_direct is the kernel beneath every configuration: a thread an output element, in the order of conv_direct.cu.
 #include "device/deformable.cuh"
+#include "device/direct.cuh"
 #include "device/implicit_gemm.cuh"
 
 template <typename T, typename Tile, GatherKind kKind> struct DeformableOf {
@@ -46,16 +47,13 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void deform_con
 
 template <typename T, bool kChannelsLast> WC_DEVICE void deform_conv_direct(const DeformConvParams& p) {
     const ConvGeometryParams& g = p.conv.geometry;
-    const uint32_t pixels = (uint32_t)(g.h_out * g.w_out);
-    const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x; // an image has fewer than 2^31 elements
-    if (index >= pixels * (uint32_t)g.c_out) return;
-    const int32_t channel = (int32_t)(kChannelsLast ? index % (uint32_t)g.c_out : index / pixels);
-    const int32_t pixel = (int32_t)(kChannelsLast ? index / (uint32_t)g.c_out : index % pixels);
+    const DirectOutput output = direct_output<kChannelsLast>(g);
+    if (!output.exists) return;
+    const int32_t channel = output.channel, first = output.first_channel;
     const int32_t group_channels = g.c_in / g.groups, offset_group_channels = g.c_in / p.offset_groups;
-    const int32_t first = channel / (g.c_out / g.groups) * group_channels;
 
     for (int32_t n = blockIdx.y; n < g.n; n += gridDim.y) {
-        const Pixel at{n, pixel / g.w_out, pixel % g.w_out};
+        const Pixel at{n, output.row, output.column};
         const T* x = image<const T>(p.conv.x, n);
         const T* weight = (const T*)p.conv.weight + channel;
         float sum = 0.0f;

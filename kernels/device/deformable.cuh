@@ -206,9 +206,5 @@ template <typename T, typename Tile, bool kAlongRows> struct DeformableElements 
         }
         this->walk.advance(this->steps, this->channels, Base::kK);
     }
-    WC_DEVICE void deposit(unsigned char* to) {
-#pragma unroll
-        for (int r = 0; r < Base::kRows; ++r)
-            store_vector<Base::kChunk>((T*)(to + chunk_at(this->row + r * Base::kStride, this->chunk)), values[r]);
-    }
+    WC_DEVICE void deposit(unsigned char* to) { this->deposit_chunks(to, values); }
 };

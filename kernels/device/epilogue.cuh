@@ -39,6 +39,12 @@ template <int kCount, int kStep> WC_DEVICE void activate_all(const EpilogueParam
     }
 }
 
+template <typename T, int kCount> WC_DEVICE Vector<T, kCount> round_each(const float (&z)[kCount]) {
+    Vector<T, kCount> y;
+    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(z[i]);
+    return y;
+}
+
 // `sum` is the linear result of output element (n, channel, h, w).
 template <typename T>
 WC_DEVICE T epilogue(const EpilogueParams& p, float sum, int32_t n, int32_t channel, int32_t h, int32_t w) {
@@ -62,9 +68,7 @@ WC_DEVICE Vector<T, kCount> finish_channels(const EpilogueParams& p, float (&sum
         }
     }
     activate_all<kCount, 1>(p, sum, channel);
-    Vector<T, kCount> y;
-    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
-    return y;
+    return round_each<T>(sum);
 }
 
 // The whole of it, for the same.
@@ -81,9 +85,7 @@ template <typename T, int kCount> WC_DEVICE Vector<T, kCount> epilogue_values(co
     if (p.bias)
         for (int i = 0; i < kCount; ++i) sum[i] += ((const float*)p.bias)[channel + i];
     activate_all<kCount, 1>(p, sum, channel);
-    Vector<T, kCount> y;
-    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
-    return y;
+    return round_each<T>(sum);
 }
 
 // For kCount neighbouring pixels of a row, from (n, channel, h, w) on, of which the first `count` exist.
@@ -100,9 +102,7 @@ WC_DEVICE Vector<T, kCount> epilogue_pixels(const EpilogueParams& p, float (&sum
             if (i < count) sum[i] += to_float(residual[i * p.residual.stride_w]);
     }
     activate_all<kCount, 0>(p, sum, channel);
-    Vector<T, kCount> y;
-    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
-    return y;
+    return round_each<T>(sum);
 }
 
 // For kCount neighbours of a plane that is `width` wide, row after row from (h, w) on, which all exist.
@@ -128,7 +128,5 @@ WC_DEVICE Vector<T, kCount> epilogue_plane(const EpilogueParams& p, float (&sum)
         }
     }
     activate_all<kCount, 0>(p, sum, channel);
-    Vector<T, kCount> y;
-    for (int i = 0; i < kCount; ++i) y.at[i] = from_float<T>(sum[i]);
-    return y;
+    return round_each<T>(sum);
 }

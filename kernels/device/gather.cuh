@@ -8,9 +8,9 @@
 #include "async_copy.cuh"
 #include "gemm_tile.cuh"
 
-// How the elements of A are loaded: runs of channels in 16 bytes; one by one, neighbouring threads along the channels or along
-// the pixels; runs of pixels in 16 or 8 bytes.
-enum class GatherKind { kVectors, kChannels, kPixels, kPlanes };
+// How the elements of A are loaded: runs of channels in 16 bytes; the same where A is x as it lies; one by one, neighbouring threads
+// along the channels or along the pixels; runs of pixels in 16 or 8 bytes.
+enum class GatherKind { kVectors, kMatrix, kChannels, kPixels, kPlanes };
 
 // An output pixel of the batch, numbered image by image and row by row.
 struct Pixel {
@@ -116,6 +116,11 @@ template <typename T, typename Tile> struct GatherBase {
         chunk = along_rows ? warp_index() % kRowChunks : (int32_t)threadIdx.x % kRowChunks;
         walk.advance(steps, channels, steps.skip * kK + chunk * kChunk);
     }
+    // Stores the thread's chunk of each of its rows.
+    WC_DEVICE void deposit_chunks(unsigned char* to, const Vector<T, kChunk> (&values)[kRows]) const {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) store_vector<kChunk>((T*)(to + chunk_at(row + r * kStride, chunk)), values[r]);
+    }
 };
 
 // Runs of channels in copies of 16 bytes: channels_last, addresses and strides multiples of 16 bytes, and so is a group's
@@ -167,6 +172,35 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
             copy_async<kChunkBytes>(to + chunk_at(this->row + r * Base::kStride, this->chunk), in_image<T>(image[r], valid ? offset[r] + distance : 0), valid);
         }
         this->walk.advance(this->steps, this->channels, Base::kK);
+    }
+    WC_DEVICE void deposit(unsigned char*) {}
+};
+
+// Runs of channels where a pixel sees itself alone: 1x1 with stride 1 and no padding, else as ChannelVectors. A channels_last x is then
+// a matrix, a row a pixel, and the next step lies 64 bytes further: no taps, no masks, no offsets.
+template <typename T, typename Tile> struct PixelVectors {
+    static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T);
+    static constexpr int kStride = Tile::kThreads / kRowChunks, kRows = Tile::kM / kStride;
+    static constexpr bool kAsynchronous = true;
+    using Rows = RowsOfK;
+    const ConvParams& p;
+    const T* from;          // this thread's chunk of its first row
+    int32_t rows, channels; // that there are from there on
+
+    WC_DEVICE PixelVectors(const ConvParams& params, const Steps& steps, int32_t tile_row, int32_t total_rows, int32_t group) : p(params) {
+        const int32_t row = tile_row + (int32_t)threadIdx.x / kRowChunks, channel = steps.skip * kK + (int32_t)threadIdx.x % kRowChunks * kChunk;
+        const int32_t group_channels = p.geometry.c_in / p.geometry.groups;
+        rows = total_rows - row;
+        channels = group_channels - channel;
+        from = (const T*)p.x.address + (int64_t)row * p.x.stride_w + group * group_channels + channel;
+    }
+    WC_DEVICE void fetch(unsigned char* to) {
+        const int32_t row = (int32_t)threadIdx.x / kRowChunks, chunk = (int32_t)threadIdx.x % kRowChunks;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r)
+            copy_async<kChunkBytes>(to + chunk_at(row + r * kStride, chunk), from + (int64_t)p.x.stride_w * (r * kStride), r * kStride < rows && channels > 0);
+        from += kK;
+        channels -= kK;
     }
     WC_DEVICE void deposit(unsigned char*) {}
 };
@@ -241,9 +275,5 @@ template <typename T, typename Tile, bool kAlongRows> struct Elements : GatherBa
         }
         this->walk.advance(this->steps, this->channels, Base::kK);
     }
-    WC_DEVICE void deposit(unsigned char* to) {
-#pragma unroll
-        for (int r = 0; r < Base::kRows; ++r)
-            store_vector<Base::kChunk>((T*)(to + chunk_at(this->row + r * Base::kStride, this->chunk)), values[r]);
-    }
+    WC_DEVICE void deposit(unsigned char* to) { this->deposit_chunks(to, values); }
 };

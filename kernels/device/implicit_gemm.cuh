@@ -9,6 +9,9 @@ template <typename T, typename Tile, GatherKind kKind> struct GatherOf {
 template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kVectors> {
     using Type = ChannelVectors<T, Tile>;
 };
+template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kMatrix> {
+    using Type = PixelVectors<T, Tile>;
+};
 template <typename T, typename Tile> struct GatherOf<T, Tile, GatherKind::kPlanes> {
     using Type = Planes<T, Tile>;
 };

@@ -1,7 +1,7 @@
 //! The banded kernels of kernels/conv_depthwise.cu: large depthwise kernels on tensor cores.
 
 use super::KernelInfo;
-use super::cost::{Work, least_bytes};
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
 use crate::geometry::ConvGeometry;
@@ -18,7 +18,6 @@ const BLOCK: usize = 8;
 const STEP: usize = 16;
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
-const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
 /// Instructions for each staged element and for each output, on its way through shared memory and the epilogue.
 const STAGE_INSTRUCTIONS: f64 = 6.0;
 const OUTPUT_INSTRUCTIONS: f64 = 12.0;

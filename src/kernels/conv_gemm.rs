@@ -1,7 +1,7 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
 use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
@@ -19,7 +19,6 @@ pub(super) const CHUNK_BYTES: usize = 16;
 pub(super) const MAX_TILE: usize = 256;
 /// Of a multiprocessor of the nominal GPU.
 const REGISTERS: usize = 65_536;
-const SHARED_BYTES: usize = 164 * 1024;
 /// Registers of a thread beside its sums.
 const WORKING_REGISTERS: usize = 64;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
@@ -105,7 +104,7 @@ impl Tile {
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
-        self.register_blocks().min(SHARED_BYTES / (STAGES * self.stage_bytes()))
+        self.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
     }
 
     /// How many blocks' registers a multiprocessor has.
@@ -261,13 +260,14 @@ impl Estimate {
         }
         let gather = kernel.tag("gather").unwrap_or_default();
         let channels = g.c_in / g.groups;
-        if gather == "vectors" && channels * dtype.bytes() % CHUNK_BYTES != 0 {
+        let vectors = gather == "vectors" || gather == "matrix";
+        if vectors && channels * dtype.bytes() % CHUNK_BYTES != 0 {
             return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
         }
+        if (gather == "planes" || gather == "matrix") && (g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4]) {
+            return Err("it is for 1x1 with stride 1 and no padding".into());
+        }
         if gather == "planes" {
-            if g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4] {
-                return Err("it is for 1x1 with stride 1 and no padding".into());
-            }
             if plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
                 let pixels = CHUNK_BYTES / 2 / dtype.bytes();
                 return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
@@ -286,7 +286,7 @@ impl Estimate {
             shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
         }
         // a run of channels that is shorter than a sector of L2 costs a whole one
-        let sectors = if gather == "vectors" { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
+        let sectors = if vectors { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
         let (tensor_macs, ffma) = match dtype {
             DType::F32 if !tf32 => (0.0, 1.0),
             DType::F32 => (TF32_MACS, 0.0),
@@ -459,7 +459,7 @@ impl Patch {
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES / self.shared_bytes) as f64,
+            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
@@ -512,7 +512,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
     let parts = if is_split(kernel) { Estimate::new(kernel, problem).and_then(|estimate| estimate.parts(problem)) } else { Ok(1) };
     let x_alignment = match kernel.tag("gather") {
-        Some("vectors") => CHUNK_BYTES,
+        Some("vectors" | "matrix") => CHUNK_BYTES,
         Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
         _ => size_of::<T>(),
     };
@@ -612,6 +612,10 @@ mod tests {
             let slices = if tile.slices > 1 { format!("_k{}", tile.slices) } else { String::new() };
             assert_eq!(tile.name, format!("{}x{}{slices}", tile.m, tile.n));
             assert!(tile.m <= MAX_TILE && [32, 64, 128, 256].contains(&tile.n));
+            let Tile { m, n, warp_m, warp_n, slices, .. } = tile;
+            let slices = if *slices > 1 { format!(", {slices}") } else { String::new() };
+            let line = format!("\n{} = \"Tile<{m}, {n}, {warp_m}, {warp_n}{slices}>\"\n", tile.name);
+            assert!(include_str!("../../kernels/manifest.toml").contains(&line), "the manifest has no{line}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
 use super::KernelInfo;
-use super::cost::{Work, least_bytes};
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvGroupedParams;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -23,7 +23,6 @@ const QUAD_BYTES: usize = 8;
 const MAX_CHANNELS: usize = 64;
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
-const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
 /// Elements of a 16-byte access.
 const VECTOR: usize = 8;
 /// What element-by-element accesses cost beside 16-byte ones.

@@ -24,6 +24,8 @@ const FFMA_PER_CYCLE: f64 = 64.0;
 const LAUNCH_SECONDS: f64 = 2e-6;
 /// The host device has as many multiprocessors as the GPU that it imitates, so that both select alike.
 const NOMINAL_MULTIPROCESSORS: u32 = 108;
+/// That the blocks of one of its multiprocessors share.
+pub(super) const SHARED_BYTES_PER_MULTIPROCESSOR: usize = 164 * 1024;
 
 /// What a launch does, zero products and repeated reads included.
 #[derive(Debug, Clone, Copy, Default)]
