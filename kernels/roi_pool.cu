@@ -180,6 +180,12 @@ template <typename T> WC_DEVICE float field_at(const Tensor4& t, int32_t in_f32,
 
 constexpr int kChunk = 16; // rows, and columns, of a grid that a warp's table holds
 
+// Lines of samples are added up one by one: a sum of hundreds of like samples would round each of them the same way.
+template <int kCount> WC_DEVICE void add_line(float (&result)[kCount], const float (&line)[kCount]) {
+#pragma unroll
+    for (int v = 0; v < kCount; ++v) result[v] += line[v];
+}
+
 // The bin's result in each channel. kWarp: all lanes of a warp come with the same bin, and share a table.
 template <typename T, Pool kPool, int kCount, bool kNeighbours, bool kWarp>
 WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place& at) {
@@ -214,11 +220,13 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
                     for (int32_t q = 0; q < q_end; ++q) {
                         const Neighbours row = load_vector<1>(table + q).at[0];
                         if (row.low < 0) continue;
+                        float line[kCount] = {};
 #pragma unroll 1
                         for (int32_t r = 0; r < r_end; ++r) {
                             const Neighbours column = load_vector<1>(table + kChunk + r).at[0];
-                            if (column.low >= 0) x.add(result, row, column);
+                            if (column.low >= 0) x.add(line, row, column);
                         }
+                        add_line(result, line);
                     }
                 }
             }
@@ -226,11 +234,13 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
             for (int32_t q = down.begin; q < down.end; ++q) {
                 const Neighbours row = rows.sample(q);
                 if (row.low < 0) continue;
+                float line[kCount] = {};
 #pragma unroll 1
                 for (int32_t r = across.begin; r < across.end; ++r) {
                     const Neighbours column = columns.sample(r);
-                    if (column.low >= 0) x.add(result, row, column);
+                    if (column.low >= 0) x.add(line, row, column);
                 }
+                add_line(result, line);
             }
         }
         const float samples = (float)rows.count * (float)columns.count;

@@ -151,7 +151,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "writes_copy_under_way",
         "shared memory still being copied",
-        "block (0, 0, 0) thread 63 writes 4 bytes at byte 252 of shared memory, where an async copy of thread 63 is still under way (byte 252)",
+        "block (0, 0, 0) thread 0 writes 4 bytes at byte 0 of shared memory, where an async copy of thread 0 is still under way (byte 0)",
     ),
     (
         "reads_copy_of_newer_group",

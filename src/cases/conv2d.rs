@@ -55,6 +55,12 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     ("kernel_1x1", "no neighbourhood: a plain matrix product, also with stride and padding", |rng, c| {
         (c.kernel, c.c_in, c.c_out) = ([1, 1], rng.random_range(1..40), rng.random_range(1..40))
     }),
+    ("kernel_1x1_plain", "a matrix product of x as it lies: whole chunks of channels, or planes of whole ones and not", |rng, c| {
+        (c.kernel, c.stride, c.padding, c.same) = ([1, 1], [1, 1], [0; 4], false);
+        (c.groups, c.c_in, c.c_out) = (pick(rng, &[1, 1, 2]), pick(rng, &[8, 16, 24, 40, 72]), pick(rng, &[8, 12, 72, 136]));
+        c.image = [pick(rng, &[1, 2, 4, 7]), pick(rng, &[4, 8, 16, 33])];
+        c.x_margin = if rng.random_bool(0.3) { [pick(rng, &[8, 16, 3]), 0] } else { [0, 0] };
+    }),
     ("kernel_one_axis", "1xk and kx1 kernels", |rng, c| {
         c.kernel = [1, rng.random_range(2..10)];
         if rng.random() {

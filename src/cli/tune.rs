@@ -11,17 +11,16 @@ use warpconv::{DeviceKind, Error, Result, io};
 
 const EXAMPLES: &str = "\
 Examples:
-  warpconv tune --core --out tables                   the core rows on the GPU, into tables/tuning-GPU.json
+  warpconv tune --core --out tables                   the core rows, into tables/tuning-GPU.json
   warpconv tune --filter ' b8 f16' --time-limit 120   some rows, for two minutes
-  warpconv tune --tiny --device host --filter '^mobilenet_v2/'
-                                                      without a GPU: small images, to try the program
-  warpconv run --tuning tables/tuning-nvidia-h200.json --layer ...
-                                                      a plan for a problem of the table takes its fastest kernel
+  warpconv tune --tiny --device host --filter dw3     small images, without a GPU
+  warpconv run --tuning tables/tuning-H200.json ...   a plan that goes by the table
 
-Every kernel is compared with a float64 oracle before it is timed, as `warpconv bench` does it; what is wrong is not timed and
-makes the program exit with 1. A table applies to the device, the version of warpconv and the exact problems that it was measured
-with; for all others the cost model chooses. A table in benches/results is built into the program. Rows are measured without their
-tails. On the host device the times are those of an interpreter, and say nothing of a GPU.";
+Every kernel is compared with a float64 oracle before it is timed, as `warpconv bench` does it. What
+is wrong is not timed and makes the program exit with 1. A table applies to the device, the version
+of warpconv and the exact problems that it was measured with; for all others the cost model chooses.
+A table in benches/results is built into the program. Rows are measured without their tails. On the
+host device the times are those of an interpreter, and say nothing of a GPU.";
 
 /// Time every kernel that applies to layers of real networks, and write the table that plans go by
 #[derive(Debug, clap::Args)]
