@@ -139,18 +139,8 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     ("depthwise_5x5_s2", "unrolled for this stride too", |rng, c| unrolled(rng, c, 5, 2)),
     ("depthwise_7x7", "unrolled for this size, and the smallest on tensor cores", |rng, c| unrolled(rng, c, 7, 1)),
     ("depthwise_7x7_s2", "unrolled for this stride too", |rng, c| unrolled(rng, c, 7, 2)),
-    (
-        "depthwise_banded",
-        "kernels so large that bands of weights multiply on tensor cores, with what must not meet their zeros",
-        |rng, c| {
-            (c.groups, c.c_in, c.c_out) = (pick(rng, &[1, 3, 4, 8, 12]), 1, 1);
-            c.kernel = [pick(rng, &[1, 4, 7, 9, 13]), pick(rng, &[7, 9, 10, 17, 25, 26, 31])];
-            (c.dilation, c.same, c.image) = ([1, 1], true, [rng.random_range(1..40), rng.random_range(1..50)]);
-            if rng.random_bool(0.3) {
-                c.values = Values::Special;
-            }
-        },
-    ),
+    ("depthwise_banded", "bands of weights on tensor cores, with what must not meet their zeros", |rng, c| banded(rng, c, &[7, 9, 10, 17])),
+    ("depthwise_banded_wide", "bands of more than two steps of an MMA", |rng, c| banded(rng, c, &[25, 26, 27, 31])),
     ("depthwise_multiplier", "several outputs share one input channel", |rng, c| {
         (c.groups, c.c_in, c.c_out) = (rng.random_range(1..20), 1, rng.random_range(2..5))
     }),
@@ -164,6 +154,16 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
         c.y_margin = [rng.random_range(0..9), rng.random_range(0..9)];
     }),
 ];
+
+/// A depthwise kernel so large, at stride 1, that tensor cores pay.
+fn banded(rng: &mut StdRng, c: &mut Conv, widths: &[usize]) {
+    (c.groups, c.c_in, c.c_out) = (pick(rng, &[1, 3, 4, 8, 12]), 1, 1);
+    c.kernel = [pick(rng, &[1, 4, 7, 9, 13]), pick(rng, widths)];
+    (c.dilation, c.same, c.image) = ([1, 1], true, [rng.random_range(1..40), rng.random_range(1..50)]);
+    if rng.random_bool(0.3) {
+        c.values = Values::Special;
+    }
+}
 
 /// A depthwise kernel of a size and stride that has kernels of its own.
 fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize, stride: usize) {
