@@ -267,11 +267,9 @@ impl Estimate {
         if (gather == "planes" || gather == "matrix") && (g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4]) {
             return Err("it is for 1x1 with stride 1 and no padding".into());
         }
-        if gather == "planes" {
-            if plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
-                let pixels = CHUNK_BYTES / 2 / dtype.bytes();
-                return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
-            }
+        if gather == "planes" && plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
+            let pixels = CHUNK_BYTES / 2 / dtype.bytes();
+            return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
         }
         let tile = Tile::of(kernel);
         let tiling = Tiling::fitting(g, tile, problem)?;
