@@ -14,6 +14,8 @@ pub(crate) const LAYOUT: &str = "[tap][c_in / groups][c_out]";
 /// Bytes that a product loads from L1: an operand of its own, rounded up to 4 bytes a lane, a broadcast one, and the address
 /// arithmetic of both, which issues as slowly as 8 more bytes would.
 const BYTES_PER_PRODUCT: f64 = 16.0;
+/// Of each tap, whatever its channels: two bounds tests, the addresses of pixel and weights, the loops.
+const TAP_INSTRUCTIONS: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
 pub(super) const UNCOALESCED: f64 = 4.0;
 
@@ -27,7 +29,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         blocks_per_multiprocessor: 8.0,
         dram_bytes: least_bytes(problem) * scattered,
         shared_bytes: macs * BYTES_PER_PRODUCT * scattered,
-        ffma: macs,
+        ffma: macs + macs / (problem.geometry.c_in / problem.geometry.groups) as f64 * TAP_INSTRUCTIONS,
         ..Default::default()
     };
     Ok(work.seconds(problem))
