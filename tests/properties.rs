@@ -197,11 +197,11 @@ proptest! {
     }
 }
 
-/// Each kind of awkwardness of the table, several problems each.
-#[rstest]
-fn awkward_problems(#[values(0, 1, 2)] seed: u64) {
-    for index in 0..2 * kinds().count() as u64 {
-        check_against_oracle(&Problem::random(seed, index));
+/// Each kind of awkwardness of the table; `warpconv verify` takes more of each.
+#[test]
+fn awkward_problems() {
+    for index in 0..kinds().count() as u64 {
+        check_against_oracle(&Problem::random(0, index));
     }
 }
 
