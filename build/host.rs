@@ -91,6 +91,10 @@ fn compile_variant(build: &Build, manifests: &[&Manifest], variant: &Variant) ->
             cc.flag(flag);
         }
     }
+    if variant.name == PORTABLE.name && crate::env("CARGO_CFG_TARGET_ARCH") == "x86_64" {
+        // nearly every CPU takes the other one: a first build should not wait for this
+        cc.opt_level(1);
+    }
     for manifest in manifests {
         cc.include(&manifest.folder);
         for (family, entry) in manifest.shards() {
