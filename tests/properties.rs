@@ -3,7 +3,6 @@
 
 use half::{bf16, f16};
 use proptest::prelude::*;
-use rstest::rstest;
 use std::sync::LazyLock;
 use warpconv::cases::{Problem, kinds};
 use warpconv::check::{Arrays, Case, Kernels};
