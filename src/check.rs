@@ -2,11 +2,12 @@
 //! tensors, [`Layer::forward`]) and holds each result to the numerics contract. Behind `warpconv conformance`, `warpconv verify`
 //! and the crate's tests.
 
+use crate::cases::Problem;
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
 use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, on_exact_grid};
-use crate::reference::Array;
+use crate::reference::{self, Array};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -60,6 +61,44 @@ pub struct Run {
     pub outcome: Result<Report, Failure>,
     /// A hash of the result's bits, where there is one; any NaN is as good as another.
     pub digest: Option<u64>,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} to {} {}: ", self.dtype, self.x_format, self.y_format, self.kernel)?;
+        match &self.outcome {
+            Ok(report) => write!(f, "{} elements passed", report.elements),
+            Err(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// Runs a problem in every dtype and pair of formats through every kernel that applies, against the oracle.
+///
+/// ```
+/// use warpconv::{Device, cases::Problem, check::every_run};
+/// # #[cfg(feature = "host")] {
+/// let runs = every_run(&Problem::random(1, 0), &Device::host()?)?;
+/// assert!(runs.len() > 12 && runs.iter().all(|run| run.outcome.is_ok()));
+/// # }
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+///
+/// # Errors
+/// When the oracle refuses the problem. What a layer or a kernel does wrong is in the runs.
+pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for dtype in DType::ALL {
+        let tensors = problem.tensors(dtype)?;
+        let (output, scale) = reference::layer(&problem.layer, &tensors)?;
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
+        for x in MemoryFormat::ALL {
+            for y in MemoryFormat::ALL {
+                runs.extend(case.check(dtype, x, y, Kernels::All, device));
+            }
+        }
+    }
+    Ok(runs)
 }
 
 /// What can be wrong with a run.

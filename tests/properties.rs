@@ -5,9 +5,8 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 use warpconv::cases::{Problem, kinds};
-use warpconv::check::{Arrays, Case, Kernels};
-use warpconv::reference;
-use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, Element, Inputs, Layer, MemoryFormat, Padding, Parameter, Shape, Tensor};
+use warpconv::check::every_run;
+use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Element, Inputs, Layer, MemoryFormat, Padding, Parameter, Shape, Tensor};
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
@@ -64,19 +63,8 @@ prop_compose! {
 
 /// Every kernel, dtype and format of a problem against the oracle; panics with what failed.
 fn check_against_oracle(problem: &Problem) {
-    for dtype in DType::ALL {
-        let tensors: Arrays = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, &DEVICE) {
-                    if let Err(failure) = run.outcome {
-                        panic!("{problem:?}: {dtype} {x} to {y} {}: {failure}", run.kernel);
-                    }
-                }
-            }
-        }
+    for run in every_run(problem, &DEVICE).unwrap() {
+        assert!(run.outcome.is_ok(), "{run}: {problem:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::check::every_run;
 use warpconv::reference::{self, Array};
 use warpconv::{
     DType, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Device, Element, Error, Field, FullyConnected, HostOptions, Inputs, Layer,
@@ -25,23 +25,11 @@ fn kinds_of(op: &str, names: &[&str]) -> Vec<Kind> {
 
 /// Runs a problem in every dtype, pair of formats and kernel; gives the kernels that ran.
 fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let mut ran = BTreeSet::new();
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
-        let case = case.margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, device) {
-                    let json = || serde_json::to_string(problem).unwrap();
-                    run.outcome.unwrap_or_else(|failure| panic!("{dtype} {x} to {y} {}: {failure}: {}", run.kernel, json()));
-                    ran.insert(run.kernel);
-                }
-            }
-        }
-    }
-    ran
+    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
+        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
+        run.kernel
+    });
+    ran.collect()
 }
 
 /// Every kind of problem, through every kernel, in another order of the threads for each seed.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use std::sync::LazyLock;
 use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::check::every_run;
 use warpconv::factorise::{low_rank, separate};
 use warpconv::reference::{self, Array, DepthwiseSeparable};
 use warpconv::{
@@ -23,23 +23,11 @@ fn kinds_of(op: &str) -> Vec<Kind> {
 
 /// Every kernel, dtype and format of a problem against the oracle; panics with what failed, gives the names of the kernels.
 fn check(problem: &Problem, device: &Device) -> Vec<&'static str> {
-    let mut kernels = vec![];
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, device) {
-                    if let Err(failure) = run.outcome {
-                        panic!("{}: {dtype} {x} to {y} {}: {failure}", serde_json::to_string(problem).unwrap(), run.kernel);
-                    }
-                    kernels.push(run.kernel);
-                }
-            }
-        }
-    }
-    kernels
+    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
+        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
+        run.kernel
+    });
+    ran.collect()
 }
 
 proptest! {

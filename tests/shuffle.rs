@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
 use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::check::every_run;
 use warpconv::{
     Activation, AnyLayer, ChannelOrder, Conv2d, Conv2dSpec, DType, Device, Element, Error, Focus, FocusSpec, HostOptions, Inputs, Layer,
     LayerSpec, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, PlanRequest, Shape, Stream,
-    SubPixelConv2d, SubPixelConv2dSpec, Tensor, Workspace, WorkspaceMemory, reference,
+    SubPixelConv2d, SubPixelConv2dSpec, Tensor, Workspace, WorkspaceMemory,
 };
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
@@ -25,23 +25,11 @@ fn checked(seed: u64) -> Device {
 
 /// Every kernel, dtype and pair of formats of a problem against the oracle; the kernels that ran.
 fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let mut ran = BTreeSet::new();
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, device) {
-                    if let Err(failure) = run.outcome {
-                        panic!("{dtype} {x} to {y} {}: {failure}: {}", run.kernel, serde_json::to_string(problem).unwrap());
-                    }
-                    ran.insert(run.kernel);
-                }
-            }
-        }
-    }
-    ran
+    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
+        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
+        run.kernel
+    });
+    ran.collect()
 }
 
 /// Random problems of some ops.

@@ -7,34 +7,22 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::check::every_run;
 use warpconv::layers::bilinear_kernel;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DType, Device, Element, Error, HostOptions, Inputs, Layer,
-    LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference,
+    Activation, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Device, Element, Error, HostOptions, Inputs, Layer, LayerSpec,
+    MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace,
 };
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
 /// Every kernel, dtype and pair of formats of a problem against the oracle; gives the kernels that ran.
 fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let mut ran = BTreeSet::new();
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, device) {
-                    if let Err(failure) = run.outcome {
-                        panic!("{}: {dtype} {x} to {y} {}: {failure}", serde_json::to_string(problem).unwrap(), run.kernel);
-                    }
-                    ran.insert(run.kernel);
-                }
-            }
-        }
-    }
-    ran
+    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
+        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
+        run.kernel
+    });
+    ran.collect()
 }
 
 fn own_kinds() -> Vec<Kind> {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
 use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::check::every_run;
 use warpconv::{
     Activation, Conv2d, Conv2dSpec, DType, Device, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter,
     PlanRequest, Shape, Tensor, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, reference,
@@ -21,21 +21,10 @@ static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 /// compared bit for bit.
 fn check(problem: &Problem, device: &Device) -> (BTreeSet<&'static str>, bool) {
     let (mut ran, mut exact) = (BTreeSet::new(), true);
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                for run in case.check(dtype, x, y, Kernels::All, device) {
-                    match run.outcome {
-                        Ok(report) => exact &= report.exact == report.elements,
-                        Err(failure) => panic!("{dtype} {x} to {y} {}: {failure}: {}", run.kernel, serde_json::to_string(problem).unwrap()),
-                    }
-                    ran.insert(run.kernel);
-                }
-            }
-        }
+    for run in every_run(problem, device).unwrap() {
+        let report = run.outcome.as_ref().unwrap_or_else(|_| panic!("{run}: {}", serde_json::to_string(problem).unwrap()));
+        exact &= report.exact == report.elements;
+        ran.insert(run.kernel);
     }
     (ran, exact)
 }

@@ -43,11 +43,5 @@ WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[kCount], int32_t n
     const int32_t count = p.geometry.w_out - column < kCount ? p.geometry.w_out - column : kCount;
     const Vector<T, kCount> z = epilogue_pixels<T, kCount>(p.epilogue, sum, n, channel, row, column, count);
     T* y = image<T>(p.y, n) + element(p.y, channel, row, column);
-    if (aligned && count == kCount) {
-        store_vector(y, z);
-    } else {
-#pragma unroll
-        for (int q = 0; q < kCount; ++q)
-            if (q < count) y[q * p.y.stride_w] = z.at[q];
-    }
+    store_row(p.y, y, z, count, aligned ? kCount : 1);
 }

@@ -5,9 +5,8 @@ use regex::Regex;
 use serde_json::json;
 use std::collections::BTreeMap;
 use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Case, Kernels, Run};
-use warpconv::reference::layer;
-use warpconv::{DType, Device, Error, MemoryFormat, Result};
+use warpconv::check::{Run, every_run};
+use warpconv::{Device, Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,17 +56,7 @@ struct Tally {
 impl Args {
     /// Every run of a problem that the filter lets through.
     fn check(&self, problem: &Problem, device: &Device) -> Result<Vec<Run>> {
-        let mut runs = Vec::new();
-        for dtype in DType::ALL {
-            let tensors = problem.tensors(dtype)?;
-            let (output, scale) = layer(&problem.layer, &tensors)?;
-            let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
-            for x in MemoryFormat::ALL {
-                for y in MemoryFormat::ALL {
-                    runs.extend(case.check(dtype, x, y, Kernels::All, device));
-                }
-            }
-        }
+        let mut runs = every_run(problem, device)?;
         runs.retain(|run| self.wants(&format!("{}/{}/{}", problem.layer.op(), problem.kind, run.kernel)));
         Ok(runs)
     }
@@ -113,9 +102,8 @@ impl Args {
 /// The first failed run in words.
 fn describe(runs: &[Run]) -> String {
     let failed: Vec<&Run> = runs.iter().filter(|run| run.outcome.is_err()).collect();
-    let Some((first, failure)) = failed.first().and_then(|run| Some((run, run.outcome.as_ref().err()?))) else { return String::new() };
     let more = if failed.len() > 1 { format!(" (and {} more of {} runs)", failed.len() - 1, runs.len()) } else { String::new() };
-    format!("{} {} to {} {}: {failure}{more}", first.dtype, first.x_format, first.y_format, first.kernel)
+    failed.first().map_or(String::new(), |first| format!("{first}{more}"))
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {

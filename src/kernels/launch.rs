@@ -370,22 +370,22 @@ struct ConvLaunch<T> {
     dtype: PhantomData<T>,
 }
 
+/// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
+pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
+    let strides = view.layout().strides();
+    (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
+}
+
 /// Bytes of the widest access of a kernel.
 const VECTOR_BYTES: usize = 16;
 
-/// The same where kernels of contiguous tensors are concerned: they take a plane as one run, whatever the width of its rows.
+/// Whether it is, or is contiguous and planes are, which kernels then take as one run whatever the width of rows.
 fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let [n, c, ..] = view.layout().strides();
     let planes = view.format() == MemoryFormat::Contiguous
         && (n * size_of::<T>()).is_multiple_of(bytes)
         && (c * size_of::<T>()).is_multiple_of(bytes);
     planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
-}
-
-/// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
-pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
-    let strides = view.layout().strides();
-    (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
 impl<T: Element> ConvLaunch<T> {

@@ -246,10 +246,10 @@ impl fmt::Display for Explanation {
             write!(f, ", {} bytes of shared memory", self.shared_bytes)?;
         }
         f.write_str(&self.note)?;
-        match self.choices.is_empty() {
-            true => writeln!(f)?,
-            false => writeln!(f, "; {}", self.chosen_by)?,
+        if !self.choices.is_empty() {
+            write!(f, "; {}", self.chosen_by)?;
         }
+        writeln!(f)?;
         for choice in &self.choices {
             match &choice.verdict {
                 Ok(cost) => writeln!(f, "  {:<36} cost {cost:.3e}", choice.kernel)?,

@@ -81,8 +81,12 @@ unsafe extern "C" fn launch(name: *const c_char, grid: *const u32, shared_bytes:
 
 const DIRECTORY: &str = "WARPCONV_FAKE_DRIVER";
 
-/// Runs a test of this file in a process of its own, for which the fake driver is the driver.
-fn in_a_process(test: &str) {
+/// Runs `body`, that of the test of this name, in a process of its own, for which the fake driver is the driver: the test starts
+/// itself again there.
+fn in_a_process(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(DIRECTORY).is_some() {
+        return body();
+    }
     // SAFETY: as in `driver`
     if unsafe { libloading::Library::new("libcuda.so.1") }.is_ok() {
         eprintln!("there is a real driver: tests/cuda.rs tests with it");
@@ -96,7 +100,7 @@ fn in_a_process(test: &str) {
     assert!(compiler.status().unwrap().success(), "{compiler:?}");
     let name = format!("device::cuda::tests::{test}");
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", &name, "--ignored", "--nocapture"]).env(DIRECTORY, directory.path());
+    child.args(["--exact", &name, "--nocapture"]).env(DIRECTORY, directory.path());
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
@@ -113,11 +117,9 @@ fn fake() -> Fake {
 
 #[test]
 fn the_tests_for_gpus_pass_on_a_fake_driver() {
-    in_a_process("child_runs_the_tests_for_gpus");
+    in_a_process("the_tests_for_gpus_pass_on_a_fake_driver", child_runs_the_tests_for_gpus);
 }
 
-#[test]
-#[ignore = "run by the_tests_for_gpus_pass_on_a_fake_driver"]
 fn child_runs_the_tests_for_gpus() {
     let _fake = fake();
     let arguments = libtest_mimic::Arguments { test_threads: Some(1), ..Default::default() };
@@ -127,11 +129,9 @@ fn child_runs_the_tests_for_gpus() {
 
 #[test]
 fn what_is_asked_of_the_driver() {
-    in_a_process("child_asks_the_driver");
+    in_a_process("what_is_asked_of_the_driver", child_asks_the_driver);
 }
 
-#[test]
-#[ignore = "run by what_is_asked_of_the_driver"]
 fn child_asks_the_driver() {
     let fake = fake();
     let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 3, 3], &[0.5f32; 54]).unwrap()).unwrap();
@@ -182,14 +182,12 @@ fn child_asks_the_driver() {
     assert_eq!(fake.bytes_in_use(), 0, "everything is freed");
 }
 
-#[test]
-fn what_a_plan_adds_to_a_launch_is_measured() {
-    in_a_process("child_measures_a_launch");
-}
-
 /// Above the calls of the driver, which are the same for both: this is the crate's own work.
 #[test]
-#[ignore = "run by what_a_plan_adds_to_a_launch_is_measured"]
+fn what_a_plan_adds_to_a_launch_is_measured() {
+    in_a_process("what_a_plan_adds_to_a_launch_is_measured", child_measures_a_launch);
+}
+
 fn child_measures_a_launch() {
     let _fake = fake();
     let device = Device::cuda(0).unwrap();
@@ -200,11 +198,9 @@ fn child_measures_a_launch() {
 
 #[test]
 fn code_that_does_not_run_is_told_apart() {
-    in_a_process("child_loads_what_does_not_run");
+    in_a_process("code_that_does_not_run_is_told_apart", child_loads_what_does_not_run);
 }
 
-#[test]
-#[ignore = "run by code_that_does_not_run_is_told_apart"]
 fn child_loads_what_does_not_run() {
     let fake = fake();
     let nvcc = build_info().nvcc.expect("the feature cuda");
@@ -237,11 +233,9 @@ fn child_loads_what_does_not_run() {
 
 #[test]
 fn a_driver_without_a_gpu_is_no_device() {
-    in_a_process("child_has_no_gpu");
+    in_a_process("a_driver_without_a_gpu_is_no_device", child_has_no_gpu);
 }
 
-#[test]
-#[ignore = "run by a_driver_without_a_gpu_is_no_device"]
 fn child_has_no_gpu() {
     let fake = fake();
     fake.set(Setting::Gpus, 0);
