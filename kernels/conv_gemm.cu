@@ -19,7 +19,8 @@
 // (3) bit masks of valid taps instead of bounds arithmetic; (4) taps that lie in the padding for the whole tile are left out
 // (dilation); (5) 16-byte stores. Where there are fewer tiles than multiprocessors and k is long: (6) tiles of 32 pixels; (7) slices:
 // sets of a block's warps take every so-manieth step, so that a barrier serves several and more bytes are in flight; (8) split: the
-// blocks of the grid's y take a part of k each.
+// blocks of the grid's y take a part of k each. Where there are many: (9) the grid is as large as the device, a block takes one tile
+// after the other, and the first stages of the next one are copied while the sums of this one are stored.
 //
 // Contiguous inputs: neighbours in memory are pixels, not channels, and a tap's shift of a pixel is 2 bytes, where neither cp.async
 // nor ldmatrix can begin. Ladder: (1) Elements, which loads an element for each tap; (2) 1x1: a channel's plane is a row of k already,
@@ -30,17 +31,14 @@
 #include "device/implicit_gemm.cuh"
 #include "device/patch.cuh"
 
-// The tile and the group that a block has. T: of x and the weights; Math: what is multiplied; Y: of y.
-template <typename T, typename Tile, GatherKind kKind, typename Math, typename Y> WC_DEVICE void gemm_block(const ConvParams& p, Part part) {
+// Steps of packed weights of a group.
+template <typename T> WC_DEVICE int32_t group_steps(const ConvGeometryParams& g) {
     constexpr int kK = kRowBytes / sizeof(T);
-    const ConvGeometryParams& g = p.geometry;
-    const int32_t tiles = column_tiles<Tile>(g), rest = (int32_t)blockIdx.x / tiles;
-    const int32_t total_steps = (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
-    implicit_gemm<T, Tile, kKind, Math, Y>(p, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps, {}, part);
+    return (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
 }
 
 template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEVICE void conv_gemm(const ConvParams& p) {
-    gemm_block<T, Tile, kKind, Math, T>(p, {});
+    implicit_gemm<T, Tile, kKind, kWalks<Tile, kKind>, Math>(p, (int32_t)blockIdx.x, group_steps<T>(p.geometry));
 }
 
 // The blocks of the grid's y each sum a part of k. p.y is f32 [gridDim.y][n][h][w][channel] without an epilogue; split_sum.cu adds
@@ -48,7 +46,8 @@ template <typename T, typename Tile, GatherKind kKind, typename Math = T> WC_DEV
 template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_gemm_split(const ConvParams& p) {
     ConvParams part = p;
     part.y.address = (uint64_t)image<float>(p.y, (int32_t)blockIdx.y * p.geometry.n);
-    gemm_block<T, Tile, kKind, T, float>(part, Part{(int32_t)blockIdx.y, (int32_t)gridDim.y});
+    const Part own{(int32_t)blockIdx.y, (int32_t)gridDim.y};
+    implicit_gemm<T, Tile, kKind, false, T, float>(part, (int32_t)blockIdx.x, group_steps<T>(p.geometry), OutputSteps{}, own);
 }
 
 template <typename T, typename Tile> WC_DEVICE void conv_gemm_patches(const ConvPatchParams& p) {

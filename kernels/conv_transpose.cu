@@ -91,7 +91,8 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_trans
     ConvParams phase = p.conv;
     phase.weight += (int64_t)first_step * tiles * (Tile::kN * kRowBytes);
     phase.geometry = {g.n, g.c_in, g.h, g.w, g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, p.reach_h, p.reach_w, g.groups};
-    implicit_gemm<T, Tile, kKind>(phase, row_tile, group, column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
+    if (row_tile * Tile::kM >= g.n * h.outputs * w.outputs) return; // phases have as many tiles as the largest
+    implicit_gemm<T, Tile, kKind>(phase, (row_tile * g.groups + group) * tiles + column_tile, total_steps, OutputSteps{top, left, g.stride_h, g.stride_w});
 }
 
 // Along an axis where every class has as many taps, one input apart: the blocks of outputs, one of each class, that see the
@@ -110,10 +111,9 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_trans
     const AxisBlocks h = axis_blocks(g.stride_h, g.pad_top, g.kernel_h, g.h_out), w = axis_blocks(g.stride_w, g.pad_left, g.kernel_w, g.w_out);
     ConvParams all = p.conv;
     all.geometry = {g.n, g.c_in, g.h, g.w, g.stride_h * g.stride_w * g.c_out, h.outputs, w.outputs, h.taps, w.taps, 1, 1, h.padding, w.padding, 1, 1, g.groups};
-    const int32_t tiles = column_tiles<Tile>(all.geometry), rest = (int32_t)blockIdx.x / tiles;
     const int32_t total_steps = (h.taps * w.taps * (g.c_in / g.groups) + kK - 1) / kK;
     const OutputClasses<kKind == GatherKind::kPixels> classes{{-h.inset, -w.inset, g.stride_h, g.stride_w}, g.c_out / g.groups, g.h_out, g.w_out};
-    implicit_gemm<T, Tile, kKind, T, T>(all, rest / g.groups, rest % g.groups, (int32_t)blockIdx.x % tiles, total_steps, classes);
+    implicit_gemm<T, Tile, kKind>(all, (int32_t)blockIdx.x, total_steps, classes);
 }
 
 template <typename T, bool kChannelsLast> WC_DEVICE void conv_transpose_direct(const ConvTransposeParams& p) {

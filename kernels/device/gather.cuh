@@ -130,17 +130,16 @@ template <typename T, typename Tile> struct ChannelVectors : GatherBase<T, Tile>
     static constexpr bool kAsynchronous = true;
     uint64_t image[Base::kRows];
     uint32_t offset[Base::kRows], mask[Base::kRows];
-    int32_t first_tap; // of the mask
+    int32_t first_tap; // of the mask, below 0 before the first step
 
     WC_DEVICE ChannelVectors(const ConvParams& params, const Steps& tile_steps, int32_t tile_row, int32_t total_rows, int32_t group)
-        : Base(params, tile_steps, tile_row, total_rows, group, false) {
+        : Base(params, tile_steps, tile_row, total_rows, group, false), first_tap(-1) {
 #pragma unroll
         for (int r = 0; r < Base::kRows; ++r) {
             const Window window = window_of<T>(this->p, this->first_row + this->row + r * Base::kStride, this->rows, this->first_channel);
             image[r] = window.image;
             offset[r] = window.offset;
         }
-        look(this->walk.i * this->p.geometry.kernel_w + this->walk.j);
     }
     // Sets the masks for the 32 taps around `tap`.
     WC_DEVICE void look(int32_t tap) {

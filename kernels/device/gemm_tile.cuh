@@ -26,6 +26,9 @@ template <int kM_, int kN_, int kWarpM_, int kWarpN_, int kSlices_ = 1> struct T
     // A warp's sums on their way to the output, as f32: [row][channel] or [channel][row], padded against bank conflicts.
     static constexpr int kChannelsStride = kWarpN + 8, kRowsStride = kStoreRows + 4;
     static constexpr int kStagingBytes = kStoreRows * kChannelsStride * 4;
+    // They take the end of the pipeline's memory: the first stages of the next tile, kAhead of them, are copied meanwhile.
+    static constexpr int kStagingBegin = kStages * kStageBytes - kStagingBytes * kWarps;
+    static constexpr int kAhead = kStagingBegin / kStageBytes < kStages - 1 ? kStagingBegin / kStageBytes : kStages - 1;
     static_assert(kM % kWarpM == 0 && kN % kWarpN == 0, "warps tile the block");
     static_assert(kWarpM % kStoreRows == 0 && kWarpN % 16 == 0, "a warp stores whole blocks of rows, ldmatrix loads 16 channels");
     static_assert(kStoreRows % kSlices == 0 && kWarpN % kSlices == 0, "each slice stores as much of its warps' part");

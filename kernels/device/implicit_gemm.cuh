@@ -1,4 +1,4 @@
-// The body of every implicit GEMM: gather, mainloop, epilogue and store of one tile.
+// The body of every implicit GEMM: gather, mainloop, epilogue and store, one tile after the other.
 #pragma once
 #include "mainloop.cuh"
 #include "tile_store.cuh"
@@ -32,24 +32,68 @@ struct Part {
     }
 };
 
-// Tile `row_tile` of the output's pixels times `column_tile` of a group's channels. `total_steps` of packed weights belong to a
-// group; `outputs` is where the pixels lie in p.y (OutputSteps or OutputClasses); of the tile's steps the block takes `part`. T: of x and the weights; Math: what
-// is multiplied; Y: of y. Every thread of the block has the same place.
-template <typename T, typename Tile, GatherKind kKind, typename Math = T, typename Y = T, typename Outputs = OutputSteps>
-WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t row_tile, int32_t group, int32_t column_tile, int32_t total_steps,
-                             Outputs outputs = {}, Part part = {}) {
-    const ConvGeometryParams& g = p.geometry;
-    const int32_t row = row_tile * Tile::kM, rows = g.n * g.h_out * g.w_out;
-    if (row >= rows) return;
-    const int32_t last_row = (row + Tile::kM < rows ? row + Tile::kM : rows) - 1;
+// Where a tile begins. Column tiles of a group follow each other, then groups, then tiles of pixels.
+struct TileOrigin {
+    int32_t row, group, column_tile;
+};
+template <typename Tile> WC_DEVICE TileOrigin tile_origin(const ConvGeometryParams& g, int32_t index) {
+    const int32_t tiles = column_tiles<Tile>(g), rest = index / tiles;
+    return {rest / g.groups * Tile::kM, rest % g.groups, index % tiles};
+}
 
-    const Steps steps = part.of(tile_steps<T>(g, row, last_row));
+// The part of its steps that the block takes: none where the filter has no taps, or all lie in the padding.
+template <typename T, typename Tile> WC_DEVICE Steps part_of_tile(const ConvGeometryParams& g, const TileOrigin& tile, const Part& part) {
+    const int32_t rows = g.n * g.h_out * g.w_out, end = tile.row + Tile::kM;
+    return part.of(tile_steps<T>(g, tile.row, (end < rows ? end : rows) - 1));
+}
+template <typename Y, typename Tile, typename Math, typename Outputs>
+WC_DEVICE void store_sums(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Outputs& outputs, const TileOrigin& tile, int32_t begin) {
+    const ConvGeometryParams& g = p.geometry;
+    store_tile<Y, Tile>(p, sums, place_of(outputs, tile.row, g.n * g.h_out * g.w_out, tile.group, tile.column_tile * Tile::kN), begin);
+}
+
+// Whether the grid of conv_gemm is as large as the device, and a block takes one tile after the other. Small tiles and slices are for
+// fewer tiles than that, a gather through registers would wait for what it begins early, and for 128x128 nvcc spills.
+template <typename Tile, GatherKind kKind>
+constexpr bool kWalks = kKind != GatherKind::kChannels && kKind != GatherKind::kPixels && Tile::kM >= 64 && Tile::kSlices == 1 &&
+                        !(Tile::kM == 128 && Tile::kN == 128);
+
+// Tile `index`; where kWalk, every gridDim.x-th from there on. `total_steps` of packed weights belong to a group; `outputs` is where the
+// pixels lie in p.y (OutputSteps or OutputClasses); of a tile's steps the block takes `part`. T: of x and the weights; Math: what is
+// multiplied; Y: of y.
+template <typename T, typename Tile, GatherKind kKind, bool kWalk = false, typename Math = T, typename Y = T, typename Outputs = OutputSteps>
+WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t index, int32_t total_steps, Outputs outputs = {}, Part part = {}) {
+    using Gather = typename GatherOf<T, Tile, kKind>::Type;
+    const ConvGeometryParams& g = p.geometry;
+    const int32_t rows = g.n * g.h_out * g.w_out, tiles = column_tiles<Tile>(g);
     WarpSums<Math, Tile> sums;
-    sums.clear();
-    if (steps.count > 0) { // else the filter has no taps, or all lie in the padding
-        typename GatherOf<T, Tile, kKind>::Type a(p, steps, row, rows, group);
-        WeightTiles<Tile> b(p.weight, steps, group, total_steps, column_tiles<Tile>(g), column_tile);
-        multiply_tiles<Math, Tile>(sums, a, b, steps.count);
+    if constexpr (!kWalk) {
+        const TileOrigin tile = tile_origin<Tile>(g, index);
+        const Steps steps = part_of_tile<T, Tile>(g, tile, part);
+        sums.clear();
+        if (steps.count > 0) {
+            Gather a(p, steps, tile.row, rows, tile.group);
+            WeightTiles<Tile> b(p.weight, steps, tile.group, total_steps, tiles, tile.column_tile);
+            multiply_tiles<Math, Tile>(sums, a, b, steps.count);
+        }
+        store_sums<Y>(p, sums, outputs, tile, 0);
+    } else {
+        const int32_t step = (int32_t)gridDim.x, end = (rows + Tile::kM - 1) / Tile::kM * g.groups * tiles;
+        for (const int32_t first = index;; index += step) {
+            const bool exists = index < end;
+            const TileOrigin tile = exists ? tile_origin<Tile>(g, index) : TileOrigin{};
+            const Steps steps = exists ? part_of_tile<T, Tile>(g, tile, part) : Steps{};
+            Gather a(p, steps, tile.row, exists ? rows : 0, tile.group);
+            WeightTiles<Tile> b(p.weight, steps, tile.group, total_steps, tiles, tile.column_tile);
+            begin_stages(a, b, steps.count, 0, Tile::kAhead); // while the sums of the tile before are stored
+            if (index != first) {
+                store_sums<Y>(p, sums, outputs, tile_origin<Tile>(g, index - step), Tile::kStagingBegin);
+                if (!exists) return;
+                __syncthreads(); // what the sums passed through is free
+            }
+            begin_stages(a, b, steps.count, Tile::kAhead, kStages - 1);
+            sums.clear();
+            multiply_stages<Math, Tile>(sums, a, b, steps.count);
+        }
     }
-    store_tile<Y, Tile>(p, sums, place_of(outputs, row, rows, group, column_tile * Tile::kN));
 }

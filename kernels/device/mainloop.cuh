@@ -47,24 +47,29 @@ WC_DEVICE void fetch_stage(unsigned char* slot, Gather& a, WeightTiles<Tile>& b,
         }
 }
 
-// Adds the products of `steps` steps; of those that slices share, a warp has every kSlices-th. Afterwards the shared memory is
-// free.
-template <typename Math, typename Tile, typename Gather>
-WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
-    static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
-    unsigned char* const shared = shared_memory();
-    const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
-    const int32_t step_begin = slice * Tile::kStepBytes, a_row = slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
-    const int32_t b_begin = step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
+// Begins stages [first, end) of a tile, a group of copies each, as many as its steps suffice for.
+template <typename Tile, typename Gather>
+WC_DEVICE void begin_stages(Gather& a, WeightTiles<Tile>& b, int32_t steps, int first, int end) {
 #pragma unroll 1
-    for (int stage = 0; stage < kStages - 1; ++stage) {
-        unsigned char* const slot = shared + stage * Tile::kStageBytes;
-        if (stage < stages) {
+    for (int stage = first; stage < end; ++stage) {
+        unsigned char* const slot = shared_memory() + stage * Tile::kStageBytes;
+        if (stage * Tile::kSlices < steps) {
             fetch_stage(slot, a, b, stage * Tile::kSlices, steps);
             a.deposit(slot);
         }
         copy_async_commit();
     }
+}
+
+// Adds the products of `steps` steps, whose first kStages - 1 stages are begun; of those that slices share, a warp has every
+// kSlices-th. Afterwards the shared memory is free.
+template <typename Math, typename Tile, typename Gather>
+WC_DEVICE void multiply_stages(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
+    static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
+    unsigned char* const shared = shared_memory();
+    const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
+    const int32_t step_begin = slice * Tile::kStepBytes, a_row = slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
+    const int32_t b_begin = step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
     for (int32_t stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
         __syncthreads(); // the stage is there for all, and all have done with the slot that is filled next
@@ -79,4 +84,11 @@ WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles
     }
     copy_async_wait<0>();
     __syncthreads();
+}
+
+// Both.
+template <typename Math, typename Tile, typename Gather>
+WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
+    begin_stages(a, b, steps, 0, kStages - 1);
+    multiply_stages<Math, Tile>(sums, a, b, steps);
 }

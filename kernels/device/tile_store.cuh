@@ -237,10 +237,12 @@ template <typename Tile> WC_DEVICE void sync_staging() {
         __syncthreads();
 }
 
-// The block's shared memory is free, as multiply_tiles leaves it.
-template <typename T, typename Tile, typename Math, typename Place> WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Place& tile) {
-    float* const own = (float*)(shared_memory() + warp_index() * Tile::kStagingBytes);
-    const float* const staged = (const float*)(shared_memory() + slice_warp<Tile>() * Tile::kStagingBytes);
+// The block's shared memory is free from `begin` on, as multiply_tiles leaves it.
+template <typename T, typename Tile, typename Math, typename Place>
+WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Place& tile, int32_t begin = 0) {
+    unsigned char* const staging = shared_memory() + begin;
+    float* const own = (float*)(staging + warp_index() * Tile::kStagingBytes);
+    const float* const staged = (const float*)(staging + slice_warp<Tile>() * Tile::kStagingBytes);
     const int32_t row = tile.row + slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
     const int32_t column = tile.column + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN;
     const bool channels_last = p.y.stride_c == 1;

@@ -1,5 +1,4 @@
-//! The bytes that the memory-bound kernels move for the suite's layers, as the checker counts them, against the least that any
-//! kernel must move.
+//! The bytes that kernels move for the suite's layers, as the checker counts them, against the least that any kernel must move.
 
 use super::*;
 use crate::bench::Suite;
@@ -7,20 +6,26 @@ use crate::{HostOptions, LaunchCounters};
 
 /// What the checked runs may cost, in products: the channels are the suite's, images are smaller.
 const BUDGET: u64 = 600_000;
+/// The families that memory bounds, and how often their blocks may read x's sectors, in all: halos, sectors of more channels than a
+/// block has, tiles of transpositions. L2 serves that. Of RoIs and upsampling x is small and read once for each output.
+const MEMORY_BOUND: [(&str, f64); 4] = [("depthwise", 5.5), ("rearrange", 3.5), ("upsample", f64::INFINITY), ("roi", f64::INFINITY)];
 /// How many times its floor's bytes a memory-bound kernel may move.
 const LIMIT: f64 = 1.15;
-/// How often the blocks may read x's sectors, in all: halos, sectors of more channels than a block has, tiles of transpositions. L2
-/// serves that. Of RoIs and upsampling x is small and read once for each output.
-const BLOCKS: [(&str, f64); 2] = [("depthwise", 5.5), ("rearrange", 3.5)];
+/// The same for the other kernels, whose weights are padded, and which may be two with a result in between.
+const OTHER_LIMIT: f64 = 1.3;
 /// Rows that are known to move more, how much, and why.
-const ABOVE: [(&str, f64, &str); 1] = [(
-    "replknet_31b/dw27_512x14",
-    1.5,
-    "27x27 weights with the zeros of their band outweigh images of 14x14; by the cost model FFMA takes longer",
-)];
+const ABOVE: [(&str, f64, &str); 3] = [
+    (
+        "replknet_31b/dw27_512x14",
+        1.5,
+        "27x27 weights with the zeros of their band outweigh images of 14x14; by the cost model FFMA takes longer",
+    ),
+    ("mobilenet_v1/sep_512x14_512", 1.6, "two launches: what is between them is written and read"),
+    ("awkward/1x1_129to33x1", 2.1, "nothing but weights, 129 x 33 of which are padded to 160 x 64"),
+];
 
-/// One row on one small image, checked, through the kernel that the row itself has.
-fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], LaunchCounters)> {
+/// One row on one small image, checked, through the kernel that the row itself has: the floors of both, and its launches.
+fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], Vec<LaunchCounters>)> {
     let whole = configuration.problem()?;
     let kernel =
         layer(&whole, &parameters(&whole, DType::F16)?)?.plan::<f16>(&bench.device, &configuration.request(&whole)?)?.explain().kernel;
@@ -31,45 +36,44 @@ fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerRepo
     let plan = layer.plan::<f16>(&bench.device, &request.clone().kernel(kernel)).or_else(|_| layer.plan::<f16>(&bench.device, &request))?;
     let mut memory = WorkspaceMemory::new(&bench.device, plan.workspace_bytes())?;
     let (mut set, _) = bench.set(&problem, 0, configuration.formats(), plan.output_shape())?;
+    let before = bench.device.launches();
     set.run(&layer.spec(), &plan, &mut memory, &Stream::default_of(&bench.device))?;
-    Ok(([cost(&whole, DType::F16)?, cost(&problem, DType::F16)?], bench.device.last_launch_counters().expect("a checked device counts")))
+    let launches = (bench.device.launches() - before) as usize;
+    Ok(([cost(&whole, DType::F16)?, cost(&problem, DType::F16)?], bench.device.latest_launch_counters(launches)))
 }
 
+/// Every row, in both formats.
 #[test]
-fn memory_bound_kernels_move_little_more_than_they_must() {
+fn kernels_move_little_more_than_they_must() {
     let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
     let bench = Bench::new(&device, Scale::Tiny).unwrap();
     let suite = Suite::built_in().unwrap();
     let (mut rows, mut broken) = (0, vec![]);
     for row in suite.rows.iter().filter(|row| row.is_known()) {
-        if !["depthwise", "rearrange", "upsample", "roi"].contains(&row.family.as_str()) {
-            continue;
-        }
         for format in [MemoryFormat::ChannelsLast, MemoryFormat::Contiguous] {
             let configuration = Configuration { row, batch: row.main_batch(), dtype: DType::F16, format, tail: false };
-            let (reports, counters) = count(&bench, &configuration).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
-            let of = |name: &str| counters.operand(name).unwrap();
-            let (x, y) = (of("x"), of("y"));
+            let (reports, launches) = count(&bench, &configuration).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
+            let (first, last) = (&launches[0], launches.last().unwrap());
+            let (x, y) = (first.operand("x").unwrap(), last.operand("y").unwrap());
             let [whole, small] = reports.map(|report| (report.bytes.read + report.bytes.written) as f64);
+            let moved: u64 = launches.iter().map(LaunchCounters::unique_bytes).sum();
             // what is moved too often is weights in the kernel's own order, whose size is that of the whole row
-            let dram = 1.0 + (counters.unique_bytes() as f64 - small) / whole;
+            let dram = 1.0 + (moved as f64 - small) / whole;
             let blocks = x.block_sectors as f64 * 32.0 / x.unique_bytes as f64;
-            println!("{:<58} {:<42} {dram:.3} of the floor, blocks read x {blocks:.2} times", configuration.id(), counters.kernel);
+            let kernels = launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>().join(", ");
+            println!("{:<58} {kernels:<42} {dram:.3} of the floor, blocks read x {blocks:.2} times", configuration.id());
             rows += 1;
-            let limit = ABOVE.iter().find(|(name, ..)| *name == row.name).map_or(LIMIT, |(_, limit, _)| *limit);
-            if let Some((_, most)) = BLOCKS.iter().find(|(family, most)| *family == row.family && blocks > *most) {
-                broken.push(format!("{} {}: blocks read x {blocks:.2} times, more than {most}", configuration.id(), counters.kernel));
+            let most = MEMORY_BOUND.iter().find(|(family, _)| *family == row.family).map(|(_, most)| *most);
+            let limit = if most.is_some() { LIMIT } else { OTHER_LIMIT };
+            let limit = ABOVE.iter().find(|(name, ..)| *name == row.name).map_or(limit, |(_, limit, _)| *limit);
+            if let Some(most) = most.filter(|&most| blocks > most) {
+                broken.push(format!("{} {kernels}: blocks read x {blocks:.2} times, more than {most}", configuration.id()));
             }
             if dram > limit || y.bytes_written != y.bytes {
-                broken.push(format!(
-                    "{} {}: {dram:.3} times the floor, {} of {} bytes written",
-                    configuration.id(),
-                    counters.kernel,
-                    y.bytes_written,
-                    y.bytes
-                ));
+                let written = format!("{} of {} bytes written", y.bytes_written, y.bytes);
+                broken.push(format!("{} {kernels}: {dram:.3} times the floor, {written}", configuration.id()));
             }
         }
     }
-    assert!(rows > 60 && broken.is_empty(), "{rows} rows, too much is moved in\n{}", broken.join("\n"));
+    assert!(rows > 250 && broken.is_empty(), "{rows} rows, too much is moved in\n{}", broken.join("\n"));
 }

@@ -341,6 +341,19 @@ impl Backend for CudaDevice {
         Ok(Kernel { info, cuda: Some(Function { handle, _module: module }) })
     }
 
+    fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32> {
+        let Some(function) = &kernel.cuda else {
+            return Err(Error::WrongDevice { name: "the kernel", expected: "a GPU".into(), got: "the host device".into() });
+        };
+        self.bind()?;
+        // SAFETY: the function is loaded, and the context is bound
+        let of_each = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(function.handle, kernel.info.threads as i32, shared_bytes as usize)
+        };
+        let of_each = of_each.map_err(|e| driver_error("cuOccupancyMaxActiveBlocksPerMultiprocessor", e))?;
+        Ok(self.properties.multiprocessors.saturating_mul(of_each.max(0) as u32))
+    }
+
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()> {
         let (Some(function), Some(stream)) = (&launch.kernel.cuda, stream.as_cuda()) else {
             return Err(Error::WrongDevice { name: "the kernel or the stream", expected: "a GPU".into(), got: "the host device".into() });

@@ -136,6 +136,8 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
         false
     }
     fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
+    /// Blocks of a kernel that are under way at the same time.
+    fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32>;
     /// # Safety
     /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()>;
@@ -143,8 +145,8 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn new_stream(&self) -> Result<StreamKind>;
     fn synchronize(&self) -> Result<()>;
     #[cfg(feature = "checked-host")]
-    fn last_launch_counters(&self) -> Option<LaunchCounters> {
-        None
+    fn launch_counters(&self) -> Vec<LaunchCounters> {
+        Vec::new()
     }
 }
 
@@ -313,7 +315,14 @@ impl Device {
     #[cfg(feature = "checked-host")]
     #[cfg_attr(docsrs, doc(cfg(feature = "checked-host")))]
     pub fn last_launch_counters(&self) -> Option<LaunchCounters> {
-        self.0.backend.last_launch_counters()
+        self.0.backend.launch_counters().pop()
+    }
+
+    /// The same of the latest launches, so many.
+    #[cfg(test)]
+    pub(crate) fn latest_launch_counters(&self, launches: usize) -> Vec<LaunchCounters> {
+        let mut counters = self.0.backend.launch_counters();
+        counters.split_off(counters.len().saturating_sub(launches))
     }
 
     /// Bytes of the last cache before device memory (L2), which a benchmark must exceed; `None` on the host device.
@@ -365,6 +374,11 @@ impl Device {
 
     pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
         self.0.backend.load(kernel)
+    }
+
+    /// How many blocks of a kernel, with so much shared memory each, run at the same time; at least 1. For plans: it asks the driver.
+    pub(crate) fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32> {
+        Ok(self.0.backend.resident_blocks(kernel, shared_bytes)?.max(1))
     }
 
     /// The one place where kernels are launched.

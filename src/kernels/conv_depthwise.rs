@@ -259,6 +259,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     };
     Prepared {
         grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Depthwise(params),
         alignment: [variant.vector * size_of::<T>(); 2],

@@ -39,7 +39,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
-    Prepared { grid, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout: LAYOUT, pack }
+    Prepared { grid, walks: false, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout: LAYOUT, pack }
 }
 
 pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {

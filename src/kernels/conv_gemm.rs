@@ -19,8 +19,9 @@ pub(super) const CHUNK_BYTES: usize = 16;
 pub(super) const MAX_TILE: usize = 256;
 /// Of a multiprocessor of the nominal GPU.
 const REGISTERS: usize = 65_536;
-/// Registers of a thread beside its sums.
+/// Registers of a thread beside its sums: of tensor cores, and of FFMA, whose operands pass through more of them.
 const WORKING_REGISTERS: usize = 64;
+const FFMA_REGISTERS: usize = 136;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
 const BYTES_PER_ELEMENT: f64 = 16.0;
 /// The same for patches, whose tests are made once a block.
@@ -88,6 +89,12 @@ impl Tile {
         32 * self.m / self.warp_m * self.n / self.warp_n * self.slices
     }
 
+    /// Whether a block takes one tile after the other: `kWalks` of kernels/device/implicit_gemm.cuh.
+    fn walks(&self, kernel: &KernelInfo) -> bool {
+        let through_registers = ["channels", "pixels"].contains(&kernel.tag("gather").unwrap_or_default());
+        !through_registers && self.m >= 64 && self.slices == 1 && [self.m, self.n] != [128; 2]
+    }
+
     /// Which steps a slice has must not depend on the taps that a tile leaves out, or an image's sums would depend on its batch.
     fn check_slices(&self, g: &ConvGeometry, dtype: DType) -> Result<(), String> {
         let (channels, per_step) = (g.c_in / g.groups, ROW_BYTES / dtype.bytes());
@@ -104,12 +111,12 @@ impl Tile {
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
-        self.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
+        self.register_blocks(WORKING_REGISTERS).min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
     }
 
-    /// How many blocks' registers a multiprocessor has.
-    fn register_blocks(&self) -> usize {
-        REGISTERS / (self.slices * self.m * self.n + self.threads() * WORKING_REGISTERS)
+    /// How many blocks' registers a multiprocessor has, for threads of so many beside their sums.
+    fn register_blocks(&self, working: usize) -> usize {
+        REGISTERS / (self.slices * self.m * self.n + self.threads() * working)
     }
 }
 
@@ -141,8 +148,12 @@ impl Tiling {
     /// The tiling, if the problem is within the limits of the kernel and the device.
     pub fn fitting(g: &ConvGeometry, tile: &Tile, problem: &Problem<'_>) -> Result<Self, String> {
         let tiling = Self::new(g, tile, problem.dtype);
-        if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
-            return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
+        if tiling.rows > i32::MAX as usize - MAX_TILE {
+            return Err(format!("{} output pixels are above 2^31", tiling.rows));
+        }
+        // a block looks one grid beyond its last tile
+        if tiling.blocks() > i32::MAX as usize / 2 {
+            return Err(format!("{} tiles are above 2^30", tiling.blocks()));
         }
         let channels = g.c_in / g.groups;
         if g.kernel[0] * g.kernel[1] * channels > i32::MAX as usize {
@@ -294,10 +305,11 @@ impl Estimate {
         // what goes through registers is loaded beside the products of one step
         let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
+        let resident = tile.blocks_per_multiprocessor().min(if ffma > 0.0 { tile.register_blocks(FFMA_REGISTERS) } else { usize::MAX });
         let whole = Work {
             l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
             blocks: tiling.blocks() as f64,
-            blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+            blocks_per_multiprocessor: resident as f64,
             block_cycles: Tiling::block_cycles(tile, tiling.block_steps(), step_cycles),
             // weights as they are packed: a group of few channels is mostly padding
             dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
@@ -457,7 +469,8 @@ impl Patch {
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
+            blocks_per_multiprocessor: tile.register_blocks(WORKING_REGISTERS).min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes)
+                as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
@@ -500,6 +513,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         };
         return Prepared {
             grid: [patch.blocks as u32, 1, 1],
+            walks: false,
             shared_bytes: patch.shared_bytes as u32,
             params: KernelParams::Patch(patch.params()),
             alignment: [size_of::<T>(); 2],
@@ -522,6 +536,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     };
     Prepared {
         grid: [blocks as u32, parts.unwrap_or(1) as u32, 1],
+        walks: tile.walks(kernel) && !is_split(kernel),
         shared_bytes: (STAGES * tile.stage_bytes()) as u32,
         params: KernelParams::default(),
         alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned

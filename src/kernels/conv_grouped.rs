@@ -381,6 +381,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let tiling = Tiling::of(variant, problem).expect("`cost` has found one");
     Prepared {
         grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Grouped(tiling.params(problem)),
         // of contiguous ones the kernel takes any, in vectors where they are aligned

@@ -80,7 +80,7 @@ pub(super) fn fused_bytes(problem: &Problem<'_>, before: &ConvGeometry) -> f64 {
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let pointwise = conv_gemm::prepare(kernel, problem);
-    Prepared { params: KernelParams::Separable(ConvSeparableParams::default()), ..pointwise }
+    Prepared { params: KernelParams::Separable(ConvSeparableParams::default()), walks: false, ..pointwise }
 }
 
 /// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.

@@ -174,7 +174,7 @@ fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T
     } else {
         conv_direct::prepare(kernel, problem)
     };
-    Prepared { params, ..prepared }
+    Prepared { params, walks: false, ..prepared }
 }
 
 /// Chooses, packs and loads.

@@ -107,6 +107,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let (layout, pack) = packing(tile);
     Prepared {
         grid: [Tiling::new(&problem.geometry, tile, problem.dtype).blocks() as u32, 1, 1],
+        walks: false,
         shared_bytes: shared_bytes(tile) as u32,
         params,
         alignment: [if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() }, size_of::<T>()],

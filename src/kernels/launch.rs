@@ -158,6 +158,8 @@ impl KernelParams {
 /// What a family prepares for one kernel: how it is launched and how it wants its weight.
 pub(crate) struct Prepared<T> {
     pub grid: [u32; 3],
+    /// Whether there may be fewer blocks along x, as many as the device runs at once, which then take what the others would.
+    pub walks: bool,
     pub shared_bytes: u32,
     /// Only what the family adds is filled in.
     pub params: KernelParams,
@@ -221,13 +223,17 @@ pub(crate) fn plan_after<T: Element>(
     let selection = choose(op, device, request, described, candidates(families, &problem))?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
-        let Prepared { grid, shared_bytes, alignment, params: mut all, .. } = prepared;
+        let Prepared { mut grid, walks, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
         if let Some((params, first)) = all.before().zip(first) {
             *params = first;
         }
+        let loaded = device.load(kernel)?;
+        if walks {
+            grid[0] = grid[0].min(device.resident_blocks(&loaded, shared_bytes)?);
+        }
         let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, &geometry, T::DTYPE, grid[1])?) } else { None };
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
+        Ok(Ready { kernel: loaded, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
     };
     let chosen = ready(selection.kernel, prepare(families, selection.kernel, &problem))?;
     let mut note = String::new();

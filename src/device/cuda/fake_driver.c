@@ -250,6 +250,11 @@ Result cuFuncSetAttribute(Function* f, int attribute, int value) {
     if (attribute != 8 || value < 0 || value > 227 * 1024) return INVALID_VALUE; // MAX_DYNAMIC_SHARED_SIZE_BYTES
     return f->shared_limit = value, SUCCESS;
 }
+Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* f, int threads, size_t shared_bytes) {
+    NEEDS_CONTEXT("cuOccupancyMaxActiveBlocksPerMultiprocessor")
+    if (threads < 1 || threads > 1024 || shared_bytes > f->shared_limit) return INVALID_VALUE;
+    return *blocks = 2, SUCCESS;
+}
 Result cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                       unsigned shared_bytes, Stream* s, void** params, void** extra) {
     NEEDS_CONTEXT("cuLaunchKernel")

@@ -58,6 +58,9 @@ impl Default for HostOptions {
 }
 
 const ALIGNMENT: usize = 128;
+/// Launches whose counters a checked device keeps: more than any layer has.
+#[cfg(feature = "checked-host")]
+const COUNTED_LAUNCHES: usize = 8;
 /// As on a Hopper GPU.
 const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
 
@@ -68,7 +71,7 @@ pub(crate) struct HostDevice {
     properties: Properties,
     pool: Option<rayon::ThreadPool>,
     #[cfg(feature = "checked-host")]
-    counters: Mutex<Option<LaunchCounters>>,
+    counters: Mutex<Vec<LaunchCounters>>,
 }
 
 impl HostDevice {
@@ -98,7 +101,7 @@ impl HostDevice {
             properties,
             pool,
             #[cfg(feature = "checked-host")]
-            counters: Mutex::new(None),
+            counters: Mutex::default(),
         })
     }
 
@@ -222,6 +225,11 @@ impl Backend for HostDevice {
         })
     }
 
+    /// A worker thread runs one after the other.
+    fn resident_blocks(&self, _: &Kernel, _: u32) -> Result<u32> {
+        Ok(self.properties.multiprocessors)
+    }
+
     unsafe fn launch(&self, launch: &Launch<'_>, _: &Stream) -> Result<()> {
         let info = launch.kernel.info;
         if launch.shared_bytes > SHARED_BYTES_PER_BLOCK {
@@ -267,14 +275,18 @@ impl Backend for HostDevice {
             if !stop.into_inner() && !findings.list.iter().any(|f| f.kind.ends_block()) {
                 findings.list.extend(check.unwritten());
             }
-            *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = Some(check.counters(launch));
+            let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+            if counters.len() == COUNTED_LAUNCHES {
+                counters.remove(0);
+            }
+            counters.push(check.counters(launch));
         }
         let findings = findings.report();
         if findings.is_empty() { Ok(()) } else { Err(Error::Kernel { kernel: info.name, findings }) }
     }
 
     #[cfg(feature = "checked-host")]
-    fn last_launch_counters(&self) -> Option<LaunchCounters> {
+    fn launch_counters(&self) -> Vec<LaunchCounters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
