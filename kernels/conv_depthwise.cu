@@ -13,12 +13,15 @@
 //                   neighbouring channels, then strips beside each other: what their columns share comes from L1. The next row
 //                   is under way while a row is summed. Weights [tap][c_out].
 //                   The registers decide on kVector: k*k weights and k * columns sums for each channel. 3x3 affords 16 bytes;
-//                   5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions.
+//                   5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions. (With 4 there is room for 2
+//                   columns instead of 4: 6 loads and 24 conversions, not 8 and 16, for the 200 products of a row of 5x5, in 225
+//                   registers, not 160; 7x7 spills.)
 //   contiguous      a block takes channels x columns x strips; it stages the input that they see in shared memory, converted
 //                   to f32, zeros for the padding included, in rows whose first pixel is 16-byte aligned: a thread's share of a
 //                   row is a few 16-byte loads without conflicts. Small images share a block. Weights [c_out][tap].
-// The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. In the same tiles, four
-// neighbouring taps of a row share a window of pixels in registers where neither stride nor dilation keeps them apart.
+// The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. Both stage the input in
+// shared memory; neighbouring taps of a row share a window of pixels in registers. In channels_last they always do: what
+// stands above `spread` and above the kernel says how, and why in those tiles.
 // Those called `banded` do the products of large kernels on tensor cores; what stands above them says how.
 //
 // Ladder: (1) 16 bytes of channels, or staged rows, instead of single loads; (2) the window: an input row is loaded and converted once
@@ -287,15 +290,17 @@ template <typename T, int kVector> WC_DEVICE void stage_pixels(T* patch, const C
 // Any kernel, stride, dilation and channel multiplier; with kVector above 1, one output of an input channel, and kVector divides
 // their number.
 //
-//   outputs  those of a block are apart by what `spread` says, so that a dilated kernel has no more to read than another.
-//   patch    their input, [row][column][channel] of T, zeros outside the image; with a multiplier, each input channel once.
+//   outputs  those of a block are apart by what `spread` says, so that a dilated kernel reads no more than another.
+//   patch    their input, [row][column][channel] of T, zeros outside the image; with a multiplier each input channel once.
 //            cp.async brings 16 bytes of channels at a time.
-//   weights  in f32, [row][phase][four of taps][channel of the thread][lane][4]: 16 bytes for the four without conflicts. Taps of a
-//            phase are a stride apart and see neighbouring columns of the window.
-//   thread   2 rows x 8 columns of 2 channels, so that 32 lanes read 128 bytes of 16-bit pixels. A pixel is read and converted
-//            once for 8 columns and 2 rows, a weight for 8 columns: with 4 x 4 pixels weights alone would fill shared memory's
-//            bandwidth; 8 channels in 16 bytes would leave the registers for one row of 4 columns.
-//   sums     go through the memory of the patch: one short loop does the epilogue of 4 channels at a time.
+//   weights  in f32, [row][phase][four of taps][channel of the thread][lane][4], so that a four is one access. The taps of a phase
+//            are a stride apart, and one after the other see the next column of the window.
+//   thread   2 rows x 8 columns of 2 channels, of which 32 lanes read 128 bytes of 16-bit pixels. A pixel is read and converted
+//            once for 16 sums, a weight for 8: with 4 x 4 pixels the weights alone would take all that shared memory gives;
+//            8 channels in 16 bytes would leave registers for 4 pixels. Besides FFMA a product takes 0.3 instructions where a
+//            phase has 8 taps or more, in up to 118 registers.
+//   sums     go through the memory of the patch: one short loop does the epilogue, 4 channels at a time.
+// Taps are summed row by row, those of a row phase by phase.
 template <typename T, int kVector> WC_DEVICE void conv_depthwise_any_channels_last(const ConvDepthwiseParams& d) {
     using Strip = AnyStrip<kVector>;
     constexpr int kChannels = Strip::kChannels, kRows = Strip::kRows, kColumns = Strip::kColumns, kTaps = Strip::kTaps;

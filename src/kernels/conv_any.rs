@@ -1,12 +1,14 @@
 //! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
 
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes};
+use super::conv_depthwise::even;
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, warp_cycles};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
-use super::conv_depthwise::even;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
 use crate::{Element, MemoryFormat};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// The output pixels of a thread, and the taps whose weights it loads at once: `AnyStrip` of the kernel.
 const ROWS: usize = 2;
@@ -14,8 +16,8 @@ const COLUMNS: usize = 8;
 const TAPS: usize = 4;
 /// Pixels from the sums of one strip in shared memory to those of the next.
 const SUM_PITCH: usize = ROWS * COLUMNS + 1;
-/// Threads that share a strip, of a warp: the fewest for 16 channels of 16 bits, a sector.
-const LANES: [usize; 3] = [32, 16, 8];
+/// Threads of a warp that share a strip.
+const LANES: [usize; 4] = [32, 16, 8, 4];
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
 /// Bytes that all banks of shared memory give at once, and those of the widest access.
@@ -29,6 +31,8 @@ const FOUR_INSTRUCTIONS: f64 = 12.0;
 const STAGE_INSTRUCTIONS: f64 = 36.0;
 const WEIGHT_INSTRUCTIONS: f64 = 48.0;
 const OUTPUT_INSTRUCTIONS: f64 = 8.0;
+/// Until a block has its first pixels and weights in shared memory.
+const START_CYCLES: f64 = 2000.0;
 
 /// Whether a kernel of the family is one of these.
 pub(super) fn is_any(kernel: &KernelInfo) -> bool {
@@ -147,6 +151,7 @@ impl Tiling {
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
+            block_cycles: START_CYCLES + warp_cycles(0.0, 32.0 * instructions),
             dram_bytes: least_bytes(problem),
             l2_bytes: blocks * (inside + (g.kernel[0] * g.kernel[1] * channels * bytes) as f64),
             shared_bytes: threads * loads + staged * bytes as f64 + blocks * weights as f64,
@@ -162,12 +167,12 @@ impl Tiling {
     }
 }
 
-/// The bytes from one row of a patch to the next, at least `row`: the strips that a warp reads at once, so many rows apart, lie in
-/// different banks where whole accesses can keep them apart.
+/// The bytes from one row of a patch to the next, at least `row`: the strips that a warp reads at once, so many rows apart, lie in as
+/// many different banks as accesses of 16 bytes allow.
 fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
-    let row = if pixel.is_multiple_of(ACCESS) { row.next_multiple_of(ACCESS) } else { row };
-    let apart = |pad: &usize| rows * (row + pad) % (2 * pixel) == pixel;
-    if BANKS.is_multiple_of(2 * pixel) { row + (0..BANKS).step_by(ACCESS).find(apart).unwrap_or(0) } else { row }
+    let row = row.next_multiple_of(ACCESS);
+    let apart = |pitch: usize| (0..BANKS / pixel).map(|strip| strip * (rows * pitch % BANKS) % BANKS).collect::<BTreeSet<_>>().len();
+    (row..row + BANKS).step_by(ACCESS).min_by_key(|&pitch| Reverse(apart(pitch))).unwrap_or(row)
 }
 
 /// For a depthwise problem in channels_last.

@@ -210,9 +210,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let dense = g.stride[1] == 1 && g.dilation[1] == 1;
     let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
     let (instructions, l1_bytes) = match (variant.format, variant.unrolled) {
-        (MemoryFormat::ChannelsLast, _) => {
-            (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64)
-        }
+        (MemoryFormat::ChannelsLast, _) => (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64),
         (MemoryFormat::Contiguous, Some(_)) => (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64),
         (MemoryFormat::Contiguous, None) => {
             let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
