@@ -16,8 +16,8 @@ const COLUMNS: usize = 8;
 const TAPS: usize = 4;
 /// Pixels from the sums of one strip in shared memory to those of the next.
 const SUM_PITCH: usize = ROWS * COLUMNS + 1;
-/// Threads of a warp that share a strip.
-const LANES: [usize; 4] = [32, 16, 8, 4];
+/// Threads of a warp that share a strip: the fewest for 16 channels of 16 bits, a sector.
+const LANES: [usize; 3] = [32, 16, 8];
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
 /// Bytes that all banks of shared memory give at once, and those of the widest access.
@@ -31,8 +31,8 @@ const FOUR_INSTRUCTIONS: f64 = 12.0;
 const STAGE_INSTRUCTIONS: f64 = 36.0;
 const WEIGHT_INSTRUCTIONS: f64 = 48.0;
 const OUTPUT_INSTRUCTIONS: f64 = 8.0;
-/// Until a block has its first pixels and weights in shared memory.
-const START_CYCLES: f64 = 2000.0;
+/// Until the first blocks have their pixels and weights in shared memory; the unrolled kernels begin with their first row.
+const START_SECONDS: f64 = 1e-6;
 
 /// Whether a kernel of the family is one of these.
 pub(super) fn is_any(kernel: &KernelInfo) -> bool {
@@ -151,7 +151,7 @@ impl Tiling {
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
-            block_cycles: START_CYCLES + warp_cycles(0.0, 32.0 * instructions),
+            block_cycles: warp_cycles(0.0, 32.0 * instructions),
             dram_bytes: least_bytes(problem),
             l2_bytes: blocks * (inside + (g.kernel[0] * g.kernel[1] * channels * bytes) as f64),
             shared_bytes: threads * loads + staged * bytes as f64 + blocks * weights as f64,
@@ -162,7 +162,7 @@ impl Tiling {
         };
         // a block alone on its multiprocessor does not load while it multiplies
         let alone = if resident == 1 { 1.5 } else { 1.0 };
-        let seconds = work.seconds(problem) * alone;
+        let seconds = START_SECONDS + work.seconds(problem) * alone;
         Some(Self { channels: channels / vector, columns, strips, tiles, patch, shared_bytes, seconds })
     }
 }
