@@ -13,12 +13,15 @@
 //                   neighbouring channels, then strips beside each other: what their columns share comes from L1. The next row
 //                   is under way while a row is summed. Weights [tap][c_out].
 //                   The registers decide on kVector: k*k weights and k * columns sums for each channel. 3x3 affords 16 bytes;
-//                   5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions.
+//                   5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions. (With 4 there is room for 2
+//                   columns instead of 4: 6 loads and 24 conversions, not 8 and 16, for the 200 products of a row of 5x5, in 225
+//                   registers, not 160; 7x7 spills.)
 //   contiguous      a block takes channels x columns x strips; it stages the input that they see in shared memory, converted
 //                   to f32, zeros for the padding included, in rows whose first pixel is 16-byte aligned: a thread's share of a
 //                   row is a few 16-byte loads without conflicts. Small images share a block. Weights [c_out][tap].
-// The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. In the same tiles, four
-// neighbouring taps of a row share a window of pixels in registers where neither stride nor dilation keeps them apart.
+// The kernels called `any` take kernel sizes, strides, dilations and channel multipliers as they come. Both stage the input in
+// shared memory; neighbouring taps of a row share a window of pixels in registers. In channels_last they always do: what
+// stands above `spread` and above the kernel says how, and why in those tiles.
 // Those called `banded` do the products of large kernels on tensor cores; what stands above them says how.
 //
 // Ladder: (1) 16 bytes of channels, or staged rows, instead of single loads; (2) the window: an input row is loaded and converted once
@@ -171,89 +174,236 @@ template <typename T, int kSize, int kStride, int kVector> WC_DEVICE void conv_d
     }
 }
 
-// The inputs of kVector neighbouring output channels at column w of a row. With a channel multiplier several of them share one.
-template <typename T, int kVector>
-WC_DEVICE void load_channels(float (&value)[kVector], const ConvParams& p, const T* row, int32_t w, bool wanted, int32_t channel,
-                             int32_t multiplier) {
-    if (!wanted || w < 0 || w >= p.geometry.w) {
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) value[v] = 0.0f;
-    } else if (multiplier == 1) {
-        const Vector<T, kVector> x = load_vector<kVector>(row + w * p.x.stride_w + channel);
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) value[v] = to_float(x.at[v]);
-    } else {
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) value[v] = to_float(row[w * p.x.stride_w + (channel + v) / multiplier]);
+// One axis as the kernels for any size see it in channels_last. Outputs that are dilation / gcd(stride, dilation) apart see pixels
+// that are a dilation apart: among those there is no dilation, and the stride is stride / gcd.
+struct Spread {
+    int32_t pixels, outputs; // their distance in the image
+    int32_t stride;          // of such outputs in such pixels
+};
+WC_DEVICE Spread spread(int32_t kernel, int32_t stride, int32_t dilation) {
+    const int32_t pixels = kernel == 1 ? stride : dilation; // one tap has whatever dilation suits
+    int32_t divisor = stride, rest = pixels;
+    while (rest > 0) {
+        const int32_t next = divisor % rest;
+        divisor = rest;
+        rest = next;
     }
+    return {pixels, pixels / divisor, stride / divisor};
 }
-template <typename T, int kColumns, int kVector>
-WC_DEVICE void add_tap(float (&sum)[kColumns][kVector], const float (*x)[kVector], const T* weight) {
-    const Vector<T, kVector> w = load_vector<kVector>(weight);
+
+// What a thread of those kernels computes, and how it reads; src/kernels/conv_any.rs has the same numbers.
+template <int kVector> struct AnyStrip {
+    static constexpr int kChannels = kVector == 1 ? 1 : 2, kStore = kVector == 1 ? 1 : 4;
+    static constexpr int kRows = 2, kColumns = 8, kTaps = 4, kPixels = kRows * kColumns;
+    static constexpr int kSumPitch = kPixels + 1; // pixels of a strip's sums: those of a warp's strips lie in different banks
+    static_assert(kVector % kStore == 0 && kStore % kChannels == 0, "whole stores");
+};
+
+// Pixels of the patch from one on that neighbouring output columns, and taps of one phase, see one after the other.
+template <typename T, int kChannels> struct PixelWalk {
+    const T* at;
+    int32_t step;
+    WC_DEVICE void next(float (&value)[kChannels]) {
+        const Vector<T, kChannels> x = load_vector<kChannels>(at);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-        const float factor = to_float(w.at[v]);
+        for (int v = 0; v < kChannels; ++v) value[v] = to_float(x.at[v]);
+        at += step;
+    }
+};
+
+// Adds the products of kCount taps of a row to the output rows that see it. The last pixels of `window` are those that the
+// first tap sees in all but the last column.
+template <int kCount, typename T, typename Strip, int kWindow>
+WC_DEVICE void add_taps(float (&sum)[Strip::kRows][Strip::kColumns][Strip::kChannels], float (&window)[kWindow][Strip::kChannels],
+                        PixelWalk<T, Strip::kChannels>& pixels, const float* const (&weight)[Strip::kRows], const bool (&seen)[Strip::kRows],
+                        int32_t lanes) {
 #pragma unroll
-        for (int q = 0; q < kColumns; ++q) sum[q][v] = fmaf(x[q][v], factor, sum[q][v]);
+    for (int c = 0; c < Strip::kColumns - 1; ++c)
+#pragma unroll
+        for (int v = 0; v < Strip::kChannels; ++v) window[c][v] = window[c + Strip::kTaps][v];
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) pixels.next(window[Strip::kColumns - 1 + e]);
+#pragma unroll
+    for (int r = 0; r < Strip::kRows; ++r) {
+        if (!seen[r]) continue;
+#pragma unroll
+        for (int v = 0; v < Strip::kChannels; ++v) {
+            const Vector<float, Strip::kTaps> taps = load_vector<Strip::kTaps>(weight[r] + v * lanes * Strip::kTaps);
+#pragma unroll
+            for (int e = 0; e < kCount; ++e)
+#pragma unroll
+                for (int q = 0; q < Strip::kColumns; ++q) sum[r][q][v] = fmaf(window[q + e][v], taps.at[e], sum[r][q][v]);
+        }
     }
 }
 
-// Any kernel, stride, dilation and channel multiplier; kVector divides the number of output channels.
+// Where the patch of a block lies: its first pixel and the distance of its pixels in the image, how many there are in a row, its first
+// channel and the channels of a pixel.
+struct PatchPlace {
+    int32_t top, left, step_h, step_w, columns, channel, channels;
+};
+// Fills it, with zeros outside the image, in accesses of kVector channels. All is there after a barrier.
+template <typename T, int kVector> WC_DEVICE void stage_pixels(T* patch, const ConvDepthwiseParams& d, const PatchPlace& at, const T* x) {
+    constexpr int kBatch = 4; // loads under way, where they go through registers
+    const Tensor4& t = d.conv.x;
+    const ConvGeometryParams& g = d.conv.geometry;
+    const int32_t vectors = at.channels / kVector, threads = (int32_t)blockDim.x, thread = (int32_t)threadIdx.x;
+    int32_t lanes = 1; // that share a pixel
+    while (lanes < vectors && lanes < 32) lanes *= 2;
+    const int32_t at_once = threads / lanes, lines = at_once / at.columns, rest = at_once % at.columns;
+    for (int32_t vector = thread % lanes; vector < vectors; vector += lanes) {
+        const int32_t from = at.channel + vector * kVector;
+        int32_t line = thread / lanes / at.columns, column = thread / lanes % at.columns;
+        while (line < d.patch_h) {
+            Vector<T, 1> value[kBatch];
+            T* to[kBatch] = {};
+#pragma unroll
+            for (int b = 0; b < kBatch; ++b) {
+                if (line < d.patch_h) {
+                    const int32_t h = at.top + line * at.step_h, w = at.left + column * at.step_w;
+                    const bool exists = from < g.c_in && h >= 0 && h < g.h && w >= 0 && w < g.w;
+                    const T* pixel = exists ? x + element(t, from, h, w) : x;
+                    to[b] = patch + line * d.patch_w + column * at.channels + vector * kVector;
+                    if constexpr (kVector > 1)
+                        copy_async<16>(to[b], pixel, exists);
+                    else
+                        value[b] = exists ? load_vector<1>(pixel) : Vector<T, 1>{};
+                }
+                column += rest;
+                line += lines + (column >= at.columns ? 1 : 0);
+                if (column >= at.columns) column -= at.columns;
+            }
+            if constexpr (kVector == 1) {
+#pragma unroll
+                for (int b = 0; b < kBatch; ++b)
+                    if (to[b]) *to[b] = value[b].at[0];
+            }
+        }
+    }
+    if constexpr (kVector > 1) {
+        static_assert(kVector * sizeof(T) == 16, "cp.async brings 16 bytes");
+        copy_async_commit();
+        copy_async_wait<0>();
+    }
+}
+
+// Any kernel, stride, dilation and channel multiplier; with kVector above 1, one output of an input channel, and kVector divides
+// their number.
+//
+//   outputs  those of a block are apart by what `spread` says, so that a dilated kernel reads no more than another.
+//   patch    their input, [row][column][channel] of T, zeros outside the image; with a multiplier each input channel once.
+//            cp.async brings 16 bytes of channels at a time.
+//   weights  in f32, [row][phase][four of taps][channel of the thread][lane][4], so that a four is one access. The taps of a phase
+//            are a stride apart, and one after the other see the next column of the window.
+//   thread   2 rows x 8 columns of 2 channels, of which 32 lanes read 128 bytes of 16-bit pixels. A pixel is read and converted
+//            once for 16 sums, a weight for 8: with 4 x 4 pixels the weights alone would take all that shared memory gives;
+//            8 channels in 16 bytes would leave registers for 4 pixels. Besides FFMA a product takes 0.3 instructions where a
+//            phase has 8 taps or more, in up to 118 registers.
+//   sums     go through the memory of the patch: one short loop does the epilogue, 4 channels at a time.
+// Taps are summed row by row, those of a row phase by phase.
 template <typename T, int kVector> WC_DEVICE void conv_depthwise_any_channels_last(const ConvDepthwiseParams& d) {
-    constexpr int kColumns = 4, kTaps = 4;
+    using Strip = AnyStrip<kVector>;
+    constexpr int kChannels = Strip::kChannels, kRows = Strip::kRows, kColumns = Strip::kColumns, kTaps = Strip::kTaps;
     const ConvParams& p = d.conv;
     const ConvGeometryParams& g = p.geometry;
-    const Place at = place<true>(d);
-    const int32_t channel = (at.channel_tile * d.channels + at.channel) * kVector;
-    const int32_t column = (at.column_tile * d.columns + at.column) * kColumns;
-    const int32_t first = (at.row_tile * d.strips + at.strip) * d.rows;
-    if (at.strip >= d.strips || channel >= g.c_out || column >= g.w_out) return;
-    const int32_t end = first + d.rows <= g.h_out ? first + d.rows : g.h_out;
-    const int32_t multiplier = g.c_out / g.c_in, left = column * g.stride_w - g.pad_left;
-    const bool dense = g.stride_w == 1 && g.dilation_w == 1;
+    const Spread vertical = spread(g.kernel_h, g.stride_h, g.dilation_h), horizontal = spread(g.kernel_w, g.stride_w, g.dilation_w);
+    const int32_t channels = d.channels * kVector, lanes = channels / kChannels, thread = (int32_t)threadIdx.x;
+    // strips below each other are neighbours: the pitch of rows keeps them in different banks
+    const int32_t lane = thread % lanes, slot = thread / lanes, strip = slot % d.strips, strip_column = slot / d.strips;
+    const int32_t block = (int32_t)blockIdx.x, channel_tile = block % d.channel_tiles;
+    const int32_t column_tile = block / d.channel_tiles % d.column_tiles, row_tile = block / d.channel_tiles / d.column_tiles;
+    const int32_t row_phases = vertical.outputs < g.h_out ? vertical.outputs : g.h_out;
+    const int32_t column_phases = horizontal.outputs < g.w_out ? horizontal.outputs : g.w_out;
+    // the block's first output, then the thread's
+    const int32_t block_row = row_tile % row_phases + row_tile / row_phases * d.strips * kRows * vertical.outputs;
+    const int32_t block_column = column_tile % column_phases + column_tile / column_phases * d.columns * kColumns * horizontal.outputs;
+    const int32_t block_channel = channel_tile * channels;
+    const int32_t row = block_row + strip * kRows * vertical.outputs, column = block_column + strip_column * kColumns * horizontal.outputs;
+    const int32_t multiplier = kVector == 1 ? g.c_out / g.c_in : 1, channel = block_channel + lane * kChannels;
+    const bool active = strip_column < d.columns && channel < g.c_out && column < g.w_out && row < g.h_out;
 
+    const int32_t phases = horizontal.stride < g.kernel_w ? horizontal.stride : g.kernel_w; // of the taps of a row
+    const int32_t fours = ((g.kernel_w + horizontal.stride - 1) / horizontal.stride + kTaps - 1) / kTaps;
+    const int32_t row_weights = phases * fours * kTaps * channels;
+    float* const weights = (float*)shared_memory();
+    T* const patch = (T*)(weights + g.kernel_h * row_weights);
+    float* const sums = (float*)patch + slot * Strip::kSumPitch * channels;
+    // channels of a pixel of the patch
+    const int32_t first_input = block_channel / multiplier, inputs = kVector == 1 ? (channels + multiplier - 2) / multiplier + 1 : channels;
+    const T* const mine = patch + strip * kRows * vertical.stride * d.patch_w + strip_column * kColumns * horizontal.stride * inputs +
+                          (kVector == 1 ? channel / multiplier - first_input : lane * kChannels);
+    const int32_t rows = row + vertical.outputs < g.h_out ? kRows : 1;
+    const PatchPlace place = {block_row * g.stride_h - g.pad_top, block_column * g.stride_w - g.pad_left, vertical.pixels, horizontal.pixels,
+                              (d.columns * kColumns - 1) * horizontal.stride + g.kernel_w, first_input, inputs};
+
+    for (int32_t four = thread; four < g.kernel_h * row_weights / kTaps; four += (int32_t)blockDim.x) {
+        const int32_t o = block_channel + four % lanes * kChannels + four / lanes % kChannels, at = four / channels;
+        const int32_t i = at / (phases * fours), j = at / fours % phases + at % fours * kTaps * horizontal.stride;
+        Vector<float, kTaps> taps;
+#pragma unroll
+        for (int e = 0; e < kTaps; ++e) {
+            const int32_t tap = j + e * horizontal.stride;
+            taps.at[e] = o < g.c_out && tap < g.kernel_w ? to_float(((const T*)p.weight)[((int64_t)i * g.kernel_w + tap) * g.c_out + o]) : 0.0f;
+        }
+        store_vector(weights + four * kTaps, taps);
+    }
     for (int32_t n = blockIdx.y; n < g.n; n += gridDim.y) {
-        for (int32_t row = first; row < end; ++row) {
-            float sum[kColumns][kVector] = {};
-            for (int32_t i = 0; i < g.kernel_h; ++i) {
-                const int32_t h = row * g.stride_h - g.pad_top + i * g.dilation_h;
-                if (h < 0 || h >= g.h) continue;
-                const T* x = image<const T>(p.x, n) + h * p.x.stride_h;
-                const T* weight = (const T*)p.weight + (int64_t)i * g.kernel_w * g.c_out + channel;
-                if (dense) {
-                    float window[kColumns + kTaps - 1][kVector]; // pixels j .. j + 6 of the row
+        __syncthreads(); // of the image before, nobody needs anything
+        stage_pixels<T, kVector>(patch, d, place, image<const T>(p.x, n));
+        __syncthreads();
+        float sum[kRows][kColumns][kChannels] = {};
+        for (int32_t line = 0; active && line < (rows - 1) * vertical.stride + g.kernel_h; ++line) {
+            bool seen[kRows];
+            const float* weight[kRows];
 #pragma unroll
-                    for (int c = 0; c < kColumns - 1; ++c)
-                        load_channels(window[c], p, x, left + c, true, channel, multiplier);
-                    for (int32_t j = 0; j < g.kernel_w; j += kTaps) {
-#pragma unroll
-                        for (int e = 0; e < kTaps; ++e) {
-                            const int c = kColumns - 1 + e;
-                            load_channels(window[c], p, x, left + j + c, j + e < g.kernel_w, channel, multiplier);
-                        }
-#pragma unroll
-                        for (int e = 0; e < kTaps; ++e)
-                            if (j + e < g.kernel_w) add_tap(sum, window + e, weight + (int64_t)(j + e) * g.c_out);
-#pragma unroll
-                        for (int c = 0; c < kColumns - 1; ++c)
-#pragma unroll
-                            for (int v = 0; v < kVector; ++v) window[c][v] = window[c + kTaps][v];
-                    }
-                } else {
-                    for (int32_t j = 0; j < g.kernel_w; ++j) {
-                        float window[kColumns][kVector];
-#pragma unroll
-                        for (int q = 0; q < kColumns; ++q)
-                            load_channels(window[q], p, x, left + q * g.stride_w + j * g.dilation_w, true, channel, multiplier);
-                        add_tap(sum, window, weight + (int64_t)j * g.c_out);
-                    }
-                }
+            for (int r = 0; r < kRows; ++r) {
+                const int32_t i = line - r * vertical.stride;
+                seen[r] = i >= 0 && i < g.kernel_h && r < rows;
+                weight[r] = weights + i * row_weights + lane * kTaps;
             }
-            T* y = image<T>(p.y, n) + channel;
+            for (int32_t phase = 0; phase < phases; ++phase) {
+                PixelWalk<T, kChannels> pixels = {mine + line * d.patch_w + phase * inputs, horizontal.stride * inputs};
+                float window[kColumns + kTaps - 1][kChannels];
 #pragma unroll
-            for (int q = 0; q < kColumns; ++q)
-                if (column + q < g.w_out)
-                    store_vector(y + element(p.y, 0, row, column + q), epilogue_channels<T, kVector>(p.epilogue, sum[q], n, channel, row, column + q));
+                for (int c = 0; c < kColumns - 1; ++c) pixels.next(window[kTaps + c]);
+                int32_t taps = (g.kernel_w - phase + horizontal.stride - 1) / horizontal.stride;
+                const float* next[kRows];
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) next[r] = weight[r] + phase * fours * kTaps * channels;
+#pragma unroll 2 // moves the window half as often
+                for (; taps >= kTaps; taps -= kTaps) {
+                    add_taps<kTaps, T, Strip>(sum, window, pixels, next, seen, lanes);
+#pragma unroll
+                    for (int r = 0; r < kRows; ++r) next[r] += kTaps * channels;
+                }
+                // the rest of a four: a zero beyond the last tap times infinity would be NaN
+                if (taps == 3) add_taps<3, T, Strip>(sum, window, pixels, next, seen, lanes);
+                if (taps == 2) add_taps<2, T, Strip>(sum, window, pixels, next, seen, lanes);
+                if (taps == 1) add_taps<1, T, Strip>(sum, window, pixels, next, seen, lanes);
+            }
+        }
+        __syncthreads(); // the patch is read
+        if (active) {
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+#pragma unroll
+                for (int q = 0; q < kColumns; ++q) {
+                    Vector<float, kChannels> pixel;
+#pragma unroll
+                    for (int v = 0; v < kChannels; ++v) pixel.at[v] = sum[r][q][v];
+                    store_vector(sums + (r * kColumns + q) * channels + lane * kChannels, pixel);
+                }
+        }
+        sync_warp(); // the lanes of a strip are of one warp
+        const int32_t stores = channels / Strip::kStore, first = lane % stores * Strip::kStore, o = block_channel + first;
+        for (int32_t pixel = lane / stores; pixel < Strip::kPixels; pixel += lanes / stores) {
+            const int32_t h = row + pixel / kColumns * vertical.outputs, w = column + pixel % kColumns * horizontal.outputs;
+            if (strip_column >= d.columns || o >= g.c_out || h >= g.h_out || w >= g.w_out) continue;
+            const Vector<float, Strip::kStore> of = load_vector<Strip::kStore>(sums + pixel * channels + first);
+            float z[Strip::kStore];
+#pragma unroll
+            for (int v = 0; v < Strip::kStore; ++v) z[v] = of.at[v];
+            store_vector(image<T>(p.y, n) + element(p.y, o, h, w), epilogue_channels<T, Strip::kStore>(p.epilogue, z, n, o, h, w));
         }
     }
 }

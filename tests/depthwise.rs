@@ -6,8 +6,8 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use warpconv::cases::{Problem, Values};
 use warpconv::check::{Arrays, Case, Kernels};
-use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest};
-use warpconv::{Shape, Stream, Tensor, Workspace, reference};
+use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat};
+use warpconv::{Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference};
 
 fn depthwise(x: Shape, multiplier: usize, kernel: [usize; 2], stride: usize, dilation: usize, padding: [usize; 4]) -> Problem {
     let activation = if x[1].is_multiple_of(3) { Activation::Silu } else { Activation::None };
@@ -76,17 +76,43 @@ fn the_unrolled_kernels_agree_with_the_oracle(#[values(3, 5, 7)] size: usize, #[
 #[test]
 fn any_size_stride_dilation_and_multiplier_agrees_with_the_oracle() {
     for problem in [
+        // larger than the image, with padding larger than the image besides
         depthwise([1, 8, 20, 33], 1, [31, 31], 1, 1, [15; 4]),
+        depthwise([1, 8, 3, 5], 1, [9, 9], 1, 1, [9, 12, 4, 11]),
+        // not square: fours of taps with and without a rest, one row, one column, one tap
         depthwise([2, 3, 9, 40], 1, [13, 9], 1, 1, [6, 4, 6, 4]),
+        depthwise([1, 8, 9, 31], 1, [1, 21], 1, 1, [0, 10, 0, 10]),
+        depthwise([1, 16, 9, 10], 1, [1, 7], 1, 1, [0, 3, 0, 3]),
+        depthwise([1, 8, 17, 4], 1, [6, 1], 1, 1, [2, 0, 3, 0]),
+        depthwise([1, 8, 9, 9], 1, [1, 1], 1, 1, [0; 4]),
+        depthwise([1, 8, 9, 9], 1, [1, 1], 3, 2, [0; 4]),
+        depthwise([1, 8, 9, 9], 1, [2, 4], 1, 1, [0, 1, 1, 2]),
+        // outputs of one row or column, of several blocks in each direction
+        depthwise([1, 8, 30, 1], 1, [5, 3], 1, 1, [2, 1, 2, 1]),
+        depthwise([1, 72, 41, 70], 1, [4, 4], 1, 1, [2, 1, 1, 2]),
+        // dilation: outputs in as many phases, some without a second output; more phases than outputs
+        depthwise([1, 16, 20, 33], 1, [3, 3], 1, 6, [6; 4]),
         depthwise([1, 8, 30, 30], 1, [3, 3], 1, 12, [12; 4]),
+        depthwise([1, 8, 5, 7], 1, [3, 3], 1, 18, [18; 4]),
+        // stride: taps in as many phases, more phases than taps; with dilation, coprime and not
+        depthwise([2, 24, 21, 19], 1, [13, 13], 2, 1, [6; 4]),
+        depthwise([1, 8, 23, 30], 1, [3, 2], 4, 1, [1; 4]),
         depthwise([1, 16, 11, 12], 1, [5, 3], 3, 2, [1, 2, 3, 4]),
+        depthwise([1, 8, 30, 41], 1, [3, 4], 6, 4, [3; 4]),
+        depthwise([1, 8, 25, 26], 1, [4, 3], 2, 4, [4; 4]),
+        // no vector divides the channels; several outputs of an input channel, which a block's outputs begin in the middle of
+        depthwise([1, 33, 9, 14], 1, [4, 5], 1, 1, [2; 4]),
         depthwise([1, 4, 10, 11], 2, [3, 3], 1, 1, [1; 4]),
         depthwise([2, 5, 10, 12], 3, [7, 7], 2, 1, [3; 4]),
-        depthwise([1, 8, 9, 9], 1, [1, 1], 1, 1, [0; 4]),
-        depthwise([1, 8, 9, 31], 1, [1, 21], 1, 1, [0, 10, 0, 10]),
-        depthwise([1, 8, 9, 9], 1, [2, 4], 1, 1, [0, 1, 1, 2]),
+        depthwise([1, 23, 6, 9], 3, [3, 5], 1, 2, [2; 4]),
+        // zeros beyond the last tap must not meet an infinity
         Problem { values: Values::Special, ..depthwise([1, 8, 16, 15], 1, [9, 9], 1, 1, [4; 4]) },
+        Problem { values: Values::Special, ..depthwise([1, 8, 12, 15], 1, [3, 7], 2, 1, [1, 3, 1, 3]) },
+        Problem { values: Values::Special, ..depthwise([1, 5, 12, 15], 1, [4, 6], 1, 1, [2; 4]) },
+        Problem { values: Values::FullMantissa, ..depthwise([1, 8, 12, 15], 1, [6, 7], 2, 1, [3; 4]) },
+        // slices that no vector is aligned in, and slices that every vector is aligned in
         Problem { x_margin: [3, 1], y_margin: [1, 1], ..depthwise([1, 8, 10, 10], 2, [4, 4], 1, 1, [2; 4]) },
+        Problem { x_margin: [8, 8], y_margin: [16, 8], ..depthwise([2, 16, 9, 10], 1, [4, 4], 1, 1, [2; 4]) },
     ] {
         let kernels = check(&problem);
         assert!(kernels.iter().any(|kernel| kernel.contains("contiguous_any")), "{problem:?}: {kernels:?}");
@@ -177,6 +203,70 @@ fn the_banded_kernels_read_a_patch_once_and_without_conflicts(
     assert_eq!(x.bytes_read, (channels * seen * 2) as u64);
 }
 
+/// A depthwise layer in channels_last through one kernel, on the checked host device: the bits of its output, and the counters.
+fn counted<T: Element>(kernel: &str, x: Shape, size: usize, stride: usize, dilation: usize, seed: u64) -> (Vec<u32>, LaunchCounters) {
+    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let values: Vec<f32> = (0..x[1] * size * size).map(|i| (i as f32).sin()).collect();
+    let weight = Parameter::new(&[x[1], 1, size, size], &values).unwrap();
+    let padding = Padding::all(dilation * (size / 2));
+    let spec = Conv2dSpec { stride: [stride; 2], padding, dilation: [dilation; 2], groups: x[1], ..Default::default() };
+    let layer = Conv2d::new(spec, weight).unwrap();
+    let x = Tensor::<T>::randn(&device, x, MemoryFormat::ChannelsLast, 1).unwrap();
+    let plan = layer.plan::<T>(&device, &PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast).kernel(kernel)).unwrap();
+    let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+    plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
+    let counters = device.last_launch_counters().unwrap();
+    (y.to_vec().unwrap().into_iter().map(|value: T| value.to_f32().to_bits()).collect(), counters)
+}
+
+/// What the channels_last kernels for any size move: each output once, of the input the blocks' patches, and at most a fifth of
+/// the passes of shared memory for bank conflicts (where a warp's strips are not all below each other). Of a dilated kernel the
+/// patches are no larger.
+#[rstest]
+#[case::many_channels([8, 64, 32, 32], 9, 1, 1, 2.3)]
+#[case::strided([8, 32, 32, 32], 13, 2, 1, 2.3)]
+#[case::dilated([1, 64, 36, 48], 3, 1, 6, 1.4)]
+fn the_channels_last_kernels_for_any_size_read_a_patch_once(
+    #[case] x: Shape,
+    #[case] size: usize,
+    #[case] stride: usize,
+    #[case] dilation: usize,
+    #[case] most: f64,
+) {
+    for (kernel, counters) in [
+        ("f16_v8", counted::<f16>("conv_depthwise_f16_channels_last_any_v8", x, size, stride, dilation, 0).1),
+        ("f32_v4", counted::<f32>("conv_depthwise_f32_channels_last_any_v4", x, size, stride, dilation, 0).1),
+    ] {
+        let [x, y] = ["x", "y"].map(|name| counters.operand(name).unwrap());
+        assert_eq!((x.unique_bytes, y.bytes_written), (x.bytes, y.bytes), "{kernel}");
+        let read = x.block_sectors as f64 * 32.0 / x.bytes as f64;
+        let conflicts = counters.bank_conflicts as f64 / counters.shared_wavefronts as f64;
+        println!("{kernel}: {} blocks read x {read:.2} times, {conflicts:.3} of the wavefronts are conflicts", counters.blocks);
+        assert!(read <= most && conflicts <= 0.2, "{kernel}: {read} {conflicts} {counters:?}");
+        // a thread reads for itself alone
+        assert_eq!(x.bytes_read, x.block_sectors * 32, "{kernel}");
+    }
+}
+
+#[test]
+fn the_order_of_threads_changes_no_bit() {
+    for (stride, dilation) in [(1, 1), (2, 1), (1, 3)] {
+        let run = |seed| counted::<f16>("conv_depthwise_f16_channels_last_any_v8", [2, 24, 13, 18], 5, stride, dilation, seed).0;
+        let first = run(0);
+        assert!([1, 2, 3].into_iter().all(|seed| run(seed) == first), "stride {stride}, dilation {dilation}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_shared_memory_is_refused_with_the_reason() {
+    let device = Device::host().unwrap();
+    let weight = Parameter::new(&[8, 1, 120, 120], &vec![0.5; 8 * 120 * 120]).unwrap();
+    let layer = Conv2d::new(Conv2dSpec { groups: 8, ..Default::default() }, weight).unwrap();
+    let request = PlanRequest::new([1, 8, 130, 130]).format(MemoryFormat::ChannelsLast);
+    let refused = layer.plan::<f16>(&device, &request.kernel("conv_depthwise_f16_channels_last_any_v8")).unwrap_err();
+    assert!(matches!(&refused, Error::NoKernel { reasons, .. } if reasons.contains("shared memory that a block has")), "{refused}");
+}
+
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
     let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
@@ -187,6 +277,7 @@ fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
     }
     check_on(&device, &depthwise([2, 3, 9, 20], 1, [13, 9], 1, 1, [6, 4, 6, 4]));
     check_on(&device, &depthwise([1, 4, 10, 11], 2, [3, 3], 2, 3, [3; 4]));
+    check_on(&device, &depthwise([1, 24, 13, 11], 1, [5, 6], 2, 1, [2; 4]));
     check_on(&device, &depthwise([1, 5, 17, 34], 1, [7; 2], 1, 1, [3; 4]));
     check_on(&device, &Problem { values: Values::Special, ..depthwise([1, 4, 9, 12], 1, [15; 2], 1, 1, [7; 4]) });
     check_on(&device, &depthwise([1, 4, 9, 12], 1, [11, 27], 1, 1, [5, 13, 5, 13]));
@@ -204,7 +295,10 @@ fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
 #[case::convnext_t_first([16, 96, 56, 56], 7, 1, 1, "banded_16x32", "banded_16x32")]
 #[case::convnext_t_last([16, 768, 7, 7], 7, 1, 1, "7x7_s1_v2", "7x7_s1")]
 #[case::replknet([4, 256, 56, 56], 31, 1, 1, "banded_48x32", "banded_48x32")]
-#[case::deeplab_v3_plus([4, 304, 65, 65], 3, 1, 12, "any_v8", "any")]
+#[case::deeplab_v3_plus_6([4, 304, 65, 65], 3, 1, 6, "any_v8", "any")]
+#[case::deeplab_v3_plus_12([4, 304, 65, 65], 3, 1, 12, "any_v8", "any")]
+#[case::deeplab_v3_plus_18([4, 304, 65, 65], 3, 1, 18, "any_v8", "any")]
+#[case::large_and_downsampling([8, 128, 56, 56], 13, 2, 1, "any_v8", "any")]
 fn real_layers_get_the_kernel_made_for_them(
     #[case] x: Shape,
     #[case] size: usize,

@@ -3,7 +3,7 @@
 use super::cost::{Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
-use super::{KernelInfo, conv_banded, conv_direct};
+use super::{KernelInfo, conv_any, conv_banded, conv_direct};
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
 use crate::{DType, Element, MemoryFormat};
@@ -24,12 +24,12 @@ const WAVES: usize = 2;
 /// each element that is staged in shared memory.
 const LOAD_INSTRUCTIONS: f64 = 8.0;
 const STAGE_INSTRUCTIONS: f64 = 4.0;
-/// The same for each product of the `any` kernels, whose loops are not unrolled: where neighbouring taps share their pixels,
-/// and where each tap loads its own.
+/// The same for each product of the contiguous `any`, whose loops are not unrolled: where neighbouring taps share their pixels, and
+/// where each tap loads its own.
 const DENSE_INSTRUCTIONS: f64 = 0.5;
 const SPARSE_INSTRUCTIONS: f64 = 1.25;
 
-/// A kernel of the family, with the axes that the manifest gives it.
+/// A kernel of the family that no module of its own prepares, with the axes that the manifest gives it.
 #[derive(Debug, Clone, Copy)]
 struct Variant {
     format: MemoryFormat,
@@ -49,7 +49,7 @@ impl Variant {
         let tag = |axis| kernel.tag(axis).map(|value| value.parse::<usize>().expect("the manifest's axes are numbers"));
         let vector = tag("vector").unwrap_or(1);
         let unrolled = tag("size").zip(tag("stride")).map(|(size, stride)| [size, stride]);
-        let wide = unrolled.is_some() && vector * kernel.dtype.map_or(0, DType::bytes) == 16;
+        let wide = vector * kernel.dtype.map_or(0, DType::bytes) == 16;
         let format = kernel.format.expect("every kernel of the family is for one format");
         let resident = match (format, unrolled) {
             (MemoryFormat::ChannelsLast, Some([size, _])) if size == 7 || vector == 8 => 2,
@@ -77,7 +77,7 @@ struct Tiling {
 }
 
 /// `total` in parts of at most `most`, as even as can be: the size of a part, and how many there are.
-fn even(total: usize, most: usize) -> (usize, usize) {
+pub(super) fn even(total: usize, most: usize) -> (usize, usize) {
     let parts = total.div_ceil(most.max(1)).max(1);
     let size = total.div_ceil(parts).max(1);
     (size, total.div_ceil(size).max(1))
@@ -185,11 +185,14 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         ));
     }
     let multiplier = g.c_out / g.c_in;
-    if variant.format == MemoryFormat::ChannelsLast && variant.unrolled.is_some() && multiplier != 1 {
+    if variant.vector > 1 && multiplier != 1 {
         return Err(format!("it computes one output of an input channel, not {multiplier}"));
     }
     if !g.c_out.is_multiple_of(variant.vector) {
         return Err(format!("{} output channels are no multiple of {}", g.c_out, variant.vector));
+    }
+    if conv_any::is_any(kernel) {
+        return conv_any::cost(kernel, problem);
     }
     let tiling = Tiling::new(&variant, problem)?;
     if tiling.tiles.iter().product::<usize>() > i32::MAX as usize {
@@ -207,15 +210,8 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let dense = g.stride[1] == 1 && g.dilation[1] == 1;
     let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
     let (instructions, l1_bytes) = match (variant.format, variant.unrolled) {
-        (MemoryFormat::ChannelsLast, Some(_)) => {
-            (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64)
-        }
+        (MemoryFormat::ChannelsLast, _) => (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64),
         (MemoryFormat::Contiguous, Some(_)) => (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64),
-        // conversions, and the addresses that the channels of a vector share
-        (MemoryFormat::ChannelsLast, None) => {
-            let each = 1.0 + overhead * (1.0 + LOAD_INSTRUCTIONS / variant.vector as f64);
-            (products * each, products * overhead * problem.dtype.bytes() as f64)
-        }
         (MemoryFormat::Contiguous, None) => {
             let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
             (instructions, (products * overhead / 2.0 + staged) * size_of::<f32>() as f64)
@@ -237,6 +233,9 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     if conv_banded::is_banded(kernel) {
         return conv_banded::prepare(kernel, problem);
     }
+    if conv_any::is_any(kernel) {
+        return conv_any::prepare(kernel, problem);
+    }
     let g = &problem.geometry;
     let variant = Variant::new(kernel);
     let tiling = Tiling::new(&variant, problem).expect("cost has accepted it");
@@ -252,7 +251,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         patch_w: tiling.patch[1] as i32,
         ..Default::default()
     };
-    // the channel of x is that of y where vectors are loaded; the contiguous kernels look at the alignment themselves
+    // the contiguous kernels look at the alignment themselves
     let (layout, pack) = match variant.format {
         MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),
         MemoryFormat::Contiguous => ("[c_out][tap]", pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),

@@ -1,6 +1,7 @@
 //! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
 
 pub(crate) mod conv2d;
+mod conv_any;
 mod conv_banded;
 mod conv_depthwise;
 mod conv_direct;

@@ -1,0 +1,204 @@
+//! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
+
+use super::conv_depthwise::even;
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, warp_cycles};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::params::ConvDepthwiseParams;
+use super::{KernelInfo, conv_direct};
+use crate::geometry::ConvGeometry;
+use crate::{Element, MemoryFormat};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+/// The output pixels of a thread, and the taps whose weights it loads at once: `AnyStrip` of the kernel.
+const ROWS: usize = 2;
+const COLUMNS: usize = 8;
+const TAPS: usize = 4;
+/// Pixels from the sums of one strip in shared memory to those of the next.
+const SUM_PITCH: usize = ROWS * COLUMNS + 1;
+/// Threads of a warp that share a strip: the fewest for 16 channels of 16 bits, a sector.
+const LANES: [usize; 3] = [32, 16, 8];
+/// By registers.
+const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
+/// Bytes that all banks of shared memory give at once, and those of the widest access.
+const BANKS: usize = 128;
+const ACCESS: usize = 16;
+/// Instructions that are no product, as nvcc makes them: for each row of the window and phase of its taps, each of its pixels in
+/// addition to the conversions, each four of taps and output row, each staged access, each four of staged weights, each output.
+const WINDOW_INSTRUCTIONS: f64 = 40.0;
+const PIXEL_INSTRUCTIONS: f64 = 2.0;
+const FOUR_INSTRUCTIONS: f64 = 12.0;
+const STAGE_INSTRUCTIONS: f64 = 36.0;
+const WEIGHT_INSTRUCTIONS: f64 = 48.0;
+const OUTPUT_INSTRUCTIONS: f64 = 8.0;
+/// Until the first blocks have their pixels and weights in shared memory; the unrolled kernels begin with their first row.
+const START_SECONDS: f64 = 1e-6;
+
+/// Whether a kernel of the family is one of these.
+pub(super) fn is_any(kernel: &KernelInfo) -> bool {
+    kernel.format == Some(MemoryFormat::ChannelsLast) && kernel.tag("size").is_none()
+}
+
+/// Channels of an access.
+fn vector(kernel: &KernelInfo) -> usize {
+    kernel.tag("vector").and_then(|vector| vector.parse().ok()).expect("the manifest has the vector of every such kernel")
+}
+
+/// One axis without its dilation, as `spread` of the kernel has it.
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    /// The distance of a block's pixels in the image, and of its outputs.
+    pixels: usize,
+    outputs: usize,
+    /// Of such outputs in such pixels.
+    stride: usize,
+    /// The outputs of a phase are those a distance apart; how many phases and how many outputs of each there are.
+    phases: usize,
+    size: usize,
+}
+
+impl Axis {
+    fn new(g: &ConvGeometry, axis: usize) -> Self {
+        let pixels = if g.kernel[axis] == 1 { g.stride[axis] } else { g.dilation[axis] };
+        let (mut divisor, mut rest) = (g.stride[axis], pixels);
+        while rest > 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+        let outputs = pixels / divisor;
+        let phases = outputs.min(g.output[axis]).max(1);
+        Self { pixels, outputs, stride: g.stride[axis] / divisor, phases, size: g.output[axis].div_ceil(phases) }
+    }
+
+    /// The pixels that so many outputs see.
+    fn seen(&self, outputs: usize, kernel: usize) -> Option<usize> {
+        (outputs - 1).checked_mul(self.stride)?.checked_add(kernel)
+    }
+}
+
+/// How a launch is cut into blocks.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    /// Vectors of channels, and strips beside and below each other.
+    channels: usize,
+    columns: usize,
+    strips: usize,
+    /// Blocks of an image along the same axes, over all phases.
+    tiles: [usize; 3],
+    /// Rows of the patch, and elements of one.
+    patch: [usize; 2],
+    shared_bytes: usize,
+    seconds: f64,
+}
+
+impl Tiling {
+    /// The fastest by the cost model.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+        let (vector, threads) = (vector(kernel), kernel.threads as usize);
+        let cuts = LANES.into_iter().flat_map(|lanes| (1..=threads / lanes).map(move |columns| (lanes, columns)));
+        let tilings = cuts.filter_map(|(lanes, columns)| Self::new(vector, lanes, columns, threads / lanes / columns, problem));
+        let best = tilings.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        best.ok_or_else(|| {
+            let limit = problem.device.shared_bytes_per_block;
+            format!("what {ROWS} x {COLUMNS} output pixels see does not fit the {limit} bytes of shared memory that a block has")
+        })
+    }
+
+    /// With at most so many columns and strips.
+    fn new(vector: usize, lanes: usize, columns: usize, strips: usize, problem: &Problem<'_>) -> Option<Self> {
+        let (g, bytes) = (&problem.geometry, problem.dtype.bytes());
+        let [vertical, horizontal] = [0, 1].map(|axis| Axis::new(g, axis));
+        let multiplier = g.c_out / g.c_in;
+        let of_thread = if vector == 1 { 1 } else { 2 };
+        let channels = lanes * of_thread;
+        let (columns, column_tiles) = even(horizontal.size.div_ceil(COLUMNS), columns);
+        let (strips, row_tiles) = even(vertical.size.div_ceil(ROWS), strips);
+        let tiles = [g.c_out.div_ceil(channels), column_tiles.checked_mul(horizontal.phases)?, row_tiles.checked_mul(vertical.phases)?];
+        let all = tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
+        // positions of the last block, beyond the image
+        for (axis, of, outputs) in [(0, vertical, row_tiles * strips * ROWS), (1, horizontal, column_tiles * columns * COLUMNS)] {
+            let last = of.seen(outputs, g.kernel[axis])?.checked_mul(of.pixels)?.checked_add(of.outputs.checked_mul(g.stride[axis])?)?;
+            i32::try_from(last.checked_add(g.padding[axis])?).ok()?;
+        }
+        // a multiplier's block may begin in the middle of an input channel's outputs
+        let inputs = if vector == 1 { (channels + multiplier - 2) / multiplier + 1 } else { channels };
+        let seen = [vertical.seen(strips * ROWS, g.kernel[0])?, horizontal.seen(columns * COLUMNS, g.kernel[1])?];
+        let pitch = pitch(seen[1].checked_mul(inputs)?.checked_mul(bytes)?, inputs * bytes, ROWS * vertical.stride);
+        let patch = [seen[0], pitch / bytes];
+        let phases = horizontal.stride.min(g.kernel[1]);
+        let fours = g.kernel[0] * phases * g.kernel[1].div_ceil(horizontal.stride).div_ceil(TAPS);
+        let weights = fours.checked_mul(TAPS * channels * size_of::<f32>())?;
+        let sums = columns * strips * SUM_PITCH * channels * size_of::<f32>();
+        let shared_bytes = patch[0].checked_mul(pitch)?.next_multiple_of(ACCESS).max(sums).checked_add(weights)?;
+        if shared_bytes > problem.device.shared_bytes_per_block as usize {
+            return None;
+        }
+        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let blocks = (all * g.n) as f64;
+        let threads = blocks * (columns * strips * lanes).next_multiple_of(32) as f64;
+        let windows = vertical.seen(ROWS, g.kernel[0])? * phases;
+        let pixels = (windows * (COLUMNS - 1) + windows / phases * g.kernel[1]) as f64;
+        let products = (ROWS * COLUMNS * of_thread * g.kernel[0] * g.kernel[1]) as f64;
+        let outputs = (ROWS * COLUMNS * of_thread) as f64;
+        let staged = blocks * (seen[0] * seen[1] * inputs) as f64;
+        let instructions = products
+            + windows as f64 * WINDOW_INSTRUCTIONS
+            + pixels * (PIXEL_INSTRUCTIONS + of_thread as f64)
+            + (fours * ROWS) as f64 * FOUR_INSTRUCTIONS
+            + outputs * OUTPUT_INSTRUCTIONS;
+        let loads = pixels * (of_thread * bytes) as f64 + (fours * ROWS * of_thread * TAPS * size_of::<f32>()) as f64 + outputs * 8.0;
+        // the padding is not read; channels come in whole sectors
+        let inside = (seen[0].min(g.input[0]) * seen[1].min(g.input[1]) * (inputs * bytes).next_multiple_of(32)) as f64;
+        let work = Work {
+            blocks,
+            blocks_per_multiprocessor: resident as f64,
+            block_cycles: warp_cycles(0.0, 32.0 * instructions),
+            dram_bytes: least_bytes(problem),
+            l2_bytes: blocks * (inside + (g.kernel[0] * g.kernel[1] * channels * bytes) as f64),
+            shared_bytes: threads * loads + staged * bytes as f64 + blocks * weights as f64,
+            ffma: threads * instructions
+                + staged / vector as f64 * STAGE_INSTRUCTIONS
+                + blocks * (fours * channels) as f64 * WEIGHT_INSTRUCTIONS,
+            ..Default::default()
+        };
+        // a block alone on its multiprocessor does not load while it multiplies
+        let alone = if resident == 1 { 1.5 } else { 1.0 };
+        let seconds = START_SECONDS + work.seconds(problem) * alone;
+        Some(Self { channels: channels / vector, columns, strips, tiles, patch, shared_bytes, seconds })
+    }
+}
+
+/// The bytes from one row of a patch to the next, at least `row`: the strips that a warp reads at once, so many rows apart, lie in as
+/// many different banks as accesses of 16 bytes allow.
+fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
+    let row = row.next_multiple_of(ACCESS);
+    let apart = |pitch: usize| (0..BANKS / pixel).map(|strip| strip * (rows * pitch % BANKS) % BANKS).collect::<BTreeSet<_>>().len();
+    (row..row + BANKS).step_by(ACCESS).min_by_key(|&pitch| Reverse(apart(pitch))).unwrap_or(row)
+}
+
+/// For a depthwise problem in channels_last.
+pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    Tiling::of(kernel, problem).map(|tiling| tiling.seconds)
+}
+
+pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let tiling = Tiling::of(kernel, problem).expect("`cost` has found one");
+    let params = ConvDepthwiseParams {
+        channels: tiling.channels as i32,
+        columns: tiling.columns as i32,
+        strips: tiling.strips as i32,
+        rows: ROWS as i32,
+        channel_tiles: tiling.tiles[0] as i32,
+        column_tiles: tiling.tiles[1] as i32,
+        patch_h: tiling.patch[0] as i32,
+        patch_w: tiling.patch[1] as i32,
+        ..Default::default()
+    };
+    Prepared {
+        grid: [tiling.tiles.iter().product::<usize>() as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::Depthwise(params),
+        alignment: [vector(kernel) * size_of::<T>(); 2],
+        layout: conv_direct::LAYOUT,
+        pack: conv_direct::pack,
+    }
+}
