@@ -22,7 +22,7 @@ const REGISTERS: usize = 65_536;
 /// Registers of a thread beside its sums.
 const WORKING_REGISTERS: usize = 64;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
-const BYTES_PER_ELEMENT: f64 = 16.0;
+pub(super) const BYTES_PER_ELEMENT: f64 = 16.0;
 /// The same for patches, whose tests are made once a block.
 const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
 /// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
@@ -99,7 +99,7 @@ impl Tile {
     }
 
     /// Products of a warp in a step.
-    fn warp_macs(&self, dtype: DType) -> f64 {
+    pub fn warp_macs(&self, dtype: DType) -> f64 {
         (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 
@@ -108,7 +108,7 @@ impl Tile {
     }
 
     /// How many blocks' registers a multiprocessor has.
-    fn register_blocks(&self) -> usize {
+    pub fn register_blocks(&self) -> usize {
         REGISTERS / (self.slices * self.m * self.n + self.threads() * WORKING_REGISTERS)
     }
 }
@@ -201,9 +201,9 @@ fn plane_copy(g: &ConvGeometry, element_bytes: usize) -> usize {
 const TF32_MACS: f64 = 2.0;
 /// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
 /// in flight do not hide of L2's.
-const STEP_CYCLES: f64 = 150.0;
+pub(super) const STEP_CYCLES: f64 = 150.0;
 /// Of a load from L2 or DRAM that a block waits for.
-const LOAD_CYCLES: f64 = 400.0;
+pub(super) const LOAD_CYCLES: f64 = 400.0;
 /// Of k: with more, adding up takes longer than multiplying.
 const MAX_PARTS: usize = 16;
 /// Of a block of split_sum.cu.
@@ -560,7 +560,7 @@ fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Par
 }
 
 /// `place` of (channel of the group, tap): its k among all steps of a group.
-fn pack_steps<T: Element, const TILE_N: usize>(
+pub(super) fn pack_steps<T: Element, const TILE_N: usize>(
     g: &ConvGeometry,
     weight: &Parameter,
     steps: usize,

@@ -1,11 +1,10 @@
 //! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
 
 use super::launch::{self, Before, Family, Stage};
-use super::{Packed, conv_separable, conv2d, overruling, spatial_separable};
+use super::{KernelInfo, conv_separable, conv2d, overruling, spatial_gemm, spatial_separable};
 use crate::error::Result;
 use crate::layers::{Choice, ChosenBy, Needs, PAIR, Plan, PlanRequest, sequence};
 use crate::{Device, Element, MemoryFormat};
-use std::sync::Arc;
 
 /// Two launches with the tensor between them in the workspace, in the format that costs least.
 struct Pair<'a> {
@@ -53,44 +52,49 @@ impl<'a> Pair<'a> {
 
 /// A vertical and a horizontal convolution.
 pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let family = Family { name: spatial_separable::FAMILY, cost: spatial_separable::cost, prepare: spatial_separable::prepare::<T> };
-    let names = ["col_weight", "col_bias", "mid_slope"];
-    either(op, device, request, stages, Fused { family, pack: spatial_separable::pack_column::<T>, names })
+    let [column, row] = stages;
+    let pack = |kernel: &KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
+        spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(device, column),
+        _ => spatial_separable::pack_column::<T>(device, column),
+    };
+    let before = Before { stage: column, pack, names: ["col_weight", "col_bias", "mid_slope"] };
+    either(op, device, request, &spatial_families(), before, row)
+}
+
+/// Those whose kernels compute both.
+fn spatial_families<T: Element>() -> [Family<T>; 2] {
+    [
+        Family { name: spatial_separable::FAMILY, cost: spatial_separable::cost, prepare: spatial_separable::prepare },
+        Family { name: spatial_gemm::FAMILY, cost: spatial_gemm::cost, prepare: spatial_gemm::prepare },
+    ]
 }
 
 /// A depthwise and a pointwise convolution.
 pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let family = Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare::<T> };
-    let names = ["dw_weight", "dw_bias", "mid_slope"];
-    either(op, device, request, stages, Fused { family, pack: conv_separable::pack_depthwise::<T>, names })
+    let [depthwise, pointwise] = stages;
+    let families = [Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare }];
+    let pack = |_: &KernelInfo, device: &Device, depthwise: &Stage<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
+    let before = Before { stage: depthwise, pack, names: ["dw_weight", "dw_bias", "mid_slope"] };
+    either(op, device, request, &families, before, pointwise)
 }
 
-/// Kernels that compute both stages.
-struct Fused<T> {
-    family: Family<T>,
-    /// The first stage's weight, bias and slope, as they want them.
-    pack: fn(&Device, &Stage<'_>) -> Result<Arc<Packed>>,
-    /// What findings call those.
-    names: [&'static str; 3],
-}
-
-/// The cheaper one of a fused kernel and a pair, or what the request names.
+/// The cheaper one of a pair and a kernel of `families`, which computes both stages, or what the request names.
 fn either<T: Element>(
     op: &'static str,
     device: &Device,
     request: &PlanRequest,
-    stages: [Stage<'_>; 2],
-    Fused { family, pack, names }: Fused<T>,
+    families: &[Family<T>],
+    before: Before<'_>,
+    second: Stage<'_>,
 ) -> Result<Plan<T>> {
-    let families = [family];
-    let [first, second] = &stages;
+    let first = before.stage;
     // estimates compute with sizes that a kernel can take
     launch::geometry_params(&first.geometry)?;
     launch::geometry_params(&second.geometry)?;
-    let pair = Pair::new::<T>(device, request, stages);
+    let pair = Pair::new::<T>(device, request, [first, second]);
     let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
-    let mut fused = launch::candidates(&families, &problem);
+    let mut fused = launch::candidates(families, &problem);
     let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
     let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
     let paired = match wanted.as_deref() {
@@ -106,8 +110,7 @@ fn either<T: Element>(
         plan.explanation.choices.insert(0, pair.choice());
         plan
     } else {
-        let before = Before { geometry: first.geometry, weights: pack(device, first)?, names };
-        let mut plan = launch::plan_after(op, &families, device, request, Some(before), *second)?;
+        let mut plan = launch::plan_after(op, families, device, request, Some(before), second)?;
         plan.explanation.choices.push(pair.choice());
         plan
     };
