@@ -210,7 +210,7 @@ const MAX_PARTS: usize = 16;
 const SUM_THREADS: usize = 128;
 const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
-const SECTOR_BYTES: f64 = 32.0;
+pub(super) const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     if kernel.tag("gather") == Some("patches") {

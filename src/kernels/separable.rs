@@ -3,6 +3,7 @@
 use super::launch::{self, Before, Family, Stage};
 use super::{KernelInfo, conv_separable, conv2d, overruling, spatial_gemm, spatial_separable};
 use crate::error::Result;
+use crate::geometry::ConvGeometry;
 use crate::layers::{Choice, ChosenBy, Needs, PAIR, Plan, PlanRequest, sequence};
 use crate::{Device, Element, MemoryFormat};
 
@@ -15,23 +16,7 @@ struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     fn new<T: Element>(device: &Device, request: &PlanRequest, stages: [Stage<'a>; 2]) -> Self {
-        let [first, second] = &stages;
-        let mut best: Option<(f64, [PlanRequest; 2])> = None;
-        for middle in MemoryFormat::ALL {
-            // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
-            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
-            let requests =
-                [one(first.geometry.input_shape(), request.x_format, middle), one(second.geometry.input_shape(), middle, request.y_format)];
-            let families = conv2d::families::<T>();
-            let mut cost = 0.0;
-            for (stage, request) in stages.iter().zip(&requests) {
-                cost += launch::least_cost(&families, device, request, stage.geometry);
-            }
-            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                best = Some((cost, requests));
-            }
-        }
-        let (cost, requests) = best.expect("there are two formats");
+        let (cost, requests) = cheapest_pair::<T>(device, request, stages.map(|stage| stage.geometry));
         Self { stages, requests, cost }
     }
 
@@ -50,11 +35,39 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// The estimated seconds of two launches, and what to ask of each.
+fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> (f64, [PlanRequest; 2]) {
+    let [first, second] = geometries;
+    let pairs = MemoryFormat::ALL.map(|middle| {
+        // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
+        let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
+        let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
+        let families = conv2d::families::<T>();
+        let cost = geometries.iter().zip(&requests).map(|(geometry, request)| launch::least_cost(&families, device, request, *geometry));
+        (cost.sum(), requests)
+    });
+    let [contiguous, channels_last] = pairs;
+    if contiguous.0 <= channels_last.0 { contiguous } else { channels_last }
+}
+
+/// The estimated seconds of the plan that a vertical and a horizontal convolution would get.
+///
+/// # Errors
+/// For sizes that no kernel takes.
+pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> Result<f64> {
+    let [column, row] = geometries;
+    launch::geometry_params(&column)?;
+    launch::geometry_params(&row)?;
+    let problem = launch::Problem { before: Some(column), ..launch::Problem::new::<T>(device, request, row) };
+    let fused = launch::candidates(&spatial_families::<T>(), &problem).into_iter().filter_map(|choice| choice.verdict.ok());
+    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries).0, f64::min))
+}
+
 /// A vertical and a horizontal convolution.
 pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
     let [column, row] = stages;
     let pack = |kernel: &KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
-        spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(device, column),
+        spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(kernel, device, column),
         _ => spatial_separable::pack_column::<T>(device, column),
     };
     let before = Before { stage: column, pack, names: ["col_weight", "col_bias", "mid_slope"] };

@@ -1,6 +1,6 @@
 //! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads its result, in one launch.
 
-use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, STAGES, STEP_CYCLES, Tile};
+use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, Pack, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
 use super::conv_separable::fused_bytes;
 use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem, Stage};
@@ -13,11 +13,6 @@ use crate::{Device, Element, MemoryFormat};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_gemm";
-/// Its order of the horizontal weight.
-const LAYOUT: &str = "[tap][64 bytes of channels][c_out in tiles of 64]";
-
-/// Output channels of every tile of the family, so that its kernels share their weights.
-const TILE_N: usize = 64;
 /// Of zeros in shared memory, `kZeroBytes` of the kernel.
 const ZERO_BYTES: usize = 2 * ROW_BYTES;
 /// Rectangles are multiples of it wide, or as wide as the output: rows that ldmatrix loads together.
@@ -88,6 +83,8 @@ impl Tiling {
         let vectors = kernel.tag("gather") == Some("vectors");
         // what goes through registers is loaded beside the products of one step
         let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
+        // a run of channels that is shorter than a sector of L2 costs a whole one
+        let sectors = if vectors { (SECTOR_BYTES / (column.c_in * element) as f64).max(1.0) } else { 1.0 };
         let element_bytes = if vectors { 0.0 } else { tile.m as f64 * step * conv_gemm::BYTES_PER_ELEMENT };
         let (pixel_bytes, channel_bytes) = ((tile.m * ROW_BYTES) as f64, (tile.n * ROW_BYTES) as f64);
         let first_weight = weight_bytes(&Problem { geometry: *column, before: None, ..*problem });
@@ -96,7 +93,7 @@ impl Tiling {
             blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
             block_cycles: first_steps * gather_cycles + second_steps * (STEP_CYCLES + warp) + (first + second) as f64 * LOAD_CYCLES,
             dram_bytes: fused_bytes(problem, column) + first_weight,
-            l2_bytes: blocks * (first_steps * pixel_bytes + steps * channel_bytes),
+            l2_bytes: blocks * (first_steps * pixel_bytes * sectors + steps * channel_bytes),
             shared_bytes: blocks
                 * (steps * (tile.fragment_bytes() as f64 + channel_bytes)
                     + first_steps * (pixel_bytes + element_bytes)
@@ -146,25 +143,29 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         ..Default::default()
     };
     let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let (layout, pack) = match Tile::of(kernel).n {
+        32 => ("[tap][64 bytes of channels][c_out in tiles of 32]", pack_row::<T, 32> as Pack<T>),
+        _ => ("[tap][64 bytes of channels][c_out in tiles of 64]", pack_row::<T, 64> as Pack<T>),
+    };
     Prepared {
         grid: [tiling.blocks(&problem.geometry) as u32, 1, 1],
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::SpatialSeparable(params),
         alignment: [x_alignment, size_of::<T>()],
-        layout: LAYOUT,
-        pack: pack_row,
+        layout,
+        pack,
     }
 }
 
 /// The channels of each tap padded with zeros to whole steps.
-fn pack_row<T: Element>(row: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parameter) -> Vec<T> {
     let (step, chunks) = (ROW_BYTES / size_of::<T>(), chunks(row, size_of::<T>()));
     conv_gemm::pack_steps::<T, TILE_N>(row, weight, row.kernel[1] * chunks, |channel, tap| tap * chunks * step + channel)
 }
 
 /// The vertical weight with its bias, in the order of conv_gemm.cu.
-pub(crate) fn pack_column<T: Element>(device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
-    let (layout, pack) = conv_gemm::packing::<T>(Tile::of_every_gather());
+pub(crate) fn pack_column<T: Element>(kernel: &KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+    let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
     column.packed.get(device, layout, &column.epilogue, || pack(&column.geometry, column.weight))
 }
 
@@ -174,8 +175,10 @@ mod tests {
     use crate::kernels::family;
 
     #[test]
-    fn all_tiles_share_their_weights() {
-        assert_eq!(Tile::of_every_gather().n, TILE_N);
-        assert!(family(FAMILY).all(|kernel| Tile::of(kernel).n == TILE_N && kernel.threads as usize == Tile::of(kernel).threads()));
+    fn every_tile_has_its_order_of_the_weight() {
+        for kernel in family(FAMILY) {
+            let tile = Tile::of(kernel);
+            assert!([32, 64].contains(&tile.n) && kernel.threads as usize == tile.threads(), "{}", kernel.name);
+        }
     }
 }
