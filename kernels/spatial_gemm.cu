@@ -74,10 +74,10 @@ template <typename T, typename Tile> struct Middle {
 #pragma unroll
             for (int m = 0; m < kFragments; ++m)
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const float* const sum = sums.sum[m][n] + half * 2;
+                for (int below = 0; below < 2; ++below) {
+                    const float* const sum = sums.sum[m][n] + below * 2;
                     const Vector<T, 2> pair{{low ? from_float<T>(sum[0] + low_bias) : T{}, high ? from_float<T>(sum[1] + high_bias) : T{}}};
-                    const int32_t to = chunk_at(first_row + m * 16 + half * 8, vector % kK / 8) + lane_index() % 4 * 4;
+                    const int32_t to = chunk_at(first_row + m * 16 + below * 8, vector % kK / 8) + lane_index() % 4 * 4;
                     store_vector<2>((T*)(chunk(vector / kK) + to), pair);
                 }
         }
