@@ -3,7 +3,8 @@
 //! A filter `k[i, j] = column[i] * row[j]` is *separable*: its matrix has rank 1, all rows are multiples of one another. Convolving
 //! with the column and then with the row needs kh + kw products instead of kh * kw: 6 instead of 9 for 3x3, for the same result.
 //! [`separate`] finds the factors, or says how far the filter is from having any. Few filters of a trained network have, but a dense
-//! layer can be approximated by fewer, separable filters on `c_mid` channels between: [`low_rank`].
+//! layer can be approximated by fewer, separable filters on `c_mid` channels between: [`low_rank`]. What each `c_mid` would cost and
+//! leave out, and which of them is the fastest within an error, say [`ranks`].
 //!
 //! ```
 //! use warpconv::factorise::separate;
@@ -20,8 +21,10 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::geometry::positive;
-use crate::layers::Parameter;
+use crate::geometry::{ConvGeometry, positive};
+use crate::kernels::{conv2d, separable};
+use crate::layers::{Conv2dSpec, Parameter, PlanRequest, SpatiallySeparableSpec};
+use crate::{Device, Element, Shape};
 use nalgebra::{DMatrix, DVector, SVD};
 
 /// A filter of rank 1: `column[i] * row[j]`.
@@ -83,7 +86,7 @@ pub fn separate(kernel: &Parameter) -> Result<Separated> {
         let column: Vec<f64> = (0..kh).map(|i| if row[q] == 0.0 { 0.0 } else { at(i, q) / row[q] + 0.0 }).collect();
         return Ok(Separated { column: vector(&column), row: vector(&row), error: 0.0 });
     }
-    let svd = Decomposition::new(DMatrix::from_fn(kh, kw, at))?;
+    let svd = Decomposition::new(DMatrix::from_fn(kh, kw, at), true)?;
     let (first, second) = (svd.values[0], svd.values[1]);
     if second > first * f64::from(f32::EPSILON) {
         return Err(Error::NotSeparable { first, second });
@@ -144,24 +147,13 @@ pub struct LowRank {
 /// [`Error::Rank`]; [`Error::Attribute`] for a filter that is empty or not finite, and for a `c_mid` of 0 or above
 /// `min(C_in * kh, C_out * kw)`.
 pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
-    let &[c_out, c_in, kh, kw] = kernel.shape() else {
-        let (shape, meaning) = (kernel.shape().to_vec(), "[C_out, C_in, kernel height, kernel width]");
-        return Err(Error::Rank { name: "kernel", shape, expected: 4, meaning });
-    };
-    for (name, size) in [("C_out", c_out), ("C_in", c_in), ("kernel height", kh), ("kernel width", kw)] {
-        positive(name, size)?;
-    }
-    check_finite(kernel)?;
-    let most = (c_in * kh).min(c_out * kw);
+    let ([c_out, c_in, kh, kw], matrix) = unfolded(kernel)?;
+    let most = matrix.nrows().min(matrix.ncols());
     if !(1..=most).contains(&c_mid) {
         let value = format!("{c_mid}, where the filter has at most {most} singular values");
         return Err(Error::Attribute { name: "c_mid", value, requirement: "at least 1 and at most min(C_in * kh, C_out * kw)" });
     }
-    let at = |row: usize, column: usize| {
-        let (c, i, o, j) = (row / kh, row % kh, column / kw, column % kw);
-        f64::from(kernel.values()[((o * c_in + c) * kh + i) * kw + j])
-    };
-    let svd = Decomposition::new(DMatrix::from_fn(c_in * kh, c_out * kw, at))?;
+    let svd = Decomposition::new(matrix, true)?;
     let mut col_weight = vec![0f32; c_mid * c_in * kh];
     let mut row_weight = vec![0f32; c_out * c_mid * kw];
     for m in 0..c_mid {
@@ -182,14 +174,127 @@ pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
     })
 }
 
-/// A singular value decomposition, the values in falling order.
+/// One way to compute a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Multiply-adds of the whole batch; each is two FLOPs.
+    pub macs: u64,
+    /// What the device's cost model makes of the plan that the layer would get, as in [`crate::Explanation::choices`]: of use to
+    /// compare, not to predict.
+    pub seconds: f64,
+}
+
+/// A number of channels between the two stages of [`low_rank`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rank {
+    /// The channels.
+    pub c_mid: usize,
+    /// What they leave out of the dense filter: [`LowRank::error`] divided by the filter's own norm, between 0 and 1.
+    pub relative_error: f64,
+    /// Of both stages.
+    pub cost: Cost,
+}
+
+/// A dense layer beside each of its low-rank approximations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranks {
+    /// Of the dense layer.
+    pub dense: Cost,
+    /// One for each `c_mid` from 1 to `min(C_in * kh, C_out * kw)`.
+    pub ranks: Vec<Rank>,
+}
+
+impl Ranks {
+    /// The fastest one by estimate whose relative error is at most `tolerance`; of equally fast ones, that with the most channels,
+    /// which leaves the least. None where the dense layer, which leaves nothing, is estimated to be as fast.
+    ///
+    /// Channels come in steps: kernels multiply whole tiles of them, so that 24 may take as long as 32.
+    pub fn fastest_within(&self, tolerance: f64) -> Option<Rank> {
+        let within = self.ranks.iter().filter(|rank| rank.relative_error <= tolerance && rank.cost.seconds < self.dense.seconds);
+        within.min_by(|a, b| a.cost.seconds.total_cmp(&b.cost.seconds).then(b.c_mid.cmp(&a.c_mid))).copied()
+    }
+}
+
+/// What each number of channels between the two stages of [`low_rank`] leaves out of a dense filter [C_out, C_in, kh, kw], and what
+/// the layer would cost in dtype `T` for the input of `request` (its shape [N, C_in, H, W] and formats), beside the dense layer.
+///
+/// `spec` has the stride, padding and dilation of the dense layer. Nothing is run, and no weight is packed. The relative error is of
+/// the filter, in the Frobenius norm: how much of it reaches a network's accuracy is for its user to measure.
+///
+/// ```
+/// use warpconv::factorise::{low_rank, ranks};
+/// use warpconv::half::f16;
+/// use warpconv::{Device, MemoryFormat, Padding, Parameter, PlanRequest, SpatiallySeparableSpec};
+/// # fn main() -> warpconv::Result<()> {
+/// // 64 filters on 64 channels, smooth over channels and pixels alike
+/// let value = |i: usize| (((i / 9 % 64) as f32 - (i / 576) as f32) / 20.0 + (i / 3 % 3) as f32 * (i % 3) as f32).cos();
+/// let dense = Parameter::new(&[64, 64, 3, 3], &(0..64 * 64 * 9).map(value).collect::<Vec<_>>())?;
+/// let spec = SpatiallySeparableSpec { padding: Padding::Same, ..Default::default() };
+/// let request = PlanRequest::new([8, 64, 56, 56]).format(MemoryFormat::ChannelsLast);
+/// let found = ranks::<f16>(&dense, &spec, &Device::best()?, &request)?;
+/// assert_eq!(found.ranks.len(), 192);
+/// if let Some(rank) = found.fastest_within(0.01) {
+///     let factors = low_rank(&dense, rank.c_mid)?; // for a SpatiallySeparableConv2d
+///     assert_eq!(factors.col_weight.shape(), [rank.c_mid, 64, 3, 1]);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`low_rank`]; [`Error::Attribute`] for a `spec` of several groups, which the factors are not for; as
+/// [`SpatiallySeparableSpec::geometries`]; [`Error::Limit`] for sizes that no kernel takes.
+pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, device: &Device, request: &PlanRequest) -> Result<Ranks> {
+    let SpatiallySeparableSpec { stride, padding, dilation, groups, activation } = *spec;
+    if groups != 1 {
+        return Err(Error::Attribute { name: "groups", value: groups.to_string(), requirement: "1: the factors are dense" });
+    }
+    let ([c_out, c_in, kh, kw], matrix) = unfolded(kernel)?;
+    let geometry = ConvGeometry::conv2d(&Conv2dSpec { stride, padding, dilation, groups, activation }, request.x, [c_out, c_in, kh, kw])?;
+    let dense = Cost { macs: geometry.macs()?, seconds: conv2d::seconds::<T>(device, request, geometry)? };
+    let singular_values = Decomposition::new(matrix, false)?.values;
+    // from the smallest on, so that none is lost beside a large one
+    let mut left: Vec<f64> = singular_values.iter().rev().scan(0.0, |sum, s| Some(std::mem::replace(sum, *sum + s * s))).collect();
+    left.reverse();
+    let energy: f64 = singular_values.iter().rev().map(|s| s * s).sum();
+    let rank = |(index, &left): (usize, &f64)| {
+        let c_mid = index + 1;
+        let geometries = spec.geometries(request.x, [c_mid, c_in, kh, 1], [c_out, c_mid, 1, kw])?;
+        let relative_error = if energy > 0.0 { (left / energy).sqrt() } else { 0.0 };
+        let [column, row] = [geometries[0].macs()?, geometries[1].macs()?];
+        let macs = column
+            .checked_add(row)
+            .ok_or_else(|| Error::Overflow { what: "the number of multiply-adds", values: format!("{column} + {row}") })?;
+        Ok(Rank { c_mid, relative_error, cost: Cost { macs, seconds: separable::spatial_seconds::<T>(device, request, geometries)? } })
+    };
+    Ok(Ranks { dense, ranks: left.iter().enumerate().map(rank).collect::<Result<_>>()? })
+}
+
+/// The shape [C_out, C_in, kh, kw] of a dense filter, and the filter as a matrix [(c, i), (o, j)].
+fn unfolded(kernel: &Parameter) -> Result<(Shape, DMatrix<f64>)> {
+    let &[c_out, c_in, kh, kw] = kernel.shape() else {
+        let (shape, meaning) = (kernel.shape().to_vec(), "[C_out, C_in, kernel height, kernel width]");
+        return Err(Error::Rank { name: "kernel", shape, expected: 4, meaning });
+    };
+    for (name, size) in [("C_out", c_out), ("C_in", c_in), ("kernel height", kh), ("kernel width", kw)] {
+        positive(name, size)?;
+    }
+    check_finite(kernel)?;
+    let at = |row: usize, column: usize| {
+        let (c, i, o, j) = (row / kh, row % kh, column / kw, column % kw);
+        f64::from(kernel.values()[((o * c_in + c) * kh + i) * kw + j])
+    };
+    Ok(([c_out, c_in, kh, kw], DMatrix::from_fn(c_in * kh, c_out * kw, at)))
+}
+
+/// A singular value decomposition, the values in falling order; the vectors only where they are wanted.
 struct Decomposition {
     values: Vec<f64>,
     svd: SVD<f64, nalgebra::Dyn, nalgebra::Dyn>,
 }
 
 impl Decomposition {
-    fn new(matrix: DMatrix<f64>) -> Result<Self> {
+    fn new(matrix: DMatrix<f64>, vectors: bool) -> Result<Self> {
         /// Steps of the iteration for each row and column; it takes two or three.
         const STEPS: usize = 1000;
         let steps = STEPS * (matrix.nrows() + matrix.ncols());
@@ -198,7 +303,7 @@ impl Decomposition {
             value: "a matrix whose decomposition does not converge".into(),
             requirement: "one whose does",
         };
-        let svd = SVD::try_new(matrix, true, true, f64::EPSILON, steps).ok_or_else(failed)?;
+        let svd = SVD::try_new(matrix, vectors, vectors, f64::EPSILON, steps).ok_or_else(failed)?;
         Ok(Self { values: svd.singular_values.iter().copied().collect(), svd })
     }
 

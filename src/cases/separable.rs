@@ -86,8 +86,8 @@ pub(super) fn depthwise(conv: Problem, rng: &mut StdRng) -> Problem {
     with_layer(&conv, LayerSpec::DepthwiseSeparableConv2d(spec), &shapes)
 }
 
-/// The Conv2d's kernel as a column and a row: with any number of channels between them, or, as often, one of each in every group,
-/// which one kernel computes.
+/// The Conv2d's kernel as a column and a row: one channel of each in every group, or any number of them between, or, of one group,
+/// more than a tile or a step has.
 pub(super) fn spatially(conv: Problem, rng: &mut StdRng) -> Problem {
     let (spec, mut x, [mut c_out, mut group_in, kh, kw]) = parts(&conv);
     let Conv2dSpec { stride, padding, dilation, mut groups, activation } = spec;
@@ -95,6 +95,9 @@ pub(super) fn spatially(conv: Problem, rng: &mut StdRng) -> Problem {
     if rng.random() {
         x[1] = x[1].next_multiple_of(pick(rng, &[1, 4, 8]));
         (c_out, group_in, groups, group_mid) = (x[1], 1, x[1], 1);
+    } else if rng.random() {
+        (x[1], groups) = (x[1].next_multiple_of(pick(rng, &[1, 8, 16])), 1);
+        (c_out, group_in, group_mid) = (c_out + pick(rng, &[0, 5, 64]), x[1], pick(rng, &[8, 24, 33, 64, 70]));
     }
     let spec = SpatiallySeparableSpec { stride, padding, dilation, groups, activation };
     let mut shapes =

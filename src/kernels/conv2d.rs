@@ -1,6 +1,6 @@
 //! Conv2d's kernels.
 
-use super::launch::{Family, Stage, plan as plan_op};
+use super::launch::{Family, Stage, geometry_params, least_cost, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -14,6 +14,15 @@ pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
         Family { name: conv_gemm::FAMILY, cost: conv_gemm::cost, prepare: conv_gemm::prepare },
         Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
     ]
+}
+
+/// The estimated seconds of the plan that a convolution would get.
+///
+/// # Errors
+/// For sizes that no kernel takes.
+pub(crate) fn seconds<T: Element>(device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Result<f64> {
+    geometry_params(&geometry)?;
+    Ok(least_cost(&families::<T>(), device, request, geometry))
 }
 
 /// Chooses, packs and loads.

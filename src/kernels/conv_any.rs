@@ -195,6 +195,7 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     };
     Prepared {
         grid: [tiling.tiles.iter().product::<usize>() as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
+        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Depthwise(params),
         alignment: [vector(kernel) * size_of::<T>(); 2],

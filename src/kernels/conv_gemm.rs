@@ -23,7 +23,7 @@ const REGISTERS: usize = 65_536;
 const WORKING_REGISTERS: usize = 64;
 const FFMA_REGISTERS: usize = 136;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
-const BYTES_PER_ELEMENT: f64 = 16.0;
+pub(super) const BYTES_PER_ELEMENT: f64 = 16.0;
 /// The same for patches, whose tests are made once a block.
 const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
 /// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
@@ -106,16 +106,21 @@ impl Tile {
     }
 
     /// Products of a warp in a step.
-    fn warp_macs(&self, dtype: DType) -> f64 {
+    pub fn warp_macs(&self, dtype: DType) -> f64 {
         (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 
     pub fn blocks_per_multiprocessor(&self) -> usize {
-        self.register_blocks(WORKING_REGISTERS).min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
+        self.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
     }
 
-    /// How many blocks' registers a multiprocessor has, for threads of so many beside their sums.
-    fn register_blocks(&self, working: usize) -> usize {
+    /// How many blocks' registers a multiprocessor has.
+    pub fn register_blocks(&self) -> usize {
+        self.blocks_with(WORKING_REGISTERS)
+    }
+
+    /// The same for threads of so many beside their sums.
+    fn blocks_with(&self, working: usize) -> usize {
         REGISTERS / (self.slices * self.m * self.n + self.threads() * working)
     }
 }
@@ -212,16 +217,16 @@ fn plane_copy(g: &ConvGeometry, element_bytes: usize) -> usize {
 const TF32_MACS: f64 = 2.0;
 /// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
 /// in flight do not hide of L2's.
-const STEP_CYCLES: f64 = 150.0;
+pub(super) const STEP_CYCLES: f64 = 150.0;
 /// Of a load from L2 or DRAM that a block waits for.
-const LOAD_CYCLES: f64 = 400.0;
+pub(super) const LOAD_CYCLES: f64 = 400.0;
 /// Of k: with more, adding up takes longer than multiplying.
 const MAX_PARTS: usize = 16;
 /// Of a block of split_sum.cu.
 const SUM_THREADS: usize = 128;
 const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
-const SECTOR_BYTES: f64 = 32.0;
+pub(super) const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
     if kernel.tag("gather") == Some("patches") {
@@ -305,7 +310,7 @@ impl Estimate {
         // what goes through registers is loaded beside the products of one step
         let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
-        let resident = tile.blocks_per_multiprocessor().min(if ffma > 0.0 { tile.register_blocks(FFMA_REGISTERS) } else { usize::MAX });
+        let resident = tile.blocks_per_multiprocessor().min(if ffma > 0.0 { tile.blocks_with(FFMA_REGISTERS) } else { usize::MAX });
         let whole = Work {
             l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
             blocks: tiling.blocks() as f64,
@@ -469,7 +474,7 @@ impl Patch {
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks(WORKING_REGISTERS).min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes)
+            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes)
                 as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
@@ -575,7 +580,7 @@ fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Par
 }
 
 /// `place` of (channel of the group, tap): its k among all steps of a group.
-fn pack_steps<T: Element, const TILE_N: usize>(
+pub(super) fn pack_steps<T: Element, const TILE_N: usize>(
     g: &ConvGeometry,
     weight: &Parameter,
     steps: usize,

@@ -9,7 +9,7 @@ use super::{
     tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
@@ -75,12 +75,13 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// A convolution that a kernel computes on its way to another, with its packed weights.
-#[derive(Debug, Clone)]
-pub(crate) struct Before {
-    pub geometry: ConvGeometry,
-    pub weights: Arc<Packed>,
-    /// What findings call its weight, bias and slope.
+/// A convolution that a kernel computes on its way to another.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'a> {
+    pub stage: Stage<'a>,
+    /// Its weight, bias and slope as a kernel wants them.
+    pub pack: fn(&KernelInfo, &Device, &Stage<'_>) -> Result<Arc<Packed>>,
+    /// What findings call those.
     pub names: [&'static str; 3],
 }
 
@@ -200,7 +201,7 @@ pub(crate) fn plan_after<T: Element>(
     families: &[Family<T>],
     device: &Device,
     request: &PlanRequest,
-    before: Option<Before>,
+    before: Option<Before<'_>>,
     stage: Stage<'_>,
 ) -> Result<Plan<T>> {
     let Stage { geometry, weight, epilogue, packed } = stage;
@@ -210,12 +211,7 @@ pub(crate) fn plan_after<T: Element>(
         (output, needs) = (BlockGeometry::deep(output, factor)?.wide_shape(), Needs::default());
         params.sub_pixel = SubPixelParams { run: to_i32("C_out", run)?, factor: to_i32("r", factor)?, stride_h: 0, stride_w: 0 };
     }
-    let first = before.as_ref().map(|before| -> Result<_> {
-        let (weight, epilogue) = (before.weights.weight.address(), before.weights.epilogue());
-        Ok(ConvParams { geometry: geometry_params(&before.geometry)?, weight, epilogue, ..Default::default() })
-    });
-    let first = first.transpose()?;
-    let problem = Problem { before: before.as_ref().map(|before| before.geometry), ..Problem::new::<T>(device, request, geometry) };
+    let problem = Problem { before: before.map(|before| before.stage.geometry), ..Problem::new::<T>(device, request, geometry) };
     let mut described = problem.describe(op);
     if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
         described += &format!("; shuffled by {factor} in runs of {run}");
@@ -225,15 +221,19 @@ pub(crate) fn plan_after<T: Element>(
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { mut grid, walks, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
-        if let Some((params, first)) = all.before().zip(first) {
-            *params = first;
+        let first = before.map(|Before { stage, pack, names }| Ok::<_, Error>((stage.geometry, pack(kernel, device, &stage)?, names)));
+        let first = first.transpose()?;
+        if let Some((params, (geometry, weights, _))) = all.before().zip(first.as_ref()) {
+            let (weight, epilogue) = (weights.weight.address(), weights.epilogue());
+            *params = ConvParams { geometry: geometry_params(geometry)?, weight, epilogue, ..Default::default() };
         }
+        let before = first.map(|(_, weights, names)| (weights, names));
         let loaded = device.load(kernel)?;
         if walks {
             grid[0] = grid[0].min(device.resident_blocks(&loaded, shared_bytes)?);
         }
         let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, &geometry, T::DTYPE, grid[1])?) } else { None };
-        Ok(Ready { kernel: loaded, grid, shared_bytes, alignment, params: all, weights, before: before.clone(), split })
+        Ok(Ready { kernel: loaded, grid, shared_bytes, alignment, params: all, weights, before, split })
     };
     let chosen = ready(selection.kernel, prepare(families, selection.kernel, &problem))?;
     let mut note = String::new();
@@ -334,8 +334,8 @@ struct Ready {
     alignment: [usize; 2],
     params: KernelParams,
     weights: Arc<Packed>,
-    /// Of the convolution before it.
-    before: Option<Before>,
+    /// Of the convolution before it, and what findings call them.
+    before: Option<(Arc<Packed>, [&'static str; 3])>,
     /// The launch after it.
     split: Option<Split>,
 }
@@ -452,10 +452,9 @@ impl Ready {
         for (name, memory) in self.weights.bias_and_slope() {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
-        if let Some(before) = &self.before {
-            let [weight, bias, slope] = before.names;
-            operands.push(Operand::packed(weight, &before.weights.weight, size_of::<T>(), Access::Read));
-            for (name, memory) in before.weights.bias_and_slope() {
+        if let Some((weights, [weight, bias, slope])) = &self.before {
+            operands.push(Operand::packed(weight, &weights.weight, size_of::<T>(), Access::Read));
+            for (name, memory) in weights.bias_and_slope() {
                 let name = if name == "bias" { bias } else { slope };
                 operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
             }

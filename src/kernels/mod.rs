@@ -18,6 +18,7 @@ pub(crate) mod pixel_shuffle;
 pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
 pub(crate) mod separable;
+mod spatial_gemm;
 mod spatial_separable;
 pub(crate) mod sub_pixel;
 mod unweighted;

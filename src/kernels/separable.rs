@@ -1,11 +1,11 @@
 //! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
 
 use super::launch::{self, Before, Family, Stage};
-use super::{Packed, conv_separable, conv2d, overruling, spatial_separable};
+use super::{KernelInfo, conv_separable, conv2d, overruling, spatial_gemm, spatial_separable};
 use crate::error::Result;
+use crate::geometry::ConvGeometry;
 use crate::layers::{Choice, ChosenBy, Needs, PAIR, Plan, PlanRequest, sequence};
 use crate::{Device, Element, MemoryFormat};
-use std::sync::Arc;
 
 /// Two launches with the tensor between them in the workspace, in the format that costs least.
 struct Pair<'a> {
@@ -16,23 +16,7 @@ struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     fn new<T: Element>(device: &Device, request: &PlanRequest, stages: [Stage<'a>; 2]) -> Self {
-        let [first, second] = &stages;
-        let mut best: Option<(f64, [PlanRequest; 2])> = None;
-        for middle in MemoryFormat::ALL {
-            // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
-            let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
-            let requests =
-                [one(first.geometry.input_shape(), request.x_format, middle), one(second.geometry.input_shape(), middle, request.y_format)];
-            let families = conv2d::families::<T>();
-            let mut cost = 0.0;
-            for (stage, request) in stages.iter().zip(&requests) {
-                cost += launch::least_cost(&families, device, request, stage.geometry);
-            }
-            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                best = Some((cost, requests));
-            }
-        }
-        let (cost, requests) = best.expect("there are two formats");
+        let (cost, requests) = cheapest_pair::<T>(device, request, stages.map(|stage| stage.geometry));
         Self { stages, requests, cost }
     }
 
@@ -51,46 +35,79 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// The estimated seconds of two launches, and what to ask of each.
+fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> (f64, [PlanRequest; 2]) {
+    let [first, second] = geometries;
+    let pairs = MemoryFormat::ALL.map(|middle| {
+        // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
+        let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
+        let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
+        let families = conv2d::families::<T>();
+        let cost = geometries.iter().zip(&requests).map(|(geometry, request)| launch::least_cost(&families, device, request, *geometry));
+        (cost.sum(), requests)
+    });
+    let [contiguous, channels_last] = pairs;
+    if contiguous.0 <= channels_last.0 { contiguous } else { channels_last }
+}
+
+/// The estimated seconds of the plan that a vertical and a horizontal convolution would get.
+///
+/// # Errors
+/// For sizes that no kernel takes.
+pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> Result<f64> {
+    let [column, row] = geometries;
+    launch::geometry_params(&column)?;
+    launch::geometry_params(&row)?;
+    let problem = launch::Problem { before: Some(column), ..launch::Problem::new::<T>(device, request, row) };
+    let fused = launch::candidates(&spatial_families::<T>(), &problem).into_iter().filter_map(|choice| choice.verdict.ok());
+    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries).0, f64::min))
+}
+
 /// A vertical and a horizontal convolution.
 pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let family = Family { name: spatial_separable::FAMILY, cost: spatial_separable::cost, prepare: spatial_separable::prepare::<T> };
-    let names = ["col_weight", "col_bias", "mid_slope"];
-    either(op, device, request, stages, Fused { family, pack: spatial_separable::pack_column::<T>, names })
+    let [column, row] = stages;
+    let pack = |kernel: &KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
+        spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(kernel, device, column),
+        _ => spatial_separable::pack_column::<T>(device, column),
+    };
+    let before = Before { stage: column, pack, names: ["col_weight", "col_bias", "mid_slope"] };
+    either(op, device, request, &spatial_families(), before, row)
+}
+
+/// Those whose kernels compute both.
+fn spatial_families<T: Element>() -> [Family<T>; 2] {
+    [
+        Family { name: spatial_separable::FAMILY, cost: spatial_separable::cost, prepare: spatial_separable::prepare },
+        Family { name: spatial_gemm::FAMILY, cost: spatial_gemm::cost, prepare: spatial_gemm::prepare },
+    ]
 }
 
 /// A depthwise and a pointwise convolution.
 pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let family = Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare::<T> };
-    let names = ["dw_weight", "dw_bias", "mid_slope"];
-    either(op, device, request, stages, Fused { family, pack: conv_separable::pack_depthwise::<T>, names })
+    let [depthwise, pointwise] = stages;
+    let families = [Family { name: conv_separable::FAMILY, cost: conv_separable::cost, prepare: conv_separable::prepare }];
+    let pack = |_: &KernelInfo, device: &Device, depthwise: &Stage<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
+    let before = Before { stage: depthwise, pack, names: ["dw_weight", "dw_bias", "mid_slope"] };
+    either(op, device, request, &families, before, pointwise)
 }
 
-/// Kernels that compute both stages.
-struct Fused<T> {
-    family: Family<T>,
-    /// The first stage's weight, bias and slope, as they want them.
-    pack: fn(&Device, &Stage<'_>) -> Result<Arc<Packed>>,
-    /// What findings call those.
-    names: [&'static str; 3],
-}
-
-/// The cheaper one of a fused kernel and a pair, or what the request names.
+/// The cheaper one of a pair and a kernel of `families`, which computes both stages, or what the request names.
 fn either<T: Element>(
     op: &'static str,
     device: &Device,
     request: &PlanRequest,
-    stages: [Stage<'_>; 2],
-    Fused { family, pack, names }: Fused<T>,
+    families: &[Family<T>],
+    before: Before<'_>,
+    second: Stage<'_>,
 ) -> Result<Plan<T>> {
-    let families = [family];
-    let [first, second] = &stages;
+    let first = before.stage;
     // estimates compute with sizes that a kernel can take
     launch::geometry_params(&first.geometry)?;
     launch::geometry_params(&second.geometry)?;
-    let pair = Pair::new::<T>(device, request, stages);
+    let pair = Pair::new::<T>(device, request, [first, second]);
     let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
-    let mut fused = launch::candidates(&families, &problem);
+    let mut fused = launch::candidates(families, &problem);
     let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
     let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
     let paired = match wanted.as_deref() {
@@ -106,8 +123,7 @@ fn either<T: Element>(
         plan.explanation.choices.insert(0, pair.choice());
         plan
     } else {
-        let before = Before { geometry: first.geometry, weights: pack(device, first)?, names };
-        let mut plan = launch::plan_after(op, &families, device, request, Some(before), *second)?;
+        let mut plan = launch::plan_after(op, families, device, request, Some(before), second)?;
         plan.explanation.choices.push(pair.choice());
         plan
     };

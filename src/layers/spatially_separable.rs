@@ -143,9 +143,9 @@ impl SpatiallySeparableSpec {
 /// 9, and k x k filters `2 / k` of them ([`crate::analysis::Saving::spatially_separable`]). [`crate::factorise`] gives the factors
 /// of one filter, and the best ones for a dense layer.
 ///
-/// Where each stage has one input channel for each output channel (`groups` is C_in, C_mid and C_out) it is one launch, in which
-/// `mid`, rounded once to the dtype, is in no tensor, unless two are estimated to be faster. Else it is two, with `mid` in the
-/// plan's workspace.
+/// Where each stage has one input channel for each output channel (`groups` is C_in, C_mid and C_out), or is dense (`groups` 1) and
+/// of a 16-bit dtype, it is one launch, in which `mid`, rounded once to the dtype, is in no tensor, unless two are estimated to be
+/// faster. Else it is two, with `mid` in the plan's workspace.
 ///
 /// Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016; Jaderberg, Vedaldi and Zisserman,
 /// "Speeding up Convolutional Neural Networks with Low Rank Expansions", 2014.

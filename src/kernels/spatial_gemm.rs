@@ -1,0 +1,185 @@
+//! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads its result, in one launch.
+
+use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, Pack, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
+use super::conv_separable::fused_bytes;
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, warp_cycles, weight_bytes};
+use super::launch::{KernelParams, Prepared, Problem, Stage};
+use super::params::SpatialSeparableParams;
+use super::{KernelInfo, Packed};
+use crate::error::Result;
+use crate::geometry::{ConvGeometry, kernel_span};
+use crate::layers::Parameter;
+use crate::{Device, Element, MemoryFormat};
+use std::sync::Arc;
+
+pub(crate) const FAMILY: &str = "spatial_gemm";
+/// Of zeros in shared memory, `kZeroBytes` of the kernel.
+const ZERO_BYTES: usize = 2 * ROW_BYTES;
+/// Rectangles are multiples of it wide, or as wide as the output: rows that ldmatrix loads together.
+const WIDTH: usize = 8;
+
+/// How the output falls into rectangles, and what they see of the middle.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    rows: usize,
+    columns: usize,
+    /// Columns of the middle, at most.
+    mid_columns: usize,
+    /// Tiles of pixels that these are, at most.
+    mid_tiles: usize,
+    /// Rectangles along a column and along a row of the image.
+    tiles: [usize; 2],
+    shared_bytes: usize,
+}
+
+impl Tiling {
+    /// The fastest one by the cost model, with its estimated seconds; or why there is none.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, f64), String> {
+        let [height, width] = problem.geometry.output;
+        let tile = Tile::of(kernel);
+        let mut best: Option<(Self, f64)> = None;
+        let whole = (width <= tile.m).then_some(width);
+        for columns in whole.into_iter().chain((WIDTH..=tile.m.min(width)).step_by(WIDTH)) {
+            for rows in 1..=height.min(tile.m / columns.max(1)) {
+                let Some(tiling) = Self::new(tile, problem, rows, columns) else { continue };
+                let seconds = tiling.work(kernel, problem, column).seconds(problem);
+                if best.as_ref().is_none_or(|(_, least)| seconds < *least) {
+                    best = Some((tiling, seconds));
+                }
+            }
+        }
+        best.ok_or_else(|| {
+            let (channels, limit) = (problem.geometry.c_in, problem.device.shared_bytes_per_block);
+            format!("what a block sees of a middle of {channels} channels does not fit its {limit} bytes of shared memory")
+        })
+    }
+
+    /// None where something does not fit shared memory.
+    fn new(tile: &Tile, problem: &Problem<'_>, rows: usize, columns: usize) -> Option<Self> {
+        let row = &problem.geometry;
+        let span = kernel_span(row.kernel[1], row.dilation[1]).ok()?;
+        let mid_columns = (columns - 1).checked_mul(row.stride[1])?.checked_add(span)?.min(row.input[1]);
+        let mid_tiles = rows.checked_mul(mid_columns)?.div_ceil(tile.m);
+        let middle = mid_tiles.checked_mul(tile.m * chunks(row, problem.dtype.bytes()) * ROW_BYTES)?;
+        let shared_bytes = middle.checked_add(STAGES * tile.stage_bytes() + ZERO_BYTES)?;
+        let tiles = [row.output[0].div_ceil(rows), row.output[1].div_ceil(columns)];
+        let fits = shared_bytes <= problem.device.shared_bytes_per_block as usize;
+        fits.then_some(Self { rows, columns, mid_columns, mid_tiles, tiles, shared_bytes })
+    }
+
+    fn blocks(&self, row: &ConvGeometry) -> usize {
+        row.n.saturating_mul(self.tiles[0]).saturating_mul(self.tiles[1])
+    }
+
+    fn work(&self, kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
+        let (tile, row, element) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes());
+        let step = (ROW_BYTES / element) as f64;
+        let column_steps = column.products().div_ceil(ROW_BYTES / element);
+        // GEMMs of a block, one after the other, and the steps of all of them
+        let (first, second) = (self.mid_tiles * column.c_out.div_ceil(tile.n), row.c_out.div_ceil(tile.n));
+        let (first_steps, second_steps) = ((first * column_steps) as f64, (second * row.kernel[1] * chunks(row, element)) as f64);
+        let (blocks, steps) = (self.blocks(row) as f64, first_steps + second_steps);
+        let warp = warp_cycles(tile.warp_macs(problem.dtype), 0.0);
+        let vectors = kernel.tag("gather") == Some("vectors");
+        // what goes through registers is loaded beside the products of one step
+        let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
+        // a run of channels that is shorter than a sector of L2 costs a whole one
+        let sectors = if vectors { (SECTOR_BYTES / (column.c_in * element) as f64).max(1.0) } else { 1.0 };
+        let element_bytes = if vectors { 0.0 } else { tile.m as f64 * step * conv_gemm::BYTES_PER_ELEMENT };
+        let (pixel_bytes, channel_bytes) = ((tile.m * ROW_BYTES) as f64, (tile.n * ROW_BYTES) as f64);
+        let first_weight = weight_bytes(&Problem { geometry: *column, before: None, ..*problem });
+        Work {
+            blocks,
+            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
+            block_cycles: first_steps * gather_cycles + second_steps * (STEP_CYCLES + warp) + (first + second) as f64 * LOAD_CYCLES,
+            dram_bytes: fused_bytes(problem, column) + first_weight,
+            l2_bytes: blocks * (first_steps * pixel_bytes * sectors + steps * channel_bytes),
+            shared_bytes: blocks
+                * (steps * (tile.fragment_bytes() as f64 + channel_bytes)
+                    + first_steps * (pixel_bytes + element_bytes)
+                    + (self.mid_tiles * tile.m * row.c_in * element) as f64),
+            tensor_macs: blocks * steps * (tile.m * tile.n) as f64 * step,
+            ffma: 0.0,
+        }
+    }
+}
+
+/// Steps of the channels of a tap.
+fn chunks(row: &ConvGeometry, element_bytes: usize) -> usize {
+    row.c_in.div_ceil(ROW_BYTES / element_bytes)
+}
+
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+    let row = &problem.geometry;
+    kernel.check_dtype(problem.dtype)?;
+    let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    if row.groups != 1 {
+        return Err(format!("it is for stages of one group, not {}", row.groups));
+    }
+    let gather = kernel.tag("gather").unwrap_or_default();
+    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    if problem.x_format != format {
+        return Err(format!("it gathers from {format} inputs"));
+    }
+    if gather == "vectors" && !(column.c_in * problem.dtype.bytes()).is_multiple_of(CHUNK_BYTES) {
+        return Err(format!("{} channels are not a multiple of {}", column.c_in, CHUNK_BYTES / problem.dtype.bytes()));
+    }
+    let (tiling, seconds) = Tiling::of(kernel, problem, column)?;
+    let largest = [row.output[0], row.output[1], tiling.blocks(row), column.products()].into_iter().max().unwrap_or_default();
+    if largest > i32::MAX as usize - MAX_TILE {
+        return Err(format!("{:?} output pixels of {} products are above 2^31", row.output, column.products()));
+    }
+    Ok(seconds)
+}
+
+pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+    let column = problem.before.as_ref().expect("cost has accepted it");
+    let (tiling, _) = Tiling::of(kernel, problem, column).expect("cost has accepted it");
+    let params = SpatialSeparableParams {
+        tile_h: tiling.rows as i32,
+        tile_w: tiling.columns as i32,
+        mid_w: tiling.mid_columns as i32,
+        column_tiles: tiling.tiles[1] as i32,
+        ..Default::default()
+    };
+    let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let (layout, pack) = match Tile::of(kernel).n {
+        32 => ("[tap][64 bytes of channels][c_out in tiles of 32]", pack_row::<T, 32> as Pack<T>),
+        _ => ("[tap][64 bytes of channels][c_out in tiles of 64]", pack_row::<T, 64> as Pack<T>),
+    };
+    Prepared {
+        grid: [tiling.blocks(&problem.geometry) as u32, 1, 1],
+        walks: false,
+        shared_bytes: tiling.shared_bytes as u32,
+        params: KernelParams::SpatialSeparable(params),
+        alignment: [x_alignment, size_of::<T>()],
+        layout,
+        pack,
+    }
+}
+
+/// The channels of each tap padded with zeros to whole steps.
+fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+    let (step, chunks) = (ROW_BYTES / size_of::<T>(), chunks(row, size_of::<T>()));
+    conv_gemm::pack_steps::<T, TILE_N>(row, weight, row.kernel[1] * chunks, |channel, tap| tap * chunks * step + channel)
+}
+
+/// The vertical weight with its bias, in the order of conv_gemm.cu.
+pub(crate) fn pack_column<T: Element>(kernel: &KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+    let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
+    column.packed.get(device, layout, &column.epilogue, || pack(&column.geometry, column.weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::family;
+
+    #[test]
+    fn every_tile_has_its_order_of_the_weight() {
+        for kernel in family(FAMILY) {
+            let tile = Tile::of(kernel);
+            assert!([32, 64].contains(&tile.n) && kernel.threads as usize == tile.threads(), "{}", kernel.name);
+        }
+    }
+}
