@@ -11,11 +11,13 @@
 // 2, 3, 5, ... channels are padded with zeros to a quad. Slots without a quad are zero in both operands, and no MMA
 // ever sees another group's channels: an infinite x meets only its own weights, and zeros meet zeros.
 //
-// Tiling: a block computes a tile of pixels for some groups. The input that they see goes to shared memory once,
-// channels_last and zero outside the image: all taps and all groups read it from there. A warp computes 64 pixels x up
-// to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one group. Weights are packed
-// in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside its first patch, but
-// where that would leave room for fewer blocks they are read from L1.
+// Tiling: a block computes tiles of pixels for some groups, `walk` of them one below the other. The input that a tile sees lies in
+// shared memory, channels_last and zero outside the image: all taps and all groups read it from there. Its rows are a ring: to
+// the next tile come only those that the tile above does not see. What is copied without registers comes while the tile above is
+// multiplied. A tap's row may lie a turn behind its pixel's: a minimum for each load finds it.
+// A warp computes 64 pixels x up to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one
+// group. Weights are packed in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside
+// its first patch, but where that would leave room for fewer blocks they are read from L1.
 //
 // kWide: what is channels_last is accessed in 16 bytes (cp.async in, one store for 8 channels out), otherwise element by
 // element. What is contiguous is accessed in runs of pixels as long as its alignment allows, 16 bytes at most: a patch that
@@ -24,9 +26,11 @@
 //
 // Bound: DRAM, as long as shared memory keeps up: each input element is read from it once for each tap, 8 bytes a lane
 // without bank conflicts (the host chooses pixel_bytes and row_bytes so). Ladder: (1) taps in k: a 3x3 of 4 channels is 3 MMAs
-// along k instead of 9 of which three quarters are zeros; (2) the patch: blocks read 1.2 to 1.5 times the input from L2, not once
-// for each tap; (3) runs of pixels: eight of a plane in one access instead of eight; (4) weights in shared memory: one wait beside
-// the patch's instead of a load from L1 or L2 that each step of a warp's only item waits for, without a register more.
+// along k instead of 9 of which three quarters are zeros; (2) the patch: an input is read from L2 once by a block,
+// not once for each tap; (3) the walk: rows that tiles share, too, come once, so that blocks as wide as the image read it once
+// instead of 1.2 to 1.5 times, and a block loads while it multiplies; (4) runs of pixels: eight of a plane in one access instead
+// of eight; (5) weights in shared memory: one wait beside the patch's instead of a load from L1 or L2 that each step of a warp's
+// only item waits for, without a register more; (6) sums staged in pairs: few bank conflicts instead of a fifth of all passes.
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
