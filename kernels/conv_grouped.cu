@@ -11,11 +11,13 @@
 // 2, 3, 5, ... channels are padded with zeros to a quad. Slots without a quad are zero in both operands, and no MMA
 // ever sees another group's channels: an infinite x meets only its own weights, and zeros meet zeros.
 //
-// Tiling: a block computes a tile of pixels for some groups. The input that they see goes to shared memory once,
-// channels_last and zero outside the image: all taps and all groups read it from there. A warp computes 64 pixels x up
-// to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one group. Weights are packed
-// in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside its first patch, but
-// where that would leave room for fewer blocks they are read from L1.
+// Tiling: a block computes tiles of pixels for some groups, `walk` of them one below the other. The input that a tile sees lies in
+// shared memory, channels_last and zero outside the image: all taps and all groups read it from there. Its rows are a ring: to
+// the next tile come only those that the tile above does not see. What is copied without registers comes while the tile above is
+// multiplied. A tap's row may lie a turn behind its pixel's: a minimum for each load finds it.
+// A warp computes 64 pixels x up to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one
+// group. Weights are packed in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside
+// its first patch, but where that would leave room for fewer blocks they are read from L1.
 //
 // kWide: what is channels_last is accessed in 16 bytes (cp.async in, one store for 8 channels out), otherwise element by
 // element. What is contiguous is accessed in runs of pixels as long as its alignment allows, 16 bytes at most: a patch that
@@ -24,9 +26,11 @@
 //
 // Bound: DRAM, as long as shared memory keeps up: each input element is read from it once for each tap, 8 bytes a lane
 // without bank conflicts (the host chooses pixel_bytes and row_bytes so). Ladder: (1) taps in k: a 3x3 of 4 channels is 3 MMAs
-// along k instead of 9 of which three quarters are zeros; (2) the patch: blocks read 1.2 to 1.5 times the input from L2, not once
-// for each tap; (3) runs of pixels: eight of a plane in one access instead of eight; (4) weights in shared memory: one wait beside
-// the patch's instead of a load from L1 or L2 that each step of a warp's only item waits for, without a register more.
+// along k instead of 9 of which three quarters are zeros; (2) the patch: an input is read from L2 once by a block,
+// not once for each tap; (3) the walk: rows that tiles share, too, come once, so that blocks as wide as the image read it once
+// instead of 1.2 to 1.5 times, and a block loads while it multiplies; (4) runs of pixels: eight of a plane in one access instead
+// of eight; (5) weights in shared memory: one wait beside the patch's instead of a load from L1 or L2 that each step of a warp's
+// only item waits for, without a register more; (6) sums staged in pairs: few bank conflicts instead of a fifth of all passes.
 #include "device/async_copy.cuh"
 #include "device/mma.cuh"
 #include "device/rows.cuh"
@@ -42,7 +46,8 @@ struct GroupedTile {
     // fragment lie in different banks, and four words of 8 neighbouring channels, too.
     static constexpr int32_t kPlaneWords = 20;
 };
-// Words of a pixel in it for a channels_last y: 8 or 24 modulo 32, so that the rows of a fragment lie in different banks.
+// Words of a pixel in it for a channels_last y: 8 or 24 modulo 32, so that pairs of channels of four rows of a fragment lie in
+// different banks.
 template <int kTiles> constexpr int32_t pixel_words() {
     return 8 * kTiles % 16 == 8 ? 8 * kTiles : 8 * kTiles + 8;
 }
@@ -54,9 +59,28 @@ template <int kTiles> constexpr int32_t staging_words() {
 // A block's place.
 struct GroupedBlock {
     int32_t first_group, groups; // groups that exist
-    int32_t row, column;         // the first output pixel
-    int32_t top, left;           // the first input pixel, which may lie in the padding
+    int32_t row, column;         // the first output pixel of the tile at hand
+    int32_t left;                // the first input column, which may lie in the padding
+    uint32_t place;              // in the ring, of the tile's first input row
 };
+// Its shared memory.
+struct GroupedMemory {
+    unsigned char* ring;
+    unsigned char* weights;
+    float* staging; // the warp's
+    int32_t* offsets;
+};
+// Rows of the input that come to the ring together, some of them padding.
+struct GroupedRows {
+    int32_t top, count;
+    uint32_t place; // in the ring, of the first one
+};
+
+// Of what lies in the ring, or one turn behind it. A difference below zero is a large number.
+WC_DEVICE uint32_t in_ring(const ConvGroupedParams& p, uint32_t place) {
+    const uint32_t turned = place - (uint32_t)p.ring_bytes;
+    return turned < place ? turned : place;
+}
 
 // The distance in the patch from a pixel's first tap to the quad of a slot, or -1 where the slot is padding.
 WC_DEVICE int32_t slot_offset(const ConvGroupedParams& p, int32_t slot) {
@@ -67,32 +91,42 @@ WC_DEVICE int32_t slot_offset(const ConvGroupedParams& p, int32_t slot) {
     return i * g.dilation_h * p.row_bytes + j * g.dilation_w * p.pixel_bytes + quad % p.group_quads * 8;
 }
 
-// Zeros for the patch of a block that sees padding: those of it stay there through all images.
-WC_DEVICE void clear_patch(const ConvGroupedParams& p, const GroupedBlock& block, unsigned char* patch) {
-    const ConvGeometryParams& g = p.conv.geometry;
-    if (block.top >= 0 && block.left >= 0 && block.top + p.patch_h <= g.h && block.left + p.patch_w <= g.w) return;
-    for (int32_t at = (int32_t)threadIdx.x * 16; at < p.patch_h * p.row_bytes; at += GroupedTile::kThreads * 16)
-        store_vector((uint32_t*)(patch + at), Vector<uint32_t, 4>{{0, 0, 0, 0}});
+// Zeros for the ring of a block that sees padding beside the image: those of it stay there through all tiles and images.
+WC_DEVICE void clear_ring(const ConvGroupedParams& p, const GroupedBlock& block, unsigned char* ring) {
+    if (block.left >= 0 && block.left + p.patch_w <= p.conv.geometry.w) return;
+    for (int32_t at = (int32_t)threadIdx.x * 16; at < p.ring_bytes; at += GroupedTile::kThreads * 16)
+        store_vector((uint32_t*)(ring + at), Vector<uint32_t, 4>{{0, 0, 0, 0}});
 }
 
-// The part of the patch that lies in the image.
-struct PatchInside {
-    int32_t top, left, bottom, right;
-};
-WC_DEVICE PatchInside patch_inside(const ConvGroupedParams& p, const GroupedBlock& block) {
-    const ConvGeometryParams& g = p.conv.geometry;
-    const int32_t bottom = block.top + p.patch_h, right = block.left + p.patch_w;
-    return {block.top > 0 ? block.top : 0, block.left > 0 ? block.left : 0, bottom < g.h ? bottom : g.h, right < g.w ? right : g.w};
+// Zeros for those of the rows that lie above or below the image.
+WC_DEVICE void clear_rows(const ConvGroupedParams& p, const GroupedRows& rows, unsigned char* ring) {
+    const int32_t h = p.conv.geometry.h;
+    if (rows.top >= 0 && rows.top + rows.count <= h) return;
+    const int32_t vectors = p.row_bytes / 16;
+    for (int32_t index = (int32_t)threadIdx.x; index < rows.count * vectors; index += GroupedTile::kThreads) {
+        const int32_t row = index / vectors;
+        if (rows.top + row >= 0 && rows.top + row < h) continue;
+        const uint32_t place = in_ring(p, rows.place + (uint32_t)(row * p.row_bytes)) + (uint32_t)(index % vectors * 16);
+        store_vector((uint32_t*)(ring + place), Vector<uint32_t, 4>{{0, 0, 0, 0}});
+    }
 }
 
-// Brings the block's input to shared memory: [patch_h][patch_w][groups][quads of 4], of which the padding is left alone.
+// Brings rows of the block's input to the ring: [row][patch_w][groups][quads of 4], of which the padding is left alone.
 // From a contiguous x: a thread reads kRun neighbours of each of a quad's four planes and writes kRun pixels of the quad. `whole`:
 // the patch is as wide as the image, whose rows follow each other without gaps, and runs go over their ends.
 template <int kRun, typename T>
-WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& block, const T* from, unsigned char* patch, bool whole) {
+WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& block, const GroupedRows& rows, const T* from,
+                                unsigned char* ring, bool whole) {
     const ConvGeometryParams& g = p.conv.geometry;
     const Tensor4& x = p.conv.x;
-    const PatchInside inside = patch_inside(p, block);
+    // what lies in the image
+    struct {
+        int32_t top, left, bottom, right;
+    } inside = {rows.top, block.left, rows.top + rows.count, block.left + p.patch_w};
+    if (inside.top < 0) inside.top = 0;
+    if (inside.left < 0) inside.left = 0;
+    if (inside.bottom > g.h) inside.bottom = g.h;
+    if (inside.right > g.w) inside.right = g.w;
     if (inside.top >= inside.bottom || inside.left >= inside.right) return;
     const int32_t channels = g.c_in / g.groups, quads = block.groups * p.group_quads;
     // runs start at multiples of kRun of a plane
@@ -120,15 +154,15 @@ WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& 
         }
         // first may lie in the row above
         int32_t row = whole ? first / g.w : top, column = first - row * x.stride_h;
-        int32_t to[kRun]; // -1 outside the patch
-        int32_t place = (row - block.top) * p.row_bytes + (column - block.left) * p.pixel_bytes + quad * 8;
+        int32_t to[kRun]; // -1 outside the rows
+        uint32_t place = rows.place + (uint32_t)((row - rows.top) * p.row_bytes + (column - block.left) * p.pixel_bytes + quad * 8);
 #pragma unroll
         for (int32_t e = 0; e < kRun; ++e) {
-            to[e] = first + e >= begin && first + e < end ? place : -1;
-            place += p.pixel_bytes;
+            to[e] = first + e >= begin && first + e < end ? (int32_t)in_ring(p, place) : -1;
+            place += (uint32_t)p.pixel_bytes;
             if (++column == g.w) {
                 column = 0;
-                place += p.row_bytes - g.w * p.pixel_bytes;
+                place += (uint32_t)(p.row_bytes - g.w * p.pixel_bytes);
             }
         }
         // every other run begins with its second half: pixels 8 apart share a bank, those 4 apart lie half of all banks apart
@@ -143,7 +177,7 @@ WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& 
 #pragma unroll
                 for (int32_t c = 0; c < 4; ++c) pixel.at[c] = second_first ? values[c].at[other] : values[c].at[one];
                 const int32_t at = second_first ? to[other] : to[one];
-                if (at >= 0) store_vector((T*)(patch + at), pixel);
+                if (at >= 0) store_vector((T*)(ring + at), pixel);
             }
         }
     }
@@ -151,10 +185,11 @@ WC_DEVICE void fill_from_planes(const ConvGroupedParams& p, const GroupedBlock& 
 
 // From a channels_last x.
 template <typename T, bool kWide>
-WC_DEVICE void fill_from_pixels(const ConvGroupedParams& p, const GroupedBlock& block, const T* from, unsigned char* patch) {
+WC_DEVICE void fill_from_pixels(const ConvGroupedParams& p, const GroupedBlock& block, const GroupedRows& rows, const T* from,
+                                unsigned char* ring) {
     const ConvGeometryParams& g = p.conv.geometry;
     const Tensor4& x = p.conv.x;
-    const int32_t pixels = p.patch_h * p.patch_w, channels = g.c_in / g.groups;
+    const int32_t pixels = rows.count * p.patch_w, channels = g.c_in / g.groups;
     const int32_t thread = (int32_t)threadIdx.x;
     // whole vectors a pixel, and as many pixels at once as the threads suffice for
     const int32_t vectors = kWide ? block.groups * channels / 8 : block.groups * p.group_quads;
@@ -162,9 +197,9 @@ WC_DEVICE void fill_from_pixels(const ConvGroupedParams& p, const GroupedBlock& 
     if (thread >= at_once * vectors) return;
     for (int32_t pixel = thread / vectors; pixel < pixels; pixel += at_once) {
         const int32_t row = pixel / p.patch_w, column = pixel % p.patch_w;
-        const int32_t h = block.top + row, w = block.left + column;
+        const int32_t h = rows.top + row, w = block.left + column;
         if (h < 0 || h >= g.h || w < 0 || w >= g.w) continue;
-        unsigned char* const to = patch + row * p.row_bytes + column * p.pixel_bytes;
+        unsigned char* const to = ring + in_ring(p, rows.place + (uint32_t)(row * p.row_bytes)) + column * p.pixel_bytes;
         if constexpr (kWide) {
             copy_async<16>(to + vector * 16, from + element(x, block.first_group * channels + vector * 8, h, w), true);
         } else {
@@ -179,27 +214,27 @@ WC_DEVICE void fill_from_pixels(const ConvGroupedParams& p, const GroupedBlock& 
     }
 }
 
+// Of which what is contiguous or not kWide waits for its loads, and the rest lands by the next wait.
 template <typename T, bool kWide>
-WC_DEVICE void fill_patch(const ConvGroupedParams& p, const GroupedBlock& block, int32_t n, unsigned char* patch) {
+WC_DEVICE void fill_ring(const ConvGroupedParams& p, const GroupedBlock& block, const GroupedRows& rows, int32_t n, unsigned char* ring) {
     const Tensor4& x = p.conv.x;
     const T* from = image<const T>(x, n);
+    clear_rows(p, rows, ring);
     if (p.x_planes) {
         const bool whole = block.left <= 0 && block.left + p.patch_w >= p.conv.geometry.w && x.stride_h == p.conv.geometry.w;
         const int32_t run = whole ? widest_in_planes<T>(x) : widest_in_rows<T>(x);
         if (run == 8)
-            fill_from_planes<8>(p, block, from, patch, whole);
+            fill_from_planes<8>(p, block, rows, from, ring, whole);
         else if (run == 4)
-            fill_from_planes<4>(p, block, from, patch, whole);
+            fill_from_planes<4>(p, block, rows, from, ring, whole);
         else if (run == 2)
-            fill_from_planes<2>(p, block, from, patch, whole);
+            fill_from_planes<2>(p, block, rows, from, ring, whole);
         else
-            fill_from_planes<1>(p, block, from, patch, whole);
+            fill_from_planes<1>(p, block, rows, from, ring, whole);
     } else {
-        fill_from_pixels<T, kWide>(p, block, from, patch);
+        fill_from_pixels<T, kWide>(p, block, rows, from, ring);
         copy_async_commit();
     }
-    copy_async_wait<0>(); // for the weights, too
-    __syncthreads();
 }
 
 // Writes 16 pixels x `run` channels of a warp's sums to y; `pixel` is the tile's index of the first pixel. To a contiguous y,
@@ -251,10 +286,13 @@ WC_DEVICE void store_channels(const ConvGroupedParams& p, const GroupedBlock& bl
         if (h >= g.h_out || w >= g.w_out || pixel + m >= p.tile_h << p.tile_w_log2) continue;
         const float* sums = staging + m * kWords + first;
         if (kWide && first + kCount <= run) {
+            // every other pixel begins with its second half: the lanes' first halves share half of the banks
+            const bool second_first = m % 2 == 1;
+            const Vector<float, 4> one = load_vector<4>(sums + (second_first ? 4 : 0)), other = load_vector<4>(sums + (second_first ? 0 : 4));
             float sum[8];
-            for (int32_t c = 0; c < 8; c += 4) {
-                const Vector<float, 4> four = load_vector<4>(sums + c);
-                for (int32_t i = 0; i < 4; ++i) sum[c + i] = four.at[i];
+            for (int32_t c = 0; c < 4; ++c) {
+                sum[c] = second_first ? other.at[c] : one.at[c];
+                sum[c + 4] = second_first ? one.at[c] : other.at[c];
             }
             store_vector(to + element(y, channel + first, h, w), epilogue_channels<T>(tail, sum, n, channel + first, h, w));
         } else {
@@ -273,11 +311,11 @@ WC_DEVICE void fetch_weights(const ConvGroupedParams& p, const GroupedBlock& blo
     copy_async_commit();
 }
 
-// Adds a warp's products: `pixels` are those of its fragments' rows in the patch, `weight` its lane's in the first step, and so
-// many n8 of them exist.
+// Adds a warp's products: `pixels` are the places in the ring of its fragments' rows, whose taps may lie a turn on, `weight` its
+// lane's in the first step, and so many n8 of them exist.
 template <typename T, bool kOwn, int kSets, int kRows, int kN>
-WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][kN][4], const unsigned char* const (&pixels)[kRows][2],
-                        const int32_t* offsets, const uint32_t* weight, int32_t tiles) {
+WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][kN][4], const unsigned char* ring,
+                        const uint32_t (&pixels)[kRows][2], const int32_t* offsets, const uint32_t* weight, int32_t tiles) {
     const int32_t group_words = p.steps * p.n_tiles * 64;
     for (int32_t step = 0; step < p.steps; ++step, weight += p.n_tiles * 64) {
         const int32_t offset = offsets[step * 4];
@@ -300,7 +338,8 @@ WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][k
 #pragma unroll
                 for (int32_t eight = 0; eight < 2; ++eight) {
                     Vector<uint32_t, 2> two = {{0, 0}};
-                    if (offset >= 0) two = load_vector<2>((const uint32_t*)(pixels[m][eight] + offset + s * p.group_quads * 8));
+                    const uint32_t place = in_ring(p, pixels[m][eight] + (uint32_t)(offset + s * p.group_quads * 8));
+                    if (offset >= 0) two = load_vector<2>((const uint32_t*)(ring + place));
                     a[m][eight] = two.at[0];
                     a[m][eight + 2] = two.at[1];
                 }
@@ -310,102 +349,128 @@ WC_DEVICE void multiply(const ConvGroupedParams& p, float (&sum)[kSets][kRows][k
     }
 }
 
-// kTiles n8 of output channels a warp; kOwn: each of them is a group.
-template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_grouped(const ConvGroupedParams& p) {
+// Computes the tile at hand for all groups of the block. kTiles n8 of output channels a warp; kOwn: each of them is a group.
+template <typename T, int kTiles, bool kOwn, bool kWide>
+WC_DEVICE void compute_tile(const ConvGroupedParams& p, const GroupedBlock& block, const GroupedMemory& memory, int32_t n) {
     const ConvGeometryParams& g = p.conv.geometry;
     constexpr int32_t kRows = GroupedTile::kRows, kPixels = GroupedTile::kPixels;
     constexpr int32_t kSets = kOwn ? kTiles : 1, kN = kOwn ? 1 : kTiles; // A operands, and n8 for each of them
-    constexpr int32_t kWords = pixel_words<kTiles>(), kStaging = staging_words<kTiles>();
-
-    unsigned char* const shared = shared_memory();
-    float* const staging = (float*)shared + threadIdx.x / 32 * kStaging;
-    int32_t* const offsets = (int32_t*)shared + GroupedTile::kWarps * kStaging;
-    unsigned char* const staged = (unsigned char*)(offsets + p.steps * 4);
-    unsigned char* const patch = staged + p.weight_bytes;
-
-    const int32_t tile_w = 1 << p.tile_w_log2, tile_pixels = p.tile_h << p.tile_w_log2;
-    const int32_t columns = (g.w_out + tile_w - 1) / tile_w;
-    const int32_t group_blocks = (g.groups + p.block_groups - 1) / p.block_groups;
-    const int32_t tile = (int32_t)blockIdx.x / group_blocks;
-    GroupedBlock block;
-    block.first_group = (int32_t)blockIdx.x % group_blocks * p.block_groups;
-    block.groups = g.groups - block.first_group < p.block_groups ? g.groups - block.first_group : p.block_groups;
-    block.row = tile / columns * p.tile_h;
-    block.column = tile % columns * tile_w;
-    block.top = block.row * g.stride_h - g.pad_top;
-    block.left = block.column * g.stride_w - g.pad_left;
-
-    for (int32_t slot = (int32_t)threadIdx.x; slot < p.steps * 4; slot += GroupedTile::kThreads) offsets[slot] = slot_offset(p, slot);
-    clear_patch(p, block, patch);
-    if (p.weight_bytes > 0) fetch_weights(p, block, staged);
-
+    constexpr int32_t kWords = pixel_words<kTiles>();
     const int32_t lane = lane_index(), row = lane / 4, part = lane % 4;
+    const int32_t tile_w = 1 << p.tile_w_log2, tile_pixels = p.tile_h << p.tile_w_log2;
     const int32_t outputs = g.c_out / g.groups;
     const int32_t chunks = (tile_pixels + kPixels - 1) / kPixels;
     const int32_t sets = kOwn ? (block.groups + kTiles - 1) / kTiles : block.groups * ((p.n_tiles + kTiles - 1) / kTiles);
+    for (int32_t item = (int32_t)threadIdx.x / 32;; item += GroupedTile::kWarps) {
+        const int32_t set = item / chunks, first_pixel = item % chunks * kPixels;
+        if (set >= sets) break;
+        if (block.row + (first_pixel >> p.tile_w_log2) >= g.h_out) continue;
+        // the group in the block, its first n8, and how many of each there are
+        const int32_t group_sets = kOwn ? 1 : (p.n_tiles + kTiles - 1) / kTiles;
+        const int32_t group = kOwn ? set * kTiles : set / group_sets;
+        const int32_t first_tile = kOwn ? 0 : set % group_sets * kTiles;
+        const int32_t left = kOwn ? block.groups - group : p.n_tiles - first_tile;
+        const int32_t tiles = left < kTiles ? left : kTiles;
+
+        uint32_t pixels[kRows][2];
+#pragma unroll
+        for (int32_t m = 0; m < kRows; ++m) {
+#pragma unroll
+            for (int32_t eight = 0; eight < 2; ++eight) {
+                const int32_t at = first_pixel + m * 16 + eight * 8 + row, pixel = at < tile_pixels ? at : 0;
+                const int32_t line = (pixel >> p.tile_w_log2) * g.stride_h * p.row_bytes;
+                pixels[m][eight] = in_ring(p, block.place + (uint32_t)line) +
+                                   (uint32_t)((pixel & tile_w - 1) * g.stride_w * p.pixel_bytes + group * p.group_quads * 8);
+            }
+        }
+        float sum[kSets][kRows][kN][4];
+#pragma unroll
+        for (int32_t s = 0; s < kSets; ++s)
+#pragma unroll
+            for (int32_t m = 0; m < kRows; ++m)
+#pragma unroll
+                for (int32_t t = 0; t < kN; ++t)
+#pragma unroll
+                    for (int32_t i = 0; i < 4; ++i) sum[s][m][t][i] = 0.0f;
+
+        const int32_t first = (group * p.steps * p.n_tiles + first_tile) * 64 + lane * 2;
+        if (p.weight_bytes > 0)
+            multiply<T, kOwn>(p, sum, memory.ring, pixels, memory.offsets + part, (const uint32_t*)memory.weights + first, tiles);
+        else
+            multiply<T, kOwn>(p, sum, memory.ring, pixels, memory.offsets + part,
+                              (const uint32_t*)p.conv.weight + (int64_t)block.first_group * p.steps * p.n_tiles * 64 + first, tiles);
+
+        const int32_t first_channel = (block.first_group + group) * outputs + first_tile * 8;
+        const int32_t width = kOwn && outputs < 8 ? outputs : 8;
+        const int32_t rest = kOwn ? tiles * outputs : outputs - first_tile * 8;
+        const int32_t run = rest < 8 * kTiles ? rest : 8 * kTiles;
+        const int32_t pixel_step = p.y_planes ? 1 : kWords, channel_step = p.y_planes ? GroupedTile::kPlaneWords : 1;
+        const bool pairs = !p.y_planes && width % 2 == 0; // of neighbours, in one access
+#pragma unroll
+        for (int32_t m = 0; m < kRows; ++m) {
+            sync_warp(); // the sums before are read; behind `run` there is room for those of no channel
+#pragma unroll
+            for (int32_t t = 0; t < kTiles; ++t)
+#pragma unroll
+                for (int32_t i = 0; i < 4; i += 2) {
+                    const float(&sums)[4] = sum[kOwn ? t : 0][m][kOwn ? 0 : t];
+                    const int32_t column = part * 2;
+                    float* const to = memory.staging + (row + i * 4) * pixel_step + (t * width + column) * channel_step;
+                    if (column >= width) continue;
+                    if (pairs) {
+                        store_vector(to, Vector<float, 2>{{sums[i], sums[i + 1]}});
+                    } else {
+                        to[0] = sums[i];
+                        if (column + 1 < width) to[channel_step] = sums[i + 1];
+                    }
+                }
+            sync_warp();
+            if (p.y_planes)
+                store_planes<T>(p, block, n, memory.staging, first_pixel + m * 16, first_channel, run);
+            else
+                store_channels<T, kWide, kWords>(p, block, n, memory.staging, first_pixel + m * 16, first_channel, run);
+        }
+    }
+}
+
+template <typename T, int kTiles, bool kOwn, bool kWide> WC_DEVICE void conv_grouped(const ConvGroupedParams& p) {
+    const ConvGeometryParams& g = p.conv.geometry;
+    constexpr int32_t kStaging = staging_words<kTiles>();
+    GroupedMemory memory;
+    memory.ring = shared_memory();
+    memory.weights = memory.ring + p.ring_bytes;
+    float* const staging = (float*)(memory.weights + p.weight_bytes);
+    memory.staging = staging + threadIdx.x / 32 * kStaging;
+    memory.offsets = (int32_t*)(staging + GroupedTile::kWarps * kStaging);
+
+    const int32_t tile_w = 1 << p.tile_w_log2, columns = (g.w_out + tile_w - 1) / tile_w;
+    const int32_t group_blocks = (g.groups + p.block_groups - 1) / p.block_groups;
+    const int32_t strip = (int32_t)blockIdx.x / group_blocks, first_row = strip / columns * p.walk * p.tile_h;
+    const int32_t end_row = first_row + p.walk * p.tile_h;
+    GroupedBlock block;
+    block.first_group = (int32_t)blockIdx.x % group_blocks * p.block_groups;
+    block.groups = g.groups - block.first_group < p.block_groups ? g.groups - block.first_group : p.block_groups;
+    block.column = strip % columns * tile_w;
+    block.left = block.column * g.stride_w - g.pad_left;
+
+    for (int32_t slot = (int32_t)threadIdx.x; slot < p.steps * 4; slot += GroupedTile::kThreads) memory.offsets[slot] = slot_offset(p, slot);
+    clear_ring(p, block, memory.ring);
+    if (p.weight_bytes > 0) fetch_weights(p, block, memory.weights);
 
     for (int32_t n = (int32_t)blockIdx.y; n < g.n; n += (int32_t)gridDim.y) {
-        __syncthreads(); // the patch of the image before is read, the offsets and the padding are written
-        fill_patch<T, kWide>(p, block, n, patch);
-        for (int32_t item = (int32_t)threadIdx.x / 32; item < sets * chunks; item += GroupedTile::kWarps) {
-            const int32_t set = item / chunks, first_pixel = item % chunks * kPixels;
-            if (block.row + (first_pixel >> p.tile_w_log2) >= g.h_out) continue;
-            // the group in the block, its first n8, and how many of each there are
-            const int32_t group_sets = kOwn ? 1 : (p.n_tiles + kTiles - 1) / kTiles;
-            const int32_t group = kOwn ? set * kTiles : set / group_sets;
-            const int32_t first_tile = kOwn ? 0 : set % group_sets * kTiles;
-            const int32_t left = kOwn ? block.groups - group : p.n_tiles - first_tile;
-            const int32_t tiles = left < kTiles ? left : kTiles;
-
-            const unsigned char* pixels[kRows][2];
-#pragma unroll
-            for (int32_t m = 0; m < kRows; ++m) {
-#pragma unroll
-                for (int32_t eight = 0; eight < 2; ++eight) {
-                    const int32_t at = first_pixel + m * 16 + eight * 8 + row, pixel = at < tile_pixels ? at : 0;
-                    pixels[m][eight] = patch + group * p.group_quads * 8 + (pixel >> p.tile_w_log2) * g.stride_h * p.row_bytes +
-                                      (pixel & tile_w - 1) * g.stride_w * p.pixel_bytes;
-                }
+        block.place = (uint32_t)(p.ring_bytes - p.fresh_bytes);
+        for (block.row = first_row - p.tile_h; block.row < end_row && block.row < g.h_out; block.row += p.tile_h) {
+            const bool there = block.row >= first_row; // a tile to compute
+            if (there) copy_async_wait<0>(); // for the weights, too
+            __syncthreads(); // the tile is there, the one above is read; at first: the offsets and the padding are written
+            const uint32_t next = in_ring(p, block.place + (uint32_t)p.fresh_bytes);
+            const int32_t next_row = block.row + p.tile_h;
+            if (next_row < end_row && next_row < g.h_out) {
+                const int32_t seen = there ? p.patch_h - p.fresh_h : 0, top = next_row * g.stride_h - g.pad_top;
+                fill_ring<T, kWide>(p, block, {top + seen, p.patch_h - seen, in_ring(p, next + (uint32_t)(seen * p.row_bytes))}, n, memory.ring);
             }
-            float sum[kSets][kRows][kN][4];
-#pragma unroll
-            for (int32_t s = 0; s < kSets; ++s)
-#pragma unroll
-                for (int32_t m = 0; m < kRows; ++m)
-#pragma unroll
-                    for (int32_t t = 0; t < kN; ++t)
-#pragma unroll
-                        for (int32_t i = 0; i < 4; ++i) sum[s][m][t][i] = 0.0f;
-
-            const int32_t first = (group * p.steps * p.n_tiles + first_tile) * 64 + lane * 2;
-            if (p.weight_bytes > 0)
-                multiply<T, kOwn>(p, sum, pixels, offsets + part, (const uint32_t*)staged + first, tiles);
-            else
-                multiply<T, kOwn>(p, sum, pixels, offsets + part,
-                                  (const uint32_t*)p.conv.weight + (int64_t)block.first_group * p.steps * p.n_tiles * 64 + first, tiles);
-
-            const int32_t channel = (block.first_group + group) * outputs + first_tile * 8;
-            const int32_t width = kOwn && outputs < 8 ? outputs : 8;
-            const int32_t rest = kOwn ? tiles * outputs : outputs - first_tile * 8;
-            const int32_t run = rest < 8 * kTiles ? rest : 8 * kTiles;
-            const int32_t pixel_step = p.y_planes ? 1 : kWords, channel_step = p.y_planes ? GroupedTile::kPlaneWords : 1;
-#pragma unroll
-            for (int32_t m = 0; m < kRows; ++m) {
-                sync_warp(); // the sums before are read
-#pragma unroll
-                for (int32_t t = 0; t < kTiles; ++t)
-#pragma unroll
-                    for (int32_t i = 0; i < 4; ++i) {
-                        const int32_t column = part * 2 + i % 2;
-                        if (column < width && t * width + column < run)
-                            staging[(row + i / 2 * 8) * pixel_step + (t * width + column) * channel_step] = sum[kOwn ? t : 0][m][kOwn ? 0 : t][i];
-                    }
-                sync_warp();
-                if (p.y_planes)
-                    store_planes<T>(p, block, n, staging, first_pixel + m * 16, channel, run);
-                else
-                    store_channels<T, kWide, kWords>(p, block, n, staging, first_pixel + m * 16, channel, run);
-            }
+            if (there) compute_tile<T, kTiles, kOwn, kWide>(p, block, memory, n);
+            block.place = in_ring(p, block.place + (uint32_t)p.fresh_bytes);
         }
     }
 }

@@ -80,7 +80,7 @@ typedef struct ConvSplitParams {
 // conv_grouped.cu: how a block works.
 typedef struct ConvGroupedParams {
     ConvParams conv;
-    int32_t tile_h, tile_w_log2;     // output pixels of a block
+    int32_t tile_h, tile_w_log2;     // output pixels of a block at a time
     int32_t patch_h, patch_w;        // input pixels that they see, taps between the dilated ones included
     int32_t pixel_bytes, row_bytes;  // distances in the patch in shared memory
     int32_t block_groups;            // groups of a block
@@ -90,6 +90,9 @@ typedef struct ConvGroupedParams {
     int32_t n_tiles;                 // of 8 output channels of a group, the last one padded with zeros
     int32_t x_planes, y_planes;      // 1 where x, where y is contiguous
     int32_t weight_bytes;            // of the weights of a block's groups in shared memory; 0 where they are read from L1
+    int32_t walk;                    // tiles of a block, one below the other
+    int32_t fresh_h, fresh_bytes;    // rows of a tile's input that the tile above does not see
+    int32_t ring_bytes;              // of the input's ring in shared memory: a tile's rows, and the fresh ones of the next tile
 } ConvGroupedParams;
 
 // conv_depthwise.cu: how a block works. Its threads are `channels` x `columns` x `strips`; each computes a strip of output
@@ -207,7 +210,7 @@ static_assert(sizeof(ConvGeometryParams) == 64, "ConvGeometryParams has no hidde
 static_assert(sizeof(ConvParams) == 216, "ConvParams has no hidden padding");
 static_assert(sizeof(ConvPatchParams) == sizeof(ConvParams) + 16, "ConvPatchParams has no hidden padding");
 static_assert(sizeof(ConvSplitParams) == sizeof(ConvParams) + 8, "ConvSplitParams has no hidden padding");
-static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 56, "ConvGroupedParams has no hidden padding");
+static_assert(sizeof(ConvGroupedParams) == sizeof(ConvParams) + 72, "ConvGroupedParams has no hidden padding");
 static_assert(sizeof(ConvDepthwiseParams) == sizeof(ConvParams) + 32, "ConvDepthwiseParams has no hidden padding");
 static_assert(sizeof(ConvTransposeParams) == sizeof(ConvParams) + 24, "ConvTransposeParams has no hidden padding");
 static_assert(sizeof(ConvSeparableParams) == 2 * sizeof(ConvParams), "ConvSeparableParams has no hidden padding");

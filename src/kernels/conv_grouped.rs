@@ -1,7 +1,7 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
 use super::KernelInfo;
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes};
+use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvGroupedParams;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -25,6 +25,8 @@ const MAX_CHANNELS: usize = 64;
 const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
 /// Elements of a 16-byte access.
 const VECTOR: usize = 8;
+/// Blocks for each that a device holds at once, below which they are too few to walk: the last ones would leave most of it idle.
+const WAVES: usize = 2;
 /// What element-by-element accesses cost beside 16-byte ones.
 const NARROW_ACCESS: f64 = 3.0;
 /// Words of a channel in the staging area for a contiguous y, `kPlaneWords` of the kernel.
@@ -108,7 +110,11 @@ struct Tiling {
     slots: Slots,
     tile_h: usize,
     tile_w_log2: usize,
+    /// Tiles of a block, one below the other.
+    walk: usize,
     patch: [usize; 2],
+    /// Rows of a patch that the one above does not have.
+    fresh: usize,
     pixel_bytes: usize,
     row_bytes: usize,
     block_groups: usize,
@@ -134,11 +140,16 @@ impl Tiling {
             for tile_w_log2 in (0..=6usize).filter(|log2| (1 << log2) < 2 * g.output[1]) {
                 for rows_log2 in 0..=MAX_PIXELS.ilog2() as usize - tile_w_log2 {
                     let tile_h = g.output[0].div_ceil(g.output[0].div_ceil(1 << rows_log2));
-                    let tiling = Self::new(variant, problem, slots, block_groups.min(g.groups.next_multiple_of(unit)), tile_h, tile_w_log2);
-                    best = match (best, tiling) {
-                        (Some(best), Some(tiling)) if best.seconds <= tiling.seconds => Some(best),
-                        (best, tiling) => tiling.or(best),
-                    };
+                    let tiles = g.output[0].div_ceil(tile_h);
+                    for walk_log2 in (0..usize::BITS).take_while(|&log2| 1 << log2 < 2 * tiles) {
+                        let walk = tiles.div_ceil(tiles.div_ceil(1 << walk_log2));
+                        let block_groups = block_groups.min(g.groups.next_multiple_of(unit));
+                        let tiling = Self::new(variant, problem, slots, block_groups, [tile_h, walk], tile_w_log2);
+                        best = match (best, tiling) {
+                            (Some(best), Some(tiling)) if best.seconds <= tiling.seconds => Some(best),
+                            (best, tiling) => tiling.or(best),
+                        };
+                    }
                 }
             }
         }
@@ -146,7 +157,14 @@ impl Tiling {
         Ok(best.without_conflicts(variant, problem))
     }
 
-    fn new(variant: Variant, problem: &Problem<'_>, slots: Slots, block_groups: usize, tile_h: usize, tile_w_log2: usize) -> Option<Self> {
+    fn new(
+        variant: Variant,
+        problem: &Problem<'_>,
+        slots: Slots,
+        block_groups: usize,
+        [tile_h, walk]: [usize; 2],
+        tile_w_log2: usize,
+    ) -> Option<Self> {
         let g = &problem.geometry;
         let tile = [tile_h, 1 << tile_w_log2];
         let mut patch = [0; 2];
@@ -157,14 +175,16 @@ impl Tiling {
             g.output[axis].next_multiple_of(tile[axis]).checked_mul(g.stride[axis])?.checked_add(span).filter(|&end| end < 1 << 31)?;
         }
         let pixel_bytes = (block_groups * slots.group_quads * QUAD_BYTES).next_multiple_of(16);
-        let tiles = g.output[0].div_ceil(tile[0]) * g.output[1].div_ceil(tile[1]);
-        let blocks = tiles.checked_mul(g.groups.div_ceil(block_groups)).filter(|&blocks| blocks < 1 << 31)?;
+        let strips = g.output[0].div_ceil(tile[0]).div_ceil(walk) * g.output[1].div_ceil(tile[1]);
+        let blocks = strips.checked_mul(g.groups.div_ceil(block_groups)).filter(|&blocks| blocks < 1 << 31)?;
         let row_bytes = patch[1].checked_mul(pixel_bytes)?;
         let mut tiling = Self {
             slots,
             tile_h,
             tile_w_log2,
+            walk,
             patch,
+            fresh: patch[0].min(tile[0] * g.stride[0]),
             pixel_bytes,
             row_bytes,
             block_groups,
@@ -179,34 +199,37 @@ impl Tiling {
     /// Fills in shared memory and cost; none if it does not fit. `conflicts`: turns that a shared load takes, in its least.
     fn finish(&mut self, variant: Variant, problem: &Problem<'_>, conflicts: f64) -> Option<Self> {
         let g = &problem.geometry;
-        let patch_bytes = self.patch[0].checked_mul(self.row_bytes)?;
+        let ring_bytes = self.ring_rows().checked_mul(self.row_bytes)?;
         let fixed = variant.staging_bytes() + self.slots.steps * 4 * size_of::<i32>();
-        self.shared_bytes = patch_bytes.checked_add(fixed)?;
+        self.shared_bytes = ring_bytes.checked_add(fixed)?;
         let limit = problem.device.shared_bytes_per_block as usize;
         if self.shared_bytes > limit {
             return None;
         }
         let resident_with = |bytes: usize| (SHARED_BYTES_PER_MULTIPROCESSOR / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
         let resident = resident_with(self.shared_bytes);
+        let blocks = (self.blocks * g.n) as f64;
+        if self.walk > 1 && blocks < multiprocessors(problem) * (WAVES * resident) as f64 {
+            return None;
+        }
         // a block beside it hides more latency than weights in shared memory save
         let weight_bytes = self.block_groups.min(g.groups) * self.slots.steps * self.slots.n_tiles * FRAGMENT_BYTES;
         let with_weights = self.shared_bytes + weight_bytes;
         self.weight_bytes = if with_weights <= limit && resident_with(with_weights) == resident { weight_bytes } else { 0 };
         self.shared_bytes += self.weight_bytes;
-        let blocks = (self.blocks * g.n) as f64;
         let sets = if variant.own {
             self.block_groups.div_ceil(variant.tiles)
         } else {
             self.block_groups * self.slots.n_tiles.div_ceil(variant.tiles)
         };
         let chunks = (self.tile_h << self.tile_w_log2).div_ceil(WARP_PIXELS);
-        let items = blocks * (sets * chunks) as f64;
+        let items = blocks * (sets * chunks * self.walk) as f64;
         // the warps of a block wait for the slowest
         let rounds = (sets * chunks).div_ceil(WARPS) as f64 * WARPS as f64 / (sets * chunks) as f64;
         let steps = items * rounds * self.slots.steps as f64;
         let a_loads = if variant.own { variant.tiles } else { 1 };
         let (columns, x_run) = self.reads(problem);
-        let rows = self.patch[0].min(g.input[0]);
+        let rows = (self.patch[0] + (self.walk - 1) * self.fresh).min(g.input[0]);
         let groups = self.block_groups.min(g.groups);
         let seen = blocks * (rows * columns * groups * self.slots.group_quads * QUAD_BYTES) as f64;
         let input = (g.n * g.c_in * g.input[0] * g.input[1] * problem.dtype.bytes()) as f64;
@@ -215,14 +238,14 @@ impl Tiling {
         let y_run = if self.tile_w_log2 >= 3 { vector_of(g.output[1]) } else { 1 };
         let y_access = variant.access(problem.y_format, y_run);
         let output_bytes = (g.output_shape().iter().product::<usize>() * problem.dtype.bytes()) as f64;
-        let tile = [self.tile_h.min(g.output[0]), (1 << self.tile_w_log2).min(g.output[1])];
+        let tile = [(self.walk * self.tile_h).min(g.output[0]), (1 << self.tile_w_log2).min(g.output[1])];
         let sectors = Self::sectors(problem.x_format, groups * g.c_in / g.groups, [rows, columns], columns >= g.input[1])
             + Self::sectors(problem.y_format, groups * g.c_out / g.groups, tile, tile[1] == g.output[1])
             + weight_bytes / SECTOR_BYTES;
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
-            // half of what neighbouring blocks read again comes from L2
+            // half of what neighbouring blocks read again comes from L2; a walk reads the rows that its tiles share once
             dram_bytes: least_bytes(problem) + (seen - input).max(0.0) / 2.0,
             l2_bytes: blocks * (sectors * SECTOR_BYTES) as f64,
             shared_bytes: steps * (a_loads as f64 * (WARP_PIXELS * 32) as f64 * conflicts + (variant.tiles * 256) as f64)
@@ -231,10 +254,16 @@ impl Tiling {
             tensor_macs: steps * (variant.tiles * 8 * WARP_PIXELS * 16) as f64,
             ..Default::default()
         };
-        // a block alone on its multiprocessor does not load while it multiplies
-        let alone = if resident == 1 { 1.5 } else { 1.0 };
+        // a block alone on its multiprocessor does not load while it multiplies, but the next tile of a walk without registers
+        let under_way = self.walk > 1 && variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
+        let alone = if resident == 1 && !under_way { 1.5 } else { 1.0 };
         self.seconds = work.seconds(problem) * alone;
         Some(*self)
+    }
+
+    /// Rows of input in shared memory: a tile's, and the next one's fresh ones.
+    fn ring_rows(&self) -> usize {
+        self.patch[0] + if self.walk > 1 { self.fresh } else { 0 }
     }
 
     /// The columns of the patch that are read with what is in the same accesses, and the neighbours of a plane in one.
@@ -333,6 +362,10 @@ impl Tiling {
             x_planes: (problem.x_format == MemoryFormat::Contiguous).into(),
             y_planes: (problem.y_format == MemoryFormat::Contiguous).into(),
             weight_bytes: int(self.weight_bytes),
+            walk: int(self.walk),
+            fresh_h: int(self.fresh),
+            fresh_bytes: int(self.fresh * self.row_bytes),
+            ring_bytes: int(self.ring_rows() * self.row_bytes),
             ..Default::default()
         }
     }

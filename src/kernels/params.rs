@@ -188,10 +188,14 @@ pub struct ConvGroupedParams {
     pub x_planes: i32,
     pub y_planes: i32,
     pub weight_bytes: i32,
+    pub walk: i32,
+    pub fresh_h: i32,
+    pub fresh_bytes: i32,
+    pub ring_bytes: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 272usize];
+    ["Size of ConvGroupedParams"][::std::mem::size_of::<ConvGroupedParams>() - 288usize];
     ["Alignment of ConvGroupedParams"][::std::mem::align_of::<ConvGroupedParams>() - 8usize];
     ["Offset of field: ConvGroupedParams::conv"][::std::mem::offset_of!(ConvGroupedParams, conv) - 0usize];
     ["Offset of field: ConvGroupedParams::tile_h"][::std::mem::offset_of!(ConvGroupedParams, tile_h) - 216usize];
@@ -208,6 +212,10 @@ const _: () = {
     ["Offset of field: ConvGroupedParams::x_planes"][::std::mem::offset_of!(ConvGroupedParams, x_planes) - 260usize];
     ["Offset of field: ConvGroupedParams::y_planes"][::std::mem::offset_of!(ConvGroupedParams, y_planes) - 264usize];
     ["Offset of field: ConvGroupedParams::weight_bytes"][::std::mem::offset_of!(ConvGroupedParams, weight_bytes) - 268usize];
+    ["Offset of field: ConvGroupedParams::walk"][::std::mem::offset_of!(ConvGroupedParams, walk) - 272usize];
+    ["Offset of field: ConvGroupedParams::fresh_h"][::std::mem::offset_of!(ConvGroupedParams, fresh_h) - 276usize];
+    ["Offset of field: ConvGroupedParams::fresh_bytes"][::std::mem::offset_of!(ConvGroupedParams, fresh_bytes) - 280usize];
+    ["Offset of field: ConvGroupedParams::ring_bytes"][::std::mem::offset_of!(ConvGroupedParams, ring_bytes) - 284usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
