@@ -12,8 +12,8 @@
 //   channels_last   a thread takes kVector neighbouring channels of each pixel in one access. Neighbouring threads take
 //                   neighbouring channels, then strips beside each other: what their columns share comes from L1. The next row
 //                   is under way while a row is summed. Weights [tap][c_out].
-//                   The registers decide on kVector: k*k weights and k * columns sums for each channel. 3x3 affords 16 bytes;
-//                   5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions. (With 4 there is room for 2
+//                   The registers decide on kVector: k*k weights and k * columns sums for each channel. 3x3 affords 16 bytes, or 8
+//                   and more blocks for small batches; 5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions. (With 4 there is room for 2
 //                   columns instead of 4: 6 loads and 24 conversions, not 8 and 16, for the 200 products of a row of 5x5, in 225
 //                   registers, not 160; 7x7 spills.)
 //   contiguous      a block takes channels x columns x strips; it stages the input that they see in shared memory, converted
@@ -103,7 +103,7 @@ template <int kSize, int kStride, int kColumns, int kVector> struct Window {
 // A square kernel of kSize with kStride in both directions, no dilation, one output for each input channel; kVector divides
 // their number.
 template <typename T, int kSize, int kStride, int kVector> WC_DEVICE void conv_depthwise_channels_last(const ConvDepthwiseParams& d) {
-    constexpr int kColumns = sizeof(T) * kVector == 16 ? 2 : 4;
+    constexpr int kColumns = kVector >= 4 ? 2 : 4;
     using Sums = Window<kSize, kStride, kColumns, kVector>;
     constexpr int kPixels = Sums::kPixels;
     static_assert(kPixels <= 32, "one bit for each pixel of a row");

@@ -102,7 +102,7 @@ typedef struct ConvDepthwiseParams {
     int32_t channels; // vectors of output channels (channels_last) or output channels (contiguous)
     int32_t columns, strips, rows;
     int32_t channel_tiles, column_tiles; // blocks of an image along its channels and along a row
-    int32_t patch_h, patch_w;            // contiguous: the input pixels of a channel in shared memory
+    int32_t patch_h, patch_w;            // of the input in shared memory: contiguous: a channel's pixels; channels_last: rows, elements of one
 } ConvDepthwiseParams;
 
 // conv_transpose.cu. The geometry is that of the layer: x is the small tensor, stride and dilation those of the outputs, padding
@@ -120,7 +120,7 @@ typedef struct ConvSeparableParams {
     ConvParams depthwise; // its y is nowhere; bias, slope and weight [tap][channel] are padded to whole steps of 64 bytes
 } ConvSeparableParams;
 
-// spatial_separable.cu: a vertical and a horizontal convolution of each channel, and how a block works.
+// spatial_separable.cu: a vertical and a horizontal convolution of each channel, and how a block works. spatial_gemm.cu: of all.
 typedef struct SpatialSeparableParams {
     ConvParams conv;                     // the horizontal one, but with the vertical one's x
     ConvParams column;                   // the vertical one; its y is nowhere

@@ -49,14 +49,14 @@ impl Variant {
         let tag = |axis| kernel.tag(axis).map(|value| value.parse::<usize>().expect("the manifest's axes are numbers"));
         let vector = tag("vector").unwrap_or(1);
         let unrolled = tag("size").zip(tag("stride")).map(|(size, stride)| [size, stride]);
-        let wide = vector * kernel.dtype.map_or(0, DType::bytes) == 16;
         let format = kernel.format.expect("every kernel of the family is for one format");
         let resident = match (format, unrolled) {
             (MemoryFormat::ChannelsLast, Some([size, _])) if size == 7 || vector == 8 => 2,
+            (MemoryFormat::ChannelsLast, _) if vector == 4 && kernel.dtype != Some(DType::F32) => 4,
             (MemoryFormat::ChannelsLast, _) => 3,
             (MemoryFormat::Contiguous, _) => 4,
         };
-        Self { format, unrolled, vector, columns: if wide { 2 } else { STRIP }, threads: kernel.threads as usize, resident }
+        Self { format, unrolled, vector, columns: if vector >= 4 { 2 } else { STRIP }, threads: kernel.threads as usize, resident }
     }
 }
 

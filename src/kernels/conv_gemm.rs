@@ -474,8 +474,7 @@ impl Patch {
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes)
-                as f64,
+            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
