@@ -91,9 +91,8 @@ WC_DEVICE void implicit_gemm(const ConvParams& p, int32_t index, int32_t total_s
                 if (!exists) return;
                 __syncthreads(); // what the sums passed through is free
             }
-            begin_stages(a, b, steps.count, Tile::kAhead, kStages - 1);
             sums.clear();
-            multiply_stages<Math, Tile>(sums, a, b, steps.count);
+            multiply_tiles<Math, Tile>(sums, a, b, steps.count, Tile::kAhead);
         }
     }
 }

@@ -61,15 +61,16 @@ WC_DEVICE void begin_stages(Gather& a, WeightTiles<Tile>& b, int32_t steps, int 
     }
 }
 
-// Adds the products of `steps` steps, whose first kStages - 1 stages are begun; of those that slices share, a warp has every
-// kSlices-th. Afterwards the shared memory is free.
+// Adds the products of `steps` steps, of which `begun` stages are begun; of those that slices share, a warp has every kSlices-th.
+// Afterwards the shared memory is free.
 template <typename Math, typename Tile, typename Gather>
-WC_DEVICE void multiply_stages(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
+WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps, int begun = 0) {
     static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
     unsigned char* const shared = shared_memory();
     const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
     const int32_t step_begin = slice * Tile::kStepBytes, a_row = slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
     const int32_t b_begin = step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
+    begin_stages(a, b, steps, begun, kStages - 1);
     for (int32_t stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
         __syncthreads(); // the stage is there for all, and all have done with the slot that is filled next
@@ -84,11 +85,4 @@ WC_DEVICE void multiply_stages(WarpSums<Math, Tile>& sums, Gather& a, WeightTile
     }
     copy_async_wait<0>();
     __syncthreads();
-}
-
-// Both.
-template <typename Math, typename Tile, typename Gather>
-WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps) {
-    begin_stages(a, b, steps, 0, kStages - 1);
-    multiply_stages<Math, Tile>(sums, a, b, steps);
 }
