@@ -13,9 +13,9 @@
 //                   neighbouring channels, then strips beside each other: what their columns share comes from L1. The next row
 //                   is under way while a row is summed. Weights [tap][c_out].
 //                   The registers decide on kVector: k*k weights and k * columns sums for each channel. 3x3 affords 16 bytes, or 8
-//                   and more blocks for small batches; 5x5 and 7x7 take 2 channels, where a load is one of more than 50 instructions. (With 4 there is room for 2
-//                   columns instead of 4: 6 loads and 24 conversions, not 8 and 16, for the 200 products of a row of 5x5, in 225
-//                   registers, not 160; 7x7 spills.)
+//                   and more blocks for small batches; 5x5 and 7x7 take 2 channels, where a load is one of more than 50
+//                   instructions. (With 4 there is room for 2 columns instead of 4: 6 loads and 24 conversions, not 8 and 16, for
+//                   the 200 products of a row of 5x5, in 225 registers, not 160; 7x7 spills.)
 //   contiguous      a block takes channels x columns x strips; it stages the input that they see in shared memory, converted
 //                   to f32, zeros for the padding included, in rows whose first pixel is 16-byte aligned: a thread's share of a
 //                   row is a few 16-byte loads without conflicts. Small images share a block. Weights [c_out][tap].
