@@ -54,13 +54,14 @@ pub use build_info::{BuildInfo, build_info};
 pub use cudarc;
 #[cfg(feature = "host")]
 pub use device::HostOptions;
-pub use device::{Device, DeviceKind, Properties, Stream};
+pub use device::{Device, DeviceKind, GpuModel, Properties, Stream};
 #[cfg(feature = "checked-host")]
 pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};
 pub use error::{Error, Result};
 pub use geometry::Shape;
 pub use half;
+pub use kernels::cost::Estimate;
 pub use layers::{
     Activation, AnyLayer, BatchNorm, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
     DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,

@@ -692,7 +692,7 @@ fn ranks_are_what_their_layers_cost() {
     let spec = SpatiallySeparableSpec { stride: [2, 1], padding: Padding::all(1), ..Default::default() };
     let x = [4, c_in, 60, 52];
     let request = PlanRequest::new(x).format(MemoryFormat::ChannelsLast);
-    let seconds = |plan: &warpconv::Plan<f16>| plan.explain().choices[0].verdict.clone().unwrap();
+    let seconds = |plan: &warpconv::Plan<f16>| plan.explain().choices[0].verdict.clone().unwrap().seconds;
     let found = ranks::<f16>(&kernel, &spec, &DEVICE, &request).unwrap();
     assert_eq!(found.ranks.len(), c_in * 3);
     let norm = kernel.values().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();

@@ -37,7 +37,7 @@ fn time(median: f64) -> Time {
 
 /// A row in which the kernels that apply are the faster, the dearer the cost model takes them to be.
 fn reversed(explanation: &Explanation) -> TuningRow {
-    let applicable = explanation.choices.iter().filter_map(|choice| Some((choice.kernel, *choice.verdict.as_ref().ok()?)));
+    let applicable = explanation.choices.iter().filter_map(|choice| Some((choice.kernel, choice.verdict.as_ref().ok()?.seconds)));
     let mut kernels: Vec<_> = applicable
         .enumerate()
         .map(|(i, (kernel, estimate))| TunedKernel {

@@ -444,6 +444,10 @@ impl Bench {
     }
 }
 
+#[cfg(all(test, feature = "host"))]
+#[path = "gpus.rs"]
+mod gpus;
+
 #[cfg(all(test, feature = "checked-host"))]
 #[path = "traffic.rs"]
 mod traffic;

@@ -10,6 +10,8 @@ use warpconv::{
     AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result, Shape,
     build_info, half,
 };
+#[cfg(feature = "host")]
+use warpconv::{GpuModel, HostOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +19,7 @@ Examples:
   warpconv info layer.json --input 1x64x56x56
   warpconv info layer.json --input 1x64x56x56 --weight 128x64x1x1 --device host
   warpconv info layer.json --input 8x3x224x224 --weights w.safetensors --dtype f16 --json
+  warpconv info layer.json --input 8x64x56x56 --dtype f16 --gpu h200
   warpconv info layer.json --input 8x64x56x56 --tuning tuning-nvidia-h200.json
 
 layer.json holds the operation and its attributes:
@@ -50,6 +53,10 @@ pub struct Args {
     /// Memory format of input and output
     #[arg(long, value_parser = format_parser(), default_value = "contiguous")]
     format: MemoryFormat,
+    /// Show the plan for this GPU, which need not be there: the host device imitates it
+    #[cfg(feature = "host")]
+    #[arg(long, value_name = "GPU", value_parser = parse_gpu, conflicts_with = "device", requires = "layer")]
+    gpu: Option<&'static GpuModel>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print JSON
@@ -62,6 +69,13 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
     let sizes: Result<Vec<usize>, String> =
         text.split(['x', ',']).map(|size| size.trim().parse().map_err(|error| format!("{size:?}: {error}"))).collect();
     sizes?.try_into().map_err(|sizes: Vec<usize>| format!("it has {} sizes, but 4 are needed, as in 1x64x56x56", sizes.len()))
+}
+
+/// Reads the name of a GPU that the cost model knows.
+#[cfg(feature = "host")]
+fn parse_gpu(text: &str) -> Result<&'static GpuModel, String> {
+    let known: Vec<&str> = GpuModel::ALL.iter().map(|model| model.name).collect();
+    GpuModel::named(text).ok_or_else(|| format!("the cost model knows {}", known.join(", ")))
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {
@@ -87,6 +101,17 @@ fn layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<AnyLayer> {
     AnyLayer::new(spec, shapes.into_iter().map(zeros).collect::<Result<_>>()?)
 }
 
+impl Args {
+    /// The device that was asked for, or the host device as the GPU that it is to imitate.
+    fn device(&self) -> Result<Device> {
+        #[cfg(feature = "host")]
+        if self.gpu.is_some() {
+            return self.device.announce(Device::host_with(HostOptions { imitates: self.gpu, ..Default::default() })?);
+        }
+        self.device.device()
+    }
+}
+
 fn explain(layer: &AnyLayer, request: &PlanRequest, args: &Args, device: &Device) -> Result<Explanation> {
     fn plan<T: Element>(layer: &AnyLayer, request: &PlanRequest, device: &Device) -> Result<Explanation> {
         Ok(layer.plan::<T>(device, request)?.explain().clone())
@@ -106,7 +131,7 @@ fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {
     }
     let parameters = layer.parameter_shapes();
     let report = analyse(&spec, &parameters, &request, Operands::new(args.dtype).mask(args.mask))?;
-    let device = args.device.device()?;
+    let device = args.device()?;
     let plan = explain(&layer, &request, args, &device)?;
     if args.json {
         let mut value = json!(report);
@@ -122,7 +147,10 @@ fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {
 
 fn plan_json(plan: &Explanation) -> Value {
     let choices = plan.choices.iter().map(|choice| match &choice.verdict {
-        Ok(cost) => json!({ "kernel": choice.kernel, "cost": cost }),
+        Ok(estimate) => {
+            let parts: serde_json::Map<_, _> = estimate.parts().iter().map(|(name, seconds)| (name.to_string(), json!(seconds))).collect();
+            json!({ "kernel": choice.kernel, "estimated_seconds": estimate.seconds, "parts": parts })
+        }
         Err(reason) => json!({ "kernel": choice.kernel, "rejected": reason }),
     });
     let choices: Vec<Value> = choices.collect();

@@ -283,7 +283,11 @@ impl DeviceArgs {
         Err(Error::MissingFeature { feature: "checked-host" })
     }
 
-    fn announce(&self, device: Device) -> Result<Device> {
+    /// Says on stderr which device it is, and adds the tuning tables to it.
+    ///
+    /// # Errors
+    /// What the tables' files have wrong.
+    pub fn announce(&self, device: Device) -> Result<Device> {
         note(format_args!("device: {device} ({})", device.describe()));
         self.tune(&device)?;
         Ok(device)

@@ -3,7 +3,7 @@
 //! Memory comes from cuMemAlloc and is freed by cuMemFree, which wait for the work that uses it: no stream is favoured.
 //! Launches go past cudarc's launch builder and its events: a launch is one cuLaunchKernel, so it can be captured in a graph.
 
-use super::{Backend, Device, DeviceKind, Launch, Properties, Stream, StreamKind};
+use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
 use crate::build_info;
 use crate::error::{Error, Result};
 use crate::kernels::{FATBINS, Kernel, KernelInfo};
@@ -194,6 +194,7 @@ impl CudaDevice {
             modules: Mutex::default(),
             default_stream: context.default_stream(),
             properties: Properties {
+                model: GpuModel::of(&name, capability),
                 name,
                 multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
                 shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,

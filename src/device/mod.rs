@@ -5,6 +5,7 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;
 mod timer;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use gpu::GpuModel;
 #[cfg(feature = "host")]
 pub use host::HostOptions;
 #[cfg(feature = "checked-host")]
@@ -53,6 +55,8 @@ pub struct Properties {
     pub shared_bytes_per_block: u32,
     /// Compute capability (major, minor); of the host device: the one that it imitates.
     pub compute_capability: (u32, u32),
+    /// The GPU by whose figures the cost model estimates times; of the host device: the one that it imitates.
+    pub model: &'static GpuModel,
 }
 
 /// A tensor that a kernel touches, for the host device's checker: its address and the elements that belong to it.

@@ -16,13 +16,13 @@ pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
     ]
 }
 
-/// The estimated seconds of the plan that a convolution would get.
+/// The estimated time of the plan that a convolution would get.
 ///
 /// # Errors
 /// For sizes that no kernel takes.
 pub(crate) fn seconds<T: Element>(device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Result<f64> {
     geometry_params(&geometry)?;
-    Ok(least_cost(&families::<T>(), device, request, geometry))
+    Ok(least_cost(&families::<T>(), device, request, geometry).seconds)
 }
 
 /// Chooses, packs and loads.

@@ -1,7 +1,7 @@
 //! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
 
 use super::conv_depthwise::even;
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, warp_cycles};
+use super::cost::{Estimate, Work, least_bytes, warp_cycles};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_direct};
@@ -87,7 +87,7 @@ struct Tiling {
     /// Rows of the patch, and elements of one.
     patch: [usize; 2],
     shared_bytes: usize,
-    seconds: f64,
+    estimate: Estimate,
 }
 
 impl Tiling {
@@ -96,7 +96,7 @@ impl Tiling {
         let (vector, threads) = (vector(kernel), kernel.threads as usize);
         let cuts = LANES.into_iter().flat_map(|lanes| (1..=threads / lanes).map(move |columns| (lanes, columns)));
         let tilings = cuts.filter_map(|(lanes, columns)| Self::new(vector, lanes, columns, threads / lanes / columns, problem));
-        let best = tilings.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
         best.ok_or_else(|| {
             let limit = problem.device.shared_bytes_per_block;
             format!("what {ROWS} x {COLUMNS} output pixels see does not fit the {limit} bytes of shared memory that a block has")
@@ -132,7 +132,7 @@ impl Tiling {
         if shared_bytes > problem.device.shared_bytes_per_block as usize {
             return None;
         }
-        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident = (problem.device.model.shared_bytes_per_multiprocessor / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
         let blocks = (all * g.n) as f64;
         let threads = blocks * (columns * strips * lanes).next_multiple_of(32) as f64;
         let windows = vertical.seen(ROWS, g.kernel[0])? * phases;
@@ -151,7 +151,7 @@ impl Tiling {
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
-            block_cycles: warp_cycles(0.0, 32.0 * instructions),
+            block_cycles: warp_cycles(problem.device.model, 0.0, 32.0 * instructions),
             dram_bytes: least_bytes(problem),
             l2_bytes: blocks * (inside + (g.kernel[0] * g.kernel[1] * channels * bytes) as f64),
             shared_bytes: threads * loads + staged * bytes as f64 + blocks * weights as f64,
@@ -162,8 +162,9 @@ impl Tiling {
         };
         // a block alone on its multiprocessor does not load while it multiplies
         let alone = if resident == 1 { 1.5 } else { 1.0 };
-        let seconds = START_SECONDS + work.seconds(problem) * alone;
-        Some(Self { channels: channels / vector, columns, strips, tiles, patch, shared_bytes, seconds })
+        let start = Estimate { seconds: START_SECONDS, latency: START_SECONDS, ..Default::default() };
+        let estimate = start + work.estimate(problem) * alone;
+        Some(Self { channels: channels / vector, columns, strips, tiles, patch, shared_bytes, estimate })
     }
 }
 
@@ -176,8 +177,8 @@ fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
 }
 
 /// For a depthwise problem in channels_last.
-pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
-    Tiling::of(kernel, problem).map(|tiling| tiling.seconds)
+pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+    Tiling::of(kernel, problem).map(|tiling| tiling.estimate)
 }
 
 pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -1,7 +1,7 @@
 //! The banded kernels of kernels/conv_depthwise.cu: large depthwise kernels on tensor cores.
 
 use super::KernelInfo;
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes};
+use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
 use crate::geometry::ConvGeometry;
@@ -52,7 +52,7 @@ struct Tiling {
     tiles: [usize; 3],
     patch_h: usize,
     shared_bytes: usize,
-    seconds: f64,
+    estimate: Estimate,
 }
 
 impl Tiling {
@@ -60,7 +60,7 @@ impl Tiling {
     fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
         let rows = kernel.tag("rows").and_then(|rows| rows.parse().ok()).expect("the manifest has the rows of every banded kernel");
         let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, problem));
-        let best = tilings.min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
         best.ok_or_else(|| "what a block sees of 4 channels does not fit shared memory".into())
     }
 
@@ -77,7 +77,7 @@ impl Tiling {
         if shared_bytes > problem.device.shared_bytes_per_block as usize {
             return None;
         }
-        let resident = (SHARED_BYTES_PER_MULTIPROCESSOR / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident = (problem.device.model.shared_bytes_per_multiprocessor / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
         let blocks = (tiles.iter().product::<usize>() * g.n) as f64;
         let areas = blocks * channels as f64;
         let staged = areas * patch as f64;
@@ -108,12 +108,12 @@ impl Tiling {
         };
         // a block alone on its multiprocessor does not load while it multiplies
         let alone = if resident == 1 { 1.5 } else { 1.0 };
-        Some(Self { rows, channels, tiles, patch_h, shared_bytes, seconds: work.seconds(problem) * alone })
+        Some(Self { rows, channels, tiles, patch_h, shared_bytes, estimate: work.estimate(problem) * alone })
     }
 }
 
 /// For a depthwise problem.
-pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let g = &problem.geometry;
     if g.c_out != g.c_in {
         return Err(format!("it computes one output of an input channel, not {}", g.c_out / g.c_in));
@@ -127,7 +127,7 @@ pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if kernel.tag("width") != Some(width(g).to_string().as_str()) {
         return Err(format!("8 neighbouring outputs see {} columns from an even one on", width(g)));
     }
-    Tiling::of(kernel, problem).map(|tiling| tiling.seconds)
+    Tiling::of(kernel, problem).map(|tiling| tiling.estimate)
 }
 
 pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

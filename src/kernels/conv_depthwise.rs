@@ -1,6 +1,6 @@
 //! kernels/conv_depthwise.cu: one input channel an output channel.
 
-use super::cost::{Work, least_bytes, multiprocessors};
+use super::cost::{Estimate, Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
@@ -162,7 +162,7 @@ impl Tiling {
     }
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let g = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     if g.groups != g.c_in {
@@ -226,7 +226,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         ffma: instructions * idle,
         ..Default::default()
     };
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -1,6 +1,6 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
-use super::cost::{Work, least_bytes};
+use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::{KernelInfo, WeightPlace};
 use crate::Element;
@@ -19,7 +19,7 @@ const TAP_INSTRUCTIONS: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
 pub(super) const UNCOALESCED: f64 = 4.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     kernel.check_dtype(problem.dtype)?;
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
@@ -32,7 +32,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         ffma: macs + macs / (problem.geometry.c_in / problem.geometry.groups) as f64 * TAP_INSTRUCTIONS,
         ..Default::default()
     };
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -1,10 +1,11 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, warp_cycles, weight_bytes};
+use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
 use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
+use crate::device::GpuModel;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::{Parameter, Precision, padded};
 use crate::{DType, Element, MemoryFormat};
@@ -110,8 +111,8 @@ impl Tile {
         (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 
-    pub fn blocks_per_multiprocessor(&self) -> usize {
-        self.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / (STAGES * self.stage_bytes()))
+    pub fn blocks_per_multiprocessor(&self, model: &GpuModel) -> usize {
+        self.register_blocks().min(model.shared_bytes_per_multiprocessor / (STAGES * self.stage_bytes()))
     }
 
     /// How many blocks' registers a multiprocessor has.
@@ -228,20 +229,20 @@ const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
 pub(super) const SECTOR_BYTES: f64 = 32.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     if kernel.tag("gather") == Some("patches") {
-        return Patch::of(kernel, problem).map(|patch| patch.work(Tile::of(kernel), problem).seconds(problem));
+        return Patch::of(kernel, problem).map(|patch| patch.work(Tile::of(kernel), problem).estimate(problem));
     }
-    let estimate = Estimate::new(kernel, problem)?;
-    if is_split(kernel) { Ok(estimate.split_seconds(estimate.parts(problem)?, problem)) } else { Ok(estimate.whole.seconds(problem)) }
+    let multiply = Multiplication::new(kernel, problem)?;
+    if is_split(kernel) { Ok(multiply.split(multiply.parts(problem)?, problem)) } else { Ok(multiply.whole.estimate(problem)) }
 }
 
 /// The cost of a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
-pub(super) fn cost_as(kernel: &KernelInfo, problem: &Problem<'_>, gemm: ConvGeometry) -> Result<f64, String> {
+pub(super) fn cost_as(kernel: &KernelInfo, problem: &Problem<'_>, gemm: ConvGeometry) -> Result<Estimate, String> {
     let other = Problem { geometry: gemm, ..*problem };
-    let mut work = Estimate::new(kernel, &other)?.whole;
+    let mut work = Multiplication::new(kernel, &other)?.whole;
     work.dram_bytes += least_bytes(problem) - least_bytes(&other);
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
 /// What every kernel says of the input.
@@ -258,7 +259,7 @@ fn check_input(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<(), String>
 }
 
 /// What a kernel does for a problem to which it applies.
-struct Estimate {
+struct Multiplication {
     tile: &'static Tile,
     tiling: Tiling,
     step_cycles: f64,
@@ -266,7 +267,7 @@ struct Estimate {
     whole: Work,
 }
 
-impl Estimate {
+impl Multiplication {
     fn new(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
         let Problem { geometry: g, dtype, .. } = problem;
         check_input(kernel, problem)?;
@@ -306,11 +307,15 @@ impl Estimate {
             DType::F32 => (TF32_MACS, 0.0),
             _ => (1.0, 0.0),
         };
-        let warp = warp_cycles(tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
+        let warp = warp_cycles(problem.device.model, tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
         // what goes through registers is loaded beside the products of one step
         let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
-        let resident = tile.blocks_per_multiprocessor().min(if ffma > 0.0 { tile.blocks_with(FFMA_REGISTERS) } else { usize::MAX });
+        let resident = tile.blocks_per_multiprocessor(problem.device.model).min(if ffma > 0.0 {
+            tile.blocks_with(FFMA_REGISTERS)
+        } else {
+            usize::MAX
+        });
         let whole = Work {
             l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
             blocks: tiling.blocks() as f64,
@@ -343,7 +348,7 @@ impl Estimate {
         }
         let allowed = |&parts: &usize| padded(parts_bytes(g, parts)).is_ok_and(|bytes| bytes <= *workspace_limit);
         let possible = (2..=MAX_PARTS.min(self.tiling.steps)).filter(allowed);
-        let fastest = possible.min_by(|&a, &b| self.split_seconds(a, problem).total_cmp(&self.split_seconds(b, problem)));
+        let fastest = possible.min_by(|&a, &b| self.split(a, problem).seconds.total_cmp(&self.split(b, problem).seconds));
         fastest.ok_or_else(|| {
             let bytes = parts_bytes(g, 2);
             format!("two parts need {bytes} bytes of workspace: PlanRequest::workspace_limit allows {workspace_limit}")
@@ -351,7 +356,7 @@ impl Estimate {
     }
 
     /// Of both launches.
-    fn split_seconds(&self, parts: usize, problem: &Problem<'_>) -> f64 {
+    fn split(&self, parts: usize, problem: &Problem<'_>) -> Estimate {
         let bytes = parts_bytes(&problem.geometry, parts) as f64;
         let steps = (self.tiling.steps as f64 / parts as f64).ceil();
         let multiply = Work {
@@ -366,7 +371,7 @@ impl Estimate {
             l2_bytes: bytes,
             ..Default::default()
         };
-        multiply.seconds(problem) + add.seconds(problem)
+        multiply.estimate(problem) + add.estimate(problem)
     }
 }
 
@@ -470,11 +475,12 @@ impl Patch {
         let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
         let shares = slices.div_ceil(slices.div_ceil(taps));
         let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
-        let warp = warp_cycles(tile.warp_macs(*dtype), 0.0);
+        let warp = warp_cycles(problem.device.model, tile.warp_macs(*dtype), 0.0);
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
+            blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
+                as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
@@ -526,7 +532,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         };
     }
     let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
-    let parts = if is_split(kernel) { Estimate::new(kernel, problem).and_then(|estimate| estimate.parts(problem)) } else { Ok(1) };
+    let parts = if is_split(kernel) { Multiplication::new(kernel, problem).and_then(|multiply| multiply.parts(problem)) } else { Ok(1) };
     let x_alignment = match kernel.tag("gather") {
         Some("vectors" | "matrix") => CHUNK_BYTES,
         Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),

@@ -1,7 +1,7 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
 use super::KernelInfo;
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, least_bytes, multiprocessors};
+use super::cost::{Estimate, Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
 use super::params::ConvGroupedParams;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -122,7 +122,7 @@ struct Tiling {
     /// Of the weights in shared memory; 0 where they would leave too little of it.
     weight_bytes: usize,
     shared_bytes: usize,
-    seconds: f64,
+    estimate: Estimate,
 }
 
 impl Tiling {
@@ -146,7 +146,7 @@ impl Tiling {
                         let block_groups = block_groups.min(g.groups.next_multiple_of(unit));
                         let tiling = Self::new(variant, problem, slots, block_groups, [tile_h, walk], tile_w_log2);
                         best = match (best, tiling) {
-                            (Some(best), Some(tiling)) if best.seconds <= tiling.seconds => Some(best),
+                            (Some(best), Some(tiling)) if best.estimate.seconds <= tiling.estimate.seconds => Some(best),
                             (best, tiling) => tiling.or(best),
                         };
                     }
@@ -191,7 +191,7 @@ impl Tiling {
             blocks,
             weight_bytes: 0,
             shared_bytes: 0,
-            seconds: 0.0,
+            estimate: Estimate::default(),
         };
         tiling.finish(variant, problem, 1.0)
     }
@@ -206,7 +206,8 @@ impl Tiling {
         if self.shared_bytes > limit {
             return None;
         }
-        let resident_with = |bytes: usize| (SHARED_BYTES_PER_MULTIPROCESSOR / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident_with =
+            |bytes: usize| (problem.device.model.shared_bytes_per_multiprocessor / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
         let resident = resident_with(self.shared_bytes);
         let blocks = (self.blocks * g.n) as f64;
         if self.walk > 1 && blocks < multiprocessors(problem) * (WAVES * resident) as f64 {
@@ -257,7 +258,7 @@ impl Tiling {
         // a block alone on its multiprocessor does not load while it multiplies, but the next tile of a walk without registers
         let under_way = self.walk > 1 && variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
         let alone = if resident == 1 && !under_way { 1.5 } else { 1.0 };
-        self.seconds = work.seconds(problem) * alone;
+        self.estimate = work.estimate(problem) * alone;
         Some(*self)
     }
 
@@ -308,9 +309,9 @@ impl Tiling {
                 let mut padded = Self { pixel_bytes, row_bytes: self.patch[1] * pixel_bytes + row_pad, ..self };
                 let turns = padded.turns(&problem.geometry);
                 if let Some(finished) = padded.finish(variant, problem, turns)
-                    && finished.seconds < best.0
+                    && finished.estimate.seconds < best.0
                 {
-                    best = (finished.seconds, finished);
+                    best = (finished.estimate.seconds, finished);
                 }
             }
         }
@@ -376,7 +377,7 @@ fn vector_of(elements: usize) -> usize {
     1 << elements.trailing_zeros().min(VECTOR.ilog2())
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let g = &problem.geometry;
     let variant = Variant::of(kernel);
     kernel.check_dtype(problem.dtype)?;
@@ -406,7 +407,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
             return Err(format!("its 16-byte stores are for multiples of 8 output channels, not {run} a warp and {} in all", g.c_out));
         }
     }
-    Tiling::of(variant, problem).map(|tiling| tiling.seconds)
+    Tiling::of(variant, problem).map(|tiling| tiling.estimate)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

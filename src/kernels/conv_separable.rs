@@ -1,6 +1,6 @@
 //! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result, in one launch.
 
-use super::cost::{Work, least_bytes};
+use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, Prepared, Problem, Stage};
 use super::params::ConvSeparableParams;
 use super::{Epilogue, KernelInfo, Packed, conv_gemm};
@@ -22,7 +22,7 @@ const ELEMENT_INSTRUCTIONS: f64 = 8.0;
 /// Of each element in the middle: bias, activation, rounding, and the store to shared memory.
 const FINISH_INSTRUCTIONS: f64 = 8.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let Problem { geometry: pointwise, dtype, .. } = problem;
     kernel.check_dtype(*dtype)?;
     let Some(depthwise) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -60,7 +60,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     let seen = (window(0, rows) as f64 * window(1, columns) as f64).min(tile.m as f64 * taps);
     let work = Work {
         blocks: tiling.blocks() as f64,
-        blocks_per_multiprocessor: tile.blocks_per_multiprocessor() as f64,
+        blocks_per_multiprocessor: tile.blocks_per_multiprocessor(problem.device.model) as f64,
         dram_bytes: fused_bytes(problem, depthwise),
         l2_bytes: stages * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
         shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
@@ -68,7 +68,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
         ffma: instructions,
         ..Default::default()
     };
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
 /// Bytes that must move: those of a convolution, with the input of the one before it instead of its own.

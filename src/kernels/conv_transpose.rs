@@ -1,6 +1,7 @@
 //! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
 
 use super::conv_gemm::{MAX_TILE, Pack, Tile};
+use super::cost::Estimate;
 use super::launch::{Family, KernelParams, Prepared, Problem, Stage, plan as plan_op};
 use super::params::ConvTransposeParams;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
@@ -141,7 +142,7 @@ fn is_gemm(kernel: &KernelInfo) -> bool {
     kernel.tag("tile").is_some()
 }
 
-fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     if has_columns(kernel) {
         conv_gemm::cost_as(kernel, problem, as_columns(&problem.geometry)?)
     } else if is_gemm(kernel) {

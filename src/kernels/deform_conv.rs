@@ -1,7 +1,7 @@
 //! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel beneath it.
 
 use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
-use super::cost::{Work, least_bytes};
+use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, Prepared, Problem};
 use super::params::DeformConvParams;
 use super::{KernelInfo, conv_direct};
@@ -31,7 +31,7 @@ fn shared_bytes(tile: &Tile) -> usize {
     STAGES * tile.stage_bytes() + segments(tile) * tile.m * SAMPLE_BYTES
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     kernel.check_dtype(problem.dtype)?;
     match kernel.tag("gather") {
         Some(gather) => gemm_cost(kernel, gather, problem),
@@ -39,7 +39,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     }
 }
 
-fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { conv_direct::UNCOALESCED };
@@ -51,10 +51,10 @@ fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String
         ffma: macs * FFMA_PER_DIRECT_SAMPLE,
         ..Default::default()
     };
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
-fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result<f64, String> {
+fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result<Estimate, String> {
     let Problem { geometry: g, dtype, .. } = problem;
     let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
     if problem.x_format != format {
@@ -94,7 +94,7 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
         ffma: samples * FFMA_PER_SAMPLE + if *dtype == DType::F32 { macs } else { 0.0 },
         ..Default::default()
     };
-    Ok(work.seconds(problem))
+    Ok(work.estimate(problem))
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -1,5 +1,6 @@
 //! The choice among the kernels of an op, and the launch that all convolutions share.
 
+use super::cost::Estimate;
 use super::params::{
     ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvPatchParams, ConvSeparableParams, ConvSplitParams,
     ConvTransposeParams, DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
@@ -88,7 +89,7 @@ pub(crate) struct Before<'a> {
 /// A family's two functions: the cost of a kernel of its file, or the reason why that does not apply; and its preparation.
 pub(crate) struct Family<T> {
     pub name: &'static str,
-    pub cost: fn(&KernelInfo, &Problem<'_>) -> Result<f64, String>,
+    pub cost: fn(&KernelInfo, &Problem<'_>) -> Result<Estimate, String>,
     pub prepare: fn(&KernelInfo, &Problem<'_>) -> Prepared<T>,
 }
 
@@ -283,10 +284,11 @@ pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Ve
     families.iter().flat_map(choices).collect()
 }
 
-/// The estimated cost of the kernel that a plan would choose; infinite where none applies.
-pub(crate) fn least_cost<T: Element>(families: &[Family<T>], device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> f64 {
+/// The estimated time of the kernel that a plan would choose; infinite where none applies.
+pub(crate) fn least_cost<T: Element>(families: &[Family<T>], device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Estimate {
     let choices = candidates(families, &Problem::new::<T>(device, request, geometry));
-    choices.into_iter().filter_map(|choice| choice.verdict.ok()).fold(f64::INFINITY, f64::min)
+    let none = Estimate { seconds: f64::INFINITY, ..Default::default() };
+    choices.into_iter().filter_map(|choice| choice.verdict.ok()).fold(none, Estimate::or_less)
 }
 
 fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -9,7 +9,7 @@ mod conv_gemm;
 mod conv_grouped;
 mod conv_separable;
 pub(crate) mod conv_transpose;
-mod cost;
+pub(crate) mod cost;
 mod deform_conv;
 pub(crate) mod deform_conv2d;
 pub(crate) mod launch;
@@ -266,7 +266,7 @@ pub(crate) fn choose(
     problem: String,
     mut choices: Vec<Choice>,
 ) -> Result<Selection> {
-    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&c| c);
+    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |estimate| estimate.seconds);
     choices.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     let (wanted, chosen_by) = overruling(device, request, &problem, &choices).unzip();
     let wanted = wanted.as_deref();

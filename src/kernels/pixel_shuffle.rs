@@ -1,5 +1,6 @@
 //! kernels/rearrange.cu: pixels into channels and back.
 
+use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
 use super::unweighted::{Unweighted, plan as plan_op};
@@ -180,7 +181,7 @@ impl Unweighted for Rearrangement {
         family("rearrange").filter(|kernel| kernel.name.starts_with("pixel_") && kernel.tag("bits") == Some(&bits)).collect()
     }
 
-    fn cost(&self, kernel: &KernelInfo) -> Result<f64, String> {
+    fn work(&self, kernel: &KernelInfo) -> Result<Work, String> {
         let division = self.division(kernel)?;
         let bytes = (2 * self.geometry.n * self.elements() * self.element_bytes) as f64;
         let neighbours = self.formats() == (MemoryFormat::ChannelsLast, MemoryFormat::ChannelsLast) && self.order != ChannelOrder::Crd;
@@ -190,7 +191,7 @@ impl Unweighted for Rearrangement {
             (1, false) => SCATTERED,
             _ => 1.0,
         };
-        Ok(super::cost::copy_seconds(bytes * factor))
+        Ok(Work { dram_bytes: bytes * factor, ..Default::default() })
     }
 
     fn attributes(&self) -> String {

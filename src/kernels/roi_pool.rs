@@ -1,6 +1,6 @@
 //! kernels/roi_pool.cu: the choice among its kernels, and their launch.
 
-use super::cost::Work;
+use super::cost::{Estimate, Work};
 use super::launch::is_aligned;
 use super::params::RoiParams;
 use super::{Kernel, KernelInfo, Operands, choose, family, field, field_operand, find, operand, tensor4, to_i32};
@@ -71,8 +71,8 @@ impl Variant {
         self.vector.unwrap_or(1) * size_of::<T>()
     }
 
-    /// Estimated seconds, or why it does not apply.
-    fn cost<T: Element>(&self, g: &RoiGeometry, request: &PlanRequest, device: &Device) -> Result<f64, String> {
+    /// The estimated time, or why it does not apply.
+    fn cost<T: Element>(&self, g: &RoiGeometry, request: &PlanRequest, device: &Device) -> Result<Estimate, String> {
         let pool = self.info.tag("pool").unwrap_or_default();
         if pool != g.pooling.pool.name() {
             return Err(format!("it pools as {pool}, not {}", g.pooling.pool.name()));
@@ -114,7 +114,7 @@ impl Variant {
             ffma: issued * instructions / 2.0, // two instructions a cycle and lane
             ..Default::default()
         };
-        Ok(work.seconds_on(device.kind(), device.properties()))
+        Ok(work.estimate_on(device.kind(), device.properties()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Two convolutions in a row: one launch where a kernel does both and is estimated to be faster, else a pair.
 
+use super::cost::Estimate;
 use super::launch::{self, Before, Family, Stage};
 use super::{KernelInfo, conv_separable, conv2d, overruling, spatial_gemm, spatial_separable};
 use crate::error::Result;
@@ -11,7 +12,7 @@ use crate::{Device, Element, MemoryFormat};
 struct Pair<'a> {
     stages: [Stage<'a>; 2],
     requests: [PlanRequest; 2],
-    cost: f64,
+    cost: Estimate,
 }
 
 impl<'a> Pair<'a> {
@@ -35,8 +36,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The estimated seconds of two launches, and what to ask of each.
-fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> (f64, [PlanRequest; 2]) {
+/// The estimated time of two launches, and what to ask of each.
+fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> (Estimate, [PlanRequest; 2]) {
     let [first, second] = geometries;
     let pairs = MemoryFormat::ALL.map(|middle| {
         // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
@@ -44,10 +45,10 @@ fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries:
         let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
         let families = conv2d::families::<T>();
         let cost = geometries.iter().zip(&requests).map(|(geometry, request)| launch::least_cost(&families, device, request, *geometry));
-        (cost.sum(), requests)
+        (cost.sum::<Estimate>(), requests)
     });
     let [contiguous, channels_last] = pairs;
-    if contiguous.0 <= channels_last.0 { contiguous } else { channels_last }
+    if contiguous.0.seconds <= channels_last.0.seconds { contiguous } else { channels_last }
 }
 
 /// The estimated seconds of the plan that a vertical and a horizontal convolution would get.
@@ -60,7 +61,7 @@ pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest
     launch::geometry_params(&row)?;
     let problem = launch::Problem { before: Some(column), ..launch::Problem::new::<T>(device, request, row) };
     let fused = launch::candidates(&spatial_families::<T>(), &problem).into_iter().filter_map(|choice| choice.verdict.ok());
-    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries).0, f64::min))
+    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries).0, Estimate::or_less).seconds)
 }
 
 /// A vertical and a horizontal convolution.
@@ -106,13 +107,13 @@ fn either<T: Element>(
     launch::geometry_params(&second.geometry)?;
     let pair = Pair::new::<T>(device, request, [first, second]);
     let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
-    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |&cost| cost);
+    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |estimate| estimate.seconds);
     let mut fused = launch::candidates(families, &problem);
     let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
     let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
     let paired = match wanted.as_deref() {
         Some(name) => name == PAIR,
-        None => fused.iter().all(|choice| cost(choice) >= pair.cost),
+        None => fused.iter().all(|choice| cost(choice) >= pair.cost.seconds),
     };
     let mut plan = if paired {
         let mut plan = pair.plan(op, device, request)?;

@@ -2,7 +2,7 @@
 
 use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, Pack, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
 use super::conv_separable::fused_bytes;
-use super::cost::{SHARED_BYTES_PER_MULTIPROCESSOR, Work, warp_cycles, weight_bytes};
+use super::cost::{Estimate, Work, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Prepared, Problem, Stage};
 use super::params::SpatialSeparableParams;
 use super::{KernelInfo, Packed};
@@ -33,18 +33,18 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The fastest one by the cost model, with its estimated seconds; or why there is none.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, f64), String> {
+    /// The fastest one by the cost model, with its estimated time; or why there is none.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let [height, width] = problem.geometry.output;
         let tile = Tile::of(kernel);
-        let mut best: Option<(Self, f64)> = None;
+        let mut best: Option<(Self, Estimate)> = None;
         let whole = (width <= tile.m).then_some(width);
         for columns in whole.into_iter().chain((WIDTH..=tile.m.min(width)).step_by(WIDTH)) {
             for rows in 1..=height.min(tile.m / columns.max(1)) {
                 let Some(tiling) = Self::new(tile, problem, rows, columns) else { continue };
-                let seconds = tiling.work(kernel, problem, column).seconds(problem);
-                if best.as_ref().is_none_or(|(_, least)| seconds < *least) {
-                    best = Some((tiling, seconds));
+                let estimate = tiling.work(kernel, problem, column).estimate(problem);
+                if best.as_ref().is_none_or(|(_, least)| estimate.seconds < least.seconds) {
+                    best = Some((tiling, estimate));
                 }
             }
         }
@@ -79,7 +79,7 @@ impl Tiling {
         let (first, second) = (self.mid_tiles * column.c_out.div_ceil(tile.n), row.c_out.div_ceil(tile.n));
         let (first_steps, second_steps) = ((first * column_steps) as f64, (second * row.kernel[1] * chunks(row, element)) as f64);
         let (blocks, steps) = (self.blocks(row) as f64, first_steps + second_steps);
-        let warp = warp_cycles(tile.warp_macs(problem.dtype), 0.0);
+        let warp = warp_cycles(problem.device.model, tile.warp_macs(problem.dtype), 0.0);
         let vectors = kernel.tag("gather") == Some("vectors");
         // what goes through registers is loaded beside the products of one step
         let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
@@ -90,7 +90,8 @@ impl Tiling {
         let first_weight = weight_bytes(&Problem { geometry: *column, before: None, ..*problem });
         Work {
             blocks,
-            blocks_per_multiprocessor: tile.register_blocks().min(SHARED_BYTES_PER_MULTIPROCESSOR / self.shared_bytes) as f64,
+            blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
+                as f64,
             block_cycles: first_steps * gather_cycles + second_steps * (STEP_CYCLES + warp) + (first + second) as f64 * LOAD_CYCLES,
             dram_bytes: fused_bytes(problem, column) + first_weight,
             l2_bytes: blocks * (first_steps * pixel_bytes * sectors + steps * channel_bytes),
@@ -109,7 +110,7 @@ fn chunks(row: &ConvGeometry, element_bytes: usize) -> usize {
     row.c_in.div_ceil(ROW_BYTES / element_bytes)
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -124,12 +125,12 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if gather == "vectors" && !(column.c_in * problem.dtype.bytes()).is_multiple_of(CHUNK_BYTES) {
         return Err(format!("{} channels are not a multiple of {}", column.c_in, CHUNK_BYTES / problem.dtype.bytes()));
     }
-    let (tiling, seconds) = Tiling::of(kernel, problem, column)?;
+    let (tiling, estimate) = Tiling::of(kernel, problem, column)?;
     let largest = [row.output[0], row.output[1], tiling.blocks(row), column.products()].into_iter().max().unwrap_or_default();
     if largest > i32::MAX as usize - MAX_TILE {
         return Err(format!("{:?} output pixels of {} products are above 2^31", row.output, column.products()));
     }
-    Ok(seconds)
+    Ok(estimate)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -2,7 +2,7 @@
 //! launch.
 
 use super::conv_separable::fused_bytes;
-use super::cost::Work;
+use super::cost::{Estimate, Work};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, Stage};
 use super::params::SpatialSeparableParams;
 use super::{KernelInfo, Packed, conv_direct};
@@ -68,11 +68,11 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The cheapest tile that fits shared memory, with its estimated seconds.
-    fn new(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, f64), String> {
+    /// The cheapest tile that fits shared memory, with its estimated time.
+    fn new(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let row = &problem.geometry;
         let vectors = row.c_out / variant.vector;
-        let mut best: Option<(Self, f64)> = None;
+        let mut best: Option<(Self, Estimate)> = None;
         // the first that holds all is as large as any
         let up_to = |sizes: &'static [usize], total: usize| {
             let enough = sizes.iter().position(|&size| size >= total).map_or(sizes.len(), |index| index + 1);
@@ -85,9 +85,9 @@ impl Tiling {
                     if tiling.shared_bytes > problem.device.shared_bytes_per_block as usize {
                         continue;
                     }
-                    let seconds = tiling.work(variant, problem, column).seconds(problem);
-                    if best.as_ref().is_none_or(|(_, least)| seconds < *least) {
-                        best = Some((tiling, seconds));
+                    let estimate = tiling.work(variant, problem, column).estimate(problem);
+                    if best.as_ref().is_none_or(|(_, least)| estimate.seconds < least.seconds) {
+                        best = Some((tiling, estimate));
                     }
                 }
             }
@@ -169,7 +169,7 @@ impl Tiling {
     }
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, String> {
+pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -186,11 +186,11 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<f64, St
     if !row.c_out.is_multiple_of(variant.vector) {
         return Err(format!("{} channels are no multiple of {}", row.c_out, variant.vector));
     }
-    let (tiling, seconds) = Tiling::new(&variant, problem, column)?;
+    let (tiling, estimate) = Tiling::new(&variant, problem, column)?;
     if tiling.tiles.iter().try_fold(1, |product: usize, &tiles| product.checked_mul(tiles)).is_none_or(|tiles| tiles > i32::MAX as usize) {
         return Err("an image has too many tiles".into());
     }
-    Ok(seconds)
+    Ok(estimate)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

@@ -1,5 +1,6 @@
 //! Ops without weights: one tensor in, one out, bound by memory. The choice among their kernels, and their launch.
 
+use super::cost::Work;
 use super::launch::is_aligned;
 use super::params::Tensor4;
 use super::{Kernel, KernelInfo, choose, find, operand, tensor4};
@@ -17,8 +18,8 @@ pub(crate) trait Unweighted: Debug + Send + Sync + 'static {
     /// The kernels that it may run. At least one applies and needs no more than an element's alignment.
     fn kernels(&self) -> Vec<&'static KernelInfo>;
 
-    /// Bytes that a kernel moves, with a penalty for how; or why it does not apply.
-    fn cost(&self, kernel: &KernelInfo) -> Result<f64, String>;
+    /// What a kernel does, or why it does not apply.
+    fn work(&self, kernel: &KernelInfo) -> Result<Work, String>;
 
     /// What its kernels' times depend on beside shapes, formats and dtype.
     fn attributes(&self) -> String;
@@ -57,7 +58,9 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     output: Shape,
     op: O,
 ) -> Result<Plan<T>> {
-    let choices = op.kernels().into_iter().map(|kernel| Choice { kernel: kernel.name, verdict: op.cost(kernel) }).collect();
+    let estimate = |work: Work| work.estimate_on(device.kind(), device.properties());
+    let choice = |kernel: &KernelInfo| Choice { kernel: kernel.name, verdict: op.work(kernel).map(estimate) };
+    let choices = op.kernels().into_iter().map(choice).collect();
     let (dtype, x, x_format, y_format) = (T::DTYPE, request.x, request.x_format, request.y_format);
     let problem = format!("{name} {dtype}, x {x:?} {x_format}, y {output:?} {y_format}; {}", op.attributes());
     let selection = choose(name, device, request, problem, choices)?;

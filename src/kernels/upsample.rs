@@ -1,5 +1,6 @@
 //! kernels/upsample.cu: bilinear interpolation.
 
+use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::params::{Tensor4, UpsampleParams};
 use super::unweighted::{Unweighted, plan as plan_op};
@@ -37,7 +38,7 @@ impl Unweighted for Upsampling {
         family(FAMILY).filter(|kernel| kernel.dtype == Some(self.dtype)).collect()
     }
 
-    fn cost(&self, kernel: &KernelInfo) -> Result<f64, String> {
+    fn work(&self, kernel: &KernelInfo) -> Result<Work, String> {
         let (g, per_thread) = (&self.geometry, self.per_thread(kernel));
         let format = kernel.format.expect("every kernel of the family is for a format of the output");
         if per_thread > 1 {
@@ -58,7 +59,7 @@ impl Unweighted for Upsampling {
             1 => SCATTERED,
             _ => 1.0,
         };
-        Ok(super::cost::copy_seconds(bytes as f64 * factor))
+        Ok(Work { dram_bytes: bytes as f64 * factor, ..Default::default() })
     }
 
     fn attributes(&self) -> String {

@@ -3,6 +3,7 @@
 use super::RoisView;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
+use crate::kernels::cost::Estimate;
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor};
 use std::fmt;
@@ -182,8 +183,8 @@ impl<'a, T: Element> Inputs<'a, T> {
 pub struct Choice {
     /// The kernel's name, as [`PlanRequest::kernel`] takes it.
     pub kernel: &'static str,
-    /// Its estimated time in arbitrary units, or why it does not apply.
-    pub verdict: Result<f64, String>,
+    /// Its estimated time, or why it does not apply.
+    pub verdict: Result<Estimate, String>,
 }
 
 /// Who chose a plan's kernel.
@@ -252,7 +253,7 @@ impl fmt::Display for Explanation {
         writeln!(f)?;
         for choice in &self.choices {
             match &choice.verdict {
-                Ok(cost) => writeln!(f, "  {:<36} cost {cost:.3e}", choice.kernel)?,
+                Ok(estimate) => writeln!(f, "  {:<36} {estimate}", choice.kernel)?,
                 Err(reason) => writeln!(f, "  {:<36} no: {reason}", choice.kernel)?,
             }
         }

@@ -41,7 +41,7 @@ pub(crate) fn measure_all<T: Element>(
     for choice in &first.explain().choices {
         let Ok(estimate) = choice.verdict else { continue };
         let plan = layer.plan::<T>(device, &request.clone().kernel(choice.kernel))?;
-        all.push(Measured { kernel: choice.kernel, estimate, time: time(&plan)? });
+        all.push(Measured { kernel: choice.kernel, estimate: estimate.seconds, time: time(&plan)? });
     }
     let seconds = |measured: &Measured| measured.time.as_ref().map_or(f64::INFINITY, |time| time.median);
     all.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));

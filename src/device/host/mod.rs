@@ -13,7 +13,7 @@ mod finding;
 #[cfg(feature = "checked-host")]
 pub use checker::{LaunchCounters, OperandCounters};
 
-use super::{Backend, DeviceKind, Launch, Properties, Stream, StreamKind};
+use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
 use finding::Findings;
@@ -49,11 +49,14 @@ pub struct HostOptions {
     /// Turns that the threads of one block may take before the kernel counts as endless. When checked: also the basic blocks
     /// that they may enter, so that a loop which never waits is found, too.
     pub max_steps: u64,
+    /// The GPU whose multiprocessors, shared memory and rates kernel selection counts on, so that plans show what they would be there.
+    /// `None` is an A100, with the shared memory of a Hopper GPU so that every kernel fits.
+    pub imitates: Option<&'static GpuModel>,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { threads: 0, checked: false, seed: 0, simd: true, max_steps: 1 << 28 }
+        Self { threads: 0, checked: false, seed: 0, simd: true, max_steps: 1 << 28, imitates: None }
     }
 }
 
@@ -89,11 +92,13 @@ impl HostDevice {
             (false, true) => "AVX2",
             (false, false) => "portable",
         };
+        let model = options.imitates.unwrap_or(GpuModel::nominal());
         let properties = Properties {
             name: format!("CPU, {threads} threads, {build} build"),
             multiprocessors: threads as u32,
-            shared_bytes_per_block: SHARED_BYTES_PER_BLOCK,
-            compute_capability: (8, 0),
+            shared_bytes_per_block: options.imitates.map_or(SHARED_BYTES_PER_BLOCK, GpuModel::shared_bytes_per_block),
+            compute_capability: model.compute_capability,
+            model,
         };
         Ok(Self {
             options,
@@ -232,9 +237,10 @@ impl Backend for HostDevice {
 
     unsafe fn launch(&self, launch: &Launch<'_>, _: &Stream) -> Result<()> {
         let info = launch.kernel.info;
-        if launch.shared_bytes > SHARED_BYTES_PER_BLOCK {
+        let limit = self.properties.shared_bytes_per_block;
+        if launch.shared_bytes > limit {
             let what = "the shared memory of a block in bytes";
-            return Err(Error::Limit { what, value: launch.shared_bytes.into(), limit: SHARED_BYTES_PER_BLOCK.into() });
+            return Err(Error::Limit { what, value: launch.shared_bytes.into(), limit: limit.into() });
         }
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
         // SAFETY: the caller promises that the launch's addresses are valid
