@@ -209,6 +209,20 @@ pub enum Error {
         /// The second largest, which is 0 for a separable filter: how far the kernel is from the nearest one.
         second: f64,
     },
+    /// A weight is infinite or NaN in the dtype of a plan.
+    #[error("{name} is {value:?} at {position:?} of {shape:?}, which is not finite in {dtype}: Parameter::allow_non_finite allows it")]
+    NonFinite {
+        /// The weight's name.
+        name: &'static str,
+        /// The first such value, as the layer has it.
+        value: f32,
+        /// Its indices.
+        position: Vec<usize>,
+        /// The weight's shape.
+        shape: Vec<usize>,
+        /// The dtype of the plan.
+        dtype: crate::DType,
+    },
     /// No kernel can run this configuration.
     #[error("no kernel of {op} applies: {reasons}")]
     NoKernel {

@@ -4,29 +4,66 @@
 //! element by element,
 //!
 //! ```text
-//! |y - y_ref| <= 2 u |y_ref| + (acc(K) + stage) * gain * scale + ref_atol + coord_atol + tiny
+//! |y - y_ref| <= (2 u + act) |y_ref| + (acc(K) + stage) * gain * scale + ref_atol + coord_atol + tiny
 //!
 //! y_ref   the definition, evaluated in f64 on the inputs as T holds them
 //! scale   the same operation on absolute values, before the final activation
 //! u       unit roundoff of T: f32 2^-24, f16 2^-11, bf16 2^-8
 //! K       products in one sum;  acc(K) = 2^-23 * (8 + sqrt K)
+//! act     0; for activations with a transcendental function, (2 m + 1) * 2^-24 where CUDA documents m ulp from the correctly
+//!         rounded result: expf 2, tanhf 2, erfcf 4
 //! stage   0; 2 u for layers of two stages; u where interpolated values are rounded to T before a product;
 //!         2^-10 where tf32 rounds the operands
 //! gain    the steepest slope of the activation where a user sets it (alpha, slope) and it is above 1, else 1
-//! tiny    the smallest subnormal of T
+//! tiny    the smallest subnormal of T, for the store; that of f32 for each rounding of the sum, since it may be subnormal;
+//!         half of T's for each value that is rounded to T before a product
 //! ```
+//!
+//! The figures of CUDA are those of the CUDA Programming Guide, appendix "Mathematical Functions", tables of the maximum ulp error
+//! of the single-precision standard functions. Editions differ in expf (1 or 2); the larger one is taken. They are
+//! measured, not proved, as the guide says.
+//!
+//! The terms of `tiny` are absolute errors: what is rounded before a product is multiplied by the other factors, so those terms
+//! are multiplied by the largest of them ([`Contract::magnified`]).
 //!
 //! A looser bound would hide work left out: in bf16, 2^-7 * scale passes when 64 of 2304 products are missing.
 //!
 //! **Bit for bit.** Products of multiples of 1/64 are multiples of 2^-12, so sums of them are exact in f32, in any order, while
 //! their absolute sum stays within 2^12. There a linear layer (without activation, or with relu) must equal the reference
-//! rounded once to T. The sign of a zero is left open.
+//! rounded once to T. The sign of a zero is left open. Where the precision rounds the operands (tf32) there is no such rule, unless
+//! the operands are numbers of tf32.
+//!
+//! **Padding is no product.** A tap that lies in the padding of a convolution is left out of the sum; the same holds for a tap
+//! of a transposed convolution that reaches no pixel of the input. So an infinite or NaN weight over the padding leaves
+//! the sum as it is, where a product with a zero would make it NaN. Most kernels multiply such zeros, which changes nothing as long as
+//! weights are finite. A layer with a weight that is not finite in T ([`crate::Parameter::allow_non_finite`]) therefore gets a
+//! kernel that leaves the taps out, unless it has no padding; [`crate::Explanation`] gives that as the reason. Everything
+//! else propagates NaN and infinity as the definition says: `0 * infinity` is NaN for a zero weight on an infinite pixel, and
+//! a sample of a deformable convolution outside the image is a zero that is multiplied.
+//!
+//! **Subnormal inputs of tensor cores.** The PTX manual leaves open how `mma` takes subnormal inputs ("The accumulation order,
+//! rounding and handling of subnormal inputs are unspecified"). A run on tensor cores with subnormal operands that misses the bound
+//! only by what follows from taking them as zeros is a class of its own ([`crate::check::Run::open_subnormals`]), neither right nor
+//! wrong.
 
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::layers::Activation;
 
 /// The largest absolute sum of products of multiples of 1/64 that f32 holds exactly: 24 bits above 2^-12.
 pub const EXACT_SCALE: f64 = 4096.0;
+
+/// What CUDA documents as the largest difference from the correctly rounded result, in ulps.
+const EXPF_ULPS: f64 = 2.0;
+const TANHF_ULPS: f64 = 2.0;
+const ERFCF_ULPS: f64 = 4.0;
+/// Bias, residual, and two in an activation.
+const TAIL_ROUNDINGS: f64 = 4.0;
+
+/// Whether all values are numbers of tf32, infinities and NaN included: f32 with 10 bits of mantissa.
+pub fn in_tf32(values: &[f64]) -> bool {
+    values.iter().all(|&v| v.is_nan() || f64::from(v as f32) == v && (v as f32).to_bits() & 0x1fff == 0)
+}
 
 /// Whether all values are multiples of 1/64, as the bit-for-bit rule wants them.
 pub fn on_exact_grid(values: &[f64]) -> bool {
@@ -54,6 +91,12 @@ pub struct Contract {
     pub stage: f64,
     /// The steepest slope of the activation, at least 1.
     pub gain: f64,
+    /// Error of the activation's transcendental function, in proportion to the result.
+    pub activation: f64,
+    /// Absolute error of roundings whose result may be subnormal, beside that of the store.
+    pub underflow: f64,
+    /// Whether subnormal operands may count as zeros: see [`Contract::subnormals_open`].
+    pub flushed: bool,
     /// Inaccuracy of the reference itself.
     pub ref_atol: f64,
     /// Room for f32 coordinates in interpolation.
@@ -66,18 +109,72 @@ pub struct Contract {
 impl Contract {
     /// The contract of one sum of `products` products.
     pub fn new(dtype: DType, products: usize) -> Self {
-        Self { dtype, products, stage: 0.0, gain: 1.0, ref_atol: 0.0, coord_atol: 0.0, exact: false }
+        let contract = Self {
+            dtype,
+            products,
+            stage: 0.0,
+            gain: 1.0,
+            activation: 0.0,
+            underflow: 0.0,
+            flushed: false,
+            ref_atol: 0.0,
+            coord_atol: 0.0,
+            exact: false,
+        };
+        // a rounding for each product, and those of the tail
+        Self { underflow: (products as f64 + TAIL_ROUNDINGS) * DType::F32.smallest_subnormal(), ..contract }
     }
 
     /// Allows `roundings` more roundings to T of what goes into the products: 2 for layers of two stages, 1 for interpolated
     /// values.
     pub fn rounded(self, roundings: usize) -> Self {
-        Self { stage: self.stage + roundings as f64 * self.dtype.unit_roundoff(), ..self }
+        let roundings = roundings as f64;
+        let stage = self.stage + roundings * self.dtype.unit_roundoff();
+        let underflow = self.underflow + roundings * self.products as f64 * self.dtype.smallest_subnormal() / 2.0;
+        Self { stage, underflow, ..self }
     }
 
-    /// Allows for products of tf32.
+    /// Says that each factor of a product is itself the result of so many roundings in f32, as an interpolated value is.
+    pub fn computed(self, roundings: usize) -> Self {
+        let more = self.products as f64 * roundings as f64 * DType::F32.smallest_subnormal();
+        Self { underflow: self.underflow + more, ..self }
+    }
+
+    /// With factors of absolute values up to `magnitude`, by which errors of the other factors are multiplied.
+    ///
+    /// ```
+    /// use warpconv::{DType, numerics::Contract};
+    /// let contract = Contract::new(DType::F32, 4).computed(9);
+    /// assert_eq!(contract.magnified(0.5), contract);
+    /// assert!(contract.magnified(1e20).bound(0.0, 0.0) > 1e19 * contract.bound(0.0, 0.0));
+    /// ```
+    pub fn magnified(self, magnitude: f64) -> Self {
+        let magnitude = if magnitude.is_finite() { magnitude.max(1.0) } else { 1.0 };
+        Self { underflow: self.underflow * magnitude, ..self }
+    }
+
+    /// Allows for products of tf32, whose operands it rounds: results of such products cannot be compared bit for bit.
     pub fn tf32(self) -> Self {
-        Self { stage: self.stage + 2f64.powi(-10), ..self }
+        Self { stage: self.stage + 2f64.powi(-10), exact: false, ..self }
+    }
+
+    /// Allows what follows from taking subnormal operands as zeros: for each product the smallest normal number times the other
+    /// factor. Where infinities are about, one times such a zero may be NaN.
+    pub fn subnormals_open(self) -> Self {
+        let normal = self.dtype.smallest_subnormal() / (2.0 * self.dtype.unit_roundoff());
+        Self { underflow: self.underflow + self.products as f64 * normal, flushed: true, exact: false, ..self }
+    }
+
+    /// With the error of `activation`'s transcendental function, if it has one.
+    pub fn activation(self, activation: Activation) -> Self {
+        let ulps = match activation {
+            Activation::Sigmoid | Activation::Silu => EXPF_ULPS,
+            Activation::Tanh => TANHF_ULPS,
+            Activation::Gelu => ERFCF_ULPS,
+            _ => return Self { activation: 0.0, ..self },
+        };
+        // an ulp is at most 2^-23 of the number, and the correctly rounded result is half of one off
+        Self { activation: (2.0 * ulps + 1.0) * DType::F32.unit_roundoff(), ..self }
     }
 
     /// With an activation whose steepest slope is `gain`.
@@ -101,11 +198,12 @@ impl Contract {
     pub fn bound(&self, reference: f64, scale: f64) -> f64 {
         let scale = if scale.is_finite() { scale } else { reference.abs() };
         let accumulation = 2f64.powi(-23) * (8.0 + (self.products as f64).sqrt());
-        2.0 * self.dtype.unit_roundoff() * reference.abs()
+        (2.0 * self.dtype.unit_roundoff() + self.activation) * reference.abs()
             + (accumulation + self.stage) * self.gain * scale
             + self.ref_atol
             + self.coord_atol
             + self.dtype.smallest_subnormal()
+            + self.underflow * self.gain
     }
 
     /// Compares results (exact as f32 in every dtype) with the reference, element by element.
@@ -139,11 +237,12 @@ impl Contract {
         let value = f64::from(got);
         let bound = self.bound(expected, scale);
         let overflows = || self.dtype.round(expected + bound.copysign(value)) == value;
-        let anything = scale.is_finite() && scale > f64::from(f32::MAX);
+        let anything = scale.is_finite() && scale > f64::from(f32::MAX) || self.flushed && !scale.is_finite();
         let ratio = match (value.is_finite(), expected.is_finite()) {
             (true, true) => (value - expected).abs() / bound,
             _ if value == expected || value.is_nan() && expected.is_nan() => 0.0,
             (false, true) if anything || value.is_infinite() && overflows() => 0.0,
+            (false, false) if self.flushed && anything => 0.0,
             _ => f64::INFINITY,
         };
         Deviation { index: 0, got: value, expected, bound, ratio }
@@ -249,6 +348,73 @@ mod tests {
         assert!(passes(f32::NAN, 0.0, 1e39));
         assert!(passes(2f32.powi(-24), 0.0, 0.0), "the smallest subnormal");
         assert!(!passes(2f32.powi(-23), 0.0, 0.0));
+    }
+
+    /// A sigmoid near 0 with an expf of 2 ulp: its error is in proportion to 0.5, where the scale is nearly 0.
+    #[test]
+    fn the_error_of_a_transcendental_function_is_allowed_and_needed() {
+        for (activation, ulps) in [(Activation::Sigmoid, 2.0), (Activation::Silu, 2.0), (Activation::Tanh, 2.0), (Activation::Gelu, 4.0)] {
+            let contract = Contract::new(DType::F32, 1).activation(activation);
+            assert_eq!(contract.activation, (2.0 * ulps + 1.0) * 2f64.powi(-24), "{activation:?}");
+        }
+        let plain = Contract::new(DType::F32, 1);
+        let sigmoid = plain.activation(Activation::Sigmoid);
+        // exp(-z), correctly rounded, is 1 + 2^-23; two ulps above it, 1 + e is a tie, too
+        let z = -2f64.powi(-24);
+        let reference = 1.0 / (1.0 + (-z).exp());
+        let exp = 1.0f32 + 3.0 * 2f32.powi(-23);
+        let passes = |contract: Contract, y: f32| contract.check(&[y], &[reference], &[z.abs()]).unwrap().passed();
+        let within = 1.0 / (1.0 + exp);
+        assert!(passes(sigmoid, within) && !passes(plain, within), "{within} for {reference}");
+        // work left out of the sum, 1e-6 of it, is still seen
+        assert!(!passes(sigmoid, (reference - 1e-6) as f32));
+        assert_eq!(sigmoid.activation(Activation::Relu), plain);
+    }
+
+    /// The sample of a deformable f32 convolution has a rounding for each corner; the last line of `verify --seed 7331` once was
+    /// 2 subnormal steps for 0.94.
+    #[test]
+    fn every_rounding_of_a_sum_may_be_subnormal() {
+        let step = 2f64.powi(-149);
+        let passes = |contract: Contract, steps: f32, reference: f64| {
+            contract.check(&[steps * 2f32.powi(-149)], &[reference * step], &[reference * step]).unwrap().passed()
+        };
+        let one = Contract { underflow: 0.0, ..Contract::new(DType::F32, 1) };
+        assert!(!passes(one, 2.0, 0.94), "one rounding is not enough");
+        assert!(passes(Contract::new(DType::F32, 1).computed(9), 2.0, 0.94));
+        // half a step for each of 8 products, all in one direction
+        assert!(passes(Contract::new(DType::F32, 8), 8.0, 4.0) && !passes(one, 8.0, 4.0));
+        assert!(!passes(Contract::new(DType::F32, 8), 4000.0, 4.0));
+        // values that are rounded to f16 before a product: half of its subnormal each
+        let f16 = Contract::new(DType::F16, 64);
+        let (y, scale) = (32.0 * 2f32.powi(-24), 2f64.powi(-30));
+        let check = |contract: Contract| contract.check(&[y], &[0.0], &[scale]).unwrap().passed();
+        assert!(check(f16.rounded(1)) && !check(f16));
+    }
+
+    #[test]
+    fn subnormals_of_tensor_cores_are_open() {
+        let contract = Contract::new(DType::F16, 4);
+        let open = contract.subnormals_open();
+        // four products of the largest subnormal and 1, taken as zeros
+        let reference = 4.0 * (2f64.powi(-14) - 2f64.powi(-24));
+        let passes =
+            |contract: Contract, y: f32, reference: f64, scale: f64| contract.check(&[y], &[reference], &[scale]).unwrap().passed();
+        assert!(passes(open, 0.0, reference, reference) && !passes(contract, 0.0, reference, reference));
+        assert!(!passes(open, 1e-2, reference, reference));
+        let inf = f64::INFINITY;
+        assert!(passes(open, f32::NAN, inf, inf) && !passes(contract, f32::NAN, inf, inf));
+        assert!(!passes(open, f32::NAN, 1.0, 1.0) && !passes(open, 7.0, inf, inf));
+    }
+
+    #[test]
+    fn tf32_has_no_rule_bit_for_bit() {
+        let contract = Contract::new(DType::F32, 1).exact(true);
+        // x = 1024.5, w = 1: tf32 has no half at 1024
+        let passes = |contract: Contract| contract.check(&[1025.0], &[1024.5], &[1024.5]).unwrap().passed();
+        assert!(!passes(contract) && passes(contract.tf32()));
+        assert!(in_tf32(&[1024.0, 1.0 + 2f64.powi(-10), -63.0 / 64.0, 0.0, f64::INFINITY, f64::NAN]));
+        assert!(!in_tf32(&[1024.5]) && !in_tf32(&[1.0 + 2f64.powi(-11)]) && !in_tf32(&[0.1]));
     }
 
     #[test]

@@ -149,6 +149,13 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     }),
     ("empty_batch", "nothing to do, and nothing may be touched", |_, c| c.n = 0),
     ("special_values", "NaN, infinities, signed zeros and subnormals", |_, c| c.values = Values::Special),
+    ("special_weights", "the same in the weights, with padding, of which they make no product, and without", |rng, c| {
+        c.values = Values::SpecialWeights;
+        (c.groups, c.c_in, c.c_out) = *[(1, 9, 5), (1, 32, 12), (4, 8, 8), (8, 1, 1)].choose(rng).expect("not empty");
+        if rng.random() {
+            (c.padding, c.same) = ([0; 4], false);
+        }
+    }),
     ("channel_slices", "input and output are slices of wider tensors, at any alignment", |rng, c| {
         c.x_margin = [rng.random_range(0..9), rng.random_range(0..9)];
         c.y_margin = [rng.random_range(0..9), rng.random_range(0..9)];

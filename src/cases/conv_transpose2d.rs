@@ -97,6 +97,7 @@ const CHANGES: &[(&str, &str, Change)] = &[
     }),
     ("empty_batch", "nothing to do, and nothing may be touched", |_, t| t.n = 0),
     ("special_values", "NaN, infinities, signed zeros and subnormals", |_, t| t.values = Values::Special),
+    ("special_weights", "the same in the weights, some of whose taps reach no pixel", |_, t| t.values = Values::SpecialWeights),
     ("channel_slices", "input and output are slices of wider tensors, at any alignment", |rng, t| {
         t.x_margin = [rng.random_range(0..9), rng.random_range(0..9)];
         t.y_margin = [rng.random_range(0..9), rng.random_range(0..9)];

@@ -63,6 +63,9 @@ const CHANGES: &[(&str, &str, Change)] = &[
     ("deform_special_values", "NaN, infinities, signed zeros and subnormals, in offsets and masks too", |rng, d| {
         (d.conv.values, d.conv.c_in) = (Values::Special, pick(rng, &[2, 5, 8, 16]));
     }),
+    ("deform_special_weights", "the same in the weights: samples outside the image are zeros that they multiply", |rng, d| {
+        (d.conv.values, d.conv.c_in) = (Values::SpecialWeights, pick(rng, &[2, 8]));
+    }),
     ("deform_slices", "every tensor is a slice of a wider one, at any alignment", |rng, d| {
         d.conv.c_in = pick(rng, &[4, 8, 16]);
         d.conv.x_margin = [rng.random_range(0..9), rng.random_range(0..9)];

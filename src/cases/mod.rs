@@ -26,8 +26,11 @@ pub enum Values {
     Exact,
     /// Uniform in [-1, 1) with every bit of the mantissa in use.
     FullMantissa,
-    /// Mostly as `FullMantissa`, with NaN, infinities, signed zeros and subnormals of every dtype strewn in.
+    /// Mostly as `FullMantissa`, with NaN, infinities, signed zeros and subnormals of every dtype strewn into the inputs; the
+    /// layer's own parameters stay finite, so that every kernel applies.
     Special,
+    /// The same strewn into the weights; all else is as `FullMantissa`.
+    SpecialWeights,
 }
 
 /// One layer on one input.
@@ -274,9 +277,7 @@ impl Problem {
         }
     }
 
-    /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly. The layer's own parameters stay finite:
-    /// whether a kernel multiplies padding's zeros with the weight or leaves the product out is not specified, and shows only
-    /// where a weight is infinite or NaN.
+    /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly.
     fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
@@ -285,11 +286,16 @@ impl Problem {
         }
         let subnormal = dtype.smallest_subnormal() as f32;
         let special = [0.0, -0.0, subnormal, -subnormal, 3.0 * subnormal, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-        let special = if self.layer.signature().inputs.contains(&tensor) { &special[..] } else { &special[..5] };
-        let value = |rng: &mut StdRng| match self.values {
-            Values::Exact => rng.random_range(-64i32..=64) as f32 / 64.0,
-            Values::Special if rng.random_bool(0.03) => *special.choose(rng).expect("not empty"),
-            Values::FullMantissa | Values::Special => rng.random_range(-1.0f32..1.0),
+        let (finite, is_input) = (&special[..5], self.layer.signature().inputs.contains(&tensor));
+        let special = match self.values {
+            Values::Special => Some(if is_input { &special[..] } else { finite }),
+            Values::SpecialWeights if tensor.ends_with("weight") => Some(&special[..]),
+            _ => None,
+        };
+        let value = |rng: &mut StdRng| match special {
+            _ if self.values == Values::Exact => rng.random_range(-64i32..=64) as f32 / 64.0,
+            Some(special) if rng.random_bool(0.03) => *special.choose(rng).expect("not empty"),
+            _ => rng.random_range(-1.0f32..1.0),
         };
         // offsets of several pixels
         let reach = if tensor == "offset" { 4.0 } else { 1.0 };
@@ -345,5 +351,9 @@ mod tests {
             assert!(problem.values("weight", 4000, dtype).iter().all(|v| v.is_finite()));
             assert!(values.iter().all(|&v| v.is_nan() || dtype.round(v.into()) == f64::from(v)));
         }
+        problem.values = Values::SpecialWeights;
+        let values = |tensor| problem.values(tensor, 4000, DType::F16);
+        assert!(values("weight").iter().any(|v| v.is_nan()) && values("weight").contains(&f32::INFINITY));
+        assert!(["x", "bias"].into_iter().flat_map(values).all(|v| v.is_finite() && v != 0.0));
     }
 }

@@ -24,6 +24,7 @@ const DEPTHWISE: &[&str] = &[
     "batch",
     "empty_batch",
     "special_values",
+    "special_weights",
     "channel_slices",
 ];
 
@@ -39,6 +40,7 @@ const SPATIALLY: &[&str] = &[
     "depthwise",
     "empty_batch",
     "special_values",
+    "special_weights",
     "channel_slices",
 ];
 

@@ -22,7 +22,7 @@ pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
 /// For sizes that no kernel takes.
 pub(crate) fn seconds<T: Element>(device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Result<f64> {
     geometry_params(&geometry)?;
-    Ok(least_cost(&families::<T>(), device, request, geometry).seconds)
+    Ok(least_cost(&families::<T>(), device, request, geometry, true).seconds)
 }
 
 /// Chooses, packs and loads.

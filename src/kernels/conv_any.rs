@@ -2,7 +2,7 @@
 
 use super::conv_depthwise::even;
 use super::cost::{Estimate, Work, least_bytes, warp_cycles};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
@@ -194,12 +194,14 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         patch_w: tiling.patch[1] as i32,
         ..Default::default()
     };
+    let phases = Axis::new(&problem.geometry, 1).stride.min(problem.geometry.kernel[1]);
     Prepared {
         grid: [tiling.tiles.iter().product::<usize>() as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
         walks: false,
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Depthwise(params),
         alignment: [vector(kernel) * size_of::<T>(); 2],
+        order: if phases > 1 { SumOrder::ChainByPhases(phases) } else { SumOrder::Chain },
         layout: conv_direct::LAYOUT,
         pack: conv_direct::pack,
     }

@@ -2,7 +2,7 @@
 
 use super::KernelInfo;
 use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvDepthwiseParams;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
@@ -132,7 +132,8 @@ pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
 
 pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let g = &problem.geometry;
-    let tiling = Tiling::of(kernel, problem).expect("`cost` has found one");
+    // a block that sees a special value sums in another order, so its channels may not depend on the batch
+    let tiling = Tiling::of(kernel, &problem.for_configuration()).expect("`cost` has found one");
     let params = ConvDepthwiseParams {
         channels: tiling.channels as i32,
         columns: COLUMNS as i32,
@@ -151,6 +152,7 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         params: KernelParams::Depthwise(params),
         // it looks at the alignment itself
         alignment: [size_of::<T>(); 2],
+        order: SumOrder::Bands,
         layout: LAYOUTS[g.padding[1] % 2],
         pack,
     }

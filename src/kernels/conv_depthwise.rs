@@ -1,7 +1,7 @@
 //! kernels/conv_depthwise.cu: one input channel an output channel.
 
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
 use crate::geometry::ConvGeometry;
@@ -262,6 +262,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::Depthwise(params),
         alignment: [variant.vector * size_of::<T>(); 2],
+        order: SumOrder::Chain,
         layout,
         pack,
     }

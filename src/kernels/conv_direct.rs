@@ -1,7 +1,7 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
 use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::{KernelInfo, WeightPlace};
 use crate::Element;
 use crate::geometry::ConvGeometry;
@@ -39,7 +39,16 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
-    Prepared { grid, walks: false, shared_bytes: 0, params: KernelParams::default(), alignment: [size_of::<T>(); 2], layout: LAYOUT, pack }
+    Prepared {
+        grid,
+        walks: false,
+        shared_bytes: 0,
+        params: KernelParams::default(),
+        alignment: [size_of::<T>(); 2],
+        order: SumOrder::Chain,
+        layout: LAYOUT,
+        pack,
+    }
 }
 
 pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {

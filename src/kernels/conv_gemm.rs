@@ -2,7 +2,7 @@
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
 use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Prepared, Problem};
+use super::launch::{KernelParams, Prepared, Problem, SumOrder};
 use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
 use crate::device::GpuModel;
@@ -527,6 +527,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
             shared_bytes: patch.shared_bytes as u32,
             params: KernelParams::Patch(patch.params()),
             alignment: [size_of::<T>(); 2],
+            order: SumOrder::ChannelChunks,
             layout,
             pack,
         };
@@ -549,6 +550,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         walks: tile.walks(kernel) && !is_split(kernel),
         shared_bytes: (STAGES * tile.stage_bytes()) as u32,
         params: KernelParams::default(),
+        order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
         alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
         layout,
         pack,

@@ -2,7 +2,7 @@
 
 use super::KernelInfo;
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvGroupedParams;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::Parameter;
@@ -421,6 +421,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         // of contiguous ones the kernel takes any, in vectors where they are aligned
         alignment: [problem.x_format, problem.y_format]
             .map(|format| if variant.wide && format == MemoryFormat::ChannelsLast { VECTOR * size_of::<T>() } else { size_of::<T>() }),
+        order: SumOrder::Slots,
         layout: LAYOUT,
         pack,
     }

@@ -2,7 +2,7 @@
 
 use super::conv_gemm::{MAX_TILE, Pack, Tile};
 use super::cost::Estimate;
-use super::launch::{Family, KernelParams, Prepared, Problem, Stage, plan as plan_op};
+use super::launch::{Family, KernelParams, Prepared, Problem, Stage, SumOrder, plan as plan_op};
 use super::params::ConvTransposeParams;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
@@ -175,7 +175,9 @@ fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T
     } else {
         conv_direct::prepare(kernel, problem)
     };
-    Prepared { params, walks: false, ..prepared }
+    // the phases' taps come as a convolution takes them
+    let order = if is_gemm(kernel) && prepared.order == SumOrder::Chain { SumOrder::ReversedChain } else { prepared.order };
+    Prepared { params, walks: false, order, ..prepared }
 }
 
 /// Chooses, packs and loads.

@@ -2,7 +2,7 @@
 
 use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
 use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, Prepared, Problem};
+use super::launch::{KernelParams, Prepared, Problem, SumOrder};
 use super::params::DeformConvParams;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::gcd;
@@ -111,6 +111,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         shared_bytes: shared_bytes(tile) as u32,
         params,
         alignment: [if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() }, size_of::<T>()],
+        order: SumOrder::of_gemm(kernel),
         layout,
         pack,
     }

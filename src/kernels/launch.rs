@@ -6,8 +6,8 @@ use super::params::{
     ConvTransposeParams, DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_gemm, field, field_operand, find, operand,
-    tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_direct, conv_gemm, conv_transpose, deform_conv,
+    field, field_operand, find, operand, tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::geometry::{BlockGeometry, ConvGeometry, elements};
 use crate::layers::{Choice, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub(crate) struct Problem<'a> {
     pub y_format: MemoryFormat,
     pub precision: Precision,
     pub batch_invariant: bool,
+    /// Whether every weight is finite in the dtype.
+    pub finite_weights: bool,
     /// Bytes.
     pub workspace_limit: usize,
     pub kind: DeviceKind,
@@ -49,10 +52,28 @@ impl<'a> Problem<'a> {
             y_format,
             precision: request.precision,
             batch_invariant: request.batch_invariant,
+            finite_weights: true,
             workspace_limit: request.workspace_limit,
             kind: device.kind(),
             device: device.properties(),
         }
+    }
+
+    /// The same for one image.
+    pub fn of_one_image(&self) -> Self {
+        let alone = |geometry: ConvGeometry| ConvGeometry { n: geometry.n.min(1), ..geometry };
+        Self { geometry: alone(self.geometry), before: self.before.map(alone), ..*self }
+    }
+
+    /// What a kernel is configured for whose bits depend on its configuration: one image where they may not depend on the batch.
+    pub fn for_configuration(&self) -> Self {
+        if self.batch_invariant { self.of_one_image() } else { *self }
+    }
+
+    /// Whether no tap of a convolution lies in its padding.
+    fn is_unpadded(&self) -> bool {
+        let unpadded = |g: &ConvGeometry| g.padding == [0; 4] && !g.transposed;
+        unpadded(&self.geometry) && self.before.iter().all(unpadded)
     }
 
     /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
@@ -157,6 +178,57 @@ impl KernelParams {
     }
 }
 
+/// In which order a kernel adds up the products of an output. Kernels of an op that have it in common give the same bits; which
+/// zeros they leave out does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SumOrder {
+    /// Fused multiply-adds along (tap, channel), one after the other.
+    Chain,
+    /// The same with the taps of a row by their remainders modulo so many.
+    ChainByPhases(usize),
+    /// The same with the taps of a phase of a transposed convolution from the last to the first.
+    ReversedChain,
+    /// Tensor cores along (tap, channel).
+    TensorCores,
+    /// The same with operands of tf32.
+    Tf32,
+    /// The same in so many sums that are added up at the end.
+    Slices(usize),
+    /// Tensor cores along (64 bytes of channels, tap, channel of them).
+    ChannelChunks,
+    /// Tensor cores along the slots of narrow groups.
+    Slots,
+    /// Tensor cores along the bands of large depthwise kernels.
+    Bands,
+}
+
+impl SumOrder {
+    /// Of an implicit GEMM along (tap, channel).
+    pub fn of_gemm(kernel: &KernelInfo) -> Self {
+        match (kernel.dtype, kernel.tag("math")) {
+            (_, Some(_)) => SumOrder::Tf32,
+            (Some(DType::F32), None) => SumOrder::Chain,
+            _ => SumOrder::TensorCores,
+        }
+    }
+}
+
+impl fmt::Display for SumOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SumOrder::Chain => f.write_str("multiply-adds along (tap, channel)"),
+            SumOrder::ChainByPhases(phases) => write!(f, "multiply-adds along (row, column modulo {phases}, column)"),
+            SumOrder::ReversedChain => f.write_str("multiply-adds along (tap, channel), the last tap first"),
+            SumOrder::TensorCores => f.write_str("tensor cores along (tap, channel)"),
+            SumOrder::Tf32 => f.write_str("tensor cores along (tap, channel), in tf32"),
+            SumOrder::Slices(slices) => write!(f, "tensor cores along (tap, channel), in {slices} sums"),
+            SumOrder::ChannelChunks => f.write_str("tensor cores along (64 bytes of channels, tap, channel)"),
+            SumOrder::Slots => f.write_str("tensor cores along (row, column, 4 channels)"),
+            SumOrder::Bands => f.write_str("tensor cores along (row, column)"),
+        }
+    }
+}
+
 /// What a family prepares for one kernel: how it is launched and how it wants its weight.
 pub(crate) struct Prepared<T> {
     pub grid: [u32; 3],
@@ -168,6 +240,7 @@ pub(crate) struct Prepared<T> {
     /// Bytes to which the addresses and strides of x and of y must be aligned. Where a view's are not, `run` takes the cheapest
     /// candidate that needs no more than an element's.
     pub alignment: [usize; 2],
+    pub order: SumOrder,
     /// Names the order of the packed weight.
     pub layout: &'static str,
     /// From the layer's order ([C_out][C_in / groups][kh][kw], or [C_in][C_out / groups][kh][kw] of a transposed convolution) to
@@ -212,12 +285,17 @@ pub(crate) fn plan_after<T: Element>(
         (output, needs) = (BlockGeometry::deep(output, factor)?.wide_shape(), Needs::default());
         params.sub_pixel = SubPixelParams { run: to_i32("C_out", run)?, factor: to_i32("r", factor)?, stride_h: 0, stride_w: 0 };
     }
-    let problem = Problem { before: before.map(|before| before.stage.geometry), ..Problem::new::<T>(device, request, geometry) };
+    let stages = [Some(stage), before.map(|before| before.stage)];
+    let finite_weights = are_finite::<T>(stages.iter().flatten())?;
+    let before_geometry = before.map(|before| before.stage.geometry);
+    let problem = Problem { before: before_geometry, finite_weights, ..Problem::new::<T>(device, request, geometry) };
     let mut described = problem.describe(op);
     if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
         described += &format!("; shuffled by {factor} in runs of {run}");
     }
-    let selection = choose(op, device, request, described, candidates(families, &problem))?;
+    let mut choices = candidates(families, &problem);
+    let one_order = if request.batch_invariant { keep_one_order(families, &problem, &mut choices) } else { None };
+    let selection = choose(op, device, request, described, choices)?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
         let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
         let Prepared { mut grid, walks, shared_bytes, alignment, params: mut all, .. } = prepared;
@@ -250,7 +328,11 @@ pub(crate) fn plan_after<T: Element>(
         let (kernel, prepared) = applicable
             .map(|kernel| (kernel, prepare(families, kernel, &problem)))
             .find(|(_, prepared)| prepared.alignment == undemanding)
-            .expect("the last family applies always and needs no more than an element's alignment");
+            .ok_or_else(|| {
+                // without batch invariance the last family applies, and needs no more than an element's alignment
+                let reasons = format!("{} takes aligned views only, and none of its order takes others", selection.kernel.name);
+                Error::NoKernel { op, reasons }
+            })?;
         note += &format!(
             "; {} for views that are not aligned to {} bytes",
             kernel.name,
@@ -258,8 +340,8 @@ pub(crate) fn plan_after<T: Element>(
         );
         narrow = Some(ready(kernel, prepared)?);
     }
-    if request.batch_invariant {
-        note += "; batch-invariant, as every candidate is";
+    if let Some(order) = one_order {
+        note += &format!("; batch-invariant: sums by {order} for every N and view");
     }
     let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
     let launch = ConvLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData };
@@ -275,18 +357,76 @@ pub(crate) fn plan_after<T: Element>(
     })
 }
 
+/// Whether the weights of all stages are finite in T, or an error where they are not and may not be otherwise.
+pub(crate) fn are_finite<'a, T: Element>(stages: impl IntoIterator<Item = &'a Stage<'a>>) -> Result<bool> {
+    let mut all = true;
+    for stage in stages {
+        stage.weight.check_finite("weight", T::DTYPE)?;
+        all &= stage.weight.is_finite_in(T::DTYPE);
+    }
+    Ok(all)
+}
+
 /// Every kernel of the families, with its estimated cost or the reason why it does not apply.
 pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Vec<Choice> {
     let choices = |family: &Family<T>| {
         let cost = family.cost;
-        super::family(family.name).map(move |kernel| Choice { kernel: kernel.name, verdict: cost(kernel, problem) })
+        let verdict = move |kernel: &KernelInfo| {
+            let cost = cost(kernel, problem)?;
+            if problem.finite_weights || problem.is_unpadded() || leaves_padding_out(kernel) {
+                return Ok(cost);
+            }
+            Err("it multiplies the zeros of the padding, which a weight that is infinite or NaN would make NaN".into())
+        };
+        super::family(family.name).map(move |kernel| Choice { kernel: kernel.name, verdict: verdict(kernel) })
     };
     families.iter().flat_map(choices).collect()
 }
 
+/// Whether a kernel makes no product of what lies in the padding. Samples of a deformable convolution are none of it: outside the
+/// image they are zeros by definition.
+fn leaves_padding_out(kernel: &KernelInfo) -> bool {
+    let direct = kernel.family == conv_transpose::FAMILY && kernel.tag("tile").is_none();
+    direct || [conv_direct::FAMILY, deform_conv::FAMILY].contains(&kernel.family)
+}
+
+/// Leaves, of the candidates, those that add up in one order: that of the cheapest one for one image, of the orders in which some
+/// kernel takes views of any alignment. What is decided here depends on neither the batch nor the views. None where no order has
+/// such a kernel.
+pub(crate) fn keep_one_order<T: Element>(families: &[Family<T>], problem: &Problem<'_>, choices: &mut [Choice]) -> Option<SumOrder> {
+    let alone = problem.of_one_image();
+    let mut kernels = Vec::new();
+    for choice in candidates(families, &alone) {
+        let Ok(cost) = choice.verdict else { continue };
+        let Prepared { order, alignment, .. } = prepare(families, find(choice.kernel), &alone);
+        kernels.push((choice.kernel, cost, order, alignment == [size_of::<T>(); 2]));
+    }
+    let takes_all = |order: SumOrder| kernels.iter().any(|&(_, _, other, any_view)| any_view && other == order);
+    let cheapest = kernels.iter().filter(|(_, _, order, _)| takes_all(*order)).min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds));
+    let order = cheapest.map(|&(_, _, order, _)| order);
+    for choice in choices.iter_mut().filter(|choice| choice.verdict.is_ok()) {
+        let own = kernels.iter().find(|(kernel, ..)| *kernel == choice.kernel).map(|&(_, _, order, _)| order);
+        if own.is_none() || own != order {
+            let [own, order] = [own, order].map(|order| order.map_or("an unknown order".into(), |order| order.to_string()));
+            choice.verdict = Err(format!("it sums by {own}, batch-invariant plans of this layer by {order}"));
+        }
+    }
+    order
+}
+
 /// The estimated time of the kernel that a plan would choose; infinite where none applies.
-pub(crate) fn least_cost<T: Element>(families: &[Family<T>], device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Estimate {
-    let choices = candidates(families, &Problem::new::<T>(device, request, geometry));
+pub(crate) fn least_cost<T: Element>(
+    families: &[Family<T>],
+    device: &Device,
+    request: &PlanRequest,
+    geometry: ConvGeometry,
+    finite_weights: bool,
+) -> Estimate {
+    let problem = Problem { finite_weights, ..Problem::new::<T>(device, request, geometry) }.for_configuration();
+    let mut choices = candidates(families, &problem);
+    if request.batch_invariant {
+        keep_one_order(families, &problem, &mut choices);
+    }
     let none = Estimate { seconds: f64::INFINITY, ..Default::default() };
     choices.into_iter().filter_map(|choice| choice.verdict.ok()).fold(none, Estimate::or_less)
 }

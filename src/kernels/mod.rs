@@ -88,6 +88,15 @@ pub(crate) fn find(name: &str) -> &'static KernelInfo {
     KERNELS.iter().find(|kernel| kernel.name == name).expect("the manifest names every kernel that the crate asks for")
 }
 
+/// Whether a kernel of this name multiplies on tensor cores.
+pub(crate) fn on_tensor_cores(name: &str) -> bool {
+    let multiplies = |kernel: &KernelInfo| match kernel.tag("tile") {
+        Some(_) => kernel.dtype != Some(DType::F32) || kernel.tag("math").is_some(),
+        None => kernel.family == conv_grouped::FAMILY || conv_banded::is_banded(kernel),
+    };
+    KERNELS.iter().any(|kernel| kernel.name == name && multiplies(kernel))
+}
+
 /// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
 pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
     i32::try_from(value).map_err(|_| Error::Limit { what, value: value as u128, limit: i32::MAX as u128 })

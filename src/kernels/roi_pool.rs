@@ -66,6 +66,11 @@ impl Variant {
         self.vector.map_or(0, |_| self.info.threads / 32 * TABLE_BYTES as u32)
     }
 
+    /// In which order the samples of a bin are added up.
+    fn order(&self) -> &'static str {
+        if self.vector.is_some() { "squares of 16 x 16 samples" } else { "rows of samples" }
+    }
+
     /// To what x must be aligned.
     fn alignment<T>(&self) -> usize {
         self.vector.unwrap_or(1) * size_of::<T>()
@@ -144,8 +149,22 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     };
     // bins are numbered in 32 bits
     to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
-    let candidates = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: Variant::of(info).cost::<T>(&g, request, device) });
-    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates.collect())?;
+    let cost = |info: &'static KernelInfo, g: &RoiGeometry| Variant::of(info).cost::<T>(g, request, device);
+    let mut candidates: Vec<Choice> = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: cost(info, &g) }).collect();
+    let mut order = None;
+    if request.batch_invariant {
+        // the order in which one RoI of one image is pooled fastest
+        let alone = RoiGeometry { x: [g.x[0].min(1), g.x[1], g.x[2], g.x[3]], rois: g.rois.min(1), ..g };
+        let applicable = family(FAMILY).filter_map(|info| Some((info, cost(info, &alone).ok()?)));
+        order = applicable.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).map(|(info, _)| Variant::of(info).order());
+        for choice in candidates.iter_mut().filter(|choice| choice.verdict.is_ok()) {
+            let own = Variant::of(find(choice.kernel)).order();
+            if let Some(order) = order.filter(|order| *order != own) {
+                choice.verdict = Err(format!("it sums by {own}, batch-invariant plans of this layer by {order}"));
+            }
+        }
+    }
+    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates)?;
     let ready = |info: &'static KernelInfo| -> Result<Ready> {
         let variant = Variant::of(info);
         let (units, blocks) = variant.units(&g)?;
@@ -160,12 +179,12 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     if chosen.alignment > size_of::<T>() {
         let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
-        let ready = undemanding.expect("the planes kernel applies always and needs no more than an element's alignment")?;
+        let ready = undemanding.expect("of either order there is a kernel that needs no more than an element's alignment")?;
         note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
         narrow = Some(ready);
     }
-    if request.batch_invariant {
-        note += "; batch-invariant, as every candidate is";
+    if let Some(order) = order {
+        note += &format!("; batch-invariant: sums by {order} for every number of images and RoIs and every view");
     }
     let explanation = selection.explanation([chosen.blocks, 1, 1], chosen.shared_bytes, note);
     let fields = |shape| if pooling.deformable { Need::Optional(shape) } else { Need::No };

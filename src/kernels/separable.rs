@@ -17,7 +17,8 @@ struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     fn new<T: Element>(device: &Device, request: &PlanRequest, stages: [Stage<'a>; 2]) -> Self {
-        let (cost, requests) = cheapest_pair::<T>(device, request, stages.map(|stage| stage.geometry));
+        let finite = stages.map(|stage| stage.weight.is_finite_in(T::DTYPE));
+        let (cost, requests) = cheapest_pair::<T>(device, request, stages.map(|stage| stage.geometry), finite);
         Self { stages, requests, cost }
     }
 
@@ -36,15 +37,21 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The estimated time of two launches, and what to ask of each.
-fn cheapest_pair<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> (Estimate, [PlanRequest; 2]) {
+/// The estimated time of two launches (for one image, where the choice may not depend on the batch), and what to ask of each.
+fn cheapest_pair<T: Element>(
+    device: &Device,
+    request: &PlanRequest,
+    geometries: [ConvGeometry; 2],
+    finite_weights: [bool; 2],
+) -> (Estimate, [PlanRequest; 2]) {
     let [first, second] = geometries;
     let pairs = MemoryFormat::ALL.map(|middle| {
         // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
         let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
         let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
         let families = conv2d::families::<T>();
-        let cost = geometries.iter().zip(&requests).map(|(geometry, request)| launch::least_cost(&families, device, request, *geometry));
+        let stages = geometries.iter().zip(&requests).zip(finite_weights);
+        let cost = stages.map(|((geometry, request), finite)| launch::least_cost(&families, device, request, *geometry, finite));
         (cost.sum::<Estimate>(), requests)
     });
     let [contiguous, channels_last] = pairs;
@@ -61,7 +68,7 @@ pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest
     launch::geometry_params(&row)?;
     let problem = launch::Problem { before: Some(column), ..launch::Problem::new::<T>(device, request, row) };
     let fused = launch::candidates(&spatial_families::<T>(), &problem).into_iter().filter_map(|choice| choice.verdict.ok());
-    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries).0, Estimate::or_less).seconds)
+    Ok(fused.fold(cheapest_pair::<T>(device, request, geometries, [true; 2]).0, Estimate::or_less).seconds)
 }
 
 /// A vertical and a horizontal convolution.
@@ -105,10 +112,16 @@ fn either<T: Element>(
     // estimates compute with sizes that a kernel can take
     launch::geometry_params(&first.geometry)?;
     launch::geometry_params(&second.geometry)?;
+    let finite_weights = launch::are_finite::<T>(&[first, second])?;
     let pair = Pair::new::<T>(device, request, [first, second]);
-    let problem = launch::Problem { before: Some(first.geometry), ..launch::Problem::new::<T>(device, request, second.geometry) };
+    let problem = launch::Problem::new::<T>(device, request, second.geometry);
+    let problem = launch::Problem { before: Some(first.geometry), finite_weights, ..problem };
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |estimate| estimate.seconds);
-    let mut fused = launch::candidates(families, &problem);
+    // estimates like the pair's: for one image, where the choice may not depend on the batch
+    let mut fused = launch::candidates(families, &problem.for_configuration());
+    if request.batch_invariant {
+        launch::keep_one_order(families, &problem, &mut fused);
+    }
     let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
     let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
     let paired = match wanted.as_deref() {

@@ -3,7 +3,7 @@
 use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, Pack, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
 use super::conv_separable::fused_bytes;
 use super::cost::{Estimate, Work, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Prepared, Problem, Stage};
+use super::launch::{KernelParams, Prepared, Problem, Stage, SumOrder};
 use super::params::SpatialSeparableParams;
 use super::{KernelInfo, Packed};
 use crate::error::Result;
@@ -154,6 +154,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::SpatialSeparable(params),
         alignment: [x_alignment, size_of::<T>()],
+        order: SumOrder::TensorCores,
         layout,
         pack,
     }

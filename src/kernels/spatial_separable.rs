@@ -3,7 +3,7 @@
 
 use super::conv_separable::fused_bytes;
 use super::cost::{Estimate, Work};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, Stage};
+use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, Stage, SumOrder};
 use super::params::SpatialSeparableParams;
 use super::{KernelInfo, Packed, conv_direct};
 use crate::error::Result;
@@ -214,6 +214,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         shared_bytes: tiling.shared_bytes as u32,
         params: KernelParams::SpatialSeparable(params),
         alignment: [variant.vector * size_of::<T>(); 2],
+        order: SumOrder::Chain,
         layout: conv_direct::LAYOUT,
         pack: conv_direct::pack,
     }

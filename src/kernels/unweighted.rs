@@ -78,6 +78,9 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
         note = format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment[0].max(chosen.alignment[1]));
         narrow = Some(ready(kernel)?);
     }
+    if request.batch_invariant {
+        note += "; batch-invariant: every candidate computes an output in the same way";
+    }
     let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
     Ok(Plan {
         op: name,

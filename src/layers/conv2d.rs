@@ -229,7 +229,7 @@ impl Conv2d {
             let before = self.bias().map_or(0.0, |b| f64::from(b.values()[channel]));
             bias[channel] = ((before - f64::from(norm.mean[channel])) * scale + f64::from(norm.beta[channel])) as f32;
         }
-        self.weight = Parameter::new(&self.weight_shape, &weight)?;
+        self.weight = self.weight.derived(&self.weight_shape, &weight)?;
         self.tail.bias = Some(Parameter::vector(&bias));
         self.packed = PackedWeights::default();
         Ok(self)
@@ -253,7 +253,7 @@ impl Conv2d {
             let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
             let weight = &self.weight.values()[output.start * filter..output.end * filter];
             let spec = Conv2dSpec { groups: own.len(), ..self.spec };
-            let mut layer = Conv2d::new(spec, Parameter::new(&[output.len(), group_in, kh, kw], weight)?)?;
+            let mut layer = Conv2d::new(spec, self.weight.derived(&[output.len(), group_in, kh, kw], weight)?)?;
             let vector = |whole: &Parameter| Parameter::vector(&whole.values()[output.clone()]);
             layer.tail.bias = self.bias().map(vector);
             layer.tail.slope = self.slope().map(vector);
@@ -316,11 +316,6 @@ impl Conv2d {
     pub(crate) fn epilogue(&self) -> Epilogue<'_> {
         self.tail.epilogue()
     }
-
-    /// As [`Tail::gain`].
-    pub(crate) fn gain(&self) -> f64 {
-        self.tail.gain()
-    }
 }
 
 impl Layer for Conv2d {
@@ -358,7 +353,7 @@ impl Kind for Conv2d {
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.tail.gain());
+        let contract = self.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
         Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 }

@@ -264,7 +264,7 @@ impl Kind for ConvTranspose2d {
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.tail.gain());
+        let contract = self.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
         Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 }

@@ -11,6 +11,9 @@ use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
 
+/// Roundings of a sample in f32: the weights of its four corners, their products, and the mask.
+const SAMPLE_ROUNDINGS: usize = 9;
+
 /// The attributes of a [`DeformConv2d`]: those of [`Conv2dSpec`] and the groups of channels that share their offsets.
 ///
 /// ```
@@ -249,8 +252,8 @@ impl Kind for DeformConv2d {
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = Contract::new(dtype, self.geometry(request.x)?.conv.products()).gain(self.tail.gain());
         // samples between pixels are rounded before they are multiplied, which f32 does not notice
-        Ok(contract.rounded(usize::from(dtype != DType::F32)))
+        let sum = Contract::new(dtype, self.geometry(request.x)?.conv.products()).rounded(usize::from(dtype != DType::F32));
+        Ok(self.tail.contract(sum.computed(SAMPLE_ROUNDINGS)))
     }
 }

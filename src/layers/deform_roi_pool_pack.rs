@@ -3,7 +3,7 @@
 use super::any::Shapes;
 use super::{
     Activation, ChosenBy, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named,
-    Need, Needs, Parameter, Plan, PlanRequest, Precision, Signature, Workspace, workspace,
+    Need, Needs, Parameter, Plan, PlanRequest, Signature, Workspace, workspace,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{RoiGeometry, elements};
@@ -41,7 +41,7 @@ impl Chain {
                 }
             };
             let activation = if index + 1 == count { last } else { Activation::Relu };
-            let filter = Parameter::new(&[outputs, inputs, 1, 1], weight.values())?;
+            let filter = weight.derived(&[outputs, inputs, 1, 1], weight.values())?;
             let layer = Conv2d::new(Conv2dSpec { activation, ..Default::default() }, filter)?;
             bias.map_or(Ok(layer.clone()), |bias| layer.with_bias(bias))
         };
@@ -70,14 +70,15 @@ impl Chain {
         name: &'static str,
         inputs: usize,
         output: Shape,
-        precision: Precision,
+        asked: &PlanRequest,
     ) -> Result<Vec<Plan<T>>> {
         let mut plans: Vec<Plan<T>> = vec![];
         let mut width = inputs;
         for layer in &self.0 {
             // one pixel an image: both formats are the same, and this one is read in vectors
-            let request = PlanRequest::new([output[0], width, 1, 1]).format(MemoryFormat::ChannelsLast).precision(precision);
-            let plan = layer.plan::<T>(device, &request)?;
+            let request = PlanRequest::new([output[0], width, 1, 1]).format(MemoryFormat::ChannelsLast);
+            let PlanRequest { precision, batch_invariant, .. } = *asked;
+            let plan = layer.plan::<T>(device, &PlanRequest { precision, batch_invariant, ..request })?;
             width = plan.output[1];
             plans.push(plan);
         }
@@ -246,12 +247,12 @@ impl Layer for DeformRoiPoolPack {
         let request = PlanRequest { kernel: None, ..request.clone() };
         let features = elements(&geometry.output_shape()[1..])?;
         let mask = match &self.mask {
-            Some(mask) => mask.plan(device, "mask", features, geometry.mask_shape(), request.precision)?,
+            Some(mask) => mask.plan(device, "mask", features, geometry.mask_shape(), &request)?,
             None => vec![],
         };
         let stages = Stages::<T> {
             pool: roi_pool::plan(device, &request.clone().output_format(MemoryFormat::Contiguous), geometry)?,
-            offset: self.offset.plan(device, "offset", features, geometry.offset_shape(), request.precision)?,
+            offset: self.offset.plan(device, "offset", features, geometry.offset_shape(), &request)?,
             mask,
             last: roi_pool::plan(device, &request, geometry)?,
         };
@@ -309,6 +310,6 @@ impl Kind for DeformRoiPoolPack {
 
     /// Of the last stage, on offsets that are exact. Where T rounds those, samples move: compare stage by stage.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        Ok(Contract::new(dtype, 4 * self.geometry(request)?.samples()).rounded(2))
+        Ok(Contract::new(dtype, 4 * self.geometry(request)?.samples()).rounded(2).computed(1))
     }
 }

@@ -352,6 +352,7 @@ impl Kind for DepthwiseSeparableConv2d {
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         let products = self.geometries(request.x)?.map(|geometry| geometry.products());
         let gain = self.depthwise.tail().gain().max(1.0) * self.pointwise.tail().gain().max(1.0);
-        Ok(Contract::new(dtype, products[0] + products[1]).rounded(2).gain(gain))
+        let sum = Contract::new(dtype, products[0] + products[1]).rounded(2).computed(products[0]);
+        Ok(self.pointwise.tail().contract(sum).gain(gain))
     }
 }

@@ -117,7 +117,7 @@ fn unsliced(weight: &Parameter) -> Result<Parameter> {
         let (row, column) = (2 * i + slice % 2, 2 * j + slice / 2);
         values[((o * channels + c) * 2 * kh + row) * 2 * kw + column] = value;
     }
-    Parameter::new(&[c_out, channels, 2 * kh, 2 * kw], &values)
+    weight.derived(&[c_out, channels, 2 * kh, 2 * kw], &values)
 }
 
 impl Layer for Focus {
@@ -169,7 +169,7 @@ impl Kind for Focus {
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = Contract::new(dtype, self.geometry(request.x)?.products()).gain(self.conv.gain());
+        let contract = self.conv.tail().contract(Contract::new(dtype, self.geometry(request.x)?.products()));
         Ok(contract.exact(self.spec.conv.activation.keeps_exactness()))
     }
 }

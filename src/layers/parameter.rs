@@ -7,10 +7,20 @@ use std::sync::Arc;
 
 /// A layer's weight, bias or slope: a shape of any rank and its values, kept in f32 and rounded once to the dtype of the plan
 /// that uses them. Cloning shares the values.
+///
+/// A layer refuses to plan with a weight that is infinite or NaN in the dtype of the plan: 70000 is infinite in f16.
+/// [`Parameter::allow_non_finite`] allows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
     shape: Vec<usize>,
     values: Arc<[f32]>,
+    /// The largest absolute value: NaN where there is one.
+    largest: f32,
+    non_finite_allowed: bool,
+}
+
+fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f32 {
+    values.into_iter().fold(0.0, |largest: f32, value| if largest.is_nan() || value.abs() <= largest { largest } else { value.abs() })
 }
 
 impl Parameter {
@@ -23,12 +33,65 @@ impl Parameter {
         if values.len() != expected {
             return Err(Error::Length { name: "parameter", shape: shape.to_vec(), expected, got: values.len() });
         }
-        Ok(Self { shape: shape.to_vec(), values: values.iter().map(|v| v.to_f32()).collect() })
+        Ok(Self::from_values(shape.to_vec(), values))
+    }
+
+    fn from_values<T: Element>(shape: Vec<usize>, values: &[T]) -> Self {
+        let values: Arc<[f32]> = values.iter().map(|v| v.to_f32()).collect();
+        Self { shape, largest: largest(values.iter()), values, non_finite_allowed: false }
+    }
+
+    /// Other values that were made of these, and of another shape.
+    ///
+    /// # Errors
+    /// As [`Parameter::new`].
+    pub(crate) fn derived(&self, shape: &[usize], values: &[f32]) -> Result<Self> {
+        Ok(Self { non_finite_allowed: self.non_finite_allowed, ..Self::new(shape, values)? })
+    }
+
+    /// Allows it to hold infinities and NaN, in f32 or once it is rounded to the dtype of a plan. A weight that is not finite
+    /// costs speed: kernels that multiply the zeros of the padding would make them NaN, and are left out
+    /// ([`crate::numerics`]).
+    ///
+    /// ```
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Error, Inputs, Layer, MemoryFormat, Parameter, Tensor};
+    /// use half::f16;
+    /// let device = Device::best()?;
+    /// let x = Tensor::<f16>::randn(&device, [1, 1, 2, 2], MemoryFormat::Contiguous, 1)?;
+    /// let weight = Parameter::new(&[1, 1, 1, 1], &[70000f32])?;
+    /// let refused = Conv2d::new(Conv2dSpec::default(), weight.clone())?.forward(&Inputs::new(&x));
+    /// assert!(matches!(refused, Err(Error::NonFinite { .. })));
+    /// let y = Conv2d::new(Conv2dSpec::default(), weight.allow_non_finite())?.forward(&Inputs::new(&x))?;
+    /// assert!(y.to_vec()?[0].is_infinite());
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn allow_non_finite(self) -> Self {
+        Self { non_finite_allowed: true, ..self }
+    }
+
+    /// Whether all values are finite in a dtype.
+    pub(crate) fn is_finite_in(&self, dtype: DType) -> bool {
+        dtype.round(f64::from(self.largest)).is_finite()
+    }
+
+    /// Refuses values that are not finite in a dtype, unless they are allowed.
+    pub(crate) fn check_finite(&self, name: &'static str, dtype: DType) -> Result<()> {
+        if self.non_finite_allowed || self.is_finite_in(dtype) {
+            return Ok(());
+        }
+        let wrong = |value: &f32| !dtype.round(f64::from(*value)).is_finite();
+        let index = self.values.iter().position(wrong).unwrap_or_default();
+        let mut position = vec![0; self.shape.len()];
+        let mut rest = index;
+        for (at, size) in position.iter_mut().zip(&self.shape).rev() {
+            (*at, rest) = (rest % size, rest / size);
+        }
+        Err(Error::NonFinite { name, value: self.values[index], position, shape: self.shape.clone(), dtype })
     }
 
     /// A vector, such as a bias.
     pub fn vector<T: Element>(values: &[T]) -> Self {
-        Self { shape: vec![values.len()], values: values.iter().map(|v| v.to_f32()).collect() }
+        Self::from_values(vec![values.len()], values)
     }
 
     /// Its shape.
@@ -55,5 +118,24 @@ impl Parameter {
             return Err(Error::Shape { name, shape: self.shape.clone(), expected: format!("shape [{len}]: {meaning}") });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        let weight = Parameter::new(&[2, 1, 1, 3], &[1f32, -2.0, 3.0, 4.0, -65520.0, f32::NAN]).unwrap();
+        let of = |weight: &Parameter, dtype| weight.check_finite("weight", dtype).unwrap_err().to_string();
+        assert!(of(&weight, DType::F32).contains("weight is NaN at [1, 0, 0, 2] of [2, 1, 1, 3]"), "{}", of(&weight, DType::F32));
+        assert!(of(&weight, DType::F16).contains("weight is -65520.0 at [1, 0, 0, 1]"), "{}", of(&weight, DType::F16));
+        assert!(weight.clone().allow_non_finite().check_finite("weight", DType::F32).is_ok());
+        assert!(weight.allow_non_finite().derived(&[1], &[f32::INFINITY]).unwrap().check_finite("weight", DType::F32).is_ok());
+        let large = Parameter::vector(&[65519f32]);
+        assert!(DType::ALL.into_iter().all(|dtype| large.is_finite_in(dtype)));
+        assert!(!Parameter::vector(&[f32::MAX]).is_finite_in(DType::Bf16) && Parameter::vector(&[f32::MAX]).is_finite_in(DType::F32));
+        assert!(Parameter::vector::<f32>(&[]).is_finite_in(DType::F16));
     }
 }

@@ -88,7 +88,13 @@ impl PlanRequest {
         Self { workspace_limit: bytes, ..self }
     }
 
-    /// Asks for results of an image that do not depend, in any bit, on the batch that it came in.
+    /// Asks for results of an image (of a RoI) that do not depend, in any bit, on the batch that it came in, nor on how its views
+    /// are aligned: the same for every N (every number of RoIs), given shapes and formats apart from that.
+    ///
+    /// The order in which a kernel adds products up decides on the last bits. Such a plan takes the order that is the fastest for
+    /// one image, of those in which some kernel takes views of any alignment; of its kernels it takes the fastest for the batch.
+    /// Kernels of other orders, a tuning table's and [`PlanRequest::kernel`]'s included, do not apply, and
+    /// [`Explanation::note`] names the order. (The sign of a zero whose products all are below the smallest f32 is left open.)
     pub fn batch_invariant(self) -> Self {
         Self { batch_invariant: true, ..self }
     }
@@ -233,6 +239,13 @@ pub struct Explanation {
     pub note: String,
     /// Where a layer runs as several launches: each of them, in order.
     pub stages: Vec<Explanation>,
+}
+
+impl Explanation {
+    /// Whether some launch multiplies on tensor cores.
+    pub(crate) fn on_tensor_cores(&self) -> bool {
+        crate::kernels::on_tensor_cores(self.kernel) || self.stages.iter().any(Explanation::on_tensor_cores)
+    }
 }
 
 impl fmt::Display for Explanation {

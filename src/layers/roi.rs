@@ -91,9 +91,10 @@ impl Pooling {
         let [_, _, h, w] = geometry.x;
         // a RoI may be larger than the image, whose pixels are then all that is read
         Ok(match (self.pool, self.sampling_ratio > 0) {
-            (Pool::Align, true) => Contract::new(dtype, 4 * geometry.samples()),
+            // the weight of a pixel is a product, too
+            (Pool::Align, true) => Contract::new(dtype, 4 * geometry.samples()).computed(1),
             // an adaptive grid has at most two samples a pixel and axis
-            (Pool::Align, false) => Contract::new(dtype, 4 * (2 * h + 2) * (2 * w + 2)),
+            (Pool::Align, false) => Contract::new(dtype, 4 * (2 * h + 2) * (2 * w + 2)).computed(1),
             (Pool::Max, _) => Contract::new(dtype, 1).exact(true),
             (Pool::Mean, _) => Contract::new(dtype, h * w),
         })

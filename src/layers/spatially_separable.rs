@@ -302,6 +302,6 @@ impl Kind for SpatiallySeparableConv2d {
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         let products = self.geometries(request.x)?.map(|geometry| geometry.products());
-        Ok(Contract::new(dtype, products[0] + products[1]).rounded(2).gain(self.row.tail().gain()))
+        Ok(self.row.tail().contract(Contract::new(dtype, products[0] + products[1]).rounded(2).computed(products[0])))
     }
 }

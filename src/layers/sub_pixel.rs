@@ -142,7 +142,7 @@ impl SubPixelConv2d {
             };
             permuted.extend_from_slice(&values[channel * row..][..row]);
         }
-        Parameter::new(parameter.shape(), &permuted)
+        parameter.derived(parameter.shape(), &permuted)
     }
 
     /// Convolution, then shuffle.

@@ -3,6 +3,7 @@
 use super::{Activation, Named, Parameter, Shapes};
 use crate::error::{Error, Result};
 use crate::kernels::Epilogue;
+use crate::numerics::Contract;
 
 /// The tail `activation(z + bias + residual)` of a layer with `channels` output channels.
 #[derive(Debug, Clone)]
@@ -66,7 +67,12 @@ impl Tail {
         if activation == Activation::Prelu { vec![("slope", vec![channels])] } else { vec![] }
     }
 
-    /// The steepest slope that a user has set, for [`crate::numerics::Contract::gain`].
+    /// What the activation adds to the contract of the sum before it.
+    pub fn contract(&self, sum: Contract) -> Contract {
+        sum.gain(self.gain()).activation(self.activation)
+    }
+
+    /// The steepest slope that a user has set, for [`Contract::gain`].
     pub fn gain(&self) -> f64 {
         let gain = match (self.activation, &self.slope) {
             (Activation::LeakyRelu { alpha }, _) => alpha.abs(),

@@ -181,6 +181,7 @@ impl Kind for UpsampleBilinear {
             let (step, first) = (8.0 * scale, 8.0 * (scale * half - half));
             step.fract() == 0.0 && first.fract() == 0.0 && size < 1 << 20
         };
-        Ok(Contract::new(dtype, 4).exact(axes.all(eighths)))
+        // a blend rounds each of its products, a weight and the number that it is multiplied with
+        Ok(Contract::new(dtype, 4).computed(2).exact(axes.all(eighths)))
     }
 }

@@ -7,9 +7,9 @@
 //! An [`Array`] has any shape and is row-major, so images are NCHW. To know what a kernel of some dtype should give, round the
 //! operands to that dtype first ([`Array::rounded`]): the sums here are then those of the kernel without its rounding.
 //!
-//! NaN and infinity propagate as the definitions say, zero weights included (`0 * infinity` is NaN). The padding is no exception,
-//! since it is no product: taps that lie in it are skipped, here and in the kernels, so that an infinite weight over the padding
-//! leaves the sum as it is.
+//! NaN and infinity propagate as the definitions say, zero weights included (`0 * infinity` is NaN). Padding is no product: taps
+//! that lie in it are left out, so that an infinite weight over the padding leaves the sum as it is ([`crate::numerics`] holds the
+//! kernels to that).
 //!
 //! ```
 //! use warpconv::Conv2dSpec;
