@@ -33,10 +33,10 @@ const SAMPLES: &[Sample] = &[
     (r#"{"op": "conv2d", "attrs": {"padding": 6, "dilation": 6}}"#, &[("weight", &[8, 64, 3, 3])], [64, 7, 7], &[]),
     (r#"{"op": "conv_transpose2d", "attrs": {"stride": 2, "padding": 1}}"#, &[("weight", &[64, 24, 4, 4])], [64, 3, 4], &[]),
     (r#"{"op": "conv_transpose2d", "attrs": {"stride": 2}}"#, &[("weight", &[16, 8, 3, 3])], [16, 4, 3], &[]),
-    (r#"{"op": "sub_pixel_conv", "attrs": {"factor": 2, "padding": 1}}"#, &[("weight", &[16, 64, 3, 3])], [64, 5, 4], &[]),
+    (r#"{"op": "sub_pixel_conv", "attrs": {"r": 2, "padding": 1}}"#, &[("weight", &[16, 64, 3, 3])], [64, 5, 4], &[]),
     (r#"{"op": "focus", "attrs": {"padding": 1}}"#, &[("weight", &[16, 12, 3, 3])], [3, 8, 8], &[]),
-    (r#"{"op": "pixel_shuffle", "attrs": {"factor": 2}}"#, &[], [16, 4, 4], &[]),
-    (r#"{"op": "pixel_unshuffle", "attrs": {"factor": 2}}"#, &[], [4, 8, 8], &[]),
+    (r#"{"op": "pixel_shuffle", "attrs": {"r": 2}}"#, &[], [16, 4, 4], &[]),
+    (r#"{"op": "pixel_unshuffle", "attrs": {"r": 2}}"#, &[], [4, 8, 8], &[]),
     (r#"{"op": "upsample_bilinear", "attrs": {"scale": 1.7}}"#, &[], [8, 5, 7], &[]),
     (
         r#"{"op": "depthwise_separable", "attrs": {"padding": 1, "mid_activation": "relu"}}"#,
@@ -63,7 +63,7 @@ const SAMPLES: &[Sample] = &[
         &[("offset", [18, 5, 6]), ("mask", [9, 5, 6])],
     ),
     (
-        r#"{"op": "deform_conv2d_block", "attrs": {"padding": 1, "modulated": true}}"#,
+        r#"{"op": "deform_conv2d_block", "attrs": {"deform": {"padding": 1}, "modulated": true}}"#,
         &[("weight", &[16, 32, 3, 3]), ("offset_weight", &[18, 32, 3, 3]), ("mask_weight", &[9, 32, 3, 3])],
         [32, 5, 4],
         &[],
