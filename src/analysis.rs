@@ -31,7 +31,7 @@ use crate::geometry::{
 use crate::layers::{
     Activation, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, LayerSpec, Padding, PlanRequest, Pool, Pooling,
 };
-use crate::{DType, Element};
+use crate::{DType, Device, DeviceKind, Element};
 use serde::Serialize;
 use std::ops::Range;
 
@@ -145,6 +145,50 @@ pub struct LayerReport {
     pub receptive_field: Option<ReceptiveField>,
     /// Its rows and columns, or the most that any output pixel sees where they differ.
     pub receptive_size: [usize; 2],
+}
+
+/// The most that one run may compute and move. What takes more is refused before it begins, instead of running for hours or out
+/// of memory.
+///
+/// ```
+/// use warpconv::analysis::{Limits, Operands, analyse};
+/// use warpconv::{DType, Device, Error, LayerSpec};
+/// let spec = LayerSpec::from_json(r#"{"op": "upsample_bilinear", "attrs": {"scale": [1000000, 1000]}}"#)?;
+/// let report = analyse(&spec, &[], &[1, 3, 64, 64].into(), Operands::new(DType::F32))?;
+/// assert!(matches!(Limits::of(&Device::best()?).check(&report), Err(Error::Work { .. })));
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Floating-point operations.
+    pub flops: u64,
+    /// Bytes that are read and written, each tensor once.
+    pub bytes: u64,
+}
+
+impl Limits {
+    /// What a device does in about a minute: 2 * 10^11 FLOPs and 4 GiB on the host device, 10^15 FLOPs and 1 TiB on a GPU.
+    pub fn of(device: &Device) -> Self {
+        match device.kind() {
+            DeviceKind::Host => Self { flops: 200_000_000_000, bytes: 4 << 30 },
+            DeviceKind::Cuda => Self { flops: 1_000_000_000_000_000, bytes: 1 << 40 },
+        }
+    }
+
+    /// What the float64 oracle does in about a minute.
+    pub(crate) const ORACLE: Self = Self { flops: 20_000_000_000, bytes: 1 << 30 };
+
+    /// Refuses a layer that is more work.
+    ///
+    /// # Errors
+    /// [`Error::Work`].
+    pub fn check(&self, report: &LayerReport) -> Result<()> {
+        let (flops, bytes) = (report.operations.flops, report.bytes.read.saturating_add(report.bytes.written));
+        if flops <= self.flops && bytes <= self.bytes {
+            return Ok(());
+        }
+        Err(Error::Work { op: report.op, flops, bytes, max_flops: self.flops, max_bytes: self.bytes })
+    }
 }
 
 /// The shape of one of a layer's parameters, by name.

@@ -8,7 +8,7 @@ use crate::geometry::{elements, rank4};
 use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, in_tf32, on_exact_grid};
 use crate::reference::{self, Array};
-use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView};
+use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView, memory};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -316,7 +316,7 @@ impl Case {
             y.to_vec()
         };
         let wide = run().map_err(Failure::Error)?;
-        let mut values = Vec::with_capacity(poison.data().len());
+        let mut values = memory::with_capacity(poison.data().len()).map_err(Failure::Error)?;
         for (index, value) in wide.into_iter().enumerate() {
             let position = position(index, y.shape());
             if channels.contains(&position[1]) {
@@ -396,9 +396,9 @@ fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static s
     let names = spec.signature().inputs;
     let mut parameters = BTreeMap::new();
     for (name, array) in tensors.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
-        let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
+        let values = memory::collect(array.data().iter().map(|&v| v as f32))?;
         // what is to be seen of infinities and NaN is part of the case
-        parameters.insert(name.clone(), Parameter::new(array.shape(), &values)?.allow_non_finite());
+        parameters.insert(name.clone(), Parameter::from_values(array.shape(), values)?.allow_non_finite());
     }
     let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
     Ok((AnyLayer::new(spec, parameters)?, inputs))
@@ -449,7 +449,7 @@ impl<T: Element> Placed<T> {
         };
         let batch = named("x").map_or(0, |x| x.shape().first().copied().unwrap_or_default());
         let rois = |array: &Array| {
-            let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
+            let values = memory::collect(array.data().iter().map(|&v| v as f32))?;
             RoIs::from_shape(device, batch, array.shape(), &values)
         };
         Ok(Self {
@@ -483,7 +483,7 @@ fn place<T: Element>(
     let [n, c, h, w] = rank4(name, array.shape())?;
     let [before, after] = margin;
     let (wide, image) = ([n, before + c + after, h, w], c * h * w);
-    let mut values = Vec::with_capacity(elements(&wide)?);
+    let mut values = memory::with_capacity(elements(&wide)?)?;
     for index in 0..n {
         values.resize(values.len() + before * h * w, T::from_f32(f32::NAN));
         values.extend(array.data()[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));

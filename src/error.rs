@@ -119,6 +119,20 @@ pub enum Error {
         /// The largest value allowed.
         limit: u128,
     },
+    /// A run would compute or move more than is allowed.
+    #[error("{op} would do {flops} FLOPs and move {bytes} bytes, but no more than {max_flops} FLOPs and {max_bytes} bytes are allowed")]
+    Work {
+        /// The layer's op.
+        op: &'static str,
+        /// Floating-point operations of the run.
+        flops: u64,
+        /// Bytes that it reads and writes, each tensor once.
+        bytes: u64,
+        /// The most FLOPs allowed.
+        max_flops: u64,
+        /// The most bytes allowed.
+        max_bytes: u64,
+    },
     /// The number of elements given does not fit the shape.
     #[error("{name}: shape {shape:?} has {expected} elements, but {got} were given")]
     Length {

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, positive};
 use crate::kernels::{conv2d, separable};
 use crate::layers::{Conv2dSpec, Parameter, PlanRequest, SpatiallySeparableSpec};
-use crate::{Device, Element, Shape};
+use crate::{Device, Element, Shape, memory};
 use nalgebra::{DMatrix, DVector, SVD};
 
 /// A filter of rank 1: `column[i] * row[j]`.
@@ -43,12 +43,13 @@ impl Separated {
     /// that applies the filter to each channel.
     ///
     /// # Errors
-    /// [`Error::Overflow`].
+    /// [`Error::Overflow`]; [`Error::OutOfMemory`].
     pub fn depthwise_weights(&self, channels: usize) -> Result<(Parameter, Parameter)> {
         let (kh, kw) = (self.column.values().len(), self.row.values().len());
         let repeated = |shape: [usize; 4], factor: &Parameter| {
-            crate::geometry::elements(&shape)?;
-            Parameter::new(&shape, &factor.values().repeat(channels))
+            let mut values = memory::with_capacity(crate::geometry::elements(&shape)?)?;
+            (0..channels).for_each(|_| values.extend_from_slice(factor.values()));
+            Parameter::from_values(&shape, values)
         };
         Ok((repeated([channels, 1, kh, 1], &self.column)?, repeated([channels, 1, 1, kw], &self.row)?))
     }
@@ -154,8 +155,8 @@ pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
         return Err(Error::Attribute { name: "c_mid", value, requirement: "at least 1 and at most min(C_in * kh, C_out * kw)" });
     }
     let svd = Decomposition::new(matrix, true)?;
-    let mut col_weight = vec![0f32; c_mid * c_in * kh];
-    let mut row_weight = vec![0f32; c_out * c_mid * kw];
+    let mut col_weight = memory::filled(c_mid * c_in * kh, 0f32)?;
+    let mut row_weight = memory::filled(c_out * c_mid * kw, 0f32)?;
     for m in 0..c_mid {
         let scale = svd.values[m].sqrt();
         for (index, value) in svd.left(m).iter().enumerate() {
@@ -167,8 +168,8 @@ pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
         }
     }
     Ok(LowRank {
-        col_weight: Parameter::new(&[c_mid, c_in, kh, 1], &col_weight)?,
-        row_weight: Parameter::new(&[c_out, c_mid, 1, kw], &row_weight)?,
+        col_weight: Parameter::from_values(&[c_mid, c_in, kh, 1], col_weight)?,
+        row_weight: Parameter::from_values(&[c_out, c_mid, 1, kw], row_weight)?,
         error: svd.values[c_mid..].iter().map(|s| s * s).sum::<f64>().sqrt(),
         singular_values: svd.values,
     })
@@ -284,7 +285,10 @@ fn unfolded(kernel: &Parameter) -> Result<(Shape, DMatrix<f64>)> {
         let (c, i, o, j) = (row / kh, row % kh, column / kw, column % kw);
         f64::from(kernel.values()[((o * c_in + c) * kh + i) * kw + j])
     };
-    Ok(([c_out, c_in, kh, kw], DMatrix::from_fn(c_in * kh, c_out * kw, at)))
+    let (rows, columns) = (c_in * kh, c_out * kw);
+    // the decomposition holds the matrix and both factors
+    memory::check(rows.saturating_mul(columns).saturating_mul(3 * size_of::<f64>()))?;
+    Ok(([c_out, c_in, kh, kw], DMatrix::from_fn(rows, columns, at)))
 }
 
 /// A singular value decomposition, the values in falling order; the vectors only where they are wanted.

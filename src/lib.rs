@@ -41,6 +41,7 @@ pub mod geometry;
 pub mod io;
 mod kernels;
 pub mod layers;
+mod memory;
 pub mod numerics;
 pub mod reference;
 mod tensor;
@@ -66,9 +67,10 @@ pub use layers::{
     Activation, AnyLayer, BatchNorm, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
     DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
     DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FullyConnected, GroupPart, Inputs, Layer,
-    LayerSpec, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec,
-    Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, SpatiallySeparableConv2d, SpatiallySeparableSpec,
-    SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
+    LayerSpec, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool,
+    PsRoiPoolSpec, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, SpatiallySeparableConv2d,
+    SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Tuned, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, Workspace,
+    WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};
 pub use tuning::TuningTable;

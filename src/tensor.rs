@@ -6,7 +6,7 @@ use crate::device::{Memory, download};
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::kernels::rearrange;
-use crate::{DType, Device, Element, MemoryFormat, Shape};
+use crate::{DType, Device, Element, MemoryFormat, Shape, memory};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -175,7 +175,7 @@ impl<T: Element> Tensor<T> {
     }
 
     fn generate(device: &Device, shape: Shape, format: MemoryFormat, mut next: impl FnMut() -> f32) -> Result<Self> {
-        let values: Vec<T> = (0..elements(&shape)?).map(|_| T::from_f32(next())).collect();
+        let values = memory::collect((0..elements(&shape)?).map(|_| T::from_f32(next())))?;
         let tensor = Self::from_slice(device, shape, &values)?;
         if format == MemoryFormat::Contiguous { Ok(tensor) } else { tensor.to_format(format) }
     }
@@ -244,7 +244,7 @@ impl<T: Element> Tensor<T> {
     /// # Errors
     /// As [`Tensor::to_vec`].
     pub fn to_vec_in_memory_order(&self) -> Result<Vec<T>> {
-        let mut values = vec![T::zeroed(); elements(&self.shape())?];
+        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
         // SAFETY: the tensor is packed, so its memory is as long as its elements
         unsafe { download(self.device(), self.address(), bytemuck::cast_slice_mut(&mut values))? };
         Ok(values)
@@ -375,12 +375,48 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// [`Error::Driver`] when that work or the copy fails.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         if self.format() == MemoryFormat::Contiguous && self.layout.is_packed() {
-            let mut values = vec![T::zeroed(); elements(&self.shape())?];
+            let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
             // SAFETY: a packed view is over as many elements as its shape has
             unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut values))? };
             return Ok(values);
         }
         self.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()
+    }
+
+    /// Hands its values to `take` in NCHW order, a piece at a time, after all work queued on the device: for tensors of which no
+    /// second copy should be held.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_vec`]; what `take` returns.
+    pub(crate) fn for_each_piece(&self, mut take: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+        /// Elements of a piece, about.
+        const PIECE: usize = 1 << 20;
+        let [n, c, h, w] = self.layout.shape;
+        let count = elements(&self.layout.shape)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if self.layout.is_packed() && (self.format() == MemoryFormat::Contiguous || c == 1 || h * w == 1) {
+            let mut piece = memory::filled(count.min(PIECE), T::zeroed())?;
+            for start in (0..count).step_by(PIECE) {
+                let piece = &mut piece[..PIECE.min(count - start)];
+                // SAFETY: a packed view is over as many elements as its shape has, in NCHW order where one of the axes is 1
+                unsafe { download(self.device, self.address + (start * size_of::<T>()) as u64, bytemuck::cast_slice_mut(piece))? };
+                take(piece)?;
+            }
+            return Ok(());
+        }
+        let image_stride = self.layout.strides()[0];
+        let channels = (PIECE / (h * w)).clamp(1, c);
+        for image in 0..n {
+            let address = self.address + (image * image_stride * size_of::<T>()) as u64;
+            let image = TensorView { address, layout: Layout { shape: [1, c, h, w], ..self.layout }, ..*self };
+            for first in (0..c).step_by(channels) {
+                let part = image.channels(first..c.min(first + channels))?;
+                take(&part.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()?)?;
+            }
+        }
+        Ok(())
     }
 
     /// A packed copy in `format`.
@@ -602,7 +638,7 @@ impl AnyTensor {
     /// # Errors
     /// As [`Tensor::to_vec`].
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        dispatch!(self, t => Ok(t.to_vec()?.into_iter().map(|v| v.to_f32()).collect()))
+        dispatch!(self, t => memory::collect(t.to_vec()?.into_iter().map(|v| v.to_f32())))
     }
 }
 

@@ -160,7 +160,7 @@ impl TuningTable {
     /// # Errors
     /// [`Error::Io`]; as [`TuningTable::parse`].
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let text = crate::io::read_text(path)?;
         let table = Self::parse(&path.display().to_string(), &text)?;
         let name = path.file_name().map_or(table.name, |name| name.to_string_lossy().into_owned());
         Ok(Self { name, ..table })

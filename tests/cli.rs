@@ -294,6 +294,62 @@ fn devices_that_are_not_there_are_refused() {
 }
 
 #[test]
+fn info_needs_no_weights() {
+    let folder = Folder::new();
+    // a weight of 154 GB, and one of 2^50 elements
+    for (input, kernel) in [("1x65536x8x8", "conv_gemm"), ("1x16777216x8x8", "conv_")] {
+        for dtype in ["f32", "f16"] {
+            let text = folder.warpconv(&["info", "layer.json", "--input", input, "--dtype", dtype, "--device", "host"]).succeeds();
+            assert!(text.contains(kernel) && text.contains("parameters"), "{text}");
+        }
+    }
+    for (op, attributes) in [
+        ("focus", "{}"),
+        ("sub_pixel_conv", r#"{"r": 2}"#),
+        ("conv_transpose2d", "{}"),
+        ("depthwise_separable", "{}"),
+        ("spatially_separable", "{}"),
+        ("deform_conv2d", "{}"),
+        ("deform_conv2d_block", "{}"),
+    ] {
+        folder.text("layer.json", &format!(r#"{{"op": "{op}", "attrs": {attributes}}}"#));
+        let text = folder.warpconv(&["info", "layer.json", "--input", "1x65536x8x8", "--device", "host"]).succeeds();
+        assert!(text.contains("blocks"), "{op}: {text}");
+    }
+}
+
+#[test]
+fn too_much_work_is_refused_with_its_figures() {
+    let folder = Folder::new();
+    folder.tensors("x.safetensors", &[("x", &[1, 1, 2, 2], &[1.0; 4])]);
+    let files = ["run", "--layer", "layer.json", "--input", "x.safetensors", "--output", "y.safetensors", "--device", "host"];
+    folder.text("layer.json", r#"{"op": "upsample_bilinear", "attrs": {"scale": [1000000, 2000]}}"#);
+    let parts = ["72000000000 FLOPs", "32000000016 bytes", "200000000000 FLOPs", "4294967296 bytes are allowed", "--max-bytes"];
+    folder.warpconv(&files).refuses(&parts);
+    // with leave, as far as the machine goes
+    folder.warpconv(&[&files[..], &["--max-bytes", "1e18", "--max-flops", "1"]].concat()).refuses(&["and 1000000000000000000 bytes are"]);
+    folder.text("layer.json", r#"{"op": "upsample_bilinear", "attrs": {"scale": [1000, 2]}}"#);
+    folder.warpconv(&[&files[..], &["--max-bytes", "32015"]].concat()).refuses(&["32016 bytes", "32015 bytes are allowed"]);
+    folder.warpconv(&[&files[..], &["--max-bytes", "32016"]].concat()).succeeds();
+    folder.warpconv(&[&files[..], &["--max-bytes", "much"]].concat()).refuses(&["much", "2.5e8"]);
+
+    folder.text("layer.json", r#"{"op": "conv2d", "attrs": {"padding": 40000}}"#);
+    folder.run(&[]).refuses(&["conv2d would do", "are allowed"]);
+    folder.tensors("x.safetensors", &[("x", &[1, 1, 2, 2], &[1.0; 4]), ("rois", &[1, 5], &[0.0, 0.0, 0.0, 1.0, 1.0])]);
+    folder.text("layer.json", r#"{"op": "roi_pool", "attrs": {"output_size": [100000, 65536]}}"#);
+    folder.warpconv(&files).refuses(&["roi_pool would do", "26214400036 bytes"]);
+
+    // a row of a suite that is not scaled down, since its padding is most of it
+    let row = r#"{"name": "a/b", "network": "a", "family": "dense", "set": "core", "why": "w", "op": "conv2d", "attrs": {"padding": 65536},
+        "tensors": {"x": ["N", 1, 8, 8], "weight": [1, 1, 3, 3]}, "batches": [1]}"#;
+    folder.text("suite.json", &format!(r#"{{"format": 1, "rows": [{row}]}}"#));
+    let bench = folder.warpconv(&["bench", "--suite", "suite.json", "--tiny", "--device", "host"]);
+    assert!(bench.stdout.contains("are allowed"), "{}{}", bench.stdout, bench.stderr);
+    let tune = folder.warpconv(&["tune", "--suite", "suite.json", "--tiny", "--device", "host"]);
+    assert!(tune.code == Some(1) && tune.stdout.contains("are allowed"), "{}{}", tune.stdout, tune.stderr);
+}
+
+#[test]
 fn info_describes_a_layer() {
     let folder = Folder::new();
     let options = ["info", "layer.json", "--input", "1x64x56x56", "--device", "host"];

@@ -2,7 +2,12 @@
 
 use half::{bf16, f16};
 use rstest::rstest;
-use warpconv::{AnyTensor, DType, Device, Element, Error, Layout, MemoryFormat, Shape, Tensor, TensorView};
+use warpconv::factorise::separate;
+use warpconv::reference::Array;
+use warpconv::{
+    AnyTensor, DType, DeformConv2dBlock, DeformConv2dBlockSpec, Device, Element, Error, Layout, MemoryFormat, Parameter, Shape, Tensor,
+    TensorView, UpsampleBilinearSpec, UpsampleSize,
+};
 
 /// The index in memory of element [n, c, h, w] of a packed tensor.
 fn position(shape: Shape, format: MemoryFormat, [n, c, h, w]: [usize; 4]) -> usize {
@@ -144,6 +149,36 @@ fn wrong_lengths_and_sizes_are_errors() {
     // fits 63 bits, but no machine has it
     let large = [1 << 20, 1 << 20, 1 << 10, 1];
     assert!(matches!(Tensor::<f32>::zeros(&device, large, MemoryFormat::Contiguous), Err(Error::OutOfMemory { .. })));
+}
+
+#[test]
+fn what_no_memory_holds_is_an_error_and_never_the_end_of_the_process() {
+    let device = Device::host().unwrap();
+    let out_of_memory = |what: &str, error: Option<Error>| assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{what}: {error:?}");
+    let large = [1, 1, 1 << 20, 1 << 20];
+    out_of_memory("rand", Tensor::<f16>::rand(&device, large, MemoryFormat::Contiguous, 1).err());
+    out_of_memory("randn", Tensor::<f32>::randn(&device, large, MemoryFormat::ChannelsLast, 1).err());
+    out_of_memory("an array", Array::zeros([1 << 40]).err());
+    let sobel = separate(&Parameter::new(&[3, 3], &[1f32, 0., -1., 2., 0., -2., 1., 0., -1.]).unwrap()).unwrap();
+    out_of_memory("weights", sobel.depthwise_weights(1 << 40).err());
+    // predictors of zeros, whose size grows with the square of the filter's
+    let block = DeformConv2dBlockSpec::default();
+    let weight = Parameter::new(&[1, 1, 1, 1 << 20], &vec![0f32; 1 << 20]).unwrap();
+    out_of_memory("predictors", DeformConv2dBlock::new(block, weight).err());
+    let spec = UpsampleBilinearSpec { size: UpsampleSize::Output([1 << 20, 1 << 20]), align_corners: false };
+    out_of_memory("the oracle", warpconv::reference::upsample_bilinear(&spec, &Array::zeros([1, 1, 2, 2]).unwrap()).err());
+}
+
+/// An allocation that the system grants, although the machine cannot hold it, would end the process when it is written.
+#[test]
+#[cfg(target_os = "linux")]
+fn more_than_the_machine_has_left_is_refused_before_it_is_written() {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    let kilobytes: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+    let device = Device::host().unwrap();
+    let refused = Tensor::<f32>::zeros(&device, [1, 1, 2 * kilobytes, 256], MemoryFormat::Contiguous).unwrap_err();
+    assert!(matches!(refused, Error::OutOfMemory { .. }) && refused.to_string().contains("bytes left"), "{refused}");
 }
 
 #[test]

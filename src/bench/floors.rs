@@ -66,7 +66,7 @@ impl Floors {
         let [tensor, ffma] = [DType::F16, DType::F32].map(|dtype| -> Result<(f64, String)> {
             let mut best = (0.0, String::new());
             for problem in &shapes {
-                let flops = super::suite::cost(problem, dtype)?.operations.flops as f64;
+                let flops = problem.cost(dtype)?.operations.flops as f64;
                 let (time, kernel) = match dtype {
                     DType::F32 => bench.time_alone::<f32>(problem, effort)?,
                     _ => bench.time_alone::<f16>(problem, effort)?,

@@ -3,9 +3,9 @@
 use super::checks::{Sample, Whole};
 use super::floors::Floors;
 use super::results::{Checked, RowResult, Status};
-use super::suite::{Configuration, cost, scaled_down};
+use super::suite::{Configuration, scaled_down};
 use super::values::{Placed, Values};
-use crate::analysis::LayerReport;
+use crate::analysis::{LayerReport, Limits};
 use crate::cases::Problem;
 use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
@@ -49,6 +49,7 @@ pub struct Bench {
     pub(super) timer: Timer,
     effort: Effort,
     oracle: Oracle,
+    limits: Limits,
     values: Values,
     /// What the twins gave, which several batches share.
     twins: Mutex<BTreeMap<String, Result<String, String>>>,
@@ -137,10 +138,16 @@ impl Bench {
             timer: Timer::new(device)?,
             effort: Effort::for_device(device),
             oracle: reference::layer,
+            limits: Limits::of(device),
             values: Values::new(),
             twins: Mutex::default(),
             twin: Mutex::default(),
         })
+    }
+
+    /// With other limits than [`Limits::of`] the device: a configuration beyond them fails with [`Error::Work`].
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// With another effort for each measurement.
@@ -264,7 +271,8 @@ impl Bench {
         if self.scale == Scale::Tiny {
             problem = scaled_down(&problem, 1, TINY_BUDGET)?;
         }
-        let report = cost(&problem, configuration.dtype)?;
+        let report = problem.cost(configuration.dtype)?;
+        self.limits.check(&report)?;
         let parameters = parameters(&problem, configuration.dtype)?;
         let layer = layer(&problem, &parameters)?;
         let request = configuration.request(&problem)?.workspace_limit(WORKSPACE);
@@ -313,6 +321,8 @@ impl Bench {
             Scale::Tiny => problem.clone(),
             Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
         };
+        // the oracle is a single thread of the host's, whatever the device
+        Limits::ORACLE.check(&twin.cost(DType::F32)?)?;
         let tensors = twin.tensors(configuration.dtype)?;
         let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
         let twin = Arc::new(Twin { x: twin.x()?, case: Case::new(twin.layer, &tensors, output, scale.into_data())? });
@@ -360,11 +370,11 @@ impl Bench {
     ) -> Result<Checked, Refusal> {
         let twin = self.twin(configuration, problem, plan.explain().kernel).map_err(Refusal::Wrong)?;
         let count = crate::geometry::elements(&plan.output_shape())?;
-        let poison = vec![T::from_f32(f32::NAN); count];
+        let poison = crate::memory::filled(count, T::from_f32(f32::NAN))?;
         set.y = Tensor::from_slice_in_memory_order(&self.device, plan.output_shape(), plan.output_format(), &poison)?;
         drop(poison);
         set.run(&layer.spec(), plan, memory, &Stream::default_of(&self.device))?;
-        let y: Vec<f32> = set.y.to_vec()?.into_iter().map(T::to_f32).collect();
+        let y = crate::memory::collect(set.y.to_vec()?.into_iter().map(T::to_f32))?;
         if let Some(index) = y.iter().position(|v| v.is_nan()) {
             return Err(Refusal::Wrong(format!("element {index} of the output is NaN or was not written")));
         }
@@ -421,8 +431,8 @@ pub(super) fn parameters(problem: &Problem, dtype: DType) -> Result<Arrays> {
 /// The layer of a problem.
 pub(super) fn layer(problem: &Problem, parameters: &Arrays) -> Result<AnyLayer> {
     let parameter = |(name, array): (&String, &Array)| {
-        let values: Vec<f32> = array.data().iter().map(|&v| v as f32).collect();
-        Ok((name.clone(), Parameter::new(array.shape(), &values)?))
+        let values = crate::memory::collect(array.data().iter().map(|&v| v as f32))?;
+        Ok((name.clone(), Parameter::from_values(array.shape(), values)?))
     };
     AnyLayer::new(problem.layer, parameters.iter().map(parameter).collect::<Result<_>>()?)
 }

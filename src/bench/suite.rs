@@ -1,6 +1,5 @@
 //! The rows of the suite, as benches/suite.json holds them.
 
-use crate::analysis::{LayerReport, Operands, analyse};
 use crate::cases::Problem;
 use crate::error::{Error, Result};
 use crate::geometry::elements;
@@ -253,18 +252,9 @@ impl Configuration<'_> {
     }
 }
 
-/// What a problem costs.
-pub(super) fn cost(problem: &Problem, dtype: DType) -> Result<LayerReport> {
-    let parameters = problem.layer.signature().parameters;
-    let named = parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?.clone())));
-    let has = |name| problem.shapes.contains_key(name);
-    let operands = Operands::new(dtype).residual(has("residual")).mask(has("mask"));
-    analyse(&problem.layer, &named.collect::<Vec<_>>(), &problem.request()?, operands)
-}
-
 /// What the oracle has to do for a problem, roughly, in products.
 pub(super) fn effort(problem: &Problem) -> Result<u64> {
-    let report = cost(problem, DType::F32)?;
+    let report = problem.cost(DType::F32)?;
     let moved = elements(&report.input)? + elements(&report.output)?;
     Ok(report.operations.macs + report.operations.sampling_flops / 2 + 8 * moved as u64)
 }
@@ -356,7 +346,7 @@ mod tests {
         let mut known = 0;
         for configuration in suite.configurations().into_iter().filter(|c| c.row.is_known()) {
             let problem = configuration.problem().unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
-            let report = cost(&problem, configuration.dtype).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
+            let report = problem.cost(configuration.dtype).unwrap_or_else(|e| panic!("{}: {e}", configuration.id()));
             if let Some(residual) = problem.shapes.get("residual") {
                 assert_eq!(*residual, report.output, "{}", configuration.id());
             }

@@ -39,7 +39,7 @@ fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerRepo
     let before = bench.device.launches();
     set.run(&layer.spec(), &plan, &mut memory, &Stream::default_of(&bench.device))?;
     let launches = (bench.device.launches() - before) as usize;
-    Ok(([cost(&whole, DType::F16)?, cost(&problem, DType::F16)?], bench.device.latest_launch_counters(launches)))
+    Ok(([whole.cost(DType::F16)?, problem.cost(DType::F16)?], bench.device.latest_launch_counters(launches)))
 }
 
 /// Every row, in both formats.

@@ -48,7 +48,7 @@ impl Values {
         let count = elements(&layout.shape())?;
         // converted once and then copied: tensors are far larger than the pool
         let pool: Vec<T> = self.0.iter().cycle().skip(start).take(POOL.min(count)).map(one).collect();
-        let mut values = Vec::with_capacity(count);
+        let mut values = crate::memory::with_capacity(count)?;
         while values.len() < count {
             values.extend_from_slice(&pool[..pool.len().min(count - values.len())]);
         }

@@ -8,8 +8,9 @@ mod pixel;
 mod roi;
 mod separable;
 
+use crate::analysis::{LayerReport, Operands, analyse};
 use crate::geometry::elements;
-use crate::layers::{AnyLayer, Conv2dSpec, ConvTranspose2dSpec, Layer, LayerSpec, Parameter, PlanRequest};
+use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, LayerSpec, PlanRequest};
 use crate::reference::Array;
 use crate::{DType, Error, Result, Shape};
 use rand::rngs::StdRng;
@@ -203,8 +204,19 @@ impl Problem {
         }
         let parameters = self.layer.signature().parameters;
         let named = self.shapes.iter().filter(|(name, _)| parameters.contains(&name.as_str()));
-        let zeros = |(name, shape): (&String, &Vec<usize>)| Ok((name.clone(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
-        AnyLayer::new(self.layer, named.map(zeros).collect::<Result<_>>()?)?.output_shape(&self.request()?)
+        self.layer.outline(named.map(|(name, shape)| (name.as_str(), shape.clone())))?.output_shape(&self.request()?)
+    }
+
+    /// What it costs in a dtype.
+    ///
+    /// # Errors
+    /// As [`analyse`].
+    pub fn cost(&self, dtype: DType) -> Result<LayerReport> {
+        let parameters = self.layer.signature().parameters;
+        let named = parameters.iter().filter_map(|&name| Some((name, self.shapes.get(name)?.clone())));
+        let has = |name| self.shapes.contains_key(name);
+        let operands = Operands::new(dtype).residual(has("residual")).mask(has("mask"));
+        analyse(&self.layer, &named.collect::<Vec<_>>(), &self.request()?, operands)
     }
 
     /// Its tensors by name, rounded to what kernels of a dtype read. Biases and slopes, the vectors, and RoIs are f32 in every
@@ -220,7 +232,7 @@ impl Problem {
                 return Err(Error::UnexpectedTensor { op: self.layer.op(), name: name.clone(), known: known.join(", ") });
             }
             let dtype = if shape.len() == 4 { dtype } else { DType::F32 };
-            Ok((name.clone(), Array::from_slice(shape.clone(), &self.values(name, elements(shape)?, dtype))?))
+            Ok((name.clone(), Array::from_slice(shape.clone(), &self.values(name, elements(shape)?, dtype)?)?))
         };
         self.shapes.iter().map(array).collect()
     }
@@ -278,11 +290,12 @@ impl Problem {
     }
 
     /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly.
-    fn values(&self, tensor: &str, count: usize, dtype: DType) -> Vec<f32> {
+    fn values(&self, tensor: &str, count: usize, dtype: DType) -> Result<Vec<f32>> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
         if tensor == "rois" {
-            return roi::rois(self, &mut rng, count / 5);
+            crate::memory::check(count.saturating_mul(4))?;
+            return Ok(roi::rois(self, &mut rng, count / 5));
         }
         let subnormal = dtype.smallest_subnormal() as f32;
         let special = [0.0, -0.0, subnormal, -subnormal, 3.0 * subnormal, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -299,7 +312,7 @@ impl Problem {
         };
         // offsets of several pixels
         let reach = if tensor == "offset" { 4.0 } else { 1.0 };
-        (0..count).map(|_| dtype.round(f64::from(value(&mut rng)) * reach) as f32).collect()
+        crate::memory::collect((0..count).map(|_| dtype.round(f64::from(value(&mut rng)) * reach) as f32))
     }
 }
 
@@ -309,7 +322,6 @@ const SMALLER: [fn(usize) -> usize; 3] = [|v| 1.min(v), |v| v / 2, |v| v.saturat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::{Operands, analyse};
 
     #[test]
     fn every_problem_is_valid_and_small_and_its_own_json() {
@@ -345,14 +357,14 @@ mod tests {
         let mut problem = Problem::random(1, 0);
         problem.values = Values::Special;
         for dtype in DType::ALL {
-            let values = problem.values("x", 4000, dtype);
+            let values = problem.values("x", 4000, dtype).unwrap();
             assert!(values.iter().any(|v| v.is_nan()) && values.iter().any(|v| v.is_infinite()));
             assert!(values.iter().any(|&v| f64::from(v) == dtype.smallest_subnormal()));
-            assert!(problem.values("weight", 4000, dtype).iter().all(|v| v.is_finite()));
+            assert!(problem.values("weight", 4000, dtype).unwrap().iter().all(|v| v.is_finite()));
             assert!(values.iter().all(|&v| v.is_nan() || dtype.round(v.into()) == f64::from(v)));
         }
         problem.values = Values::SpecialWeights;
-        let values = |tensor| problem.values(tensor, 4000, DType::F16);
+        let values = |tensor| problem.values(tensor, 4000, DType::F16).unwrap();
         assert!(values("weight").iter().any(|v| v.is_nan()) && values("weight").contains(&f32::INFINITY));
         assert!(["x", "bias"].into_iter().flat_map(values).all(|v| v.is_finite() && v != 0.0));
     }

@@ -1,15 +1,16 @@
 //! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
 
-use super::{CheckerArgs, DeviceArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
+use super::{CheckerArgs, DeviceArgs, LimitArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use warpconv::cases::Problem;
 use warpconv::check::{Arrays, Case, Failure, Kernels, Run, refusal};
 use warpconv::io::TensorFile;
 use warpconv::reference::Array;
-use warpconv::{Device, Error, LayerSpec, Result};
+use warpconv::{DType, Device, Error, LayerSpec, Result};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +41,8 @@ pub struct Args {
     /// Run every kernel that applies instead of the chosen one, and both formats of the output with each of the input
     #[arg(long)]
     all_kernels: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -111,6 +114,15 @@ impl Entry {
         json!({ "op": self.op, "attrs": self.attrs }).to_string()
     }
 
+    /// Its layer and shapes.
+    fn problem(&self, spec: LayerSpec, file: &TensorFile) -> Result<Problem> {
+        let mut problem = Problem::new(spec, &[]);
+        for (name, key) in &self.inputs {
+            problem.shapes.insert(name.clone(), file.shape(key)?.to_vec());
+        }
+        Ok(problem)
+    }
+
     fn tensors(&self, file: &TensorFile) -> Result<Arrays> {
         self.inputs.iter().map(|(name, key)| Ok((name.clone(), array(file, key)?))).collect()
     }
@@ -130,6 +142,7 @@ struct Finding {
 impl Args {
     fn check(&self, case: &Valid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
         let spec = LayerSpec::from_json(&case.entry.layer())?;
+        self.limits.of(device).check(&case.entry.problem(spec, file)?.cost(DType::F32)?)?;
         let scale = file.values(&case.scale)?;
         let check =
             Case::new(spec, &case.entry.tensors(file)?, array(file, &case.output)?, scale)?.tolerate(case.ref_atol, case.coord_atol);
@@ -152,6 +165,11 @@ impl Args {
 
     fn refuse(&self, case: &Invalid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
         let tensors = case.entry.tensors(file)?;
+        // what is refused costs nothing; what is not, and should be, is run to see it
+        let spec = LayerSpec::from_json(&case.entry.layer());
+        if let Ok(report) = spec.and_then(|spec| case.entry.problem(spec, file)?.cost(DType::F32)) {
+            self.limits.of(device).check(&report)?;
+        }
         let mut findings = Vec::new();
         for &dtype in self.variants.dtypes() {
             for &format in self.variants.formats() {

@@ -1,15 +1,12 @@
 //! `warpconv info`: what this build and this machine offer, or what a layer is and costs.
 
-use super::{DeviceArgs, Verdict, dtype_parser, features, format_parser, layer_from_files, note, print, print_json, read_layer};
+use super::{DeviceArgs, Verdict, dtype_parser, features, format_parser, note, print, print_json, read_layer};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use warpconv::analysis::{LayerReport, Operands, ParameterShape, analyse};
-use warpconv::geometry::elements;
-use warpconv::{
-    AnyLayer, DType, Device, Element, Error, Explanation, Layer, LayerSpec, MemoryFormat, Parameter, PlanRequest, Result, Shape,
-    build_info, half,
-};
+use warpconv::io::TensorFile;
+use warpconv::{DType, Device, Error, Explanation, LayerSpec, MemoryFormat, Outline, PlanRequest, Result, Shape, build_info, half};
 #[cfg(feature = "host")]
 use warpconv::{GpuModel, HostOptions};
 
@@ -86,19 +83,20 @@ pub fn execute(args: Args) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The layer with parameters from a file, or with zeros of the shape that the user gave.
-fn layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<AnyLayer> {
-    if let Some(path) = &args.weights {
-        return layer_from_files(spec, path);
-    }
-    let shapes = spec.typical_parameters(x, args.weight);
-    if args.weight.is_none() && !shapes.is_empty() {
-        let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
-        let hint = "give the shape of the weight with --weight, or a file with --weights";
-        note(format_args!("the parameters are taken as {}: {hint}", shapes.join(", ")));
-    }
-    let zeros = |(name, shape): (&str, Vec<usize>)| Ok((name.to_string(), Parameter::new(&shape, &vec![0f32; elements(&shape)?])?));
-    AnyLayer::new(spec, shapes.into_iter().map(zeros).collect::<Result<_>>()?)
+/// The layer with parameters of the shapes that a file has, or of those that the user gave.
+fn outline(args: &Args, spec: LayerSpec, x: Shape) -> Result<Outline> {
+    let Some(path) = &args.weights else {
+        let shapes = spec.typical_parameters(x, args.weight);
+        if args.weight.is_none() && !shapes.is_empty() {
+            let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+            let hint = "give the shape of the weight with --weight, or a file with --weights";
+            note(format_args!("the parameters are taken as {}: {hint}", shapes.join(", ")));
+        }
+        return spec.outline(shapes);
+    };
+    let file = TensorFile::open(path)?;
+    let shapes = file.names().map(|name| Ok((name, file.shape(name)?.to_vec()))).collect::<Result<Vec<_>>>()?;
+    spec.outline(shapes)
 }
 
 impl Args {
@@ -112,19 +110,16 @@ impl Args {
     }
 }
 
-fn explain(layer: &AnyLayer, request: &PlanRequest, args: &Args, device: &Device) -> Result<Explanation> {
-    fn plan<T: Element>(layer: &AnyLayer, request: &PlanRequest, device: &Device) -> Result<Explanation> {
-        Ok(layer.plan::<T>(device, request)?.explain().clone())
-    }
+fn explain(layer: &Outline, request: &PlanRequest, args: &Args, device: &Device) -> Result<Explanation> {
     match args.dtype {
-        DType::F32 => plan::<f32>(layer, request, device),
-        DType::F16 => plan::<half::f16>(layer, request, device),
-        DType::Bf16 => plan::<half::bf16>(layer, request, device),
+        DType::F32 => layer.explain::<f32>(device, request),
+        DType::F16 => layer.explain::<half::f16>(device, request),
+        DType::Bf16 => layer.explain::<half::bf16>(device, request),
     }
 }
 
 fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {
-    let layer = layer(args, spec, x)?;
+    let layer = outline(args, spec, x)?;
     let mut request = PlanRequest::new(x).format(args.format);
     if spec.signature().inputs.contains(&"rois") {
         request = request.rois(args.rois);

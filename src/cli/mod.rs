@@ -21,7 +21,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
-use warpconv::io::TensorFile;
+use warpconv::analysis::Limits;
+use warpconv::io::{TensorFile, read_text};
 use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result, TuningTable};
 
 /// How a command ended, when it did not end in an error.
@@ -119,6 +120,7 @@ fn advice(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path; folders are not created",
         Error::DeviceUnavailable { .. } => "`warpconv info` lists the devices; --device host needs no GPU",
+        Error::Work { .. } => "--max-flops and --max-bytes allow more, which may take long",
         Error::Kernel { .. } => "this is a bug of warpconv: please report it with the command line",
         _ => return None,
     })
@@ -154,12 +156,12 @@ pub fn progress(length: usize, what: &'static str) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style).with_prefix(what)
 }
 
-/// Reads a text file.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
+/// A bar on stderr for what cannot say how far it is, with the time that it has taken; invisible when that is no terminal.
+pub fn waiting(what: String) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {elapsed_precise}  {wide_msg}").expect("the template is valid");
+    let bar = ProgressBar::new_spinner().with_style(style).with_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar
 }
 
 /// Reads a layer's operation and attributes, `{"op": ..., "attrs": {...}}`.
@@ -242,6 +244,31 @@ impl VariantArgs {
             Formats::All => &MemoryFormat::ALL,
         }
     }
+}
+
+/// `--max-flops` and `--max-bytes`, for every command that runs layers of the user's.
+#[derive(Debug, Clone, clap::Args)]
+pub struct LimitArgs {
+    /// Refuse a layer that would do more FLOPs [default: 2e11 on the host device, 1e15 on a GPU]
+    #[arg(long, value_name = "FLOPS", value_parser = parse_count)]
+    max_flops: Option<u64>,
+    /// Refuse a layer that would move more bytes [default: 4 GiB on the host device, 1 TiB on a GPU]
+    #[arg(long, value_name = "BYTES", value_parser = parse_count)]
+    max_bytes: Option<u64>,
+}
+
+impl LimitArgs {
+    /// The limits on a device.
+    pub fn of(&self, device: &Device) -> Limits {
+        let Limits { flops, bytes } = Limits::of(device);
+        Limits { flops: self.max_flops.unwrap_or(flops), bytes: self.max_bytes.unwrap_or(bytes) }
+    }
+}
+
+/// Reads `250000000` or `2.5e8`.
+fn parse_count(text: &str) -> Result<u64, String> {
+    let rounded = || text.parse::<f64>().ok().filter(|count| *count >= 0.0).map(|count| count as u64);
+    text.parse().ok().or_else(rounded).ok_or_else(|| "expected a number such as 250000000 or 2.5e8".into())
 }
 
 /// `--device`, for every command that runs kernels.

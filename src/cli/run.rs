@@ -1,10 +1,12 @@
 //! `warpconv run`: one layer on the user's data.
 
-use super::{DeviceArgs, Verdict, dtype_parser, format_parser, layer_from_files, print, print_json, read_layer};
+use super::{DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, print, print_json, read_layer, waiting};
+use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use warpconv::analysis::{LayerReport, Limits, Operands, analyse};
 use warpconv::geometry::rank4;
 use warpconv::io::{TensorFile, save};
 use warpconv::{
@@ -50,6 +52,8 @@ pub struct Args {
     #[arg(long, value_parser = format_parser(), default_value = "contiguous")]
     format: MemoryFormat,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
@@ -91,6 +95,20 @@ impl InputFile {
     }
 }
 
+/// What a run costs; refused when it is beyond the limits, and said when it will take a while.
+fn announce(layer: &AnyLayer, request: &PlanRequest, operands: Operands, limits: Limits) -> Result<LayerReport> {
+    /// The part of the limits from which on it is worth a line.
+    const LONG: u64 = 50;
+    let report = analyse(&layer.spec(), &layer.parameter_shapes(), request, operands)?;
+    limits.check(&report)?;
+    let short = Limits { flops: limits.flops / LONG, bytes: limits.bytes / LONG };
+    if short.check(&report).is_err() {
+        let moved = BinaryBytes(report.bytes.read + report.bytes.written);
+        note(format_args!("work: {} FLOPs, {moved} to read and write", HumanCount(report.operations.flops)));
+    }
+    Ok(report)
+}
+
 /// What a run leaves.
 struct Outcome {
     y: AnyTensor,
@@ -100,7 +118,7 @@ struct Outcome {
     running: Duration,
 }
 
-fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, device: &Device) -> Result<Outcome> {
+fn run<T: Element>(layer: &AnyLayer, inputs: InputFile, format: MemoryFormat, device: &Device, limits: Limits) -> Result<Outcome> {
     let load = |(input, name): &(&'static str, String)| {
         let tensor = inputs.file.tensor::<T>(name, device)?;
         Ok((*input, if format == MemoryFormat::Contiguous { tensor } else { tensor.to_format(format)? }))
@@ -109,6 +127,7 @@ fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, d
     let tensors = named.map(load).collect::<Result<BTreeMap<&str, Tensor<T>>>>()?;
     let batch = tensors.get("x").map_or(0, |x| x.shape()[0]);
     let rois = inputs.names.iter().find(|(input, _)| *input == ROIS).map(|(_, name)| inputs.file.rois(name, batch, device)).transpose()?;
+    drop(inputs); // the tensors have all of it
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
     let inputs = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view))?;
     let x = inputs.x.shape();
@@ -117,15 +136,19 @@ fn run<T: Element>(layer: &AnyLayer, inputs: &InputFile, format: MemoryFormat, d
     if let Some(rois) = &rois {
         request = request.rois(rois.len());
     }
+    let operands = Operands::new(T::DTYPE).residual(tensors.contains_key("residual")).mask(tensors.contains_key("mask"));
     let plan = layer.plan::<T>(device, &request)?;
+    let report = announce(layer, &request, operands, limits)?;
     let mut y = Tensor::zeros(device, plan.output_shape(), format)?;
     let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
     device.synchronize()?;
     let planning = start.elapsed();
     let start = Instant::now();
+    let bar = waiting(format!("running {}, {} FLOPs", report.op, HumanCount(report.operations.flops)));
     plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))?;
     device.synchronize()?;
     let running = start.elapsed();
+    bar.finish_and_clear();
     Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
 }
 
@@ -138,10 +161,11 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let inputs = InputFile::open(&args.input, &spec)?;
     let dtype = args.dtype.map_or_else(|| inputs.dtype(), Ok)?;
     let device = args.device.device()?;
+    let limits = args.limits.of(&device);
     let outcome = match dtype {
-        DType::F32 => run::<f32>(&layer, &inputs, args.format, &device),
-        DType::F16 => run::<half::f16>(&layer, &inputs, args.format, &device),
-        DType::Bf16 => run::<half::bf16>(&layer, &inputs, args.format, &device),
+        DType::F32 => run::<f32>(&layer, inputs, args.format, &device, limits),
+        DType::F16 => run::<half::f16>(&layer, inputs, args.format, &device, limits),
+        DType::Bf16 => run::<half::bf16>(&layer, inputs, args.format, &device, limits),
     }?;
     save(&args.output, &[("y", &outcome.y)])?;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;

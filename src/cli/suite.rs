@@ -1,9 +1,10 @@
 //! Which rows of the suite a command runs, and how large: what `bench` and `tune` share.
 
-use super::{dtype_parser, read_text};
+use super::{LimitArgs, dtype_parser, read_text};
 use regex::Regex;
 use std::path::PathBuf;
 use std::time::Duration;
+use warpconv::analysis::Limits;
 use warpconv::bench::{Configuration, Scale, Set, Suite};
 use warpconv::{DType, Device, DeviceKind, Error, Result};
 
@@ -31,6 +32,8 @@ pub struct SuiteArgs {
     /// Begin no configuration after so many seconds
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u64>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl SuiteArgs {
@@ -76,6 +79,11 @@ impl SuiteArgs {
             return Err(Error::Attribute { name: "--device", value: device.to_string(), requirement });
         }
         Ok(if self.tiny { Scale::Tiny } else { Scale::Full })
+    }
+
+    /// The most that one configuration may be.
+    pub fn work(&self, device: &Device) -> Limits {
+        self.limits.of(device)
     }
 
     pub fn limit(&self) -> Option<Duration> {

@@ -47,7 +47,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     std::fs::create_dir_all(&args.out).map_err(|source| Error::Io { path: args.out.clone(), source })?;
     let name = TuningTable::file_name(&device);
     let path = args.out.join(&name);
-    let bench = Bench::new(&device, scale)?;
+    let bench = Bench::new(&device, scale)?.limits(args.suite.work(&device));
     let bench = if device.kind() == DeviceKind::Cuda { bench.effort(EFFORT) } else { bench };
     let mut table = TuningTable::new(name, &device, scale == Scale::Tiny);
     table.device.driver = Smi::new(&device).driver();

@@ -1,12 +1,12 @@
 //! `warpconv verify`: random awkward problems through every kernel that applies, against the oracle.
 
-use super::{CheckerArgs, DeviceArgs, Verdict, print, print_json, progress};
+use super::{CheckerArgs, DeviceArgs, LimitArgs, Verdict, print, print_json, progress};
 use regex::Regex;
 use serde_json::json;
 use std::collections::BTreeMap;
 use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{Run, every_run};
-use warpconv::{Device, Error, Result};
+use warpconv::{DType, Device, Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +34,8 @@ pub struct Args {
     /// Run one case, as a failure prints it
     #[arg(long, value_name = "JSON")]
     case: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -112,6 +114,9 @@ fn describe(runs: &[Run]) -> String {
 pub fn execute(args: Args) -> Result<Verdict> {
     let problems = args.problems()?;
     let device = args.device.checked_device(&args.checker)?;
+    if args.case.is_some() {
+        problems.iter().try_for_each(|problem| args.limits.of(&device).check(&problem.cost(DType::F32)?))?;
+    }
     let mut kernels: BTreeMap<&'static str, Tally> = BTreeMap::new();
     let (mut passed, mut failed) = (0u64, 0u64);
     let mut failures = Vec::new();

@@ -4,9 +4,10 @@ use super::KernelInfo;
 use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvDepthwiseParams;
+use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
-use crate::{Element, MemoryFormat};
+use crate::{Element, MemoryFormat, memory};
 
 /// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.
 const LAYOUTS: [&str; 2] = ["[c_out][copy][band]", "[c_out][copy][band moved by 1]"];
@@ -159,11 +160,11 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 }
 
 /// The rows of a kernel, each in `width` elements after 7 zeros; once as they are, and once without the first zero.
-fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let [kh, kw] = g.kernel;
     let elements = band_elements(g);
     let lead = BLOCK - 1 + g.padding[1] % 2;
-    let mut packed = vec![T::from_f32(0.0); g.c_out * 2 * elements];
+    let mut packed = memory::filled(g.c_out * 2 * elements, T::from_f32(0.0))?;
     for (index, &value) in weight.values().iter().enumerate() {
         let (channel, i, j) = (index / (kh * kw), index / kw % kh, index % kw);
         let at = i * width(g) + lead + j;
@@ -171,5 +172,5 @@ fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
             packed[(channel * 2 + copy) * elements + at - copy] = T::from_f32(value);
         }
     }
-    packed
+    Ok(packed)
 }

@@ -1,12 +1,13 @@
 //! kernels/conv_depthwise.cu: one input channel an output channel.
 
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
+use super::launch::{KernelParams, MAX_GRID_Y, Pack, Prepared, Problem, SumOrder};
 use super::params::ConvDepthwiseParams;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
+use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
-use crate::{DType, Element, MemoryFormat};
+use crate::{DType, Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_depthwise";
 
@@ -253,8 +254,8 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     };
     // the contiguous kernels look at the alignment themselves
     let (layout, pack) = match variant.format {
-        MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),
-        MemoryFormat::Contiguous => ("[c_out][tap]", pack as fn(&ConvGeometry, &Parameter) -> Vec<T>),
+        MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as Pack<T>),
+        MemoryFormat::Contiguous => ("[c_out][tap]", pack as Pack<T>),
     };
     Prepared {
         grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
@@ -269,6 +270,6 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 }
 
 /// The canonical order, for C_in / groups = 1.
-fn pack<T: Element>(_: &ConvGeometry, weight: &Parameter) -> Vec<T> {
-    weight.values().iter().map(|&v| T::from_f32(v)).collect()
+fn pack<T: Element>(_: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
+    memory::collect(weight.values().iter().map(|&v| T::from_f32(v)))
 }

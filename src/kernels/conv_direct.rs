@@ -3,9 +3,10 @@
 use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::{KernelInfo, WeightPlace};
-use crate::Element;
+use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
+use crate::{Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_direct";
 /// Its order of the packed weight.
@@ -51,12 +52,12 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     }
 }
 
-pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let channels = g.c_in / g.groups;
-    let mut packed = vec![T::from_f32(0.0); weight.values().len()];
+    let mut packed = memory::filled(weight.values().len(), T::from_f32(0.0))?;
     for (index, &value) in weight.values().iter().enumerate() {
         let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
         packed[(tap * channels + channel) * g.c_out + group * (g.c_out / g.groups) + output] = T::from_f32(value);
     }
-    packed
+    Ok(packed)
 }

@@ -2,13 +2,14 @@
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
 use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Prepared, Problem, SumOrder};
+use super::launch::{KernelParams, Pack, Prepared, Problem, SumOrder};
 use super::params::ConvPatchParams;
 use super::{KernelInfo, WeightPlace, conv_transpose, find};
 use crate::device::GpuModel;
+use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::{Parameter, Precision, padded};
-use crate::{DType, Element, MemoryFormat};
+use crate::{DType, Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_gemm";
 
@@ -557,8 +558,6 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
     }
 }
 
-pub(super) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Vec<T>;
-
 /// The order of the weight for a tile, and the function that packs it so.
 pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
     match tile.n {
@@ -571,7 +570,7 @@ pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
 
 /// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
 /// steps of a transposed convolution are those of its sub-filters, one after the other.
-pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
     pack_steps::<T, TILE_N>(g, weight, steps(g, size_of::<T>()), |channel, tap| {
@@ -581,7 +580,7 @@ pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &P
 }
 
 /// The same with steps of the channels of one tap: the taps of the first channels, then those of the next.
-fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (step, taps) = (ROW_BYTES / size_of::<T>(), g.kernel[0] * g.kernel[1]);
     pack_steps::<T, TILE_N>(g, weight, chunk_steps(g, size_of::<T>()), |channel, tap| (channel / step * taps + tap) * step + channel % step)
 }
@@ -592,27 +591,27 @@ pub(super) fn pack_steps<T: Element, const TILE_N: usize>(
     weight: &Parameter,
     steps: usize,
     place: impl Fn(usize, usize) -> usize,
-) -> Vec<T> {
+) -> Result<Vec<T>> {
     let step = ROW_BYTES / size_of::<T>();
     let padded = (g.c_out / g.groups).next_multiple_of(TILE_N);
-    let mut packed = vec![T::from_f32(0.0); g.groups * steps * padded * step];
+    let mut packed = memory::filled(g.groups * steps * padded * step, T::from_f32(0.0))?;
     for (index, &value) in weight.values().iter().enumerate() {
         let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
         let k = place(channel, tap);
         packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
     }
-    packed
+    Ok(packed)
 }
 
 /// The same, rounded to tf32: to nearest, ties away from zero.
-fn pack_tf32<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack_tf32<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let round = |value: f32| match value.to_bits() {
         bits if value.is_nan() => f32::from_bits(bits),
         bits => f32::from_bits((bits + 0x1000) & 0xffff_e000),
     };
-    let mut packed = pack::<T, TILE_N>(g, weight);
+    let mut packed = pack::<T, TILE_N>(g, weight)?;
     packed.iter_mut().for_each(|value| *value = T::from_f32(round(value.to_f32())));
-    packed
+    Ok(packed)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::KernelInfo;
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvGroupedParams;
+use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::Parameter;
-use crate::{Element, MemoryFormat};
+use crate::{Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_grouped";
 
@@ -429,11 +430,11 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 
 /// In the order of the lanes' fragments of B: a lane holds 4 channels of slot `lane % 4` for output `lane / 4`. Zero where a
 /// slot, a channel or an output is padding.
-fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let slots = Slots::of(g);
     let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
     let taps = g.kernel[0] * g.kernel[1];
-    let mut packed = Vec::with_capacity(g.groups * slots.steps * slots.n_tiles * 32 * QUAD);
+    let mut packed = memory::with_capacity(g.groups * slots.steps * slots.n_tiles * 32 * QUAD)?;
     for group in 0..g.groups {
         for step in 0..slots.steps {
             for tile in 0..slots.n_tiles {
@@ -451,5 +452,5 @@ fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
             }
         }
     }
-    packed
+    Ok(packed)
 }

@@ -7,7 +7,7 @@ use super::{Epilogue, KernelInfo, Packed, conv_gemm};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
-use crate::{DType, Device, Element, MemoryFormat};
+use crate::{DType, Device, Element, MemoryFormat, memory};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "conv_separable";
@@ -88,20 +88,21 @@ pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &Stage<'_>)
     let Stage { geometry, weight, epilogue, packed } = depthwise;
     let padded = geometry.c_out.next_multiple_of(conv_gemm::ROW_BYTES / size_of::<T>());
     let pad = |vector: Option<&Parameter>| {
-        vector.map(|vector| {
-            let mut values = vector.values().to_vec();
-            values.resize(padded, 0.0);
-            Parameter::vector(&values)
-        })
+        let longer = |values: &[f32]| {
+            let mut longer = memory::filled(padded, 0.0)?;
+            longer[..values.len()].copy_from_slice(values);
+            Ok(longer)
+        };
+        vector.map(|vector| vector.derived(&[padded], longer)).transpose()
     };
-    let (bias, slope) = (pad(epilogue.bias), pad(epilogue.slope));
+    let (bias, slope) = (pad(epilogue.bias)?, pad(epilogue.slope)?);
     let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation: epilogue.activation, sub_pixel: None };
     let taps = geometry.kernel[0] * geometry.kernel[1];
-    packed.get(device, LAYOUT, &epilogue, || {
-        let mut all = vec![T::from_f32(0.0); taps * padded];
+    packed.get(device, LAYOUT, &epilogue, weight, || {
+        let mut all = memory::filled(taps * padded, T::from_f32(0.0))?;
         for (index, &value) in weight.values().iter().enumerate() {
             all[index % taps * padded + index / taps] = T::from_f32(value);
         }
-        all
+        Ok(all)
     })
 }

@@ -1,14 +1,14 @@
 //! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
 
-use super::conv_gemm::{MAX_TILE, Pack, Tile};
+use super::conv_gemm::{MAX_TILE, Tile};
 use super::cost::Estimate;
-use super::launch::{Family, KernelParams, Prepared, Problem, Stage, SumOrder, plan as plan_op};
+use super::launch::{Family, KernelParams, Pack, Prepared, Problem, Stage, SumOrder, plan as plan_op};
 use super::params::ConvTransposeParams;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
 use crate::layers::{Parameter, Plan, PlanRequest};
-use crate::{Device, Element};
+use crate::{Device, Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_transpose";
 /// Products of two numbers up to this fit 32 bits.
@@ -110,10 +110,10 @@ fn as_columns(g: &ConvGeometry) -> Result<ConvGeometry, String> {
 
 /// The weight of that convolution, packed: columns of a group are [class's row][class's column][channel], or, `ALONG_ROWS`,
 /// [class's row][channel][class's column]. Taps are reversed, as a convolution takes them.
-fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (gemm, outputs) = (as_columns(g).expect("the kernel applies"), g.c_out / g.groups);
     let ([height, width], channels) = (gemm.kernel, g.c_in / g.groups);
-    let mut values = vec![0.0; weight.values().len()];
+    let mut values = memory::filled(weight.values().len(), 0.0)?;
     for (index, &value) in weight.values().iter().enumerate() {
         let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
         let (i, j) = (tap / g.kernel[1], tap % g.kernel[1]);
@@ -124,7 +124,7 @@ fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &Con
         values[(column * channels + channel) * height * width + tap] = value;
     }
     let shape = [gemm.c_out, channels, height, width];
-    conv_gemm::pack::<T, TILE_N>(&gemm, &Parameter::new(&shape, &values).expect("there are as many values"))
+    conv_gemm::pack::<T, TILE_N>(&gemm, &Parameter::from_values(&shape, values)?)
 }
 
 /// The order of the weight for a kernel, and the function that packs it so.

@@ -229,6 +229,9 @@ impl fmt::Display for SumOrder {
     }
 }
 
+/// Puts a layer's weight into the order of a kernel.
+pub(crate) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Result<Vec<T>>;
+
 /// What a family prepares for one kernel: how it is launched and how it wants its weight.
 pub(crate) struct Prepared<T> {
     pub grid: [u32; 3],
@@ -245,7 +248,7 @@ pub(crate) struct Prepared<T> {
     pub layout: &'static str,
     /// From the layer's order ([C_out][C_in / groups][kh][kw], or [C_in][C_out / groups][kh][kw] of a transposed convolution) to
     /// that one, rounded once.
-    pub pack: fn(&ConvGeometry, &Parameter) -> Vec<T>,
+    pub pack: Pack<T>,
 }
 
 /// A convolution as a layer knows it.
@@ -297,7 +300,7 @@ pub(crate) fn plan_after<T: Element>(
     let one_order = if request.batch_invariant { keep_one_order(families, &problem, &mut choices) } else { None };
     let selection = choose(op, device, request, described, choices)?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
-        let weights = packed.get(device, prepared.layout, &epilogue, || (prepared.pack)(&geometry, weight))?;
+        let weights = packed.get(device, prepared.layout, &epilogue, weight, || (prepared.pack)(&geometry, weight))?;
         let Prepared { mut grid, walks, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
         let first = before.map(|Before { stage, pack, names }| Ok::<_, Error>((stage.geometry, pack(kernel, device, &stage)?, names)));

@@ -213,24 +213,27 @@ impl Packed {
 pub(crate) struct PackedWeights(Arc<Mutex<Vec<Arc<Packed>>>>);
 
 impl PackedWeights {
-    /// The weights in `layout`, packed by `pack` (from the canonical values to the order of the layout) if they are not there.
+    /// The weights in `layout`, packed by `pack` (from the canonical values of `weight` to the order of the layout) if they are not there.
+    /// Of a weight whose shape alone is known there is nothing to pack.
     pub fn get<T: Element>(
         &self,
         device: &Device,
         layout: &'static str,
         epilogue: &Epilogue<'_>,
-        pack: impl FnOnce() -> Vec<T>,
+        weight: &Parameter,
+        pack: impl FnOnce() -> Result<Vec<T>>,
     ) -> Result<Arc<Packed>> {
         let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(found) = all.iter().find(|p| p.device == *device && p.dtype == T::DTYPE && p.layout == layout) {
             return Ok(found.clone());
         }
         let upload = |p: Option<&Parameter>| p.map(|p| Memory::from_slice(device, p.values())).transpose();
+        let values = if weight.is_outline() { vec![] } else { pack()? };
         let packed = Arc::new(Packed {
             device: device.clone(),
             dtype: T::DTYPE,
             layout,
-            weight: Memory::from_slice(device, &pack())?,
+            weight: Memory::from_slice(device, &values)?,
             bias: upload(epilogue.bias)?,
             slope: upload(epilogue.slope)?,
             activation: epilogue.activation,

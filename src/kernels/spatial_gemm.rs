@@ -1,9 +1,9 @@
 //! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads its result, in one launch.
 
-use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, Pack, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
+use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
 use super::conv_separable::fused_bytes;
 use super::cost::{Estimate, Work, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Prepared, Problem, Stage, SumOrder};
+use super::launch::{KernelParams, Pack, Prepared, Problem, Stage, SumOrder};
 use super::params::SpatialSeparableParams;
 use super::{KernelInfo, Packed};
 use crate::error::Result;
@@ -161,7 +161,7 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 }
 
 /// The channels of each tap padded with zeros to whole steps.
-fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parameter) -> Vec<T> {
+fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (step, chunks) = (ROW_BYTES / size_of::<T>(), chunks(row, size_of::<T>()));
     conv_gemm::pack_steps::<T, TILE_N>(row, weight, row.kernel[1] * chunks, |channel, tap| tap * chunks * step + channel)
 }
@@ -169,7 +169,7 @@ fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parame
 /// The vertical weight with its bias, in the order of conv_gemm.cu.
 pub(crate) fn pack_column<T: Element>(kernel: &KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
     let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
-    column.packed.get(device, layout, &column.epilogue, || pack(&column.geometry, column.weight))
+    column.packed.get(device, layout, &column.epilogue, column.weight, || pack(&column.geometry, column.weight))
 }
 
 #[cfg(test)]

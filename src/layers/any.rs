@@ -4,7 +4,7 @@ use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, Foc
 use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
 use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
 use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
-use super::{Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
+use super::{Explanation, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
 use super::{UpsampleBilinear, UpsampleBilinearSpec};
 use crate::error::{Error, Result};
@@ -245,6 +245,55 @@ impl<'a, T: Element> Inputs<'a, T> {
             mask: tensors.get("mask").map(|view| (*view).into()),
             rois,
         })
+    }
+}
+
+/// A layer of which only the shapes are known: enough to check it, and to say what it gives and which kernel would run.
+#[derive(Debug, Clone)]
+pub struct Outline(AnyLayer);
+
+impl LayerSpec {
+    /// The outline of a layer with parameters of these shapes, by the names of [`LayerSpec::signature`]. No memory is needed for
+    /// their values.
+    ///
+    /// ```
+    /// use warpconv::{Device, LayerSpec};
+    /// let spec = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"padding": 1}}"#)?;
+    /// let outline = spec.outline([("weight", vec![65536, 65536, 3, 3])])?; // 154 GB in f32
+    /// let x = [1, 65536, 8, 8].into();
+    /// assert_eq!(outline.output_shape(&x)?, [1, 65536, 8, 8]);
+    /// println!("{}", outline.explain::<f32>(&Device::best()?, &x)?);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AnyLayer::new`].
+    pub fn outline<N: Into<String>>(&self, shapes: impl IntoIterator<Item = (N, Vec<usize>)>) -> Result<Outline> {
+        let outline = |(name, shape): (N, Vec<usize>)| Ok((name.into(), Parameter::outline(&shape)?));
+        AnyLayer::new(*self, shapes.into_iter().map(outline).collect::<Result<_>>()?).map(Outline)
+    }
+}
+
+impl Outline {
+    /// As [`Layer::output_shape`].
+    ///
+    /// # Errors
+    /// When the layer cannot be applied to such an input.
+    pub fn output_shape(&self, request: &PlanRequest) -> Result<Shape> {
+        self.0.output_shape(request)
+    }
+
+    /// As [`AnyLayer::parameter_shapes`].
+    pub fn parameter_shapes(&self) -> Shapes {
+        self.0.parameter_shapes()
+    }
+
+    /// The kernel that a plan would run, and why.
+    ///
+    /// # Errors
+    /// As [`Layer::plan`].
+    pub fn explain<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Explanation> {
+        Ok(self.0.plan::<T>(device, request)?.explanation)
     }
 }
 

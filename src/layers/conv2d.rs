@@ -7,7 +7,7 @@ use crate::geometry::{ConvGeometry, divisible, positive, rank4};
 use crate::kernels::launch::Stage;
 use crate::kernels::{Epilogue, PackedWeights, conv2d};
 use crate::numerics::Contract;
-use crate::{DType, Device, Element, Shape};
+use crate::{DType, Device, Element, Shape, memory};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -217,8 +217,8 @@ impl Conv2d {
                 return Err(Error::Shape { name, shape: vec![values.len()], expected });
             }
         }
-        let mut weight = self.weight.values().to_vec();
-        let mut bias = vec![0f32; c_out];
+        let mut weight = memory::collect(self.weight.values().iter().copied())?;
+        let mut bias = memory::filled(c_out, 0f32)?;
         for (channel, filter) in weight.chunks_exact_mut(self.weight.values().len() / c_out).enumerate() {
             let variance = f64::from(norm.variance[channel]) + f64::from(norm.epsilon);
             if variance.is_nan() || variance <= 0.0 {
@@ -229,7 +229,7 @@ impl Conv2d {
             let before = self.bias().map_or(0.0, |b| f64::from(b.values()[channel]));
             bias[channel] = ((before - f64::from(norm.mean[channel])) * scale + f64::from(norm.beta[channel])) as f32;
         }
-        self.weight = self.weight.derived(&self.weight_shape, &weight)?;
+        self.weight = self.weight.derived(&self.weight_shape, |_| Ok(weight))?;
         self.tail.bias = Some(Parameter::vector(&bias));
         self.packed = PackedWeights::default();
         Ok(self)
@@ -251,7 +251,7 @@ impl Conv2d {
         let part = |index: usize| {
             let own = index * groups / parts..(index + 1) * groups / parts;
             let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
-            let weight = &self.weight.values()[output.start * filter..output.end * filter];
+            let weight = |all: &[f32]| memory::collect(all[output.start * filter..output.end * filter].iter().copied());
             let spec = Conv2dSpec { groups: own.len(), ..self.spec };
             let mut layer = Conv2d::new(spec, self.weight.derived(&[output.len(), group_in, kh, kw], weight)?)?;
             let vector = |whole: &Parameter| Parameter::vector(&whole.values()[output.clone()]);

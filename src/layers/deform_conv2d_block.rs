@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::geometry::{elements, kernel_span, rank4};
 use crate::numerics::Contract;
 use crate::tensor::{TensorView, TensorViewMut};
-use crate::{DType, Device, Element, Layout, Shape, Stream};
+use crate::{DType, Device, Element, Layout, Shape, Stream, memory};
 use serde::{Deserialize, Serialize};
 
 const OP: &str = "deform_conv2d_block";
@@ -118,7 +118,12 @@ impl DeformConv2dBlock {
 
     fn around(spec: DeformConv2dBlockSpec, deform: DeformConv2d) -> Result<Self> {
         let [offset, mask] = predictor_shapes(&spec.deform, rank4("weight", deform.weight().shape())?)?;
-        let zeros = |shape: Shape| Parameter::new(&shape, &vec![0f32; elements(&shape)?]);
+        let zeros = |shape: Shape| {
+            if deform.weight().is_outline() {
+                return Parameter::outline(&shape);
+            }
+            Parameter::from_values(&shape, memory::filled(elements(&shape)?, 0f32)?)
+        };
         let predict = |name, shape, activation| predictor(name, &spec, &deform, zeros(shape)?, None, shape[0], activation);
         let offset = predict("offset_weight", offset, Activation::None)?;
         let mask = spec.modulated.then(|| predict("mask_weight", mask, Activation::Sigmoid)).transpose()?;

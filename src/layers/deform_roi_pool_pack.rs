@@ -41,7 +41,7 @@ impl Chain {
                 }
             };
             let activation = if index + 1 == count { last } else { Activation::Relu };
-            let filter = weight.derived(&[outputs, inputs, 1, 1], weight.values())?;
+            let filter = weight.reshaped(&[outputs, inputs, 1, 1])?;
             let layer = Conv2d::new(Conv2dSpec { activation, ..Default::default() }, filter)?;
             bias.map_or(Ok(layer.clone()), |bias| layer.with_bias(bias))
         };

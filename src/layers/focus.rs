@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
-use crate::{DType, Device, Element, Shape};
+use crate::{DType, Device, Element, Shape, memory};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`Focus`]: those of its convolution.
@@ -110,14 +110,16 @@ impl Focus {
 fn unsliced(weight: &Parameter) -> Result<Parameter> {
     let &[c_out, slices, kh, kw] = weight.shape() else { unreachable!("Conv2d has made sure of four dimensions") };
     let channels = slices / 4;
-    let mut values = vec![0f32; weight.values().len()];
-    for (index, &value) in weight.values().iter().enumerate() {
-        let (j, i, channel, o) = (index % kw, index / kw % kh, index / kw / kh % slices, index / kw / kh / slices);
-        let (slice, c) = (channel / channels, channel % channels);
-        let (row, column) = (2 * i + slice % 2, 2 * j + slice / 2);
-        values[((o * channels + c) * 2 * kh + row) * 2 * kw + column] = value;
-    }
-    weight.derived(&[c_out, channels, 2 * kh, 2 * kw], &values)
+    weight.derived(&[c_out, channels, 2 * kh, 2 * kw], |sliced| {
+        let mut values = memory::filled(sliced.len(), 0f32)?;
+        for (index, &value) in sliced.iter().enumerate() {
+            let (j, i, channel, o) = (index % kw, index / kw % kh, index / kw / kh % slices, index / kw / kh / slices);
+            let (slice, c) = (channel / channels, channel % channels);
+            let (row, column) = (2 * i + slice % 2, 2 * j + slice / 2);
+            values[((o * channels + c) * 2 * kh + row) * 2 * kw + column] = value;
+        }
+        Ok(values)
+    })
 }
 
 impl Layer for Focus {

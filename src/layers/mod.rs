@@ -27,7 +27,7 @@ mod upsample;
 mod workspace;
 
 pub use activation::Activation;
-pub use any::{AnyLayer, LayerSpec, Shapes, Signature};
+pub use any::{AnyLayer, LayerSpec, Outline, Shapes, Signature};
 pub(crate) use any::{Kind, Named};
 pub use attributes::Padding;
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dSpec, bilinear_kernel};

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::elements;
-use crate::{DType, Element};
+use crate::{DType, Element, memory};
 use std::sync::Arc;
 
 /// A layer's weight, bias or slope: a shape of any rank and its values, kept in f32 and rounded once to the dtype of the plan
@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
     shape: Vec<usize>,
-    values: Arc<[f32]>,
+    values: Arc<Vec<f32>>,
     /// The largest absolute value: NaN where there is one.
     largest: f32,
     non_finite_allowed: bool,
@@ -27,26 +27,55 @@ impl Parameter {
     /// A parameter of `shape` with `values` in row-major order, given in any dtype.
     ///
     /// # Errors
-    /// [`Error::Length`] when the number of values is not the shape's; [`Error::Overflow`].
+    /// [`Error::Length`] when the number of values is not the shape's; [`Error::Overflow`]; [`Error::OutOfMemory`].
     pub fn new<T: Element>(shape: &[usize], values: &[T]) -> Result<Self> {
+        Self::check_length(shape, values.len())?;
+        Self::from_values(shape, memory::collect(values.iter().map(|v| v.to_f32()))?)
+    }
+
+    /// The same, of values that need no conversion, without a copy.
+    pub(crate) fn from_values(shape: &[usize], values: Vec<f32>) -> Result<Self> {
+        Self::check_length(shape, values.len())?;
+        Ok(Self::whole(shape.to_vec(), values))
+    }
+
+    /// Of a shape that the values are known to have.
+    fn whole(shape: Vec<usize>, values: Vec<f32>) -> Self {
+        Self { shape, largest: largest(&values), values: Arc::new(values), non_finite_allowed: false }
+    }
+
+    fn check_length(shape: &[usize], got: usize) -> Result<()> {
         let expected = elements(shape)?;
-        if values.len() != expected {
-            return Err(Error::Length { name: "parameter", shape: shape.to_vec(), expected, got: values.len() });
+        if got != expected {
+            return Err(Error::Length { name: "parameter", shape: shape.to_vec(), expected, got });
         }
-        Ok(Self::from_values(shape.to_vec(), values))
+        Ok(())
     }
 
-    fn from_values<T: Element>(shape: Vec<usize>, values: &[T]) -> Self {
-        let values: Arc<[f32]> = values.iter().map(|v| v.to_f32()).collect();
-        Self { shape, largest: largest(values.iter()), values, non_finite_allowed: false }
+    /// A parameter of which only the shape is known. It serves to check layers and to choose kernels, and never leaves the crate:
+    /// plans of layers with one have nothing to multiply with.
+    pub(crate) fn outline(shape: &[usize]) -> Result<Self> {
+        elements(shape)?;
+        Ok(Self { shape: shape.to_vec(), values: Arc::default(), largest: 0.0, non_finite_allowed: false })
     }
 
-    /// Other values that were made of these, and of another shape.
-    ///
-    /// # Errors
-    /// As [`Parameter::new`].
-    pub(crate) fn derived(&self, shape: &[usize], values: &[f32]) -> Result<Self> {
-        Ok(Self { non_finite_allowed: self.non_finite_allowed, ..Self::new(shape, values)? })
+    /// Whether only the shape is known.
+    pub(crate) fn is_outline(&self) -> bool {
+        self.values.is_empty() && !self.shape.contains(&0)
+    }
+
+    /// The same values under another shape.
+    pub(crate) fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        Self::check_length(shape, elements(&self.shape)?)?;
+        Ok(Self { shape: shape.to_vec(), ..self.clone() })
+    }
+
+    /// A parameter of `shape` with values that `make` derives from this one's.
+    pub(crate) fn derived(&self, shape: &[usize], make: impl FnOnce(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
+        if self.is_outline() {
+            return Self::outline(shape);
+        }
+        Ok(Self { non_finite_allowed: self.non_finite_allowed, ..Self::from_values(shape, make(&self.values)?)? })
     }
 
     /// Allows it to hold infinities and NaN, in f32 or once it is rounded to the dtype of a plan. A weight that is not finite
@@ -91,7 +120,7 @@ impl Parameter {
 
     /// A vector, such as a bias.
     pub fn vector<T: Element>(values: &[T]) -> Self {
-        Self::from_values(vec![values.len()], values)
+        Self::whole(vec![values.len()], values.iter().map(|v| v.to_f32()).collect())
     }
 
     /// Its shape.

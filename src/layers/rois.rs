@@ -2,7 +2,7 @@
 
 use crate::device::{Access, Memory, Operand, download};
 use crate::error::{Error, Result};
-use crate::{Device, Tensor};
+use crate::{Device, Tensor, memory};
 
 /// Numbers of one region: the index of its image in the batch, then x1, y1, x2, y2.
 pub(crate) const ROI_VALUES: usize = 5;
@@ -44,8 +44,7 @@ impl RoIs {
     /// [`Error::Attribute`] for a batch index that is not one of 0..batch; [`Error::OutOfMemory`] or [`Error::Driver`].
     pub fn from_slice(device: &Device, batch: usize, rois: &[[f32; ROI_VALUES]]) -> Result<Self> {
         check_images(rois, batch)?;
-        let values: Vec<f32> = rois.iter().flatten().copied().collect();
-        Ok(Self { memory: Memory::from_slice(device, &values)?, len: rois.len(), batch })
+        Ok(Self { memory: Memory::from_slice(device, rois.as_flattened())?, len: rois.len(), batch })
     }
 
     /// As [`RoIs::from_slice`], from `values` of `shape`, which must be [K, 5].
@@ -145,7 +144,7 @@ impl<'a> RoisView<'a> {
         if self.batch.is_some_and(|batch| batch <= n) {
             return Ok(());
         }
-        let mut rois = vec![[0f32; ROI_VALUES]; self.len];
+        let mut rois = memory::filled(self.len, [0f32; ROI_VALUES])?;
         // SAFETY: the view is of so many RoIs
         unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut rois))? };
         check_images(&rois, n)

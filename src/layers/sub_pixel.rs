@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
 use crate::kernels::{Epilogue, PackedWeights, SubPixel, sub_pixel};
 use crate::numerics::Contract;
-use crate::{DType, Device, Element, Shape};
+use crate::{DType, Device, Element, Shape, memory};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`SubPixelConv2d`]: those of the convolution, r and the order of the channels.
@@ -128,21 +128,23 @@ impl SubPixelConv2d {
 
     /// The rows of a parameter [C_out, ...] in the order of the store: [outer][i][j][run].
     fn permuted(&self, sub_pixel: SubPixel, parameter: &Parameter) -> Result<Parameter> {
-        let (SubPixel { run, factor: r }, values) = (sub_pixel, parameter.values());
+        let SubPixel { run, factor: r } = sub_pixel;
         let c_out = self.conv.weight().shape()[0];
-        let (channels, row) = (c_out / (r * r), values.len() / c_out);
-        let mut permuted = Vec::with_capacity(values.len());
-        for place in 0..c_out {
-            let (block, inner) = (place / run, place % run);
-            let (c, i, j) = (block / (r * r) * run + inner, block % (r * r) / r, block % r);
-            let channel = match self.spec.order {
-                ChannelOrder::Crd => (c * r + i) * r + j,
-                ChannelOrder::Dcr => (i * r + j) * channels + c,
-                ChannelOrder::Focus => (j * r + i) * channels + c,
-            };
-            permuted.extend_from_slice(&values[channel * row..][..row]);
-        }
-        parameter.derived(parameter.shape(), &permuted)
+        parameter.derived(parameter.shape(), |values| {
+            let (channels, row) = (c_out / (r * r), values.len() / c_out);
+            let mut permuted = memory::with_capacity(values.len())?;
+            for place in 0..c_out {
+                let (block, inner) = (place / run, place % run);
+                let (c, i, j) = (block / (r * r) * run + inner, block % (r * r) / r, block % r);
+                let channel = match self.spec.order {
+                    ChannelOrder::Crd => (c * r + i) * r + j,
+                    ChannelOrder::Dcr => (i * r + j) * channels + c,
+                    ChannelOrder::Focus => (j * r + i) * channels + c,
+                };
+                permuted.extend_from_slice(&values[channel * row..][..row]);
+            }
+            Ok(permuted)
+        })
     }
 
     /// Convolution, then shuffle.

@@ -1,7 +1,7 @@
 //! The oracle's numbers.
 
 use crate::error::{Error, Result};
-use crate::{DType, Element};
+use crate::{DType, Element, memory};
 
 /// An array of f64 of any shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,16 +29,16 @@ impl Array {
     /// # Errors
     /// As [`Array::new`].
     pub fn from_slice<T: Element>(shape: impl Into<Vec<usize>>, values: &[T]) -> Result<Self> {
-        Self::new(shape, values.iter().map(|v| f64::from(v.to_f32())).collect())
+        Self::new(shape, memory::collect(values.iter().map(|v| f64::from(v.to_f32())))?)
     }
 
     /// An array of zeros.
     ///
     /// # Errors
-    /// [`Error::Overflow`].
+    /// [`Error::Overflow`]; [`Error::OutOfMemory`].
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Result<Self> {
         let shape = shape.into();
-        let data = vec![0.0; length(&shape)?];
+        let data = memory::filled(length(&shape)?, 0.0)?;
         Ok(Self { shape, data })
     }
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 /// [`Error::Rank`](crate::Error::Rank).
 pub fn to_memory_order(x: &Array, format: MemoryFormat) -> Result<Vec<f64>> {
     let shape = x.dimensions("x", "[N, C, H, W]")?;
-    Ok(places(shape, format).into_iter().map(|i| x.data()[i]).collect())
+    Ok(places(shape, format)?.into_iter().map(|i| x.data()[i]).collect())
 }
 
 /// The array [N, C, H, W] whose values, in the order in which they lie in memory, are `values`.
@@ -20,16 +20,16 @@ pub fn to_memory_order(x: &Array, format: MemoryFormat) -> Result<Vec<f64>> {
 pub fn from_memory_order(shape: [usize; 4], format: MemoryFormat, values: Vec<f64>) -> Result<Array> {
     let mut x = Array::new(shape, values)?;
     let values = x.data().to_vec();
-    places(shape, format).into_iter().zip(values).for_each(|(i, value)| x.data_mut()[i] = value);
+    places(shape, format)?.into_iter().zip(values).for_each(|(i, value)| x.data_mut()[i] = value);
     Ok(x)
 }
 
 /// Where in the row-major array the first, second, ... element in memory is.
-fn places([n, c, h, w]: [usize; 4], format: MemoryFormat) -> Vec<usize> {
-    let mut places = Vec::new();
+fn places([n, c, h, w]: [usize; 4], format: MemoryFormat) -> Result<Vec<usize>> {
     if [n, c, h, w].contains(&0) {
-        return places; // the other sizes may be so large that their product overflows
+        return Ok(vec![]); // the other sizes may be so large that their product overflows
     }
+    let mut places = crate::memory::with_capacity(n * c * h * w)?;
     match format {
         MemoryFormat::Contiguous => places.extend(0..n * c * h * w),
         MemoryFormat::ChannelsLast => {
@@ -40,7 +40,7 @@ fn places([n, c, h, w]: [usize; 4], format: MemoryFormat) -> Vec<usize> {
             }
         }
     }
-    places
+    Ok(places)
 }
 
 #[cfg(test)]

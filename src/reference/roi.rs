@@ -6,6 +6,7 @@
 use super::Array;
 use crate::error::{Error, Result};
 use crate::layers::{DeformRoiPoolSpec, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
+use crate::memory;
 
 /// Beyond this f32 does not tell pixels apart: a RoI that reaches further is empty.
 const FARTHEST: f32 = 16_777_216.0;
@@ -248,7 +249,7 @@ fn fully_connected(x: &[f64], k: usize, layers: &[(&Array, Option<&Array>)]) -> 
             let expected = format!("{} inputs", x.len() / k.max(1));
             return Err(Error::Shape { name: "a fully connected weight", shape: weight.shape().to_vec(), expected });
         }
-        let mut y = vec![0.0; k * outputs];
+        let mut y = memory::filled(k * outputs, 0.0)?;
         for (i, y) in y.iter_mut().enumerate() {
             let (roi, output) = (i / outputs, i % outputs);
             for input in 0..inputs {

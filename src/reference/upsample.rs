@@ -2,6 +2,7 @@
 
 use super::Array;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::{UpsampleBilinearSpec, UpsampleSize};
 
 /// Bilinear interpolation to another size: `y[p, q]` is blended from the four pixels around the position of (p, q) in x.
@@ -21,12 +22,14 @@ use crate::{UpsampleBilinearSpec, UpsampleSize};
 /// ```
 ///
 /// # Errors
-/// [`Error::Rank`]; [`Error::Attribute`] for an empty input or output or a scale that is not positive; [`Error::Overflow`].
+/// [`Error::Rank`]; [`Error::Attribute`] for an empty input or output or a scale that is not positive; [`Error::Overflow`];
+/// [`Error::OutOfMemory`].
 pub fn upsample_bilinear(spec: &UpsampleBilinearSpec, x: &Array) -> Result<Array> {
     let [n, c, h, w] = x.dimensions("x", "[N, C, H, W]")?;
     let rows = positions(spec, 0, h)?;
     let columns = positions(spec, 1, w)?;
-    let mut values = Vec::new();
+    let outputs = crate::geometry::elements(&[n, c, rows.len(), columns.len()])?;
+    let mut values = memory::with_capacity(outputs)?;
     for plane in 0..n * c {
         let at = |row: usize, column: usize| x.data()[(plane * h + row) * w + column];
         for &(top, bottom, down) in &rows {
@@ -56,7 +59,6 @@ fn positions(spec: &UpsampleBilinearSpec, axis: usize, input: usize) -> Result<V
     if output == 0 {
         return Err(wrong("the output size", "0".into(), "at least 1"));
     }
-    Array::zeros([output, 3])?; // refuses what no memory holds
     let place = |p: usize| {
         let position = match (spec.align_corners, output) {
             (true, 1) => 0.0,
@@ -66,7 +68,7 @@ fn positions(spec: &UpsampleBilinearSpec, axis: usize, input: usize) -> Result<V
         let first = (position.floor() as usize).min(input - 1);
         (first, (first + 1).min(input - 1), f64::from(position - first as f32))
     };
-    Ok((0..output).map(place).collect())
+    memory::collect((0..output).map(place))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Args {
         const SAVE_EVERY: Duration = Duration::from_secs(10);
         let device = self.device.device()?;
         let scale = self.suite.scale(&device)?;
-        let (bench, start) = (Bench::new(&device, scale)?, Instant::now());
+        let (bench, start) = (Bench::new(&device, scale)?.limits(self.suite.work(&device)), Instant::now());
         let smi = Smi::new(&device);
         let bar = progress(configurations.len(), "configurations");
         bar.set_message("the device's floors");

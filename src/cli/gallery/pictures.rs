@@ -2,7 +2,7 @@
 
 use super::filters::LUMA;
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, GenericImageView, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage, imageops};
+use image::{DynamicImage, GenericImageView, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 use std::io::{BufRead, Cursor, Seek};
 use std::path::Path;
 use warpconv::{Error, Result};
@@ -13,6 +13,12 @@ const DEFAULT_NAME: &str = "Eileen Collins, NASA, public domain";
 
 /// Larger pictures are scaled down to as many pixels, so that a gallery takes seconds.
 const MAX_PIXELS: u64 = 512 * 512;
+/// Pictures of more pixels, or of more bytes once they are decoded, are refused before they are: a file of 69 bytes can claim to
+/// be a picture of 34 GB.
+const MAX_DECODED_PIXELS: u64 = 1 << 26;
+const MAX_DECODED_BYTES: u64 = 1 << 29;
+/// Larger files are no pictures that are small enough.
+const MAX_FILE_BYTES: u64 = 1 << 28;
 /// The largest filter without padding must fit.
 const MIN_SIDE: u32 = 16;
 /// Of the copies inside the page; the files are exact.
@@ -83,12 +89,18 @@ impl Picture {
     /// Reads a PNG or JPEG, or the default.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Parse`] when it is no such picture, or too small or too narrow.
+    /// [`Error::Io`] when the file cannot be read; [`Error::Parse`] when it is no such picture, or too large, too small or too
+    /// narrow.
     pub fn load(path: Option<&Path>) -> Result<Self> {
         match path {
             None => Self::decode(Cursor::new(DEFAULT_PICTURE), DEFAULT_NAME.into(), DEFAULT_NAME),
             Some(path) => {
                 let file = std::fs::File::open(path).map_err(|source| Error::Io { path: path.into(), source })?;
+                let bytes = file.metadata().map_err(|source| Error::Io { path: path.into(), source })?.len();
+                if bytes > MAX_FILE_BYTES {
+                    let message = format!("the file has {bytes} bytes, above the limit of {MAX_FILE_BYTES} for a picture");
+                    return Err(Error::Parse { source_name: path.display().to_string(), message });
+                }
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
                 Self::decode(std::io::BufReader::new(file), name, &path.display().to_string())
             }
@@ -98,8 +110,18 @@ impl Picture {
     fn decode(file: impl BufRead + Seek, name: String, source_name: &str) -> Result<Self> {
         let wrong = |message: String| Error::Parse { source_name: source_name.into(), message };
         let refuse = |error: ImageError| wrong(format!("not a picture that can be read (PNG or JPEG): {error}"));
-        let reader = ImageReader::new(file).with_guessed_format().map_err(|error| refuse(error.into()))?;
+        let mut reader = ImageReader::new(file).with_guessed_format().map_err(|error| refuse(error.into()))?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MAX_DECODED_BYTES);
+        reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(refuse)?;
+        // not every decoder keeps to the limits, and what makes a picture of one asks for none
+        let ((width, height), bytes) = (decoder.dimensions(), decoder.total_bytes());
+        if u64::from(width) * u64::from(height) > MAX_DECODED_PIXELS || bytes > MAX_DECODED_BYTES {
+            return Err(wrong(format!(
+                "the picture has {width}x{height} pixels, {bytes} bytes, above the limit of {MAX_DECODED_PIXELS} pixels and {MAX_DECODED_BYTES} bytes"
+            )));
+        }
         let orientation = decoder.orientation().map_err(refuse)?;
         let mut picture = DynamicImage::from_decoder(decoder).map_err(refuse)?;
         picture.apply_orientation(orientation);
@@ -284,6 +306,38 @@ mod tests {
         let mut cut = Cursor::new(&DEFAULT_PICTURE[..5000]);
         cut.set_position(0);
         assert!(Picture::decode(cut, "cut".into(), "cut.png").unwrap_err().to_string().contains("cut.png"));
+    }
+
+    /// Files of a few bytes that say that they are of gigabytes.
+    #[test]
+    fn bombs_are_refused_before_they_are_decoded() {
+        let refused = |file: &[u8], part: &str| {
+            let error = Picture::decode(Cursor::new(file.to_vec()), "bomb".into(), "bomb.png").unwrap_err();
+            assert!(matches!(error, Error::Parse { .. }) && error.to_string().contains(part), "{error}");
+        };
+        // 16 bits of red, green, blue and alpha
+        for [width, height] in [[65535u32, 65535], [1 << 31, 1], [9000, 9000]] {
+            let mut head = b"IHDR".to_vec();
+            head.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+            head.extend([16, 6, 0, 0, 0]);
+            let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+            png.extend(&head);
+            png.extend(crc32(&head).to_be_bytes());
+            png.extend(b"\0\0\0\0IDAT");
+            png.extend(crc32(b"IDAT").to_be_bytes());
+            refused(&png, "bomb.png");
+        }
+        let mut jpeg = Vec::new();
+        JpegEncoder::new_with_quality(&mut jpeg, 50).encode_image(&RgbImage::new(16, 16)).unwrap();
+        let frame = jpeg.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
+        refused(&jpeg, "65535x65535 pixels, 12884508675 bytes");
+    }
+
+    /// The checksum of a PNG's chunk.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
     }
 
     #[test]

@@ -9,7 +9,9 @@ use super::block::Block;
 use super::calls::{Act, Calls, Dim3, Lane, Region, barrier_at, block, collective_at, suspend, sync_warp_at};
 use super::finding::{Finding, Findings, Kind};
 use crate::device::{Access, Launch, Operand};
+use crate::error::Result;
 use crate::kernels::host_checked_calls;
+use crate::memory;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::Mutex;
@@ -124,7 +126,7 @@ fn owner(block: u64, thread: usize) -> u64 {
 }
 
 impl Tracked {
-    fn new(operand: &Operand) -> Self {
+    fn new(operand: &Operand) -> Result<Self> {
         let mut axes: Vec<Dimension> =
             (0..4).map(|i| Dimension { size: operand.shape[i], stride: operand.strides[i] }).filter(|d| d.size != 1).collect();
         axes.sort_by_key(|d| std::cmp::Reverse(d.stride));
@@ -144,16 +146,16 @@ impl Tracked {
         let last: usize = dimensions.iter().map(|d| d.size.saturating_sub(1) * d.stride).sum();
         let element = operand.element_bytes as usize;
         let (touched, owners) = if operand.access == Access::Read { (count, 0) } else { (0, count) };
-        Self {
+        Ok(Self {
             operand: *operand,
             start: operand.address as usize,
             extent: if count == 0 { 0 } else { (last + 1) * element },
             shift: element.trailing_zeros(),
             packed: dimensions.len() == 1 && dimensions[0].stride == 1,
             dimensions,
-            touched: (0..touched).map(|_| AtomicU8::new(0)).collect(),
-            owners: (0..owners).map(|_| AtomicU64::new(0)).collect(),
-        }
+            touched: memory::collect((0..touched).map(|_| AtomicU8::new(0)))?,
+            owners: memory::collect((0..owners).map(|_| AtomicU64::new(0)))?,
+        })
     }
 
     /// The elements that `bytes` from `offset` on touch, when all of them belong to the operand.
@@ -227,15 +229,18 @@ pub(super) struct LaunchCheck {
 impl LaunchCheck {
     /// Prepares the launch and fills its outputs with NaN: what the kernel fails to write must not look like a result.
     ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] when there is no room to note who touches each element.
+    ///
     /// # Safety
     /// The operands are memory that the launch may touch.
-    pub unsafe fn new(launch: &Launch<'_>) -> Self {
-        let operands: Vec<Tracked> = launch.operands.iter().map(Tracked::new).collect();
+    pub unsafe fn new(launch: &Launch<'_>) -> Result<Self> {
+        let operands = launch.operands.iter().map(Tracked::new).collect::<Result<Vec<_>>>()?;
         for output in operands.iter().filter(|t| t.operand.access == Access::Write) {
             // SAFETY: only the elements of an operand that the launch is to overwrite
             output.for_each_run(|address, bytes| unsafe { std::ptr::write_bytes(address as *mut u8, 0xff, bytes) });
         }
-        Self { totals: Mutex::new(Traffic::new(operands.len())), grid: launch.grid, operands }
+        Ok(Self { totals: Mutex::new(Traffic::new(operands.len())), grid: launch.grid, operands })
     }
 
     /// The output elements that no thread has written, to be asked for when no thread was ended early.
@@ -950,7 +955,7 @@ mod tests {
     use super::*;
 
     fn tracked(shape: [usize; 4], strides: [usize; 4]) -> Tracked {
-        Tracked::new(&Operand { name: "x", address: 4096, element_bytes: 4, shape, strides, access: Access::Read })
+        Tracked::new(&Operand { name: "x", address: 4096, element_bytes: 4, shape, strides, access: Access::Read }).unwrap()
     }
 
     /// Every element of a view is inside, has a number of its own and its own name; nothing else is inside.

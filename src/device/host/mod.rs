@@ -177,6 +177,7 @@ impl Backend for HostDevice {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let fail = |message: &str| Error::OutOfMemory { bytes, device: "the host device".into(), message: message.into() };
         let layout = memory_layout(bytes).ok_or_else(|| fail("the size is too large"))?;
+        crate::memory::check(bytes)?;
         // SAFETY: the caller (`Device::allocate`) never asks for 0 bytes
         let pointer = unsafe { alloc(layout) };
         if pointer.is_null() {
@@ -245,7 +246,7 @@ impl Backend for HostDevice {
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
         // SAFETY: the caller promises that the launch's addresses are valid
         #[cfg(feature = "checked-host")]
-        let check = self.options.checked.then(|| unsafe { checker::LaunchCheck::new(launch) });
+        let check = self.options.checked.then(|| unsafe { checker::LaunchCheck::new(launch) }).transpose()?;
         let job = block::Job {
             entry: self.entry(info),
             launch,
