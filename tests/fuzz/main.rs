@@ -141,7 +141,9 @@ static PANIC: Mutex<String> = Mutex::new(String::new());
 
 fn work(target: &Target, options: &Options, first: u64) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("no text").replace('\n', " ");
+        let payload = info.payload();
+        let message = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        let message = message.unwrap_or("no text").replace('\n', " ");
         let place = info.location().map_or(String::new(), |place| format!("{}:{}: ", place.file(), place.line()));
         *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = format!("{place}{message}");
     }));

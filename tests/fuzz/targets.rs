@@ -22,13 +22,16 @@ use warpconv::half::{bf16, f16};
 use warpconv::io::{TensorFile, read_text};
 use warpconv::{AnyLayer, DType, Device, Error, HostOptions, Layer, LayerSpec, MemoryFormat, PlanRequest, Result, TuningTable, reference};
 
+/// Does with an input what the program would, and says whether the input was good.
+pub type Attempt = Box<dyn Fn(&[u8]) -> bool>;
+
 /// A kind of input.
 pub struct Target {
     pub name: &'static str,
     pub format: Format,
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Makes what the inputs are given to. That says whether an input was good.
-    pub prepare: fn() -> Box<dyn Fn(&[u8]) -> bool>,
+    /// Makes what the inputs are given to.
+    pub prepare: fn() -> Attempt,
 }
 
 pub const TARGETS: &[Target] = &[
@@ -65,6 +68,11 @@ fn text(input: &[u8]) -> Option<&str> {
     std::str::from_utf8(input).ok()
 }
 
+/// A number that depends on the input alone, so that what was found comes again.
+fn draw(input: &[u8]) -> usize {
+    input.iter().fold(7, |hash: usize, &byte| hash.wrapping_mul(31).wrapping_add(byte.into())) >> 3
+}
+
 /// What is wrong with a run: a panic, or something that a kernel should not do. That values are right is for `verify` to say.
 fn panic_at_faults(runs: Vec<warpconv::check::Run>) {
     for run in runs {
@@ -99,9 +107,8 @@ fn layer_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn layer() -> Box<dyn Fn(&[u8]) -> bool> {
+fn layer() -> Attempt {
     let device = device(false);
-    let turn = Cell::new(0usize);
     Box::new(move |input| {
         let Some(spec) = text(input).and_then(|text| LayerSpec::from_json(text).ok()) else { return false };
         let again = serde_json::to_string(&spec).expect("a spec can be written");
@@ -109,8 +116,7 @@ fn layer() -> Box<dyn Fn(&[u8]) -> bool> {
         if !again.contains("null") {
             assert_eq!(LayerSpec::from_json(&again).ok().map(|spec| json!(spec)), Some(json!(spec)), "{again}");
         }
-        turn.set(turn.get() + 1);
-        let x = [[1, 8, 9, 10], [2, 4, 6, 6], [1, 12, 1, 40], [1, 1, 1, 1], [1, 65536, 8, 8], [3, 16, 30000, 30000]][turn.get() % 6];
+        let x = [[1, 8, 9, 10], [2, 4, 6, 6], [1, 12, 1, 40], [1, 1, 1, 1], [1, 65536, 8, 8], [3, 16, 30000, 30000]][draw(input) % 6];
         one_layer(&spec, x, &device).is_ok()
     })
 }
@@ -145,16 +151,15 @@ fn shapes_seeds() -> Vec<Vec<u8>> {
     problems.map(|problem| serde_json::to_vec(&problem).expect("a problem can be written")).collect()
 }
 
-fn shapes() -> Box<dyn Fn(&[u8]) -> bool> {
+fn shapes() -> Attempt {
     let (plain, checked) = (device(false), device(true));
-    let turn = Cell::new(0usize);
     Box::new(move |input| {
         let Ok(problem) = serde_json::from_slice::<Problem>(input) else { return false };
-        turn.set(turn.get() + 1);
-        let (device, kernels) = if turn.get() % 4 == 0 { (&checked, Kernels::Chosen) } else { (&plain, Kernels::All) };
-        let dtype = DType::ALL[turn.get() / 4 % 3];
+        let turn = draw(input);
+        let (device, kernels) = if turn.is_multiple_of(4) { (&checked, Kernels::Chosen) } else { (&plain, Kernels::All) };
+        let dtype = DType::ALL[turn / 4 % 3];
         let outcome = try_problem(&problem, device, &[dtype], kernels);
-        if turn.get() % 8 == 0 && problem.shapes.len() < 8 {
+        if turn.is_multiple_of(8) {
             problem.simpler();
         }
         outcome.is_ok()
@@ -182,7 +187,7 @@ fn safetensors_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-fn safetensors_file() -> Box<dyn Fn(&[u8]) -> bool> {
+fn safetensors_file() -> Attempt {
     let (device, folder) = (device(false), tempfile::tempdir().expect("a folder"));
     Box::new(move |input| {
         let path = folder.path().join("t.safetensors");
@@ -220,20 +225,18 @@ fn suite_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn suite() -> Box<dyn Fn(&[u8]) -> bool> {
+fn suite() -> Attempt {
     let effort = Effort { warm_up: Duration::ZERO, budget: Duration::from_millis(1), least: 1, most: 1 };
     let limits = Limits { flops: 50_000_000, bytes: 32 << 20 };
     let bench = Bench::new(&device(false), Scale::Tiny).expect("a bench").effort(effort).limits(limits);
     let floors = serde_json::from_value(serde_json::from_slice::<Value>(&files("results")[0]).expect("JSON")["floors"].clone());
     let floors = floors.expect("floors");
-    let turn = Cell::new(0usize);
     Box::new(move |input| {
         let Some(suite) = text(input).and_then(|text| Suite::parse("fuzz", text).ok()) else { return false };
         for configuration in suite.configurations().iter().take(2) {
-            turn.set(turn.get() + 1);
             let row = bench.run(configuration, &floors);
             let _ = (json!(row), configuration.id());
-            if turn.get() % 8 == 0 {
+            if draw(input).is_multiple_of(8) {
                 let _ = bench.tune(configuration);
             }
         }
@@ -242,10 +245,9 @@ fn suite() -> Box<dyn Fn(&[u8]) -> bool> {
 }
 
 /// Results of this program and of others, and what the program prints and draws from them.
-fn results() -> Box<dyn Fn(&[u8]) -> bool> {
+fn results() -> Attempt {
     let (folder, seed) = (tempfile::tempdir().expect("a folder"), files("results").remove(0));
     let baseline = Results::parse("seed", text(&seed).expect("text")).expect("a seed");
-    let turn = Cell::new(0usize);
     Box::new(move |input| {
         let Some(text) = text(input) else { return false };
         let (results, peers) = (Results::parse("fuzz", text), Peers::parse("fuzz", text));
@@ -254,8 +256,7 @@ fn results() -> Box<dyn Fn(&[u8]) -> bool> {
         }
         if let Ok(results) = &results {
             let _ = (results.slower_than(&baseline).len(), baseline.slower_than(results).len(), json!(results));
-            turn.set(turn.get() + 1);
-            if turn.get() % 4 == 0 {
+            if draw(input).is_multiple_of(4) {
                 let file = write(&folder, "r.json", input);
                 program(&["bench", "--from", &file, "--baseline", &file, "--plot", &folder.path().join("plots").display().to_string()]);
             }
@@ -265,7 +266,7 @@ fn results() -> Box<dyn Fn(&[u8]) -> bool> {
 }
 
 /// A table of measured times, and plans by it.
-fn tuning() -> Box<dyn Fn(&[u8]) -> bool> {
+fn tuning() -> Attempt {
     let device = device(false);
     let turn = Cell::new(0usize);
     Box::new(move |input| {
@@ -317,7 +318,7 @@ fn corpus_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn corpus() -> Box<dyn Fn(&[u8]) -> bool> {
+fn corpus() -> Attempt {
     let folder = tempfile::tempdir().expect("a folder");
     Box::new(move |input| {
         let Some((cases, tensors)) = split(input) else { return false };
@@ -354,7 +355,7 @@ fn image_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn image_file() -> Box<dyn Fn(&[u8]) -> bool> {
+fn image_file() -> Attempt {
     let folder = tempfile::tempdir().expect("a folder");
     Box::new(move |input| Picture::load(Some(Path::new(&write(&folder, "picture", input)))).is_ok())
 }
