@@ -538,7 +538,9 @@ mod tests {
     fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let plant = |name: &str| File::create(folder.path().join(name)).unwrap();
-        [".warpconv-1-0.tmp", ".warpconv-mine", "warpconv-1.tmp"].map(plant);
+        for name in [".warpconv-1-0.tmp", ".warpconv-mine", "warpconv-1.tmp"] {
+            plant(name);
+        }
         let busy = plant(".warpconv-2-0.tmp");
         busy.lock().unwrap();
         write(folder.path().join("a"), b"x").unwrap();
