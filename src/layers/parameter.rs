@@ -161,7 +161,7 @@ mod tests {
         assert!(of(&weight, DType::F32).contains("weight is NaN at [1, 0, 0, 2] of [2, 1, 1, 3]"), "{}", of(&weight, DType::F32));
         assert!(of(&weight, DType::F16).contains("weight is -65520.0 at [1, 0, 0, 1]"), "{}", of(&weight, DType::F16));
         assert!(weight.clone().allow_non_finite().check_finite("weight", DType::F32).is_ok());
-        assert!(weight.allow_non_finite().derived(&[1], &[f32::INFINITY]).unwrap().check_finite("weight", DType::F32).is_ok());
+        assert!(weight.allow_non_finite().derived(&[1], |_| Ok(vec![f32::INFINITY])).unwrap().check_finite("weight", DType::F32).is_ok());
         let large = Parameter::vector(&[65519f32]);
         assert!(DType::ALL.into_iter().all(|dtype| large.is_finite_in(dtype)));
         assert!(!Parameter::vector(&[f32::MAX]).is_finite_in(DType::Bf16) && Parameter::vector(&[f32::MAX]).is_finite_in(DType::F32));
