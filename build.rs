@@ -1,16 +1,22 @@
 //! Compiles the kernels: with the host's C++ compiler (feature `host`) and with nvcc (feature `cuda`), both from the entries
-//! that kernels/manifest.toml lists. Writes to OUT_DIR only.
+//! that kernels/manifest.toml lists. Writes to OUT_DIR, and to a cache of what was compiled (build/cache.rs).
 
 #[path = "build/bindings.rs"]
 mod bindings;
+#[path = "build/cache.rs"]
+mod cache;
 #[path = "build/cuda.rs"]
 mod cuda;
 #[cfg_attr(not(feature = "host"), allow(dead_code))]
 #[path = "build/host.rs"]
 mod host;
+#[path = "build/jobs.rs"]
+mod jobs;
 #[path = "build/manifest.rs"]
 mod manifest;
 
+use cache::{Cache, Sources};
+use jobs::Jobs;
 use manifest::Manifest;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +27,22 @@ struct Build {
     out: PathBuf,
     /// "warpconv_0_1_0_": in front of every symbol, so that two versions of the crate can be linked into one program.
     prefix: String,
+    cache: Cache,
+    sources: Sources,
+    jobs: Jobs,
+}
+
+impl Build {
+    /// The folders of this build, as in flags, and what stands for them wherever it is.
+    fn paths(&self) -> [(String, &'static str); 2] {
+        let package = self.kernels.parent().expect("kernels is in the package");
+        // the output's may be inside the package's, and of several maps of a path compilers take the last
+        [(package.display().to_string(), "warpconv"), (self.out.display().to_string(), "out")]
+    }
+
+    fn without_paths(&self, flag: &str) -> String {
+        self.paths().iter().rev().fold(flag.to_string(), |flag, (path, name)| flag.replace(path, name))
+    }
 }
 
 /// Whether a cargo feature of the crate is on.
@@ -33,12 +55,17 @@ fn env(name: &str) -> String {
 }
 
 fn run() -> Result<(), String> {
+    let jobs = Jobs::new();
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(env("OUT_DIR"));
     let build = Build {
         kernels: PathBuf::from(env("CARGO_MANIFEST_DIR")).join("kernels"),
-        out: PathBuf::from(env("OUT_DIR")),
+        cache: Cache::open(&out),
+        sources: Sources::default(),
+        jobs,
+        out,
         prefix: format!("warpconv_{}_", env("CARGO_PKG_VERSION").replace(['.', '-', '+'], "_")),
     };
     let manifest = Manifest::read(&build.kernels)?;
@@ -89,7 +116,7 @@ fn test_kernels() -> Result<Option<Manifest>, String> {
     }
     let folder = PathBuf::from(env("CARGO_MANIFEST_DIR")).join("tests/kernels");
     if !folder.join("manifest.toml").exists() {
-        return Ok(Some(Manifest { kernels: vec![], folder }));
+        return Ok(Some(Manifest { kernels: vec![], shards: vec![], folder }));
     }
     println!("cargo::rerun-if-changed=tests/kernels");
     Manifest::read(&folder).map(Some)

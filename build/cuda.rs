@@ -1,16 +1,14 @@
-//! The kernels for GPUs: one compressed fatbin a family, compiled by nvcc for every wanted architecture.
+//! The kernels for GPUs: one compressed fatbin a shard, compiled by nvcc for every wanted architecture.
 
 use crate::Build;
+use crate::cache::Digest;
+use crate::jobs::Jobs;
 use crate::manifest::{self, Manifest};
-use std::collections::hash_map::DefaultHasher;
 use std::env::{consts::EXE_SUFFIX, var, var_os};
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where a toolkit may be, in this order, after `NVCC` and before PATH.
 const TOOLKIT_VARIABLES: [&str; 4] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR"];
@@ -18,6 +16,12 @@ const VARIABLES: [&str; 7] = ["NVCC", "NVCC_CCBIN", "WARPCONV_CUDA_ARCHS", "CUDA
 
 /// Machine code for these, where nvcc knows them; intermediate code (PTX) for the first and for the newest.
 const DEFAULT_ARCHITECTURES: [&str; 5] = ["80", "86", "89", "90a", "100"];
+
+/// The compute capability from which on the kernels work, without its dot.
+const OLDEST: u32 = 80;
+
+/// What a core takes for a file and an architecture, about.
+const SECONDS_A_TARGET: f64 = 8.0;
 
 /// `-Xptxas -v` prints what each kernel spills.
 const FLAGS: [&str; 7] = ["-fatbin", "-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xptxas", "-v"];
@@ -29,8 +33,8 @@ pub struct Fatbins {
     version: Option<(u32, u32)>,
     /// "sm_90a" for machine code, "compute_80" for PTX.
     code: Vec<String>,
-    /// Family and file.
-    files: Vec<(String, PathBuf)>,
+    /// As the shards are numbered.
+    files: Vec<PathBuf>,
 }
 
 impl Fatbins {
@@ -42,16 +46,16 @@ impl Fatbins {
         if !crate::feature("cuda") {
             return out;
         }
-        writeln!(out, "pub(crate) static FATBINS: &[(&str, &[u8])] = &[").unwrap();
-        for (family, file) in &self.files {
+        writeln!(out, "pub(crate) static FATBINS: &[&[u8]] = &[").unwrap();
+        for file in &self.files {
             let align = "crate::device::cuda::Aligned";
-            writeln!(out, "    ({family:?}, {{ static IMAGE: &{align}<[u8]> = &{align}(*include_bytes!({file:?})); &IMAGE.0 }}),").unwrap();
+            writeln!(out, "    {{ static IMAGE: &{align}<[u8]> = &{align}(*include_bytes!({file:?})); &IMAGE.0 }},").unwrap();
         }
         out + "];\n"
     }
 }
 
-/// Compiles every family whose sources, flags or compiler have changed.
+/// Compiles every shard that no build has compiled from these sources, with these flags and this compiler.
 pub fn compile(build: &Build, manifest: &Manifest) -> Result<Fatbins, String> {
     for name in VARIABLES.iter().chain(&TOOLKIT_VARIABLES) {
         println!("cargo::rerun-if-env-changed={name}");
@@ -61,46 +65,106 @@ pub fn compile(build: &Build, manifest: &Manifest) -> Result<Fatbins, String> {
     }
     let nvcc = Nvcc::find(build)?;
     let code = architectures(&nvcc)?;
-    let families = manifest.families();
-    let jobs: usize = var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let mut command: Vec<OsString> = FLAGS.map(OsString::from).to_vec();
-    command.extend(nvcc.compression());
-    command.extend(["-I".into(), build.kernels.clone().into(), "--threads".into(), (jobs / families.len()).max(1).to_string().into()]);
+    let mut flags: Vec<OsString> = FLAGS.map(OsString::from).to_vec();
+    flags.extend(nvcc.compression());
     if var("DEBUG").is_ok_and(|debug| debug == "true") {
-        command.push("-lineinfo".into()); // source lines for profilers and compute-sanitizer
+        flags.push("-lineinfo".into()); // source lines for profilers and compute-sanitizer
     }
     for target in &code {
         let compute = target.replace("sm_", "compute_");
-        command.extend(["-gencode".into(), format!("arch={compute},code={target}").into()]);
+        flags.extend(["-gencode".into(), format!("arch={compute},code={target}").into()]);
     }
     if let Some(compiler) = var_os("NVCC_CCBIN") {
-        command.extend(["-ccbin".into(), compiler]);
+        flags.extend(["-ccbin".into(), compiler]);
     }
-
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(families.len()) {
-            scope.spawn(|| {
-                while let Some(family) = families.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = nvcc.compile(build, manifest, family, &command);
-                    done.lock().unwrap().push((family.to_string(), result));
-                }
-            });
+    let units: Vec<Unit> =
+        (0..manifest.shards.len()).map(|shard| Unit::new(build, manifest, shard, &nvcc, &flags)).collect::<Result<_, _>>()?;
+    remove_others(build, &units).map_err(|e| format!("{}: {e}", build.out.display()))?;
+    let missing: Vec<&Unit> = units.iter().filter(|unit| !unit.restore(build)).collect();
+    // of several architectures nvcc compiles some at once where there are more cores than files
+    let threads = (Jobs::limit() / missing.len().max(1)).max(1).to_string();
+    Jobs::announce(missing.len(), &format!("for {}", code.join(", ")), SECONDS_A_TARGET * code.len() as f64, build.cache.folder());
+    build.jobs.run(&missing, |unit| unit.compile(build, &nvcc, &flags, &threads))?;
+    for unit in &units {
+        let log = std::fs::read_to_string(&unit.log).map_err(|e| format!("{}: {e}", unit.log.display()))?;
+        for warning in warnings(&log) {
+            println!("cargo::warning={warning}");
         }
-    });
-    let mut files = Vec::new();
-    for (family, result) in done.into_inner().unwrap() {
-        files.push((family, result?));
     }
-    files.sort();
-    Ok(Fatbins { version: Some(nvcc.version), code, files })
+    Ok(Fatbins { version: Some(nvcc.version), code, files: units.into_iter().map(|unit| unit.fatbin).collect() })
 }
 
-/// A family's entry points. The kernels are in a namespace, since CUDA's headers have an `any` and a `ballot` of their own.
-fn source(manifest: &Manifest, family: &str) -> String {
+/// Fatbins of an older manifest, in which scripts/sass-report would find kernels that there are no more.
+fn remove_others(build: &Build, units: &[Unit]) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(&build.out)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "fatbin") && units.iter().all(|unit| unit.fatbin != path) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A source file to be compiled.
+struct Unit {
+    family: String,
+    file: PathBuf,
+    fatbin: PathBuf,
+    /// ptxas's words.
+    log: PathBuf,
+    /// Its name in the cache.
+    cached: String,
+}
+
+impl Unit {
+    fn new(build: &Build, manifest: &Manifest, shard: usize, nvcc: &Nvcc, flags: &[OsString]) -> Result<Self, String> {
+        let (source, shard) = (source(manifest, shard), &manifest.shards[shard]);
+        let path = |extension: &str| build.out.join(format!("{}.{extension}", shard.name));
+        let file = path("cu");
+        let fail = |e: std::io::Error| format!("{}: {e}", file.display());
+        std::fs::write(&file, &source).map_err(fail)?;
+        let mut key = Digest::new().and(&nvcc.text).and(build.sources.digest(&source, &[&build.kernels]).map_err(fail)?.to_string());
+        for flag in flags {
+            key = key.and(flag.to_string_lossy().as_bytes());
+            if flag == "-lineinfo" {
+                // profilers look for the files that it names
+                key = key.and(build.kernels.to_string_lossy().as_bytes());
+            }
+        }
+        Ok(Self { family: shard.family.clone(), fatbin: path("fatbin"), log: path("ptxas"), cached: key.to_string(), file })
+    }
+
+    /// The files, and their names in the cache.
+    fn outputs(&self) -> [(&Path, String); 2] {
+        [(&self.log, format!("{}.ptxas", self.cached)), (&self.fatbin, format!("{}.fatbin", self.cached))]
+    }
+
+    /// Takes what an earlier build has made.
+    fn restore(&self, build: &Build) -> bool {
+        self.outputs().iter().all(|(path, name)| build.cache.get(name).is_some_and(|content| std::fs::write(path, content).is_ok()))
+    }
+
+    fn compile(&self, build: &Build, nvcc: &Nvcc, flags: &[OsString], threads: &str) -> Result<(), String> {
+        let mut command = Command::new(&nvcc.path);
+        command.args(flags).arg("-I").arg(&build.kernels).args(["--threads", threads]).arg("-o").arg(&self.fatbin).arg(&self.file);
+        let result = command.output().map_err(|e| format!("{}: {e}", nvcc.path.display()))?;
+        let log = String::from_utf8_lossy(&result.stderr).into_owned() + &String::from_utf8_lossy(&result.stdout);
+        if !result.status.success() {
+            return Err(failure(&self.family, &log));
+        }
+        std::fs::write(&self.log, log).map_err(|e| format!("{}: {e}", self.log.display()))?;
+        for (path, name) in self.outputs() {
+            build.cache.put(&name, &std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?);
+        }
+        Ok(())
+    }
+}
+
+/// A shard's entry points. The kernels are in a namespace, since CUDA's headers have an `any` and a `ballot` of their own.
+fn source(manifest: &Manifest, shard: usize) -> String {
+    let family = &manifest.shards[shard].family;
     let mut out = format!("#include \"device/platform.cuh\"\nnamespace warpconv {{\n#include \"{family}.cu\"\n");
-    for kernel in manifest.kernels.iter().filter(|k| k.family == family) {
+    for kernel in manifest.of_shard(shard) {
         let manifest::Kernel { name, threads, blocks_per_sm, params, function, .. } = kernel;
         out += &format!(
             "extern \"C\" __global__ void __launch_bounds__({threads}, {blocks_per_sm}) {name}(const __grid_constant__ {params} p) {{ {function}(p); }}\n"
@@ -115,11 +179,16 @@ fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
     let knows = |arch: &str| known.iter().any(|k| k == number(arch));
     let wanted = match (var("WARPCONV_CUDA_ARCHS"), var("CUDA_COMPUTE_CAP")) {
         (Ok(list), _) if !list.trim().is_empty() => list,
-        (_, Ok(one)) if !one.trim().is_empty() => match one.trim() {
-            "90" => "90a".into(), // 9.0 is alone in its family, and some of its instructions need the suffix
-            other => other.into(),
-        },
+        (_, Ok(one)) if !one.trim().is_empty() => of_capability(one.trim()),
         _ => {
+            if let Some(of_gpus) = architectures_here().filter(|gpus| gpus.iter().all(|arch| knows(arch))) {
+                println!(
+                    "cargo::warning=the kernels are compiled for {}, this machine's GPU; for others: WARPCONV_CUDA_ARCHS=\"{}\"",
+                    of_gpus.join(" and "),
+                    DEFAULT_ARCHITECTURES.join(";")
+                );
+                return Ok(of_gpus.iter().map(|arch| format!("sm_{arch}")).collect());
+            }
             let (kept, left): (Vec<&str>, Vec<&str>) = DEFAULT_ARCHITECTURES.iter().partition(|arch| knows(arch));
             if !left.is_empty() {
                 println!("cargo::warning=nvcc {} does not know the architectures {}: left out", nvcc.name(), left.join(", "));
@@ -127,6 +196,11 @@ fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
             let (Some(first), Some(last)) = (kept.first(), kept.last()) else {
                 return Err(format!("{} knows none of the architectures {}", nvcc.path.display(), DEFAULT_ARCHITECTURES.join(", ")));
             };
+            println!(
+                "cargo::warning=the kernels are compiled for the architectures {}, since nvidia-smi finds no GPU here that has its own: \
+                 WARPCONV_CUDA_ARCHS=90a compiles for one, in a fraction of the time",
+                kept.join(", ")
+            );
             let mut code: Vec<String> = kept.iter().map(|arch| format!("sm_{arch}")).collect();
             code.push(format!("compute_{}", number(first)));
             code.push(format!("compute_{}", number(last)));
@@ -143,7 +217,7 @@ fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
         if digits.len() < 2 || !["", "a", "f"].contains(&&arch[digits.len()..]) {
             return Err(format!("{item:?} is no architecture: {usage}"));
         }
-        if digits.parse::<u32>().is_ok_and(|capability| capability < 80) {
+        if digits.parse::<u32>().is_ok_and(|capability| capability < OLDEST) {
             return Err(format!("the kernels need compute capability 8.0 or newer, but {item} is asked for"));
         }
         if !knows(digits) {
@@ -162,6 +236,24 @@ fn architectures(nvcc: &Nvcc) -> Result<Vec<String>, String> {
     Ok(code)
 }
 
+/// The architecture of a compute capability without its dot.
+fn of_capability(digits: &str) -> String {
+    match digits {
+        "90" => "90a".into(), // 9.0 is alone in its family, and some of its instructions need the suffix
+        other => other.into(),
+    }
+}
+
+/// Those of this machine's GPUs; `None` where there is none that the kernels can use.
+fn architectures_here() -> Option<Vec<String>> {
+    let text = output(Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"])).ok()?;
+    let mut capabilities: Vec<u32> = text.lines().filter_map(|line| line.trim().replace('.', "").parse().ok()).collect();
+    capabilities.retain(|&capability| capability >= OLDEST);
+    capabilities.sort_unstable();
+    capabilities.dedup();
+    (!capabilities.is_empty()).then(|| capabilities.iter().map(|capability| of_capability(&capability.to_string())).collect())
+}
+
 /// "90a" without its suffix.
 fn number(arch: &str) -> &str {
     arch.trim_end_matches(|c: char| !c.is_ascii_digit())
@@ -170,6 +262,8 @@ fn number(arch: &str) -> &str {
 struct Nvcc {
     path: PathBuf,
     version: (u32, u32),
+    /// All that it says of its version.
+    text: String,
 }
 
 impl Nvcc {
@@ -212,7 +306,7 @@ impl Nvcc {
             Some((major.parse().ok()?, minor.parse().ok()?))
         });
         match version {
-            Some(version) if version >= (12, 0) => Ok(Self { path, version }),
+            Some(version) if version >= (12, 0) => Ok(Self { path, version, text }),
             Some((major, minor)) => Err(format!("{} is of CUDA {major}.{minor}, but 12.0 or newer is needed", path.display())),
             None => Err(format!("{} --version says no release: {text}", path.display())),
         }
@@ -236,48 +330,6 @@ impl Nvcc {
         let flags: &[&str] = if self.version >= (13, 0) { &["-compress-mode=size"] } else { &["-Xfatbin", "-compress-all"] };
         flags.iter().map(OsString::from).collect()
     }
-
-    /// One family to one fatbin in OUT_DIR; nothing is done when the last build made the same.
-    fn compile(&self, build: &Build, manifest: &Manifest, family: &str, flags: &[OsString]) -> Result<PathBuf, String> {
-        let (input, fatbin) = (build.out.join(format!("{family}_entries.cu")), build.out.join(format!("{family}.fatbin")));
-        let (key_file, log_file) = (build.out.join(format!("{family}.key")), build.out.join(format!("{family}.ptxas")));
-        let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
-        let source = source(manifest, family);
-        let mut hasher = DefaultHasher::new();
-        (&source, flags, &self.path, self.version).hash(&mut hasher);
-        for file in sources(build, family).map_err(|e| io(&build.kernels, e))? {
-            std::fs::read(&file).map_err(|e| io(&file, e))?.hash(&mut hasher);
-        }
-        let key = hasher.finish().to_string();
-        let current = fatbin.is_file() && std::fs::read_to_string(&key_file).is_ok_and(|last| last == key);
-        if !current {
-            std::fs::write(&input, source).map_err(|e| io(&input, e))?;
-            let mut command = Command::new(&self.path);
-            command.args(flags).arg("-o").arg(&fatbin).arg(&input);
-            let result = command.output().map_err(|e| io(&self.path, e))?;
-            let log = String::from_utf8_lossy(&result.stderr).into_owned() + &String::from_utf8_lossy(&result.stdout);
-            if !result.status.success() {
-                return Err(failure(family, &log));
-            }
-            std::fs::write(&log_file, log).map_err(|e| io(&log_file, e))?;
-            std::fs::write(&key_file, key).map_err(|e| io(&key_file, e))?;
-        }
-        let log = std::fs::read_to_string(&log_file).map_err(|e| io(&log_file, e))?;
-        for warning in warnings(&log) {
-            println!("cargo::warning={warning}");
-        }
-        Ok(fatbin)
-    }
-}
-
-/// The files that a family's code may come from.
-fn sources(build: &Build, family: &str) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = vec![build.kernels.join("params.h"), build.kernels.join(format!("{family}.cu"))];
-    for entry in std::fs::read_dir(build.kernels.join("device"))? {
-        files.push(entry?.path());
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn output(command: &mut Command) -> Result<String, String> {

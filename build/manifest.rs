@@ -2,21 +2,16 @@
 
 use crate::Build;
 use crate::host::Variant;
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    cpp: BTreeMap<String, BTreeMap<String, String>>,
-    kernel: Vec<Entry>,
-}
+/// [cpp.AXIS] of the manifest: what a value of the axis is in C++.
+type Spellings = BTreeMap<String, BTreeMap<String, String>>;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A [[kernel]] of the manifest. Read by hand: serde's derive would be compiled before anything of this, and again with each of its
+/// features that another crate asks for.
 struct Entry {
     name: String,
     family: String,
@@ -25,14 +20,83 @@ struct Entry {
     threads: u32,
     axes: BTreeMap<String, Vec<String>>,
     collectives: bool,
-    /// Read by scripts/sass-report too.
-    promise: BTreeMap<String, toml::Value>,
+    blocks_per_sm: i64,
+}
+
+impl Entry {
+    fn read(table: &DeTable<'_>) -> Result<Self, String> {
+        known(table, &["name", "family", "function", "params", "threads", "axes", "collectives", "promise"])?;
+        let value = |key: &str| field(table, key).ok_or_else(|| format!("{key} is missing"));
+        let text = |key: &str| string(value(key)?, key);
+        let promise = of_table(value("promise")?, "promise")?;
+        let mut axes = BTreeMap::new();
+        for (axis, values) in of_table(value("axes")?, "axes")? {
+            let axis = axis.get_ref().to_string();
+            let values = values.get_ref().as_array().ok_or_else(|| format!("{axis} is no list"))?;
+            axes.insert(axis.clone(), values.iter().map(|value| string(value.get_ref(), &axis)).collect::<Result<_, _>>()?);
+        }
+        Ok(Self {
+            name: text("name")?,
+            family: text("family")?,
+            function: text("function")?,
+            params: text("params")?,
+            threads: integer(value("threads")?, "threads")?.try_into().map_err(|_| "threads is negative or too large")?,
+            axes,
+            collectives: value("collectives")?.as_bool().ok_or("collectives is neither true nor false")?,
+            blocks_per_sm: field(promise, "blocks_per_sm").map_or(Ok(1), |blocks| integer(blocks, "blocks_per_sm"))?,
+        })
+    }
+}
+
+fn field<'a, 'i>(table: &'a DeTable<'i>, key: &str) -> Option<&'a DeValue<'i>> {
+    table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.get_ref())
+}
+
+fn known(table: &DeTable<'_>, keys: &[&str]) -> Result<(), String> {
+    let unknown = table.keys().find(|key| !keys.contains(&key.get_ref().as_ref()));
+    unknown.map_or(Ok(()), |key| Err(format!("unknown field {}: expected {}", key.get_ref(), keys.join(", "))))
+}
+
+fn of_table<'a, 'i>(value: &'a DeValue<'i>, name: &str) -> Result<&'a DeTable<'i>, String> {
+    value.as_table().ok_or_else(|| format!("{name} is no table"))
+}
+
+fn string(value: &DeValue<'_>, name: &str) -> Result<String, String> {
+    value.as_str().map(String::from).ok_or_else(|| format!("{name} is no string"))
+}
+
+fn integer(value: &DeValue<'_>, name: &str) -> Result<i64, String> {
+    let digits = value.as_integer().and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok());
+    digits.ok_or_else(|| format!("{name} is no integer"))
+}
+
+fn read(text: &str) -> Result<(Spellings, Vec<Entry>), String> {
+    let file = DeTable::parse(text).map_err(|e| e.to_string())?;
+    let file = file.get_ref();
+    known(file, &["cpp", "kernel"])?;
+    let mut cpp = Spellings::new();
+    for (axis, spellings) in field(file, "cpp").map(|cpp| of_table(cpp, "cpp")).transpose()?.into_iter().flatten() {
+        let axis = axis.get_ref().to_string();
+        let of_axis = of_table(spellings.get_ref(), &axis)?;
+        let spelling = |(value, cpp): (&toml::Spanned<_>, &toml::Spanned<_>)| -> Result<(String, String), String> {
+            let value: &std::borrow::Cow<'_, str> = value.get_ref();
+            Ok((value.to_string(), string(cpp.get_ref(), value)?))
+        };
+        cpp.insert(axis, of_axis.iter().map(spelling).collect::<Result<_, _>>()?);
+    }
+    let mut entries = vec![];
+    for kernel in field(file, "kernel").and_then(DeValue::as_array).ok_or("there is no [[kernel]]")?.iter() {
+        let table = of_table(kernel.get_ref(), "kernel")?;
+        let name = field(table, "name").and_then(DeValue::as_str).unwrap_or("a [[kernel]] without a name").to_string();
+        entries.push(Entry::read(table).map_err(|message| format!("{name}: {message}"))?);
+    }
+    Ok((cpp, entries))
 }
 
 /// One entry point.
 pub struct Kernel {
-    /// The entry of the manifest that it is from, counted from 0.
-    pub entry: usize,
+    /// The file that it is compiled in: an index of `Manifest::shards`.
+    pub shard: usize,
     pub name: String,
     pub family: String,
     pub function: String,
@@ -44,8 +108,21 @@ pub struct Kernel {
     pub axes: BTreeMap<String, String>,
 }
 
+/// What is compiled at once: a family's entries that follow each other.
+pub struct Shard {
+    pub family: String,
+    /// "conv_gemm_0"
+    pub name: String,
+    kernels: usize,
+}
+
+/// Kernels of a shard, unless one entry of the manifest has more. A compiler takes half a second before it comes to a file's first
+/// kernel; many small files keep all cores at work until the end.
+const SHARD_KERNELS: usize = 8;
+
 pub struct Manifest {
     pub kernels: Vec<Kernel>,
+    pub shards: Vec<Shard>,
     /// Where its families' files are.
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
     pub folder: PathBuf,
@@ -56,29 +133,28 @@ impl Manifest {
         let path = folder.join("manifest.toml");
         let fail = |message: String| format!("{}: {message}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
-        let file: File = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
-        let mut kernels = Vec::new();
-        for (index, entry) in file.kernel.iter().enumerate() {
-            for axes in combinations(&entry.axes) {
+        let (cpp, entries) = read(&text).map_err(fail)?;
+        let (mut kernels, mut shards) = (Vec::new(), Vec::<Shard>::new());
+        for entry in &entries {
+            let combinations = combinations(&entry.axes);
+            let shard = add_to_shards(&mut shards, &entry.family, combinations.len());
+            for axes in combinations {
                 let mut kernel = Kernel {
-                    entry: index,
+                    shard,
                     name: entry.name.clone(),
                     family: entry.family.clone(),
                     function: entry.function.clone(),
                     params: entry.params.clone(),
                     threads: entry.threads,
                     collectives: entry.collectives,
-                    blocks_per_sm: entry.promise.get("blocks_per_sm").and_then(toml::Value::as_integer).unwrap_or(1),
+                    blocks_per_sm: entry.blocks_per_sm,
                     axes,
                 };
                 for (axis, value) in &kernel.axes {
-                    let cpp = file
-                        .cpp
-                        .get(axis)
-                        .or_else(|| (axis == "from").then(|| &file.cpp["dtype"]))
-                        .and_then(|spelling| spelling.get(value));
+                    let spellings = cpp.get(if axis == "from" { "dtype" } else { axis });
+                    let spelling = spellings.and_then(|spellings| spellings.get(value));
                     kernel.name = kernel.name.replace(&format!("{{{axis}}}"), value);
-                    kernel.function = kernel.function.replace(&format!("{{cpp:{axis}}}"), cpp.unwrap_or(value));
+                    kernel.function = kernel.function.replace(&format!("{{cpp:{axis}}}"), spelling.unwrap_or(value));
                 }
                 if kernel.name.contains('{') || kernel.function.contains('{') {
                     return Err(fail(format!("{}: an axis in {} is not listed", entry.name, kernel.function)));
@@ -94,26 +170,12 @@ impl Manifest {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(fail(format!("two kernels are named {}", twice[0])));
         }
-        Ok(Self { kernels, folder: folder.into() })
+        Ok(Self { kernels, shards, folder: folder.into() })
     }
 
-    /// The entries with their families: what is compiled at once for the host.
-    #[cfg_attr(not(feature = "host"), allow(dead_code))]
-    pub fn shards(&self) -> Vec<(&str, usize)> {
-        let mut shards: Vec<(&str, usize)> = self.kernels.iter().map(|k| (k.family.as_str(), k.entry)).collect();
-        shards.dedup();
-        shards
-    }
-
-    /// The families, each once, in the manifest's order.
-    pub fn families(&self) -> Vec<&str> {
-        let mut families: Vec<&str> = Vec::new();
-        for kernel in &self.kernels {
-            if !families.contains(&kernel.family.as_str()) {
-                families.push(&kernel.family);
-            }
-        }
-        families
+    /// The kernels of a shard.
+    pub fn of_shard(&self, shard: usize) -> impl Iterator<Item = &Kernel> {
+        self.kernels.iter().filter(move |kernel| kernel.shard == shard)
     }
 
     /// The table `name` of src/kernels/mod.rs; the parameter structs are in the Rust module `params`.
@@ -158,20 +220,36 @@ impl Manifest {
                     Some(variant) => format!("Some({})", variant.symbol(build, kernel)),
                     None => "None".into(),
                 };
-                let portable = variants.iter().find(|v| v.name == "portable").expect("always compiled").symbol(build, kernel);
                 write!(
                     out,
-                    ", host: crate::device::host::Entries {{ portable: {portable}, avx2: {}, checked: {} }}",
+                    ", host: crate::device::host::Entries {{ portable: {}, avx2: {}, checked: {} }}",
+                    entry("portable"),
                     entry("avx2"),
                     entry("checked")
                 )
                 .unwrap();
+            }
+            if crate::feature("cuda") {
+                write!(out, ", image: {}", kernel.shard).unwrap();
             }
             out += " },\n";
         }
         out += "];\n";
         out
     }
+}
+
+/// The shard that takes an entry's kernels: the family's last one, or a new one when that is full.
+fn add_to_shards(shards: &mut Vec<Shard>, family: &str, kernels: usize) -> usize {
+    let of_family: Vec<usize> = (0..shards.len()).filter(|&index| shards[index].family == family).collect();
+    if let Some(&last) = of_family.last()
+        && shards[last].kernels + kernels <= SHARD_KERNELS
+    {
+        shards[last].kernels += kernels;
+        return last;
+    }
+    shards.push(Shard { family: family.into(), name: format!("{family}_{}", of_family.len()), kernels });
+    shards.len() - 1
 }
 
 /// Every choice of one value for each axis.

@@ -410,10 +410,13 @@ fn devices() -> Vec<(String, Device)> {
     let host = |name: String, options: HostOptions| (name, Device::host_with(options).unwrap());
     let mut all = vec![
         host("plain".into(), HostOptions::default()),
-        host("plain, portable, one thread".into(), HostOptions { simd: false, threads: 1, ..Default::default() }),
+        host("plain, one thread".into(), HostOptions { threads: 1, ..Default::default() }),
         host("plain, seed 5".into(), HostOptions { seed: 5, ..Default::default() }),
         host("checked".into(), HostOptions { checked: true, ..Default::default() }),
     ];
+    if warpconv::build_info().host_variants.contains(&"portable") {
+        all.push(host("plain, portable".into(), HostOptions { simd: false, ..Default::default() }));
+    }
     all.extend(SEEDS.map(|seed| host(format!("checked, seed {seed}"), HostOptions { checked: true, seed, ..Default::default() })));
     all
 }

@@ -23,7 +23,7 @@ WC_DEVICE uint32_t float_bits(float f) { return __builtin_bit_cast(uint32_t, f);
 WC_DEVICE float bits_float(uint32_t u) { return __builtin_bit_cast(float, u); }
 WC_DEVICE float to_float(f16_t v) {
 #if defined(__F16C__)
-    return _cvtsh_ss(v.bits);
+    return wc_half_to_float(v.bits);
 #else
     // Shift exponent and mantissa into place; the multiplication by 2^112 corrects the exponent's bias, and makes
     // subnormals normal. Infinity and NaN keep their all-ones exponent.
@@ -44,7 +44,7 @@ template <> WC_DEVICE f16_t from_float<f16_t>(float f) {
 #if defined(__CUDACC__)
     return f16_t{__half_as_ushort(__float2half_rn(f))};
 #elif defined(__F16C__)
-    return f16_t{(uint16_t)_cvtss_sh(f, 0)};
+    return f16_t{wc_float_to_half(f)};
 #else
     uint32_t u = float_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) return f16_t{(uint16_t)(sign | 0x7e00)};

@@ -2,11 +2,31 @@
 // device (src/device/host/) runs; whatever a lane cannot do alone it asks of the host device through `HostCalls`.
 // Included before the kernels' namespace is opened, so that these C names exist once.
 #pragma once
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+
+// What kernels use of <math.h>: C++'s takes longer to read than all of a kernel.
+extern "C" {
+float ceilf(float);
+float erfcf(float);
+float expf(float);
+float fabsf(float);
+float floorf(float);
+float fmaf(float, float, float);
+float roundf(float);
+float tanhf(float);
+}
+#define INFINITY __builtin_inff()
 #if defined(__F16C__)
-#include <immintrin.h>
+// The builtins beneath _cvtsh_ss and _cvtss_sh of <immintrin.h>, for the same reason.
+typedef float WcFloat4 __attribute__((vector_size(16)));
+typedef short WcShort8 __attribute__((vector_size(16)));
+inline __attribute__((always_inline)) float wc_half_to_float(uint16_t bits) {
+    return __builtin_ia32_vcvtph2ps(WcShort8{(short)bits})[0];
+}
+inline __attribute__((always_inline)) uint16_t wc_float_to_half(float f) {
+    return (uint16_t)__builtin_ia32_vcvtps2ph(WcFloat4{f}, 0)[0];
+}
 #endif
 
 struct WcDim3 {
@@ -46,9 +66,13 @@ extern "C" __thread WcLane* wc_lane; // the lane that this OS thread runs now
 #define blockIdx (wc_lane->block)
 #define blockDim (wc_lane->block_dim)
 #define gridDim (wc_lane->grid_dim)
+// A finding names the line in the kernel's own file, which is known while all of a kernel is one function. Otherwise the compiler
+// chooses: the copies that forced inlining makes take half of its time.
+#ifdef WC_CHECKED
 #define WC_DEVICE inline __attribute__((always_inline))
-#define __device__
-#define __forceinline__ inline __attribute__((always_inline))
+#else
+#define WC_DEVICE inline
+#endif
 #define __restrict__ __restrict
 // Keeps a vector in one piece where the checker must see one access: the compiler would split what is used in parts.
 #ifdef WC_CHECKED

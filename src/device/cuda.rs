@@ -113,7 +113,7 @@ pub(crate) fn check_context(device: &Device, name: &'static str, context: &CudaC
     }
 }
 
-/// A family's code on a device.
+/// The code of a fatbin on a device.
 #[derive(Debug)]
 struct Module {
     handle: sys::CUmodule,
@@ -164,7 +164,8 @@ unsafe impl Sync for Function {}
 
 #[derive(Debug)]
 pub(crate) struct CudaDevice {
-    modules: Mutex<HashMap<&'static str, Arc<Module>>>,
+    /// By their index in `FATBINS`.
+    modules: Mutex<HashMap<usize, Arc<Module>>>,
     default_stream: Arc<CudaStream>,
     properties: Properties,
     grid_limit: [u32; 3],
@@ -215,21 +216,20 @@ impl CudaDevice {
         self.context.bind_to_thread().map_err(|e| driver_error("cuCtxSetCurrent", e))
     }
 
-    /// The family's code, loaded when it is first asked for.
-    fn module(&self, family: &'static str) -> Result<Arc<Module>> {
+    /// A fatbin's code, loaded when it is first asked for.
+    fn module(&self, index: usize) -> Result<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(family) {
+        if let Some(module) = modules.get(&index) {
             return Ok(module.clone());
         }
         let capability = self.properties.compute_capability;
-        let image = FATBINS.iter().find(|(name, _)| *name == family).map(|(_, image)| image);
-        let Some(image) = image.filter(|_| build_info().runs_on(capability)) else {
+        let Some(image) = FATBINS.get(index).filter(|_| build_info().runs_on(capability)) else {
             return Err(no_kernel_image(&self.properties.name, capability));
         };
         // SAFETY: the image is a whole fatbin, as nvcc wrote it
         let handle = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| self.load_error(e))?;
         let module = Arc::new(Module { handle, context: self.context.clone() });
-        modules.insert(family, module.clone());
+        modules.insert(index, module.clone());
         Ok(module)
     }
 
@@ -329,7 +329,7 @@ impl Backend for CudaDevice {
 
     fn load(&self, info: &'static KernelInfo) -> Result<Kernel> {
         self.bind()?;
-        let module = self.module(info.family)?;
+        let module = self.module(info.image)?;
         let name = CString::new(info.name).expect("names in the manifest have no NUL");
         // SAFETY: the module is loaded
         let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(|e| driver_error("cuModuleGetFunction", e))?;

@@ -51,6 +51,9 @@ pub(crate) struct KernelInfo {
     pub tags: &'static [(&'static str, &'static str)],
     #[cfg(feature = "host")]
     pub host: crate::device::host::Entries,
+    /// The fatbin that it is in: an index of `FATBINS`.
+    #[cfg(feature = "cuda")]
+    pub image: usize,
 }
 
 impl KernelInfo {

@@ -15,7 +15,7 @@ pub use checker::{LaunchCounters, OperandCounters};
 
 use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, KernelInfo};
+use crate::kernels::{HOST_VARIANTS, Kernel, KernelInfo};
 use finding::Findings;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::alloc::{Layout, alloc, dealloc};
@@ -26,13 +26,41 @@ use std::sync::{Mutex, PoisonError};
 /// A kernel's entry point on the host: takes the address of its parameter struct.
 pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
 
-/// A kernel's entry points, one for each way in which it was compiled.
+/// A kernel's entry points, one for each of `HOST_VARIANTS`.
 #[derive(Debug)]
 pub(crate) struct Entries {
-    pub portable: Entry,
+    pub portable: Option<Entry>,
     pub avx2: Option<Entry>,
-    #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
     pub checked: Option<Entry>,
+}
+
+/// A way in which the kernels were compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    Portable,
+    Avx2,
+    Checked,
+}
+
+impl Variant {
+    /// The one for these options, of those that were `compiled`.
+    fn choose(options: &HostOptions, cpu_has_avx2: bool, compiled: &[&str]) -> Result<Self> {
+        if options.checked {
+            return Ok(Self::Checked);
+        }
+        if options.simd && cpu_has_avx2 && compiled.contains(&"avx2") {
+            return Ok(Self::Avx2);
+        }
+        if compiled.contains(&"portable") {
+            return Ok(Self::Portable);
+        }
+        let reason = if cpu_has_avx2 { "the portable build is asked for (simd is false)" } else { "this CPU lacks them" };
+        let why = format!(
+            "the host device's kernels were compiled for CPUs with AVX2, FMA and F16C alone, and {reason}; \
+             a build with WARPCONV_HOST_CPU=portable, or both, runs on every CPU"
+        );
+        Err(Error::DeviceUnavailable { requested: "host".into(), why })
+    }
 }
 
 /// How a host device runs kernels.
@@ -44,7 +72,9 @@ pub struct HostOptions {
     pub checked: bool,
     /// Draws the order in which the blocks of a launch and the threads of a block run; 0 is the order of their indices.
     pub seed: u64,
-    /// Uses AVX2, FMA and F16C where the CPU has them.
+    /// Uses AVX2, FMA and F16C where the CPU has them and the kernels were compiled for them. When false, the portable build runs,
+    /// which [`build_info`](crate::build_info) lists among its variants only where `WARPCONV_HOST_CPU` asked for it or the CPU that
+    /// built has no AVX2.
     pub simd: bool,
     /// Turns that the threads of one block may take before the kernel counts as endless. When checked: also the basic blocks
     /// that they may enter, so that a loop which never waits is found, too.
@@ -70,7 +100,7 @@ const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
 #[derive(Debug)]
 pub(crate) struct HostDevice {
     options: HostOptions,
-    avx2: bool,
+    variant: Variant,
     properties: Properties,
     pool: Option<rayon::ThreadPool>,
     #[cfg(feature = "checked-host")]
@@ -82,15 +112,15 @@ impl HostDevice {
         if options.checked && !cfg!(feature = "checked-host") {
             return Err(Error::MissingFeature { feature: "checked-host" });
         }
+        let variant = Variant::choose(&options, has_avx2(), HOST_VARIANTS)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if options.threads == 0 { cores } else { options.threads };
         let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
         let pool = pool.map_err(|e| Error::DeviceUnavailable { requested: "host".into(), why: e.to_string() })?;
-        let avx2 = options.simd && has_avx2() && !options.checked;
-        let build = match (options.checked, avx2) {
-            (true, _) => "checked",
-            (false, true) => "AVX2",
-            (false, false) => "portable",
+        let build = match variant {
+            Variant::Checked => "checked",
+            Variant::Avx2 => "AVX2",
+            Variant::Portable => "portable",
         };
         let model = options.imitates.unwrap_or(GpuModel::nominal());
         let properties = Properties {
@@ -102,7 +132,7 @@ impl HostDevice {
         };
         Ok(Self {
             options,
-            avx2,
+            variant,
             properties,
             pool,
             #[cfg(feature = "checked-host")]
@@ -111,11 +141,12 @@ impl HostDevice {
     }
 
     fn entry(&self, kernel: &KernelInfo) -> Entry {
-        #[cfg(feature = "checked-host")]
-        if self.options.checked {
-            return kernel.host.checked.expect("compiled with the feature checked-host");
-        }
-        if self.avx2 { kernel.host.avx2.unwrap_or(kernel.host.portable) } else { kernel.host.portable }
+        let entry = match self.variant {
+            Variant::Portable => kernel.host.portable,
+            Variant::Avx2 => kernel.host.avx2,
+            Variant::Checked => kernel.host.checked,
+        };
+        entry.expect("every kernel is compiled in each of HOST_VARIANTS, of which this is one")
     }
 }
 
@@ -307,5 +338,28 @@ impl Backend for HostDevice {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_is_chosen_that_the_cpu_runs_and_that_was_compiled() {
+        let options = |checked, simd| HostOptions { checked, simd, ..Default::default() };
+        let choose = |simd, cpu, compiled: &[&str]| Variant::choose(&options(false, simd), cpu, compiled);
+        for compiled in [&["avx2"][..], &["portable", "avx2"]] {
+            assert_eq!(choose(true, true, compiled).unwrap(), Variant::Avx2);
+        }
+        for (simd, cpu) in [(true, false), (false, true), (false, false)] {
+            assert_eq!(choose(simd, cpu, &["portable", "avx2"]).unwrap(), Variant::Portable);
+            let Err(error) = choose(simd, cpu, &["avx2"]) else { panic!("no such build") };
+            let message = error.to_string();
+            assert!(message.contains("AVX2") && message.contains("WARPCONV_HOST_CPU=portable"), "{message}");
+            assert_eq!(message.contains("this CPU lacks"), !cpu, "{message}");
+        }
+        assert_eq!(choose(true, true, &["portable"]).unwrap(), Variant::Portable);
+        assert_eq!(Variant::choose(&options(true, true), true, &["avx2", "checked"]).unwrap(), Variant::Checked);
     }
 }
