@@ -44,7 +44,9 @@ pub enum Error {
         expected: String,
     },
     /// A workspace is smaller than the plan needs.
-    #[error("the plan needs a workspace of {needed} bytes, but got {got}: WorkspaceMemory::new(device, plan.workspace_bytes())")]
+    #[error(
+        "the plan needs a workspace of {needed} bytes, but got one of {got}: make it by WorkspaceMemory::new(device, plan.workspace_bytes())"
+    )]
     Workspace {
         /// As [`crate::Plan::workspace_bytes`] says.
         needed: usize,
@@ -52,7 +54,7 @@ pub enum Error {
         got: usize,
     },
     /// A number of channels is not divisible as the layer needs.
-    #[error("{name} is {value}, which is not divisible by {divisor_name} = {divisor}")]
+    #[error("{name} is {value}, which is not divisible by {divisor_name} = {divisor}{context}")]
     Divisibility {
         /// What must be divisible.
         name: &'static str,
@@ -62,6 +64,8 @@ pub enum Error {
         divisor_name: &'static str,
         /// Its value.
         divisor: usize,
+        /// What else there is to know of it, with what leads over to it; else empty.
+        context: String,
     },
     /// The output would have no rows or no columns.
     #[error(
@@ -202,7 +206,7 @@ pub enum Error {
         op: &'static str,
         /// The tensor's name.
         name: String,
-        /// " (there are: ...)", where known.
+        /// " (there are: ...)", where known: what was given instead, and in which file.
         available: String,
     },
     /// A tensor was given that the layer does not know.
@@ -212,7 +216,7 @@ pub enum Error {
         op: &'static str,
         /// The tensor's name.
         name: String,
-        /// What the layer takes.
+        /// What the layer takes, and which of it may be meant.
         known: String,
     },
     /// A filter is no product of a column and a row.

@@ -120,10 +120,20 @@ pub(crate) fn positive(name: &'static str, value: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a number of channels that the groups do not divide.
+/// Refuses a number that the divisor does not divide.
 pub(crate) fn divisible(name: &'static str, value: usize, divisor_name: &'static str, divisor: usize) -> Result<()> {
     if !value.is_multiple_of(divisor) {
-        return Err(Error::Divisibility { name, value, divisor_name, divisor });
+        return Err(Error::Divisibility { name, value, divisor_name, divisor, context: String::new() });
+    }
+    Ok(())
+}
+
+/// Refuses a number of channels that the groups do not divide. `c_in` and `c_out` are those of `weight`, each in all groups
+/// together or, of the side that the weight has by the group, in one.
+pub(crate) fn grouped(name: &'static str, value: usize, groups: usize, weight: Shape, c_in: &str, c_out: &str) -> Result<()> {
+    if !value.is_multiple_of(groups) {
+        let context = format!("; the weight {weight:?} with groups = {groups} is for C_in = {c_in} and C_out = {c_out}");
+        return Err(Error::Divisibility { name, value, divisor_name: "groups", divisor: groups, context });
     }
     Ok(())
 }
@@ -169,11 +179,11 @@ impl ConvGeometry {
         let [c_out, group_channels, kh, kw] = weight;
         let expected = group_channels.checked_mul(spec.groups);
         if expected != Some(c_in) {
-            return Err(Error::Shape {
-                name: "x",
-                shape: x.to_vec(),
-                expected: format!("{group_channels} channels in each of {} groups, as the weight {weight:?} has", spec.groups),
-            });
+            let groups = spec.groups;
+            let wanted = expected.map_or(format!("{groups} * {group_channels}"), |c_in| c_in.to_string());
+            let by_group = if groups == 1 { String::new() } else { format!(", {group_channels} in each of {groups} groups") };
+            let expected = format!("C_in = {wanted} channels{by_group}, as the weight {weight:?} has");
+            return Err(Error::Shape { name: "x", shape: x.to_vec(), expected });
         }
         let padding = spec.padding.resolve([kh, kw], spec.dilation, spec.stride)?;
         let axis = |i: usize, input, kernel| Axis {
@@ -211,7 +221,7 @@ impl ConvGeometry {
         let [n, c_in, h, w] = x;
         let [weight_in, group_out, kh, kw] = weight;
         if c_in != weight_in {
-            let expected = format!("{weight_in} channels, as the weight {weight:?} has");
+            let expected = format!("C_in = {weight_in} channels, as the weight {weight:?} has");
             return Err(Error::Shape { name: "x", shape: x.to_vec(), expected });
         }
         let overflow = || Error::Overflow { what: "C_out", values: format!("weight {weight:?}, groups {}", spec.groups) };

@@ -17,6 +17,7 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
+use crate::text::listed;
 use crate::{AnyTensor, DType, Device, Element, Parameter, RoIs, Tensor, memory};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
@@ -53,6 +54,11 @@ impl TensorFile {
         let bytes = read(path)?;
         let entries = parse(&bytes).map_err(|message| Error::Parse { source_name: path.display().to_string(), message })?;
         Ok(Self { path: path.into(), bytes, entries })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The names of its tensors, sorted.
@@ -129,8 +135,8 @@ impl TensorFile {
 
     fn entry(&self, name: &str) -> Result<&Entry> {
         self.entries.get(name).ok_or_else(|| {
-            let names = self.names().collect::<Vec<_>>().join(", ");
-            Error::Parse { source_name: self.path.display().to_string(), message: format!("there is no tensor {name:?}, only: {names}") }
+            let there = if self.entries.is_empty() { "and no other".into() } else { format!("only: {}", listed(self.names())) };
+            Error::Parse { source_name: self.path.display().to_string(), message: format!("there is no tensor {name:?}, {there}") }
         })
     }
 
@@ -152,7 +158,17 @@ impl TensorFile {
 
 /// The tensors of a safetensors file.
 fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    if bytes.is_empty() {
+        return Err("0 bytes are not a whole safetensors file: is it empty because it was cut off?".into());
+    }
     let file = SafeTensors::deserialize(bytes).map_err(|error| match error {
+        SafeTensorError::MetadataIncompleteBuffer if announced_bytes(bytes).is_some_and(|announced| announced < bytes.len() as u64) => {
+            let (length, announced) = (bytes.len(), announced_bytes(bytes).unwrap_or_default());
+            format!(
+                "the file has {length} bytes, but its header tells of {announced}: the {} at its end belong to no tensor",
+                length as u64 - announced
+            )
+        }
         SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer => {
             format!("{} bytes are not a whole safetensors file ({error}): was it cut off?", bytes.len())
         }
@@ -164,6 +180,17 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         Entry { dtype: view.dtype(), shape: view.shape().to_vec(), data: offset..offset + view.data().len() }
     };
     Ok(file.tensors().into_iter().map(|(name, view)| (name, entry(view))).collect())
+}
+
+/// How long the file is by its own header: the header's length, the header, and data up to the last tensor's end. `None` where
+/// that cannot be read.
+fn announced_bytes(bytes: &[u8]) -> Option<u64> {
+    const LENGTH: usize = size_of::<u64>();
+    let header_bytes = u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?);
+    let start = (LENGTH as u64).checked_add(header_bytes)?;
+    let header: serde_json::Value = serde_json::from_slice(bytes.get(LENGTH..usize::try_from(start).ok()?)?).ok()?;
+    let ends = header.as_object()?.values().filter_map(|entry| entry.pointer("/data_offsets/1")?.as_u64());
+    start.checked_add(ends.max().unwrap_or(0))
 }
 
 /// Writes tensors to a safetensors file, in NCHW order whatever their format, after all work queued on their devices. As
@@ -475,9 +502,10 @@ mod tests {
             let error = parse(&whole[..length]).unwrap_err();
             assert!(error.contains(&format!("{length} bytes are not a whole")), "{length}: {error}");
         }
-        let mut long = whole.clone();
-        long.push(0);
-        assert!(parse(&long).is_err());
+        let long = [&whole[..], &[0; 3]].concat();
+        let (length, announced) = (long.len(), whole.len());
+        let expected = format!("the file has {length} bytes, but its header tells of {announced}: the 3 at its end belong to no tensor");
+        assert_eq!(parse(&long).unwrap_err(), expected);
         assert!(parse(b"\x02\0\0\0\0\0\0\0{]").unwrap_err().contains("not a safetensors file"));
         // a shape whose size overflows
         let header = br#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#;

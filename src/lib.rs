@@ -48,6 +48,7 @@ mod tensor;
 #[cfg(feature = "checked-host")]
 #[doc(hidden)]
 pub mod testing;
+pub mod text;
 pub mod tuning;
 
 pub use build_info::{BuildInfo, build_info};

@@ -10,6 +10,7 @@ use crate::device::{Properties, Time};
 use crate::error::{Error, Result};
 use crate::kernels::{KERNELS, TUNING_TABLES};
 use crate::layers::{Choice, PAIR};
+use crate::text::parse_json;
 use crate::{Device, DeviceKind, build_info};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -173,7 +174,7 @@ impl TuningTable {
     /// crate also for a kernel that there is not.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         let fail = |message: String| Error::Parse { source_name: name.into(), message };
-        let mut table: Self = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+        let mut table: Self = parse_json(name, text)?;
         if table.format != 1 {
             return Err(fail(format!("format {} is none that this version knows", table.format)));
         }

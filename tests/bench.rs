@@ -155,8 +155,92 @@ fn what_cannot_run_is_refused_before_it_runs() {
     refused(&["--tiny", "--device", "host", "--suite", "none.json"], "none.json");
     // a row that no layer can be made of is listed, and does not stop the others
     let output = bench(folder.path(), &["--tiny", "--device", "host", "--suite", "bad.json"]);
-    let table = succeeds(&output);
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}{}", text(&output.stderr));
     assert!(table.contains("FAILED: t/a b8 f16 channels_last") && table.contains("pading") && table.contains("t/b b8"), "{table}");
+}
+
+/// Rows from which nothing can be made: each has a line with what is wrong, and the program exits with 1.
+#[test]
+fn rows_that_cannot_be_run_fail_and_do_not_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [
+        ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "biass": [8]}"#, "conv2d has no biass"),
+        ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "residual": []}"#, "residual has shape []"),
+        ("conv2d", "{}", r#"{"x": [0, 2, 4, 4], "weight": [2, 2, 1, 1]}"#, "at least one element"),
+        (
+            "conv2d",
+            r#"{"groups": 3}"#,
+            r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1]}"#,
+            "C_out is 2, which is not divisible by groups = 3",
+        ),
+        ("pixel_shuffle", r#"{"r": 2}"#, r#"{"x": ["N", 0, 4, 4]}"#, "at least one element"),
+        (
+            "deform_conv2d",
+            "{}",
+            r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "offset": [0, 2, 4, 4]}"#,
+            "offset has shape [0, 2, 4, 4]",
+        ),
+        ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 2, 4, 4], "rois": []}"#, "rois has shape []"),
+        ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 2, 4, 4], "rois": [0, 5]}"#, "at least one element"),
+        (
+            "roi_align",
+            r#"{"output_size": 2, "spatial_scale": 1e-38}"#,
+            r#"{"x": ["N", 2, 4, 4], "rois": [3, 5]}"#,
+            "spatial_scale is 1e-38",
+        ),
+    ];
+    let row = |(index, (op, attrs, tensors, _)): (usize, &(&str, &str, &str, &str))| {
+        format!(
+            r#"{{"name": "t/{index}", "network": "t", "family": "f", "set": "core", "why": "w", "op": "{op}", "attrs": {attrs},
+                "tensors": {tensors}, "batches": [2]}}"#
+        )
+    };
+    let all: Vec<String> = rows.iter().enumerate().map(row).collect();
+    fs::write(folder.path().join("s.json"), format!("\u{feff}{{\"format\": 1, \"rows\": [{}]}}", all.join(","))).unwrap();
+    for command in ["bench", "tune"] {
+        let run = [command, "--suite", "s.json", "--tiny", "--device", "host"];
+        let output = Command::new(env!("CARGO_BIN_EXE_warpconv")).current_dir(folder.path()).args(run).output().unwrap();
+        let (table, errors) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.code() == Some(1) && !errors.contains("panicked"), "{table}{errors}");
+        for (index, (.., message)) in rows.iter().enumerate() {
+            let line = table.lines().find(|line| line.contains(&format!(": t/{index} b2 f16 channels_last: ")));
+            assert!(line.is_some_and(|line| line.contains(message)), "{message}: {table}");
+        }
+    }
+}
+
+/// Figures that no run has, up to the ends of f64, and names longer than a table's column can be.
+#[test]
+fn plots_of_any_figures_end() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("s.json"), SUITE).unwrap();
+    let run = ["--suite", "s.json", "--tiny", "--device", "host", "--batch", "1,8", "--json", "r.json"];
+    succeeds(&bench(folder.path(), &run));
+    let results = read(&folder, "r.json");
+    for value in [f64::MAX, f64::MIN_POSITIVE, 5e-324, 0.0, -1.0, 1e30] {
+        let mut changed = results.clone();
+        changed.label = "l".repeat(70_000);
+        for (index, row) in changed.rows.iter_mut().enumerate() {
+            let Some(time) = &mut row.time else { continue };
+            (time.median, time.min, time.max) = (value, value, value);
+            row.flops_per_second = Some(if index % 2 == 0 { value } else { 1e9 });
+            row.percent_of_floor = Some(if index % 3 == 0 { value } else { 50.0 });
+            row.ratio = Some(value);
+            row.batch = if index % 2 == 0 { usize::MAX } else { 1 };
+            (row.id, row.family) = (format!("{}{index}", "n".repeat(65_536)), "f".repeat(65_536));
+            if let Some(series) = &mut row.series {
+                (series.axis, series.value) = ("../a/b ".repeat(100), if index % 2 == 0 { value } else { 3.0 });
+            }
+        }
+        (changed.floors.copy_bytes_per_second, changed.floors.tensor_flops_per_second) = (value, value);
+        fs::write(folder.path().join("m.json"), serde_json::to_string(&changed).unwrap()).unwrap();
+        let start = std::time::Instant::now();
+        succeeds(&bench(folder.path(), &["--from", "m.json", "--plot", "plots"]));
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{value}: {:?}", start.elapsed());
+    }
+    let beside: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(beside.len(), 4, "{beside:?}");
 }
 
 #[test]

@@ -6,11 +6,11 @@
 //! would show.
 
 use super::measure::Oracle;
-use super::suite::{counts, effort, resized};
+use super::suite::{Workload, counts, effort, resized};
 use super::values::Placed;
 use crate::cases::Problem;
 use crate::check::Arrays;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::geometry::rank4;
 use crate::numerics::Contract;
 use crate::reference::Array;
@@ -44,7 +44,7 @@ struct Part {
 
 /// The pieces of a problem on the host.
 pub(super) struct Whole<'a, T> {
-    pub problem: &'a Problem,
+    pub problem: &'a Workload,
     pub parameters: &'a Arrays,
     pub inputs: &'a BTreeMap<&'static str, Placed<T>>,
     pub rois: &'a [[f32; 5]],
@@ -68,16 +68,17 @@ impl<T: Element> Whole<'_, T> {
         // an upsampling depends on the size as a whole
         let whole = serde_json::to_value(self.problem.layer).is_ok_and(|layer| layer.pointer("/attrs/output_size").is_some());
         let size = |extra: usize| {
-            let cut = |axis: usize, size: usize| if whole { size } else { size.min((frame[axis] + extra).next_multiple_of(2)) };
+            let wanted = |axis: usize| frame[axis].saturating_add(extra).checked_next_multiple_of(2).unwrap_or(usize::MAX);
+            let cut = |axis: usize, size: usize| if whole { size } else { size.min(wanted(axis)) };
             [cut(0, h), cut(1, w)]
         };
         let part = |extra: usize| {
             let part = resized(self.problem, 1, size(extra))?;
-            Ok::<_, Error>(channels.as_ref().map_or(part.clone(), |channels| of_channels(&part, channels.len())))
+            channels.as_ref().map_or(Ok(part.clone()), |channels| of_channels(&part, channels.len()))
         };
         let (mut extra, mut best) = (2, part(2)?);
         while size(extra) != [h, w] {
-            extra *= 2;
+            extra = extra.saturating_mul(2);
             let larger = part(extra)?;
             if effort(&larger)? > BUDGET {
                 break;
@@ -85,7 +86,9 @@ impl<T: Element> Whole<'_, T> {
             best = larger;
         }
         let [_, _, part_h, part_w] = best.x()?;
-        let inside = |y: usize, x: usize| (part_h == h || y + frame[0] < part_h) && (part_w == w || x + frame[1] < part_w);
+        let inside = |y: usize, x: usize| {
+            (part_h == h || y < part_h.saturating_sub(frame[0])) && (part_w == w || x < part_w.saturating_sub(frame[1]))
+        };
         let mut tensors = Arrays::new();
         for (name, shape) in &best.shapes {
             let array = match self.inputs.get(name.as_str()) {
@@ -101,7 +104,7 @@ impl<T: Element> Whole<'_, T> {
             };
             tensors.insert(name.clone(), array);
         }
-        Ok(Part { problem: best, tensors, outer: vec![image], channels })
+        Ok(Part { problem: Problem::clone(&best), tensors, outer: vec![image], channels })
     }
 
     /// Some of the RoIs of the last image that has any.
@@ -111,7 +114,7 @@ impl<T: Element> Whole<'_, T> {
         let chosen = self.rois.iter().enumerate().filter(|(_, roi)| roi[0] == image as f32).map(|(index, _)| index);
         let mut chosen: Vec<usize> = chosen.collect();
         chosen.drain(..chosen.len().saturating_sub(ROIS)); // the last ones
-        let mut part = self.problem.clone().with("x", Some(&[1, c, h, w])).with("rois", Some(&[chosen.len(), 5]));
+        let mut part = Problem::clone(self.problem).with("x", Some(&[1, c, h, w])).with("rois", Some(&[chosen.len(), 5]));
         let mut tensors = Arrays::new();
         for (name, placed) in self.inputs {
             let mut shape = part.shape(name).to_vec();
@@ -189,21 +192,21 @@ impl Sample {
 }
 
 /// With so many output channels.
-fn of_channels(part: &Problem, count: usize) -> Problem {
-    let mut part = part.clone();
+fn of_channels(part: &Workload, count: usize) -> Result<Workload> {
+    let mut part = Problem::clone(part);
     for (name, axis) in [("weight", 0), ("bias", 0), ("slope", 0), ("residual", 1)] {
         if let Some(shape) = part.shapes.get_mut(name) {
             shape[axis] = count;
         }
     }
-    part
+    Workload::new(part)
 }
 
 /// Some rows of a parameter.
 fn rows(parameter: &Array, rows: Option<&[usize]>) -> Result<Array> {
     let Some(rows) = rows else { return Ok(parameter.clone()) };
     let mut shape = parameter.shape().to_vec();
-    let length = parameter.data().len() / shape[0].max(1);
+    let length = parameter.data().len() / shape[0];
     shape[0] = rows.len();
     Array::new(shape, rows.iter().flat_map(|&row| &parameter.data()[row * length..(row + 1) * length]).copied().collect())
 }
@@ -215,7 +218,7 @@ fn fill(shape: &[usize], value: impl Fn(Shape) -> f64) -> Result<Array> {
 }
 
 /// Rows and columns of input over which no output can see without seeing one of them.
-fn frame(problem: &Problem) -> [usize; 2] {
+fn frame(problem: &Workload) -> [usize; 2] {
     let layer = serde_json::to_value(problem.layer).unwrap_or_default();
     let attribute = |name: &str, axis: usize| {
         let value = layer.pointer(&format!("/attrs/{name}/{axis}")).or_else(|| layer.pointer(&format!("/attrs/{name}")));
@@ -226,8 +229,9 @@ fn frame(problem: &Problem) -> [usize; 2] {
     let moved = if problem.shapes.contains_key("offset") { 3 } else { 0 };
     std::array::from_fn(|axis| {
         let kernel = filters.iter().filter_map(|shape| shape.get(2 + axis)).max().copied().unwrap_or(1);
-        let seen = (kernel - 1) * attribute("dilation", axis) + attribute("stride", axis) + 1 + moved;
+        let taps = (kernel - 1).saturating_mul(attribute("dilation", axis));
+        let seen = taps.saturating_add(attribute("stride", axis)).saturating_add(1 + moved);
         // focus slices the image into pixels two apart before it convolves
-        if problem.layer.op() == "focus" { 2 * seen } else { seen }
+        if problem.layer.op() == "focus" { seen.saturating_mul(2) } else { seen }
     })
 }

@@ -3,7 +3,7 @@
 use super::checks::{Sample, Whole};
 use super::floors::Floors;
 use super::results::{Checked, RowResult, Status};
-use super::suite::{Configuration, scaled_down};
+use super::suite::{Configuration, Workload, scaled_down};
 use super::values::{Placed, Values};
 use crate::analysis::{LayerReport, Limits};
 use crate::cases::Problem;
@@ -66,7 +66,7 @@ struct Twin {
 
 /// What a configuration is.
 struct Subject {
-    problem: Problem,
+    problem: Workload,
     report: LayerReport,
     parameters: Arrays,
     layer: AnyLayer,
@@ -78,7 +78,7 @@ type Measure<'a> = Box<dyn FnMut() -> Result<Time> + 'a>;
 /// A configuration that is right and ready to be timed.
 pub struct Prepared<'a> {
     result: RowResult,
-    problem: Problem,
+    problem: Workload,
     report: LayerReport,
     measure: Measure<'a>,
 }
@@ -208,7 +208,7 @@ impl Bench {
         &self,
         configuration: &Configuration<'_>,
         result: &mut RowResult,
-    ) -> Result<(Problem, LayerReport, Measure<'_>), Refusal> {
+    ) -> Result<(Workload, LayerReport, Measure<'_>), Refusal> {
         let subject = self.subject(configuration)?;
         let plan = subject.layer.plan::<T>(&self.device, &subject.request)?;
         (result.x, result.y) = (subject.report.input.to_vec(), subject.report.output.to_vec());
@@ -267,7 +267,7 @@ impl Bench {
     }
 
     fn subject(&self, configuration: &Configuration<'_>) -> Result<Subject> {
-        let mut problem = configuration.problem()?;
+        let mut problem = configuration.workload()?;
         if self.scale == Scale::Tiny {
             problem = scaled_down(&problem, 1, TINY_BUDGET)?;
         }
@@ -300,7 +300,7 @@ impl Bench {
     }
 
     /// The same layer on fewer and smaller images through the same kernel, in every element.
-    fn twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
+    fn twin(&self, configuration: &Configuration<'_>, problem: &Workload, kernel: &'static str) -> Result<String, String> {
         let key = format!("{} {} {} {} {kernel}", configuration.row.name, configuration.dtype, configuration.format, configuration.tail);
         let known = |twins: &BTreeMap<String, Result<String, String>>| twins.get(&key).cloned();
         if let Some(known) = known(&self.twins.lock().unwrap_or_else(PoisonError::into_inner)) {
@@ -311,7 +311,7 @@ impl Bench {
         outcome
     }
 
-    fn twin_of(&self, configuration: &Configuration<'_>, problem: &Problem) -> Result<Arc<Twin>> {
+    fn twin_of(&self, configuration: &Configuration<'_>, problem: &Workload) -> Result<Arc<Twin>> {
         let key = format!("{} {} {}", configuration.row.name, configuration.dtype, configuration.tail);
         let mut last = self.twin.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, twin)) = last.as_ref().filter(|(known, _)| *known == key) {
@@ -330,7 +330,7 @@ impl Bench {
         Ok(twin)
     }
 
-    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Problem, kernel: &'static str) -> Result<String, String> {
+    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Workload, kernel: &'static str) -> Result<String, String> {
         let twin = self.twin_of(configuration, problem).map_err(|error| format!("the twin: {error}"))?;
         let Twin { x, case } = &*twin;
         let [x_format, y_format] = configuration.formats();
@@ -416,7 +416,7 @@ impl Bench {
         let layer = serde_json::to_value(problem.layer).unwrap_or_default();
         let scale = layer.pointer("/attrs/spatial_scale").and_then(serde_json::Value::as_f64).unwrap_or(1.0) as f32;
         let count = problem.shape("rois").first().copied().unwrap_or_default();
-        Ok(self.values.rois(count, n, [h as f32 / scale, w as f32 / scale]))
+        self.values.rois(count, n, [h, w], scale)
     }
 }
 

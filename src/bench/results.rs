@@ -6,6 +6,7 @@ use super::suite::Configuration;
 use crate::analysis::LayerReport;
 use crate::device::Time;
 use crate::error::{Error, Result};
+use crate::text::parse_json;
 use crate::{Device, DeviceKind, build_info};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -240,7 +241,7 @@ impl Peers {
 
 fn parse<T: serde::de::DeserializeOwned>(source: &str, text: &str, format: fn(&T) -> u32) -> Result<T> {
     let fail = |message: String| Error::Parse { source_name: source.into(), message };
-    let value: T = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+    let value: T = parse_json(source, text)?;
     match format(&value) {
         1 => Ok(value),
         other => Err(fail(format!("format {other} is none that this version knows"))),

@@ -4,10 +4,12 @@ use crate::cases::Problem;
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::layers::{LayerSpec, PlanRequest};
+use crate::text::parse_json;
 use crate::{DType, MemoryFormat, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 /// Layers of real networks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,7 +143,7 @@ impl Suite {
     /// [`Error::Parse`] for malformed JSON, unknown keys, another format, a name that occurs twice.
     pub fn parse(source: &str, text: &str) -> Result<Self> {
         let fail = |message: String| Error::Parse { source_name: source.into(), message };
-        let suite: Suite = serde_json::from_str(text).map_err(|e| fail(e.to_string()))?;
+        let suite: Suite = parse_json(source, text)?;
         if suite.format != 1 {
             return Err(fail(format!("format {} is none that this version knows", suite.format)));
         }
@@ -237,26 +239,60 @@ impl Configuration<'_> {
     /// Layer and shapes.
     ///
     /// # Errors
-    /// [`Error::Parse`] when this build does not know the op or an attribute.
+    /// [`Error::Parse`] when this build does not know the op or an attribute; what [`Problem::check`] refuses; [`Error::Shape`]
+    /// for a tensor without elements, with which there would be nothing to measure.
     pub fn problem(&self) -> Result<Problem> {
+        Ok(self.workload()?.0)
+    }
+
+    /// As [`Configuration::problem`].
+    pub(super) fn workload(&self) -> Result<Workload> {
         let tail = self.row.tail.as_ref().filter(|_| self.tail);
         let mut attrs = self.row.attrs.clone();
         attrs.extend(tail.iter().flat_map(|tail| tail.attrs.clone()));
         let layer = json!({ "op": self.row.op, "attrs": attrs });
         let layer: LayerSpec =
-            serde_json::from_value(layer).map_err(|e| Error::Parse { source_name: self.row.name.clone(), message: e.to_string() })?;
+            LayerSpec::deserialize(layer).map_err(|e| Error::Parse { source_name: self.row.name.clone(), message: e.to_string() })?;
         let tensors = self.row.tensors.iter().chain(tail.iter().flat_map(|tail| &tail.tensors));
         let size = |size: &Size| if let Size::Is(size) = size { *size } else { self.batch };
         let shapes = tensors.map(|(name, shape)| (name.clone(), shape.iter().map(size).collect()));
-        Ok(Problem { kind: "suite".into(), shapes: shapes.collect(), ..Problem::new(layer, &[]) })
+        Workload::new(Problem { kind: "suite".into(), shapes: shapes.collect(), ..Problem::new(layer, &[]) })
+    }
+}
+
+/// A problem that can be scaled, checked and measured: its tensors fit its layer, and none is empty. So each has the dimensions
+/// that the layer's documentation says, and at least one element, and whatever takes a `Workload` may index by that.
+#[derive(Debug, Clone)]
+pub(super) struct Workload(Problem);
+
+impl Workload {
+    /// # Errors
+    /// As [`Configuration::problem`].
+    pub fn new(problem: Problem) -> Result<Self> {
+        let output = problem.check()?;
+        let y = ("y".to_string(), output.to_vec());
+        for (name, shape) in problem.shapes.iter().chain([(&y.0, &y.1)]) {
+            if shape.contains(&0) {
+                let expected = format!("at least one element, as {name} of a row that is measured has");
+                return Err(Error::Shape { name: "a tensor", shape: shape.clone(), expected });
+            }
+        }
+        Ok(Self(problem))
+    }
+}
+
+impl Deref for Workload {
+    type Target = Problem;
+    fn deref(&self) -> &Problem {
+        &self.0
     }
 }
 
 /// What the oracle has to do for a problem, roughly, in products.
 pub(super) fn effort(problem: &Problem) -> Result<u64> {
     let report = problem.cost(DType::F32)?;
-    let moved = elements(&report.input)? + elements(&report.output)?;
-    Ok(report.operations.macs + report.operations.sampling_flops / 2 + 8 * moved as u64)
+    let moved = (elements(&report.input)? + elements(&report.output)?) as u64;
+    Ok(report.operations.macs.saturating_add(report.operations.sampling_flops / 2).saturating_add(moved.saturating_mul(8)))
 }
 
 /// Inputs whose rows and columns are the output's.
@@ -266,7 +302,7 @@ const OF_OUTPUT: [&str; 3] = ["residual", "offset", "mask"];
 ///
 /// # Errors
 /// When the layer cannot be applied to them.
-pub(super) fn resized(problem: &Problem, batch: usize, [h, w]: [usize; 2]) -> Result<Problem> {
+pub(super) fn resized(problem: &Workload, batch: usize, [h, w]: [usize; 2]) -> Result<Workload> {
     let [_, c, old_h, old_w] = problem.x()?;
     let mut layer =
         serde_json::to_value(problem.layer).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })?;
@@ -274,12 +310,13 @@ pub(super) fn resized(problem: &Problem, batch: usize, [h, w]: [usize; 2]) -> Re
     // an upsampling keeps its ratio
     if let Some(Value::Array(size)) = layer.pointer_mut("/attrs/output_size").filter(|_| !pools) {
         for (size, [new, old]) in size.iter_mut().zip([[h, old_h], [w, old_w]]) {
-            *size = (size.as_u64().unwrap_or(1) as usize * new / old.max(1)).max(1).into();
+            let scaled = u128::from(size.as_u64().unwrap_or(1)) * new as u128 / old as u128;
+            *size = u64::try_from(scaled).unwrap_or(u64::MAX).max(1).into();
         }
     }
     let layer: LayerSpec =
         serde_json::from_value(layer).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })?;
-    let mut resized = Problem { layer, ..problem.clone() }.with("x", Some(&[batch, c, h, w]));
+    let mut resized = Problem { layer, ..problem.0.clone() }.with("x", Some(&[batch, c, h, w]));
     if !pools {
         let [_, _, y_h, y_w] = resized.output_shape()?;
         for name in OF_OUTPUT {
@@ -288,18 +325,19 @@ pub(super) fn resized(problem: &Problem, batch: usize, [h, w]: [usize; 2]) -> Re
             }
         }
     }
-    Ok(resized)
+    Workload::new(resized)
 }
 
-/// The same layer on at most so many smaller images (and on few RoIs, where it pools some), so that the oracle has no more to do than `budget` if that can be.
+/// The same layer on at most so many smaller images (and on few RoIs, where it pools some), so that the oracle has no more to do
+/// than `budget` if that can be.
 ///
 /// # Errors
 /// When the layer cannot be applied to any smaller image.
-pub(super) fn scaled_down(problem: &Problem, batch: usize, budget: u64) -> Result<Problem> {
+pub(super) fn scaled_down(problem: &Workload, batch: usize, budget: u64) -> Result<Workload> {
     const SMALLEST: usize = 4;
     const ROIS: usize = 8;
     let [n, _, h, w] = problem.x()?;
-    let mut problem = problem.clone();
+    let mut problem = problem.0.clone();
     if problem.shapes.contains_key("rois") {
         for name in ["rois", "offset", "mask"] {
             if let Some(shape) = problem.shapes.get_mut(name) {
@@ -307,7 +345,7 @@ pub(super) fn scaled_down(problem: &Problem, batch: usize, budget: u64) -> Resul
             }
         }
     }
-    let problem = &problem;
+    let problem = &Workload::new(problem)?;
     let mut size = [h, w];
     let mut best = None;
     loop {
@@ -331,7 +369,7 @@ pub(super) fn scaled_down(problem: &Problem, batch: usize, budget: u64) -> Resul
 }
 
 /// The number of images of a problem, and of its RoIs where it pools some.
-pub(super) fn counts(problem: &Problem) -> Result<(Shape, Option<usize>)> {
+pub(super) fn counts(problem: &Workload) -> Result<(Shape, Option<usize>)> {
     Ok((problem.x()?, problem.shapes.get("rois").map(|shape| shape[0])))
 }
 
@@ -364,7 +402,7 @@ mod tests {
         for row in suite.rows.iter().filter(|row| row.is_known()) {
             let configuration =
                 Configuration { row, batch: 32, dtype: DType::F16, format: MemoryFormat::ChannelsLast, tail: row.tail.is_some() };
-            let (problem, mut images) = (configuration.problem().unwrap(), 0);
+            let (problem, mut images) = (configuration.workload().unwrap(), 0);
             for batch in [1, 2] {
                 let small = scaled_down(&problem, batch, 3_000_000).unwrap_or_else(|e| panic!("{}: {e}", row.name));
                 assert_eq!(small.x().unwrap()[..2], [batch, problem.x().unwrap()[1]]);
@@ -373,6 +411,45 @@ mod tests {
                 images += small.x().unwrap()[0];
             }
             assert_eq!(images, 3);
+        }
+    }
+
+    /// Each was an index out of range, an empty range or an overflow somewhere in what is made of a row.
+    #[test]
+    fn rows_whose_tensors_do_not_fit_are_refused_by_name() {
+        let row = |op: &str, attrs: &str, tensors: &str| {
+            let text = format!(
+                r#"{{"format": 1, "rows": [{{"name": "a/b", "network": "a", "family": "f", "set": "core", "why": "", "op": "{op}",
+                    "attrs": {attrs}, "tensors": {tensors}, "batches": [2]}}]}}"#
+            );
+            let suite = Suite::parse("s.json", &text).unwrap();
+            suite.configurations()[0].problem().unwrap_err().to_string()
+        };
+        for (op, attrs, tensors, message) in [
+            ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "biass": [8]}"#, "conv2d has no biass"),
+            ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "residual": []}"#, "residual has shape []"),
+            ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "bias": []}"#, "bias has shape [] (rank 0)"),
+            ("conv2d", "{}", r#"{"x": [0, 2, 4, 4], "weight": [2, 2, 1, 1]}"#, "a tensor has shape [0, 2, 4, 4]"),
+            ("conv2d", "{}", r#"{"x": [], "weight": [2, 2, 1, 1]}"#, "x has shape [] (rank 0)"),
+            ("conv2d", "{}", r#"{"weight": [2, 2, 1, 1]}"#, "conv2d needs x, which was not given (there are: weight)"),
+            ("conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": []}"#, "weight has shape [] (rank 0)"),
+            ("pixel_shuffle", r#"{"r": 2}"#, r#"{"x": ["N", 0, 4, 4]}"#, "a tensor has shape [2, 0, 4, 4]"),
+            ("deform_conv2d", "{}", r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "offset": []}"#, "offset has shape []"),
+            (
+                "deform_conv2d",
+                "{}",
+                r#"{"x": ["N", 2, 4, 4], "weight": [2, 2, 1, 1], "offset": [0, 2, 4, 4]}"#,
+                "offset has shape [0, 2, 4, 4]",
+            ),
+            ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 2, 4, 4], "rois": []}"#, "rois has shape [] (rank 0)"),
+            ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 2, 4, 4], "rois": [0, 5]}"#, "a tensor has shape [0, 5]"),
+            ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 0, 4, 4], "rois": [1, 5]}"#, "a tensor has shape [1, 5]"),
+            ("roi_align", r#"{"output_size": 2}"#, r#"{"x": ["N", 2, 4, 4]}"#, "roi_align needs rois"),
+        ] {
+            let got = row(op, attrs, tensors);
+            // which empty tensor comes first is not of interest
+            let alike = got.starts_with(message) || message.starts_with("a tensor") && got.contains("at least one element");
+            assert!(alike, "{tensors}: {got}");
         }
     }
 

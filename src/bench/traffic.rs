@@ -26,7 +26,7 @@ const ABOVE: [(&str, f64, &str); 3] = [
 
 /// One row on one small image, checked, through the kernel that the row itself has: the floors of both, and its launches.
 fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], Vec<LaunchCounters>)> {
-    let whole = configuration.problem()?;
+    let whole = configuration.workload()?;
     let kernel =
         layer(&whole, &parameters(&whole, DType::F16)?)?.plan::<f16>(&bench.device, &configuration.request(&whole)?)?.explain().kernel;
     let problem = scaled_down(&whole, 1, BUDGET)?;

@@ -1,6 +1,6 @@
 //! What the tensors of a measurement hold: full-mantissa random values, since kernels run faster on zeros.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::{Element, Layout, Shape};
 use rand::rngs::StdRng;
@@ -8,6 +8,8 @@ use rand::{RngExt, SeedableRng};
 
 /// Values a pool has: a prime, so that no row or image repeats the one before.
 const POOL: usize = 1_048_573;
+/// The largest coordinate of a RoI: up to there f32 tells pixels apart.
+const LARGEST_SIDE: f32 = 16_777_216.0;
 
 /// A stock of random values, from which tensors of any size are cut quickly.
 #[derive(Debug)]
@@ -55,8 +57,18 @@ impl Values {
         Ok(Placed { layout, values })
     }
 
-    /// `count` RoIs on `batch` images of this size in the input's own coordinates, from a 16th to half of the image.
-    pub fn rois(&self, count: usize, batch: usize, [h, w]: [f32; 2]) -> Vec<[f32; 5]> {
+    /// `count` RoIs on `batch` images of [height, width] pixels, each from a 16th to half of the image, in coordinates that
+    /// `scale` takes to pixels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a scale with which the image has no side of a positive number of f32.
+    pub fn rois(&self, count: usize, batch: usize, image: [usize; 2], scale: f32) -> Result<Vec<[f32; 5]>> {
+        let [h, w] = image.map(|size| size as f32 / scale);
+        if ![h, w].iter().all(|side| side.is_normal() && *side > 0.0 && *side <= LARGEST_SIDE) {
+            let value = format!("{scale:e} for an image of {} x {} pixels", image[0], image[1]);
+            let requirement = "such that the image, divided by it, is at most 2^24 wide and high, as far as f32 tells pixels apart";
+            return Err(Error::Attribute { name: "spatial_scale", value, requirement });
+        }
         let mut rng = StdRng::seed_from_u64(21);
         let mut side = |size: f32| {
             let length = size * rng.random_range(0.0625f32..0.5);
@@ -68,6 +80,25 @@ impl Values {
             let ([x1, x2], [y1, y2]) = (side(w), side(h));
             [(index % batch.max(1)) as f32, x1, y1, x2, y2]
         };
-        (0..count).map(&mut roi).collect()
+        Ok((0..count).map(&mut roi).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rois_lie_in_the_image_or_are_refused() {
+        let values = Values::new();
+        for (image, scale) in [([14, 20], 1.0 / 16.0), ([1, 1], 4.0), ([7, 1], 1e-3)] {
+            let [h, w] = image.map(|size| size as f32 / scale);
+            let rois = values.rois(100, 3, image, scale).unwrap();
+            let inside = |[_, x1, y1, x2, y2]: &[f32; 5]| (0.0..=x2.min(w + 0.25)).contains(x1) && (0.0..=y2.min(h + 0.25)).contains(y1);
+            assert!(rois.iter().all(inside), "{rois:?}");
+        }
+        for scale in [1e-38, f32::MIN_POSITIVE, 1e-8, f32::MAX] {
+            assert!(matches!(values.rois(1, 1, [2, 3], scale), Err(Error::Attribute { name: "spatial_scale", .. })), "{scale}");
+        }
     }
 }

@@ -9,10 +9,11 @@ mod roi;
 mod separable;
 
 use crate::analysis::{LayerReport, Operands, analyse};
-use crate::geometry::elements;
-use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, LayerSpec, PlanRequest};
+use crate::geometry::{DeformGeometry, elements, rank4};
+use crate::layers::{Conv2dSpec, ConvTranspose2dSpec, LayerSpec, PlanRequest, unexpected};
 use crate::reference::Array;
-use crate::{DType, Error, Result, Shape};
+use crate::text::listed;
+use crate::{DType, Error, Result, RoIs, Shape};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -177,7 +178,7 @@ impl Problem {
     /// # Errors
     /// [`Error::Rank`].
     pub fn x(&self) -> Result<Shape> {
-        crate::geometry::rank4("x", self.shape("x"))
+        rank4("x", self.shape("x"))
     }
 
     /// What a plan is asked for.
@@ -217,6 +218,68 @@ impl Problem {
         let has = |name| self.shapes.contains_key(name);
         let operands = Operands::new(dtype).residual(has("residual")).mask(has("mask"));
         analyse(&self.layer, &named.collect::<Vec<_>>(), &self.request()?, operands)
+    }
+
+    /// Whether its tensors are those of its layer and fit one another, and whether the wider tensors that input and output are
+    /// slices of can be; gives the shape of its output. What it accepts can be indexed by what the layer's documentation says
+    /// of each shape.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] or [`Error::MissingTensor`] for names that are not those of [`LayerSpec::signature`];
+    /// [`Error::Rank`], [`Error::Shape`] and what the layer refuses; [`Error::Overflow`] for margins beyond 2^63 elements.
+    pub fn check(&self) -> Result<Shape> {
+        let (op, signature) = (self.layer.op(), self.layer.signature());
+        let known = || signature.parameters.iter().chain(signature.inputs).copied();
+        if let Some(name) = self.shapes.keys().find(|name| !known().any(|known| known == name.as_str())) {
+            return Err(unexpected(op, name, &known().collect::<Vec<_>>()));
+        }
+        let given = |name: &str| self.shapes.contains_key(name);
+        let needed = signature.inputs.iter().filter(|name| match **name {
+            "x" | "rois" => true,
+            "offset" => matches!(self.layer, LayerSpec::DeformConv2d(_)),
+            _ => false,
+        });
+        if let Some(name) = needed.copied().find(|name| !given(name)) {
+            let available = format!(" (there are: {})", listed(self.shapes.keys().map(String::as_str)));
+            return Err(Error::MissingTensor { op, name: name.into(), available });
+        }
+        for (name, shape) in &self.shapes {
+            elements(shape)?;
+            if name == "rois" {
+                RoIs::check_shape(shape)?;
+            }
+        }
+        let x = self.x()?;
+        let output = self.output_shape()?;
+        for (name, expected) in self.input_shapes(output)? {
+            if self.shapes.get(name).is_some_and(|shape| shape[..] != expected) {
+                return Err(Error::Shape { name, shape: self.shape(name).to_vec(), expected: format!("shape {expected:?}") });
+            }
+        }
+        for (what, [n, c, h, w], [before, behind]) in
+            [("x with its margins", x, self.x_margin), ("y with its margins", output, self.y_margin)]
+        {
+            let overflow = || Error::Overflow { what, values: format!("{c} channels and margins of {before} and {behind}") };
+            let wide = c.checked_add(before).and_then(|c| c.checked_add(behind)).ok_or_else(overflow)?;
+            elements(&[n, wide, h, w])?;
+        }
+        Ok(output)
+    }
+
+    /// The shapes of the inputs that depend on the output's.
+    fn input_shapes(&self, output: Shape) -> Result<Vec<(&'static str, Shape)>> {
+        let regions = |pooling: crate::layers::Pooling| {
+            let geometry = pooling.geometry(&self.request()?)?;
+            Ok(vec![("offset", geometry.offset_shape()), ("mask", geometry.mask_shape())])
+        };
+        match self.layer {
+            LayerSpec::DeformConv2d(spec) => {
+                let geometry = DeformGeometry::new(&spec, self.x()?, rank4("weight", self.shape("weight"))?)?;
+                Ok(vec![("residual", output), ("offset", geometry.offset), ("mask", geometry.mask)])
+            }
+            LayerSpec::DeformRoiPool(spec) => regions(spec.pooling()),
+            _ => Ok(vec![("residual", output)]),
+        }
     }
 
     /// Its tensors by name, rounded to what kernels of a dtype read. Biases and slopes, the vectors, and RoIs are f32 in every
@@ -336,6 +399,37 @@ mod tests {
             assert_eq!(problem, Problem::random(3, index));
             let json = serde_json::to_string(&problem).unwrap();
             assert_eq!(serde_json::from_str::<Problem>(&json).unwrap(), problem, "{json}");
+        }
+    }
+
+    #[test]
+    fn problems_whose_tensors_do_not_fit_are_refused() {
+        let text = r#"{"kind": "k", "layer": {"op": "conv2d", "attrs": {}}, "shapes": {"x": [1, 2, 3, 3], "weight": [4, 2, 1, 1]},
+            "values": "exact", "x_margin": [0, 0], "y_margin": [0, 0], "seed": 0}"#;
+        let problem: Problem = serde_json::from_str(text).unwrap();
+        assert_eq!(problem.check().unwrap(), [1, 4, 3, 3]);
+        let refused = |problem: &Problem| problem.check().unwrap_err().to_string();
+        let without = |name: &str| refused(&problem.clone().with(name, None));
+        let with = |name: &str, shape: &[usize]| refused(&problem.clone().with(name, Some(shape)));
+        assert_eq!(with("biass", &[4]), "conv2d has no biass; it takes weight, bias, slope, x, residual; did you mean `bias`?");
+        assert_eq!(without("x"), "conv2d needs x, which was not given (there are: weight)");
+        assert_eq!(with("residual", &[]), "residual has shape [], but must have shape [1, 4, 3, 3]");
+        assert_eq!(with("residual", &[1, 4, 3, 2]), "residual has shape [1, 4, 3, 2], but must have shape [1, 4, 3, 3]");
+        for (x_margin, y_margin) in [([usize::MAX, 0], [0; 2]), ([0; 2], [1, usize::MAX - 2]), ([0, 1 << 60], [0; 2])] {
+            let error = Problem { x_margin, y_margin, ..problem.clone() }.check().unwrap_err();
+            assert!(matches!(error, Error::Overflow { .. }), "{error}");
+        }
+        let layer = LayerSpec::from_json(r#"{"op": "roi_align", "attrs": {"output_size": 2}}"#).unwrap();
+        let pooled = Problem::new(layer, &[("x", &[1, 2, 4, 4]), ("rois", &[3, 5])]);
+        assert_eq!(pooled.check().unwrap(), [3, 2, 2, 2]);
+        assert!(refused(&pooled.clone().with("rois", Some(&[]))).starts_with("rois has shape [] (rank 0), but must have rank 2"));
+        assert!(refused(&pooled.clone().with("rois", Some(&[3, 4]))).contains("shape [K, 5]"));
+        assert_eq!(refused(&pooled.with("rois", None)), "roi_align needs rois, which was not given (there are: x)");
+        let layer = LayerSpec::from_json(r#"{"op": "deform_conv2d"}"#).unwrap();
+        let deformed = Problem::new(layer, &[("x", &[1, 2, 4, 4]), ("weight", &[4, 2, 1, 1]), ("offset", &[])]);
+        assert_eq!(refused(&deformed), "offset has shape [], but must have shape [1, 2, 4, 4]");
+        for index in 0..200 {
+            Problem::random(9, index).check().unwrap();
         }
     }
 

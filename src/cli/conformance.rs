@@ -10,6 +10,7 @@ use warpconv::cases::Problem;
 use warpconv::check::{Arrays, Case, Failure, Kernels, Run, refusal};
 use warpconv::io::TensorFile;
 use warpconv::reference::Array;
+use warpconv::text::parse_json;
 use warpconv::{DType, Device, Error, LayerSpec, Result};
 
 const EXAMPLES: &str = "\
@@ -97,7 +98,7 @@ impl Corpus {
     fn open(dir: &Path) -> Result<(Self, TensorFile)> {
         let path = dir.join("cases.json");
         let refuse = |message| Error::Parse { source_name: path.display().to_string(), message };
-        let corpus: Self = serde_json::from_str(&read_text(&path)?).map_err(|error| refuse(error.to_string()))?;
+        let corpus: Self = parse_json(&path.display().to_string(), &read_text(&path)?)?;
         if corpus.format != CORPUS_FORMAT {
             return Err(refuse(format!("format {} is not one that this version reads ({CORPUS_FORMAT})", corpus.format)));
         }
@@ -196,7 +197,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let (mut passed, mut failed) = (0, 0);
     let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
     let mut report = Vec::new();
-    let bar = progress(cases.len(), "cases");
+    let bar = progress(cases.len() as u64, "cases");
     for (entry, case) in &cases {
         bar.inc(1);
         bar.set_message(entry.path());

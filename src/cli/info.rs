@@ -201,7 +201,7 @@ fn devices() -> Vec<(String, Result<Device>)> {
 }
 
 fn show_machine(args: &Args) -> Result<()> {
-    let (devices, build) = (devices(), build_info());
+    let (devices, build) = (args.device.named()?.map_or_else(devices, |(name, device)| vec![(name, Ok(device))]), build_info());
     devices.iter().filter_map(|(_, device)| device.as_ref().ok()).try_for_each(|device| args.device.tune(device))?;
     let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     if args.json {

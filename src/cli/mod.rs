@@ -151,9 +151,9 @@ pub fn note(text: impl Display) {
 }
 
 /// A progress bar on stderr, invisible when that is no terminal. `what` says what is counted: "cases".
-pub fn progress(length: usize, what: &'static str) -> ProgressBar {
+pub fn progress(length: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {prefix}  {wide_msg}").expect("the template is valid");
-    ProgressBar::new(length as u64).with_style(style).with_prefix(what)
+    ProgressBar::new(length).with_style(style).with_prefix(what)
 }
 
 /// A bar on stderr for what cannot say how far it is, with the time that it has taken; invisible when that is no terminal.
@@ -182,7 +182,30 @@ pub fn read_layer(path: &Path) -> Result<LayerSpec> {
 pub fn layer_from_files(spec: LayerSpec, weights: &Path) -> Result<AnyLayer> {
     let file = TensorFile::open(weights)?;
     let parameters = file.names().map(|name| Ok((name.to_string(), file.parameter(name)?)));
-    AnyLayer::new(spec, parameters.collect::<Result<_>>()?)
+    AnyLayer::new(spec, parameters.collect::<Result<_>>()?).map_err(|error| of_file(error, &spec, weights))
+}
+
+/// Errors about a tensor that is missing or not known, with the file, and with where a tensor belongs that came to the wrong one.
+pub fn of_file(error: Error, spec: &LayerSpec, path: &Path) -> Error {
+    let (path, signature) = (path.display(), spec.signature());
+    match error {
+        Error::MissingTensor { op, name, available } => Error::MissingTensor { op, name, available: format!(" in {path}{available}") },
+        Error::UnexpectedTensor { op, name, known } => {
+            let belongs = match name.as_str() {
+                name if signature.parameters.contains(&name) => "; it belongs into the file of --weights",
+                name if signature.inputs.contains(&name) => "; it belongs into the file of --input",
+                _ => "",
+            };
+            Error::UnexpectedTensor { op, name: format!("{name}, which is in {path}"), known: known + belongs }
+        }
+        error => error,
+    }
+}
+
+/// The width of a table's column for these names: that of the longest, up to a width beyond which a name may push the others.
+pub fn column<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    const WIDEST: usize = 120;
+    names.map(|name| name.chars().count()).max().unwrap_or(0).min(WIDEST)
 }
 
 /// For an option that takes one dtype.
@@ -271,11 +294,20 @@ fn parse_count(text: &str) -> Result<u64, String> {
     text.parse().ok().or_else(rounded).ok_or_else(|| "expected a number such as 250000000 or 2.5e8".into())
 }
 
+/// What `--device` is unless it is given.
+const BEST: &str = "best";
+
+/// Refuses what names no device already where it is given, also where the command then needs none.
+fn device_name(text: &str) -> Result<String, &'static str> {
+    let is_gpu = |text: &str| text.strip_prefix("cuda:").is_some_and(|ordinal| ordinal.parse::<usize>().is_ok());
+    if [BEST, "host", "cuda"].contains(&text) || is_gpu(text) { Ok(text.into()) } else { Err("expected best, host or cuda:N") }
+}
+
 /// `--device`, for every command that runs kernels.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
     /// Where to run: best (a GPU if there is one, else host), host (the kernels run on the CPU), or cuda:N
-    #[arg(long, value_name = "best|host|cuda:N", default_value = "best")]
+    #[arg(long, value_name = "best|host|cuda:N", default_value = BEST, value_parser = device_name)]
     device: String,
     /// Go by the measured times of these tables, which `warpconv tune` writes, before those that are built in
     #[arg(long, value_name = "TUNING.json")]
@@ -289,6 +321,17 @@ impl DeviceArgs {
     /// As [`Device::parse`].
     pub fn device(&self) -> Result<Device> {
         self.announce(Device::parse(&self.device)?)
+    }
+
+    /// The device that is asked for by name, if one is.
+    ///
+    /// # Errors
+    /// As [`Device::parse`].
+    pub fn named(&self) -> Result<Option<(String, Device)>> {
+        if self.device == BEST {
+            return Ok(None);
+        }
+        Ok(Some((self.device.clone(), Device::parse(&self.device)?)))
     }
 
     /// As [`DeviceArgs::device`], under the checker when it is asked for.

@@ -1,6 +1,6 @@
 //! `warpconv run`: one layer on the user's data.
 
-use super::{DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, print, print_json, read_layer, waiting};
+use super::{DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, of_file, print, print_json, read_layer, waiting};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -80,7 +80,10 @@ impl InputFile {
             match known.iter().find(|known| **known == name) {
                 Some(input) => names.push((*input, name.to_string())),
                 None if single => names.push((known[0], name.to_string())),
-                None => return Err(Error::UnexpectedTensor { op: spec.op(), name: name.into(), known: known.join(", ") }),
+                None => {
+                    let unexpected = Error::UnexpectedTensor { op: spec.op(), name: name.into(), known: known.join(", ") };
+                    return Err(of_file(unexpected, spec, path));
+                }
             }
         }
         for (input, name) in names.iter().filter(|(input, _)| *input != ROIS) {
@@ -127,9 +130,11 @@ fn run<T: Element>(layer: &AnyLayer, inputs: InputFile, format: MemoryFormat, de
     let tensors = named.map(load).collect::<Result<BTreeMap<&str, Tensor<T>>>>()?;
     let batch = tensors.get("x").map_or(0, |x| x.shape()[0]);
     let rois = inputs.names.iter().find(|(input, _)| *input == ROIS).map(|(_, name)| inputs.file.rois(name, batch, device)).transpose()?;
+    let path = inputs.file.path().to_path_buf();
     drop(inputs); // the tensors have all of it
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-    let inputs = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view))?;
+    let named = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view));
+    let inputs = named.map_err(|error| of_file(error, &layer.spec(), &path))?;
     let x = inputs.x.shape();
     let start = Instant::now();
     let mut request = PlanRequest::new(x).format(format);
@@ -152,11 +157,21 @@ fn run<T: Element>(layer: &AnyLayer, inputs: InputFile, format: MemoryFormat, de
     Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
 }
 
+/// What a layer needs that has no file of weights.
+fn without_weights(error: Error) -> Error {
+    match error {
+        Error::MissingTensor { op, name, .. } => {
+            Error::MissingTensor { op, name, available: ": name the file that has it with --weights".into() }
+        }
+        error => error,
+    }
+}
+
 pub fn execute(args: Args) -> Result<Verdict> {
     let spec = read_layer(&args.layer)?;
     let layer = match &args.weights {
         Some(weights) => layer_from_files(spec, weights)?,
-        None => AnyLayer::new(spec, BTreeMap::new())?,
+        None => AnyLayer::new(spec, BTreeMap::new()).map_err(without_weights)?,
     };
     let inputs = InputFile::open(&args.input, &spec)?;
     let dtype = args.dtype.map_or_else(|| inputs.dtype(), Ok)?;

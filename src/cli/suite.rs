@@ -8,6 +8,9 @@ use warpconv::analysis::Limits;
 use warpconv::bench::{Configuration, Scale, Set, Suite};
 use warpconv::{DType, Device, DeviceKind, Error, Result};
 
+/// What reports of tiny runs say.
+pub const TINY: &str = "--tiny: each row ran one image that is smaller than its own, with the channels of the row";
+
 /// `--suite`, `--filter`, `--core` and their like.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SuiteArgs {

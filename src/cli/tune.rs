@@ -1,8 +1,8 @@
 //! `warpconv tune`: every kernel that applies to the rows of the suite, measured, beside what the cost model chooses.
 
 use super::bench::{Smi, seconds};
-use super::suite::SuiteArgs;
-use super::{DeviceArgs, Verdict, note, print, progress};
+use super::suite::{SuiteArgs, TINY};
+use super::{DeviceArgs, Verdict, column, note, print, progress};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use warpconv::bench::{Bench, Effort, Scale};
@@ -51,7 +51,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let bench = if device.kind() == DeviceKind::Cuda { bench.effort(EFFORT) } else { bench };
     let mut table = TuningTable::new(name, &device, scale == Scale::Tiny);
     table.device.driver = Smi::new(&device).driver();
-    let bar = progress(configurations.len(), "configurations");
+    let bar = progress(configurations.len() as u64, "configurations");
     bar.enable_steady_tick(Duration::from_millis(200));
     let (start, mut saved) = (Instant::now(), Instant::now());
     let mut troubles = Vec::new();
@@ -100,7 +100,7 @@ fn save(path: &Path, table: &TuningTable) -> Result<()> {
 
 /// The whole report.
 fn text(table: &TuningTable) -> String {
-    let width = table.rows.iter().map(|row| row.id.len()).max().unwrap_or(0);
+    let width = column(table.rows.iter().map(|row| row.id.as_str()));
     let mut lines = vec![format!(
         "{:<width$} {:>7} {:>9} {:<44} {:>9} {:<44} {:>7}",
         "row", "kernels", "time", "the cost model's choice", "time", "the fastest", "regret"
@@ -112,6 +112,9 @@ fn text(table: &TuningTable) -> String {
         "the cost model chooses the fastest kernel of {} out of {} problems with a choice; its kernels take {:.3} times as long in the geometric mean, {:.3} at worst",
         regret.best, regret.problems, regret.mean, regret.worst
     ));
+    if table.tiny {
+        lines.push(TINY.into());
+    }
     lines.push(format!("{} ({}, {})", table.label, table.device.name, table.date));
     lines.join("\n")
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{Run, every_run};
+use warpconv::text::parse_json;
 use warpconv::{DType, Device, Error, Result};
 
 const EXAMPLES: &str = "\
@@ -90,18 +91,24 @@ impl Args {
         }
     }
 
-    fn problems(&self) -> Result<Vec<Problem>> {
-        let Some(text) = &self.case else {
-            // where the filter names an op or a kind, no other need be run to find that it is not wanted
-            let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
-            let kinds = if wanted.is_empty() { kinds().collect() } else { wanted };
-            return Ok((0..self.cases).map(|index| Problem::of_kinds(&kinds, self.checker.seed(), index)).collect());
-        };
-        let problem: Problem =
-            serde_json::from_str(text).map_err(|e| Error::Parse { source_name: "--case".into(), message: e.to_string() })?;
-        problem.output_shape()?;
-        Ok(vec![problem])
+    /// The problems, each drawn when it is its turn, and how many they are: `case`, or random ones.
+    fn problems(&self, case: Option<Problem>) -> (Box<dyn Iterator<Item = Problem>>, u64) {
+        if let Some(problem) = case {
+            return (Box::new(std::iter::once(problem)), 1);
+        }
+        // where the filter names an op or a kind, no other need be run to find that it is not wanted
+        let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
+        let kinds = if wanted.is_empty() { kinds().collect() } else { wanted };
+        let seed = self.checker.seed();
+        (Box::new((0..self.cases).map(move |index| Problem::of_kinds(&kinds, seed, index))), self.cases)
     }
+}
+
+/// The problem of `--case`.
+fn read_case(text: &str) -> Result<Problem> {
+    let problem: Problem = parse_json("--case", text)?;
+    problem.check()?;
+    Ok(problem)
 }
 
 /// The first failed run in words.
@@ -112,19 +119,20 @@ fn describe(runs: &[Run]) -> String {
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {
-    let problems = args.problems()?;
+    let case = args.case.as_deref().map(read_case).transpose()?;
     let device = args.device.checked_device(&args.checker)?;
-    if args.case.is_some() {
-        problems.iter().try_for_each(|problem| args.limits.of(&device).check(&problem.cost(DType::F32)?))?;
+    if let Some(problem) = &case {
+        args.limits.of(&device).check(&problem.cost(DType::F32)?)?;
     }
+    let (problems, count) = args.problems(case);
     let mut kernels: BTreeMap<&'static str, Tally> = BTreeMap::new();
     let (mut passed, mut failed) = (0u64, 0u64);
     let mut failures = Vec::new();
-    let bar = progress(problems.len(), "cases");
-    for problem in &problems {
+    let bar = progress(count, "cases");
+    for problem in problems {
         bar.inc(1);
         bar.set_message(problem.kind.clone());
-        let runs = args.check(problem, &device)?;
+        let runs = args.check(&problem, &device)?;
         if runs.is_empty() {
             continue; // the filter wants none of it
         }
@@ -147,7 +155,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
         }
         failed += 1;
         bar.set_message("making a failure smaller");
-        let smallest = args.shrink(problem, &device);
+        let smallest = args.shrink(&problem, &device);
         let smallest_runs = args.check(&smallest, &device)?;
         let repeat = format!("warpconv verify --device {device}{} --case '{}'", args.checker.options(), json!(smallest));
         let lines = format!(

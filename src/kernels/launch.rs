@@ -441,15 +441,27 @@ fn prepare<T>(families: &[Family<T>], kernel: &KernelInfo, problem: &Problem<'_>
 
 /// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
 pub(super) fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
+    let params = sizes(g)?;
     for axis in 0..2 {
         // of a transposed convolution, the larger tensor that is padded is the output
-        let (what, image) = if g.transposed { ("the padded output size", g.input) } else { ("the padded input size", g.output) };
+        let (what, image) = if g.transposed {
+            ("(input size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute,", g.input)
+        } else {
+            ("(output size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute,", g.output)
+        };
         let last = (image[axis] - 1).checked_mul(g.stride[axis]);
         let taps = (g.kernel[axis] - 1).checked_mul(g.dilation[axis]);
         let reach = last.zip(taps).and_then(|(last, taps)| last.checked_add(taps)?.checked_add(g.padding[axis]));
-        to_i32(what, reach.unwrap_or(usize::MAX))?;
+        let values =
+            || format!("{} - 1, {}, {}, {} - 1, {}", image[axis], g.stride[axis], g.dilation[axis], g.kernel[axis], g.padding[axis]);
+        to_i32(what, reach.ok_or_else(|| Error::Overflow { what, values: values() })?)?;
     }
     to_i32("the number of elements of an output image", elements(&g.output_shape()[1..])?)?;
+    Ok(params)
+}
+
+/// The sizes of [`geometry_params`], each by itself.
+fn sizes(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     Ok(ConvGeometryParams {
         n: to_i32("N", g.n)?,
         c_in: to_i32("C_in", g.c_in)?,

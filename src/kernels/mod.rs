@@ -28,6 +28,7 @@ use crate::device::{Access, Memory, Operand};
 use crate::error::{Error, Result};
 use crate::layers::{Activation, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
 use crate::tensor::TensorView;
+use crate::text::{listed, nearest};
 use crate::{DType, Device, Element, MemoryFormat};
 use std::sync::{Arc, Mutex};
 
@@ -294,7 +295,7 @@ pub(crate) fn choose(
         let reasons: Vec<String> =
             matching.map(|choice| format!("{}: {}", choice.kernel, choice.verdict.as_ref().err().map_or("", String::as_str))).collect();
         let reasons = match (reasons.is_empty(), wanted) {
-            (true, Some(name)) => format!("{name} is none of {}", choices.iter().map(|c| c.kernel).collect::<Vec<_>>().join(", ")),
+            (true, Some(name)) => return Err(no_such_kernel(op, name, &choices)),
             _ => reasons.join("; "),
         };
         return Err(Error::NoKernel { op, reasons });
@@ -303,6 +304,15 @@ pub(crate) fn choose(
     let kernel = find(chosen.kernel);
     choices.insert(0, chosen);
     Ok(Selection { kernel, choices, chosen_by: chosen_by.unwrap_or(ChosenBy::CostModel), problem })
+}
+
+/// What is wrong with the name of a kernel that is no candidate, the nearest one, and those that apply.
+pub(crate) fn no_such_kernel(op: &'static str, name: &str, choices: &[Choice]) -> Error {
+    let names: Vec<&str> = choices.iter().map(|choice| choice.kernel).collect();
+    let what = if KERNELS.iter().any(|kernel| kernel.name == name) { format!("a kernel of {op}") } else { "a kernel".into() };
+    let nearest = nearest(name, &names).map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"));
+    let applying = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
+    Error::NoKernel { op, reasons: format!("{name} is not the name of {what}{nearest}; those that apply here are {}", listed(applying)) }
 }
 
 /// A view as the launch's checker takes it.

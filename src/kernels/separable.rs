@@ -2,7 +2,7 @@
 
 use super::cost::Estimate;
 use super::launch::{self, Before, Family, Stage};
-use super::{KernelInfo, conv_separable, conv2d, overruling, spatial_gemm, spatial_separable};
+use super::{KernelInfo, conv_separable, conv2d, no_such_kernel, overruling, spatial_gemm, spatial_separable};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::{Choice, ChosenBy, Needs, PAIR, Plan, PlanRequest, sequence};
@@ -124,6 +124,9 @@ fn either<T: Element>(
     }
     let (described, all) = (problem.describe(op), [fused.as_slice(), &[pair.choice()]].concat());
     let (wanted, chosen_by) = overruling(device, request, &described, &all).unzip();
+    if let Some(name) = wanted.as_deref().filter(|name| all.iter().all(|choice| choice.kernel != *name)) {
+        return Err(no_such_kernel(op, name, &all));
+    }
     let paired = match wanted.as_deref() {
         Some(name) => name == PAIR,
         None => fused.iter().all(|choice| cost(choice) >= pair.cost.seconds),

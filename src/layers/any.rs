@@ -6,12 +6,13 @@ use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRo
 use super::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec, SpatiallySeparableConv2d, SpatiallySeparableSpec};
 use super::{Explanation, Inputs, Layer, Parameter, Plan, PlanRequest, Residual, RoisView};
 use super::{PixelShuffle, PixelShuffleSpec, PixelUnshuffle, SubPixelConv2d, SubPixelConv2dSpec};
-use super::{UpsampleBilinear, UpsampleBilinearSpec};
+use super::{UpsampleBilinear, UpsampleBilinearSpec, attributes};
 use crate::error::{Error, Result};
 use crate::numerics::Contract;
 use crate::tensor::TensorView;
+use crate::text::{did_you_mean, listed, parse_json, with_hint};
 use crate::{DType, Device, Element, Shape, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 
 /// What a layer of some kind is made of.
@@ -50,17 +51,14 @@ pub(crate) trait Kind: Layer + Sized {
 pub(crate) struct Named {
     op: &'static str,
     parameters: BTreeMap<String, Parameter>,
+    /// Which there were, for errors.
     names: String,
 }
 
 impl Named {
     /// One that must be there.
     pub fn take(&mut self, name: &'static str) -> Result<Parameter> {
-        self.optional(name).ok_or_else(|| Error::MissingTensor {
-            op: self.op,
-            name: name.into(),
-            available: format!(" (there are: {})", self.names),
-        })
+        self.optional(name).ok_or_else(|| Error::MissingTensor { op: self.op, name: name.into(), available: self.names.clone() })
     }
 
     pub fn optional(&mut self, name: &'static str) -> Option<Parameter> {
@@ -68,21 +66,37 @@ impl Named {
     }
 }
 
+/// The JSON form of a layer, its attributes as they are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a layer, {\"op\": ..., \"attrs\": {...}}")]
+struct Tagged {
+    op: String,
+    #[serde(default)]
+    attrs: Option<attributes::Unread>,
+}
+
+impl<'de> Deserialize<'de> for LayerSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_tagged(Tagged::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
 /// The kinds of layers: a layer type, its spec and its name in JSON. All that depends on the kind is dispatched here.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($spec:ident) = $op:literal;)*) => {
-        /// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`.
+        /// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`; without `attrs`, each attribute is its
+        /// default.
         ///
         /// ```
         /// use warpconv::LayerSpec;
         /// let spec = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"padding": "same", "activation": "gelu"}}"#)?;
         /// assert_eq!(spec.op(), "conv2d");
-        /// let unknown = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"strides": 2}}"#).unwrap_err();
-        /// assert!(unknown.to_string().contains("unknown field `strides`"));
+        /// let unknown = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"strides": 2}}"#).unwrap_err().to_string();
+        /// assert!(unknown.contains("unknown field `strides`") && unknown.ends_with("did you mean `stride`?"), "{unknown}");
         /// # Ok::<(), warpconv::Error>(())
         /// ```
-        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "op", content = "attrs", deny_unknown_fields)]
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+        #[serde(tag = "op", content = "attrs")]
         #[non_exhaustive]
         pub enum LayerSpec {
             $($(#[$doc])* #[serde(rename = $op)] $kind($spec),)*
@@ -91,6 +105,17 @@ macro_rules! kinds {
         impl LayerSpec {
             /// Every op that this build knows.
             pub const OPS: &'static [&'static str] = &[$($op),*];
+
+            /// From its JSON form; or what is wrong with it.
+            fn from_tagged(Tagged { op, attrs }: Tagged) -> Result<Self, String> {
+                match op.as_str() {
+                    $($op => attributes::of($op, attrs.unwrap_or_default()).map(LayerSpec::$kind),)*
+                    _ => {
+                        let known = Self::OPS.join("`, `");
+                        Err(with_hint(format!("unknown variant `{op}`, expected one of `{known}`")))
+                    }
+                }
+            }
 
             /// The op's name in JSON.
             pub fn op(&self) -> &'static str {
@@ -217,8 +242,21 @@ impl LayerSpec {
     /// # Errors
     /// [`Error::Parse`] for malformed JSON, an unknown op or key, or a value of the wrong type.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })
+        const SOURCE: &str = "layer";
+        Self::from_tagged(parse_json(SOURCE, text)?).map_err(|message| Error::Parse { source_name: SOURCE.into(), message })
     }
+}
+
+/// What [`Error::MissingTensor`] says of the tensors that there are.
+fn available<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names = listed(names);
+    if names.is_empty() { " (there is no tensor at all)".into() } else { format!(" (there are: {names})") }
+}
+
+/// A tensor that is none of those that the op knows.
+pub(crate) fn unexpected(op: &'static str, name: &str, known: &[&str]) -> Error {
+    let list = if known.is_empty() { "no such tensors".into() } else { known.join(", ") };
+    Error::UnexpectedTensor { op, name: name.into(), known: format!("{list}{}", did_you_mean(name, known)) }
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
@@ -231,10 +269,9 @@ impl<'a, T: Element> Inputs<'a, T> {
         let (op, known) = (spec.op(), spec.signature().inputs);
         let given = || tensors.keys().copied().chain(rois.map(|_| "rois"));
         if let Some(name) = given().find(|name| !known.contains(name)) {
-            return Err(Error::UnexpectedTensor { op, name: name.to_string(), known: known.join(", ") });
+            return Err(unexpected(op, name, known));
         }
-        let names = given().collect::<Vec<_>>().join(", ");
-        let missing = |name: &str| Error::MissingTensor { op, name: name.into(), available: format!(" (there are: {names})") };
+        let missing = |name: &str| Error::MissingTensor { op, name: name.into(), available: available(given()) };
         if known.contains(&"rois") && rois.is_none() {
             return Err(missing("rois"));
         }
@@ -306,9 +343,9 @@ impl AnyLayer {
     pub fn new(spec: LayerSpec, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
         let (op, known) = (spec.op(), spec.signature().parameters);
         if let Some(name) = parameters.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(Error::UnexpectedTensor { op, name: name.clone(), known: known.join(", ") });
+            return Err(unexpected(op, name, known));
         }
-        let names = parameters.keys().cloned().collect::<Vec<_>>().join(", ");
+        let names = available(parameters.keys().map(String::as_str));
         Self::build(spec, &mut Named { op, parameters, names })
     }
 

@@ -2,8 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::geometry::kernel_span;
-use serde::de::{self, SeqAccess, Visitor};
+use crate::text::with_hint;
+use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Zeros around the input.
@@ -75,7 +77,7 @@ impl<'de> Deserialize<'de> for Padding {
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Padding, A::Error> {
                 let mut sides = Vec::with_capacity(4);
-                while let Some(side) = seq.next_element::<usize>()? {
+                while let Some(Whole(side)) = seq.next_element()? {
                     sides.push(side);
                 }
                 match sides[..] {
@@ -102,11 +104,90 @@ pub(crate) fn pair<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[usize;
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<[usize; 2], A::Error> {
             let mut values = Vec::with_capacity(2);
-            while let Some(value) = seq.next_element::<usize>()? {
+            while let Some(Whole(value)) = seq.next_element()? {
                 values.push(value);
             }
             <[usize; 2]>::try_from(values).map_err(|v| de::Error::invalid_length(v.len(), &self))
         }
     }
     deserializer.deserialize_any(PairVisitor)
+}
+
+/// A number in JSON that is a size.
+#[derive(Clone, Copy)]
+struct Whole(usize);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WholeVisitor;
+        impl Visitor<'_> for WholeVisitor {
+            type Value = Whole;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number, 0 or larger")
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Whole, E> {
+                usize::try_from(value).map(Whole).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Whole, E> {
+                usize::try_from(value).map(Whole).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
+            }
+        }
+        deserializer.deserialize_u64(WholeVisitor)
+    }
+}
+
+/// Reads a size.
+pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Whole::deserialize(deserializer).map(|whole| whole.0)
+}
+
+/// Reads a size that need not be there.
+pub(crate) fn some_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    Ok(Option::<Whole>::deserialize(deserializer)?.map(|whole| whole.0))
+}
+
+/// Attributes that have not been looked at, each of which occurs once.
+#[derive(Default)]
+pub(super) struct Unread(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UnreadVisitor;
+        impl<'de> Visitor<'de> for UnreadVisitor {
+            type Value = Unread;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("attributes, {\"name\": value, ...}")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unread, A::Error> {
+                let mut attributes = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if attributes.contains_key(&name) {
+                        return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    attributes.insert(name, value);
+                }
+                Ok(Unread(attributes))
+            }
+        }
+        deserializer.deserialize_map(UnreadVisitor)
+    }
+}
+
+/// The attributes of `op`; or what is wrong with them, and with which of them.
+pub(super) fn of<S: DeserializeOwned>(op: &str, Unread(attributes): Unread) -> Result<S, String> {
+    let read = |attributes: &Map<String, Value>| S::deserialize(Value::Object(attributes.clone())).map_err(|error| error.to_string());
+    let message = match read(&attributes) {
+        Ok(spec) => return Ok(spec),
+        Err(message) => message,
+    };
+    // the one without which there is nothing, or something else, to complain of
+    let is_wrong = |name: &&String| {
+        let rest = attributes.iter().filter(|(other, _)| other != name).map(|(name, value)| (name.clone(), value.clone()));
+        read(&rest.collect()).err().as_ref() != Some(&message)
+    };
+    let names = |name: &str| message.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    match attributes.keys().find(is_wrong).filter(|name| !names(name)) {
+        Some(name) => Err(format!("{name} of {op}: {}", with_hint(message))),
+        None => Err(format!("{op}: {}", with_hint(message))),
+    }
 }

@@ -3,7 +3,7 @@
 use super::activation::ActivationName;
 use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, divisible, positive, rank4};
+use crate::geometry::{ConvGeometry, grouped, positive, rank4};
 use crate::kernels::launch::Stage;
 use crate::kernels::{Epilogue, PackedWeights, conv2d};
 use crate::numerics::Contract;
@@ -50,6 +50,7 @@ struct Attributes {
     padding: Padding,
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
+    #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
     activation: ActivationName,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +93,8 @@ impl Conv2dSpec {
         positive("C_in / groups", group_channels)?;
         positive("kernel height", kh)?;
         positive("kernel width", kw)?;
-        divisible("C_out", c_out, "groups", self.groups)?;
+        let c_in = group_channels.checked_mul(self.groups).map_or(format!("{} * {group_channels}", self.groups), |c_in| c_in.to_string());
+        grouped("C_out", c_out, self.groups, weight, &c_in, &c_out.to_string())?;
         self.padding.resolve([kh, kw], self.dilation, self.stride)?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::activation::ActivationName;
 use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, divisible, elements, positive, rank4};
+use crate::geometry::{ConvGeometry, elements, grouped, positive, rank4};
 use crate::kernels::{PackedWeights, conv_transpose};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
@@ -55,6 +55,7 @@ struct Attributes {
     output_padding: [usize; 2],
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
+    #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
     activation: ActivationName,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +110,8 @@ impl ConvTranspose2dSpec {
         positive("C_out / groups", group_out)?;
         positive("kernel height", kh)?;
         positive("kernel width", kw)?;
-        divisible("C_in", c_in, "groups", self.groups)
+        let c_out = group_out.checked_mul(self.groups).map_or(format!("{} * {group_out}", self.groups), |c_out| c_out.to_string());
+        grouped("C_in", c_in, self.groups, weight, &c_in.to_string(), &c_out)
     }
 }
 

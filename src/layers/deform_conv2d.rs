@@ -63,7 +63,9 @@ struct Attributes {
     padding: Padding,
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
+    #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
+    #[serde(deserialize_with = "attributes::whole")]
     offset_groups: usize,
     activation: ActivationName,
     #[serde(skip_serializing_if = "Option::is_none")]

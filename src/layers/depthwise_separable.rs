@@ -63,7 +63,7 @@ struct Attributes {
     padding: Padding,
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "attributes::some_whole", skip_serializing_if = "Option::is_none")]
     groups: Option<usize>,
     mid_activation: ActivationName,
     #[serde(skip_serializing_if = "Option::is_none")]

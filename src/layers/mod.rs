@@ -28,7 +28,7 @@ mod workspace;
 
 pub use activation::Activation;
 pub use any::{AnyLayer, LayerSpec, Outline, Shapes, Signature};
-pub(crate) use any::{Kind, Named};
+pub(crate) use any::{Kind, Named, unexpected};
 pub use attributes::Padding;
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dSpec, bilinear_kernel};
 pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec, GroupPart};

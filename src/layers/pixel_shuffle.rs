@@ -1,6 +1,6 @@
 //! PixelShuffle and PixelUnshuffle: channels into pixels and back.
 
-use super::{Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature};
+use super::{Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, attributes};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, positive};
 use crate::kernels::pixel_shuffle::{Direction, plan};
@@ -33,7 +33,7 @@ pub enum ChannelOrder {
 #[serde(deny_unknown_fields)]
 pub struct PixelShuffleSpec {
     /// r: how many times larger height and width become, at least 1.
-    #[serde(rename = "r")]
+    #[serde(rename = "r", deserialize_with = "attributes::whole")]
     pub factor: usize,
     /// The order of the channels.
     #[serde(rename = "mode", default)]

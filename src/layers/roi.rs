@@ -245,7 +245,7 @@ pub struct DeformRoiPoolSpec {
     #[serde(default, skip_serializing_if = "is_false")]
     pub position_sensitive: bool,
     /// Groups of neighbouring output channels ("classes") that have offsets and a mask of their own. Divides C_out; 1.
-    #[serde(default = "one_group", skip_serializing_if = "is_one")]
+    #[serde(default = "one_group", deserialize_with = "attributes::whole", skip_serializing_if = "is_one")]
     pub offset_groups: usize,
 }
 

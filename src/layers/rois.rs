@@ -49,11 +49,22 @@ impl RoIs {
 
     /// As [`RoIs::from_slice`], from `values` of `shape`, which must be [K, 5].
     pub(crate) fn from_shape(device: &Device, batch: usize, shape: &[usize], values: &[f32]) -> Result<Self> {
-        let [_, ROI_VALUES] = shape else {
-            let meaning = "[K, 5]: batch index, x1, y1, x2, y2";
-            return Err(Error::Rank { name: "rois", shape: shape.to_vec(), expected: 2, meaning });
-        };
+        Self::check_shape(shape)?;
         Self::from_slice(device, batch, values.as_chunks().0)
+    }
+
+    /// Refuses another shape than [K, 5].
+    pub(crate) fn check_shape(shape: &[usize]) -> Result<()> {
+        const MEANING: &str = "[K, 5]: batch index, x1, y1, x2, y2";
+        match shape {
+            [_, ROI_VALUES] => Ok(()),
+            [_, 4] => {
+                let expected = format!("shape {MEANING} (boxes [K, 4] of one image need a column of zeros in front)");
+                Err(Error::Shape { name: "rois", shape: shape.to_vec(), expected })
+            }
+            [_, _] => Err(Error::Shape { name: "rois", shape: shape.to_vec(), expected: format!("shape {MEANING}") }),
+            _ => Err(Error::Rank { name: "rois", shape: shape.to_vec(), expected: 2, meaning: MEANING }),
+        }
     }
 
     /// How many there are: K.

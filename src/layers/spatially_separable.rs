@@ -55,6 +55,7 @@ struct Attributes {
     padding: Padding,
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
+    #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
     activation: ActivationName,
     #[serde(skip_serializing_if = "Option::is_none")]

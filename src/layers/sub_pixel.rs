@@ -3,7 +3,7 @@
 use super::sequence::{PAIR, sequence};
 use super::{
     ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffle, PixelShuffleSpec, Plan,
-    PlanRequest, Shapes, Signature, Tail,
+    PlanRequest, Shapes, Signature, Tail, attributes,
 };
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
@@ -27,7 +27,7 @@ pub struct SubPixelConv2dSpec {
     #[serde(flatten)]
     pub conv: Conv2dSpec,
     /// r: how many times larger height and width become, at least 1.
-    #[serde(rename = "r")]
+    #[serde(rename = "r", deserialize_with = "attributes::whole")]
     pub factor: usize,
     /// Which output channel of the convolution becomes which pixel.
     #[serde(rename = "mode", default)]

@@ -71,7 +71,7 @@ fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, re
     }
     for (name, value) in [("C_in", c_in), ("C_out", c_out)] {
         if value % spec.groups != 0 {
-            return Err(Error::Divisibility { name, value, divisor_name: "groups", divisor: spec.groups });
+            return Err(Error::Divisibility { name, value, divisor_name: "groups", divisor: spec.groups, context: String::new() });
         }
     }
     if group_in != c_in / spec.groups {

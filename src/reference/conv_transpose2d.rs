@@ -68,7 +68,13 @@ fn linear(spec: &ConvTranspose2dSpec, x: &Array, weight: &Array, bias: Option<&A
         }
     }
     if c_in % spec.groups != 0 {
-        return Err(Error::Divisibility { name: "C_in", value: c_in, divisor_name: "groups", divisor: spec.groups });
+        return Err(Error::Divisibility {
+            name: "C_in",
+            value: c_in,
+            divisor_name: "groups",
+            divisor: spec.groups,
+            context: String::new(),
+        });
     }
     if weight_in != c_in {
         return Err(Error::Shape { name: "weight", shape: weight.shape().to_vec(), expected: format!("{c_in} input channels, as x has") });

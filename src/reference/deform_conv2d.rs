@@ -85,7 +85,13 @@ pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [us
         }
     }
     if c_in % spec.offset_groups != 0 {
-        return Err(Error::Divisibility { name: "C_in", value: c_in, divisor_name: "offset_groups", divisor: spec.offset_groups });
+        return Err(Error::Divisibility {
+            name: "C_in",
+            value: c_in,
+            divisor_name: "offset_groups",
+            divisor: spec.offset_groups,
+            context: String::new(),
+        });
     }
     let [rows, columns] = Taps::both(&spec.conv2d(), [h, w], kernel)?;
     let (h_out, w_out, taps) = (rows.output, columns.output, kh.saturating_mul(kw));

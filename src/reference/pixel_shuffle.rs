@@ -64,7 +64,11 @@ fn at_least_one(r: usize) -> Result<usize> {
 }
 
 fn divides(name: &'static str, value: usize, divisor_name: &'static str, divisor: usize) -> Result<()> {
-    if value.is_multiple_of(divisor) { Ok(()) } else { Err(Error::Divisibility { name, value, divisor_name, divisor }) }
+    if value.is_multiple_of(divisor) {
+        Ok(())
+    } else {
+        Err(Error::Divisibility { name, value, divisor_name, divisor, context: String::new() })
+    }
 }
 
 /// [`conv2d`], then [`pixel_shuffle`]. Bias and slope are those of the convolution's channels.

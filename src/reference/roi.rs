@@ -37,7 +37,13 @@ impl<'a> Problem<'a> {
         }
         let bins = ph * pw;
         if position_sensitive && c % bins != 0 {
-            return Err(Error::Divisibility { name: "C", value: c, divisor_name: "output height * output width", divisor: bins });
+            return Err(Error::Divisibility {
+                name: "C",
+                value: c,
+                divisor_name: "output height * output width",
+                divisor: bins,
+                context: String::new(),
+            });
         }
         let mut regions = Vec::new();
         for roi in rois.data().chunks_exact(5) {
@@ -110,7 +116,13 @@ fn align(problem: &Problem<'_>, grid: Grid, gamma: f32, classes: usize, offset: 
     let [_, _, h, w] = problem.shape;
     let [k, c_out, ph, pw] = problem.output;
     if classes == 0 || c_out % classes != 0 {
-        return Err(Error::Divisibility { name: "C_out", value: c_out, divisor_name: "offset_groups", divisor: classes });
+        return Err(Error::Divisibility {
+            name: "C_out",
+            value: c_out,
+            divisor_name: "offset_groups",
+            divisor: classes,
+            context: String::new(),
+        });
     }
     offset.map_or(Ok(()), |offset| offset.check_shape("offset", &[k, 2 * classes, ph, pw]))?;
     mask.map_or(Ok(()), |mask| mask.check_shape("mask", &[k, classes, ph, pw]))?;

@@ -23,8 +23,8 @@ Examples:
   warpconv bench --core --baseline benches/results/last.json
                                                       warns of what has become slower
 
-Every configuration is compared with a float64 oracle before it is timed; what is wrong is not timed and makes the program
-exit with 1. Times are medians of graph replays over rotating inputs; the floor is the least time by rates that are measured in
+Every configuration is compared with a float64 oracle before it is timed; what is wrong, or fails, is not timed and makes the
+program exit with 1. Times are medians of graph replays over rotating inputs; the floor is the least time by rates that are measured in
 the same run. On the host device the times are those of an interpreter, and say nothing of a GPU.";
 
 /// Time layers of real networks against the device's floors and other libraries
@@ -89,8 +89,8 @@ pub fn execute(args: Args) -> Result<Verdict> {
     if let Some(baseline) = &baseline {
         compare(&results, baseline)?;
     }
-    let wrong = results.rows.iter().any(|row| row.status == Status::Wrong);
-    Ok(if wrong { Verdict::Failed } else { Verdict::Passed })
+    let failed = results.rows.iter().any(|row| matches!(row.status, Status::Wrong | Status::Failed));
+    Ok(if failed { Verdict::Failed } else { Verdict::Passed })
 }
 
 impl Args {
@@ -106,7 +106,7 @@ impl Args {
         let scale = self.suite.scale(&device)?;
         let (bench, start) = (Bench::new(&device, scale)?.limits(self.suite.work(&device)), Instant::now());
         let smi = Smi::new(&device);
-        let bar = progress(configurations.len(), "configurations");
+        let bar = progress(configurations.len() as u64, "configurations");
         bar.set_message("the device's floors");
         bar.enable_steady_tick(Duration::from_millis(200));
         let mut results = Results::new(&device, bench.floors()?, scale == Scale::Tiny);

@@ -6,6 +6,7 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use warpconv::bench::{Results, RowResult, summary};
 use warpconv::{Error, Result, io};
@@ -32,7 +33,7 @@ type Line = (String, Vec<(f64, f64)>);
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let mut plot = |name: &str, draw: &dyn Fn(&Canvas<'_>) -> Drawn| -> Result<()> {
-        let path = folder.join(name).with_extension("png");
+        let path = folder.join(format!("{name}.png"));
         picture(&path, draw)?;
         paths.push(path);
         Ok(())
@@ -49,7 +50,8 @@ pub fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     }
     for (name, axis, series) in series(&headline) {
         let title = format!("{name}: {}", results.label);
-        let file = format!("series-{}", axis.replace(' ', "-"));
+        // an axis is a name of the file's, and no path
+        let file = format!("series-{}", short(&axis.replace(|c: char| !c.is_alphanumeric(), "-")));
         plot(&file, &|canvas| lines(canvas, &title, &axis, "microseconds", &series))?;
     }
     Ok(paths)
@@ -72,11 +74,29 @@ fn picture(path: &Path, draw: &dyn Fn(&Canvas<'_>) -> Drawn) -> Result<()> {
     io::write(path, &file.into_inner())
 }
 
+/// Whether a value can be drawn. No measurement is beyond these bounds; a file may hold what is, up to the ends of f64, where the
+/// steps of an axis vanish and it is never done.
+fn can_be_drawn(value: f64) -> bool {
+    (1e-30..=1e30).contains(&value)
+}
+
 /// The smallest and the largest value, with room around them, for a logarithmic axis.
-fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
-    let usable = values.filter(|v| v.is_finite() && *v > 0.0);
+fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let usable = values.filter(|v| can_be_drawn(*v));
     let (low, high) = usable.fold((f64::INFINITY, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
     if high > 0.0 { low / 1.5..high * 1.5 } else { 0.1..10.0 }
+}
+
+/// The end of a linear axis from 0 for these values, with room at the end.
+fn end(values: impl Iterator<Item = f64>) -> f64 {
+    let high = values.filter(|v| can_be_drawn(*v)).fold(0.0, f64::max);
+    if high > 0.0 { high * 1.1 } else { 1.0 }
+}
+
+/// A name that leaves room for the plot.
+fn short(name: &str) -> String {
+    const LONGEST: usize = 100;
+    if name.chars().count() > LONGEST { name.chars().take(LONGEST - 3).chain("...".chars()).collect() } else { name.into() }
 }
 
 /// FLOP/s over FLOPs a byte, under the two roofs.
@@ -84,25 +104,25 @@ fn roofline(canvas: &Canvas<'_>, results: &Results, rows: &[&RowResult]) -> Draw
     let floors = &results.floors;
     let points = rows.iter().filter_map(|row| {
         let (flops, bytes) = (row.flops? as f64, row.bytes? as f64);
-        (flops > 0.0).then_some((row.family.as_str(), flops / bytes.max(1.0), row.flops_per_second? * 1e-9))
+        Some((row.family.as_str(), flops / bytes.max(1.0), row.flops_per_second? * 1e-9))
     });
-    let points: Vec<(&str, f64, f64)> = points.collect();
+    let points: Vec<(&str, f64, f64)> = points.filter(|(_, x, y)| can_be_drawn(*x) && can_be_drawn(*y)).collect();
     let roof = |intensity: f64, rate: f64| (intensity * floors.copy_bytes_per_second).min(rate) * 1e-9;
     let x = range(points.iter().map(|p| p.1));
     let top = roof(x.end, floors.tensor_flops_per_second.max(floors.ffma_flops_per_second));
     let y = range(points.iter().map(|p| p.2).chain([top]));
     let mut chart = ChartBuilder::on(canvas)
-        .caption(format!("Roofline: {}", results.label), ("sans-serif", 20))
+        .caption(short(&format!("Roofline: {}", results.label)), ("sans-serif", 20))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(84)
-        .build_cartesian_2d(x.clone().log_scale(), y.log_scale())?;
+        .build_cartesian_2d(x.clone().log_scale(), y.clone().log_scale())?;
     chart.configure_mesh().x_desc("FLOPs a byte").y_desc("GFLOP/s").label_style(("sans-serif", 15)).draw()?;
     for (name, rate) in [("copy and tensor cores", floors.tensor_flops_per_second), ("copy and ffma", floors.ffma_flops_per_second)] {
         let steps = (0..=200).map(|i| x.start * (x.end / x.start).powf(f64::from(i) / 200.0));
         let style = if name.ends_with("ffma") { BLACK.mix(0.4) } else { BLACK.mix(1.0) };
         chart
-            .draw_series(LineSeries::new(steps.map(|i| (i, roof(i, rate))), style.stroke_width(2)))?
+            .draw_series(LineSeries::new(steps.map(|i| (i, roof(i, rate).clamp(y.start, y.end))), style.stroke_width(2)))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
     }
@@ -115,7 +135,7 @@ fn roofline(canvas: &Canvas<'_>, results: &Results, rows: &[&RowResult]) -> Draw
         let size = if index < COLOURS.len() { 5 } else { 3 };
         chart
             .draw_series(points.into_iter().map(|point| Circle::new(point, size, colour.filled())))?
-            .label(family)
+            .label(short(family))
             .legend(move |(x, y)| Circle::new((x + 8, y), size, colour.filled()));
     }
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).label_font(("sans-serif", 14)).draw()?;
@@ -129,15 +149,16 @@ fn families(canvas: &Canvas<'_>, results: &Results) -> Drawn {
     let what = if compared { "time of the fastest peer / ours, geometric mean" } else { "percent of the floor, geometric mean" };
     let bars = table.iter().filter(|family| !compared || family.compared > 0);
     let value = |family: &warpconv::bench::Summary| if compared { family.ratio } else { family.percent_of_floor };
-    let bars: Vec<(String, f64)> = bars.map(|family| (family.family.clone(), value(family))).collect();
-    let end = bars.iter().map(|bar| bar.1).fold(if compared { 1.2 } else { 0.0 }, f64::max) * 1.1;
+    let bars = bars.map(|family| (short(&family.family), value(family))).filter(|bar| can_be_drawn(bar.1));
+    let bars: Vec<(String, f64)> = bars.collect();
+    let end = end(bars.iter().map(|bar| bar.1).chain(compared.then_some(1.2)));
     let names: Vec<String> = bars.iter().map(|bar| bar.0.clone()).collect();
     let mut chart = ChartBuilder::on(canvas)
-        .caption(format!("{what}: {}", results.label), ("sans-serif", 20))
+        .caption(short(&format!("{what}: {}", results.label)), ("sans-serif", 20))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(180)
-        .build_cartesian_2d(0.0..end, 0.0..bars.len() as f64)?;
+        .build_cartesian_2d(0.0..end, 0.0..bars.len().max(1) as f64)?;
     chart.configure_mesh().disable_y_mesh().y_labels(0).x_desc(what).label_style(("sans-serif", 15)).draw()?;
     for (index, (_, value)) in bars.iter().enumerate() {
         let (low, high) = (index as f64 + 0.15, index as f64 + 0.85);
@@ -159,20 +180,21 @@ fn families(canvas: &Canvas<'_>, results: &Results) -> Drawn {
 
 /// Lines on a logarithmic x axis and a linear y axis.
 fn lines(canvas: &Canvas<'_>, title: &str, x_name: &str, y_name: &str, all: &[Line]) -> Drawn {
-    let points = || all.iter().flat_map(|(_, points)| points.iter().copied());
-    let y_end = points().map(|p| p.1).fold(0.0, f64::max) * 1.1;
+    let points = || all.iter().flat_map(|(_, points)| points.iter().copied()).filter(|p| can_be_drawn(p.0) && can_be_drawn(p.1));
+    let y_end = end(points().map(|p| p.1));
     let mut chart = ChartBuilder::on(canvas)
-        .caption(title, ("sans-serif", 18))
+        .caption(short(title), ("sans-serif", 18))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(84)
-        .build_cartesian_2d(range(points().map(|p| p.0)).log_scale(), 0.0..y_end.max(f64::MIN_POSITIVE))?;
-    chart.configure_mesh().x_desc(x_name).y_desc(y_name).label_style(("sans-serif", 15)).draw()?;
+        .build_cartesian_2d(range(points().map(|p| p.0)).log_scale(), 0.0..y_end)?;
+    chart.configure_mesh().x_desc(short(x_name)).y_desc(y_name).label_style(("sans-serif", 15)).draw()?;
     for (index, (name, points)) in all.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
+        let points = points.iter().copied().filter(|p| can_be_drawn(p.0) && can_be_drawn(p.1));
         chart
-            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(4))?
-            .label(name)
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(4))?
+            .label(short(name))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
     }
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).label_font(("sans-serif", 14)).draw()?;

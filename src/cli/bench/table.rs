@@ -1,5 +1,7 @@
 //! Results as text.
 
+use crate::cli::column;
+use crate::cli::suite::TINY;
 use std::collections::BTreeMap;
 use warpconv::bench::{Results, RowResult, Status, summary};
 
@@ -33,14 +35,20 @@ fn bytes(bytes: usize) -> String {
 /// The whole report.
 pub fn text(results: &Results) -> String {
     let mut lines = Vec::new();
-    let width = results.rows.iter().filter(|row| row.time.is_some()).map(|row| row.id.len()).max().unwrap_or(0);
+    let width = column(results.rows.iter().filter(|row| row.time.is_some()).map(|row| row.id.as_str()));
+    // the row's name tells its own size
+    let shape = |row: &RowResult| if results.tiny { format!(" {:<20}", format!("{:?}", row.x)) } else { String::new() };
+    let shape_title = if results.tiny { format!(" {:<20}", "x as it ran") } else { String::new() };
     let compared = results.rows.iter().any(|row| row.ratio.is_some());
     let peer = if compared { format!("{:>9} {:>6}  peer", "peer", "ratio") } else { String::new() };
     lines.push(format!(
-        "{:<width$} {:>9} {:>6} {:>9} {:>6} {:<12} {:>8} {:>8} {:>9} {:<44} {peer}",
+        "{:<width$}{shape_title} {:>9} {:>6} {:>9} {:>6} {:<12} {:>8} {:>8} {:>9} {:<44} {peer}",
         "row", "time", "spread", "floor", "floor%", "bound", "TFLOP/s", "GB/s", "workspace", "kernel"
     ));
-    lines.extend(results.rows.iter().filter_map(|row| line(row, width)));
+    lines.extend(results.rows.iter().filter_map(|row| line(row, width, &shape(row))));
+    if results.tiny {
+        lines.push(TINY.into());
+    }
     lines.push(String::new());
     lines.extend(troubles(&results.rows));
     let floors = &results.floors;
@@ -65,12 +73,12 @@ pub fn text(results: &Results) -> String {
     lines.join("\n")
 }
 
-fn line(row: &RowResult, width: usize) -> Option<String> {
+fn line(row: &RowResult, width: usize, shape: &str) -> Option<String> {
     let (time, floor) = (row.time?, row.floor.as_ref()?);
     let peer = row.peers.first().zip(row.ratio);
     let peer = peer.map_or_else(String::new, |(peer, ratio)| format!("{:>9} {ratio:>6.2}  {}", seconds(peer.median), peer.name));
     Some(format!(
-        "{:<width$} {:>9} {:>5.1}% {:>9} {:>5.1}% {:<12} {:>8} {:>8.1} {:>9} {:<44} {peer}",
+        "{:<width$}{shape} {:>9} {:>5.1}% {:>9} {:>5.1}% {:<12} {:>8} {:>8.1} {:>9} {:<44} {peer}",
         row.id,
         seconds(time.median),
         100.0 * time.mad / time.median,
@@ -144,5 +152,15 @@ mod tests {
         assert_eq!(seconds(45.67e-6), "45.7 us");
         assert_eq!(seconds(0.1234), "123 ms");
         assert_eq!(seconds(2.5), "2.50 s");
+    }
+
+    /// The width of a format is 16 bits.
+    #[test]
+    fn names_may_be_longer_than_a_column_can_be() {
+        let long = "n".repeat(65_536);
+        let names = ["short", &long];
+        let width = column(names.into_iter());
+        assert_eq!((width, format!("{:<width$}|", "short").len(), format!("{long:<width$}").len()), (120, 121, 65_536));
+        assert_eq!(column(["äöü"].into_iter()), 3);
     }
 }

@@ -104,7 +104,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     std::fs::create_dir_all(&args.out).map_err(|source| Error::Io { path: args.out.clone(), source })?;
     let all: Vec<&Exhibit> = sections.iter().flat_map(|section| &section.exhibits).collect();
 
-    let bar = progress(2 * all.len(), "steps");
+    let bar = progress(2 * all.len() as u64, "steps");
     let mut runs: Vec<Run<'_>> = Vec::new();
     for &exhibit in &all {
         bar.set_message(format!("running {}", exhibit.name));

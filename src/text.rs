@@ -1,0 +1,164 @@
+//! Texts that users write: JSON, and names that are nearly right.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+
+/// Reads JSON, of which `source` is the name in errors. A byte order mark in front of it is passed over.
+///
+/// ```
+/// use warpconv::{Conv2dSpec, text::parse_json};
+/// assert_eq!(parse_json::<Conv2dSpec>("a.json", "\u{feff}{}")?, Conv2dSpec::default());
+/// let error = parse_json::<Conv2dSpec>("a.json", r#"{"strides": 2}"#).unwrap_err().to_string();
+/// assert!(error.starts_with("a.json: unknown field `strides`, expected one of `stride`, "), "{error}");
+/// assert!(error.ends_with("; did you mean `stride`?"), "{error}");
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Parse`] for what is no JSON of a `T`; for a name that is not known it says which one may be meant.
+pub fn parse_json<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
+    let fail = |message| Error::Parse { source_name: source.into(), message };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim().is_empty() {
+        return Err(fail("it is empty, where JSON is expected".into()));
+    }
+    serde_json::from_str(text).map_err(|error| fail(with_hint(error.to_string())))
+}
+
+/// serde's message of an unknown field or variant with the name that may be meant, or any other message as it is.
+pub(crate) fn with_hint(message: String) -> String {
+    if !["unknown field `", "unknown variant `"].iter().any(|start| message.starts_with(start)) {
+        return message;
+    }
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let hint = quoted.split_first().map_or_else(String::new, |(given, known)| did_you_mean(given, known));
+    message + &hint
+}
+
+/// `; did you mean ...?`, or advice, for a name that is none of `known`; empty where nothing is near. Where `known` is empty, it
+/// stands for any name.
+pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
+    let plain_given = plain(given);
+    let same = known.iter().find(|name| plain(name) == plain_given).copied();
+    let alias = || {
+        let meant = ALIASES.iter().filter(|(names, _)| names.contains(&plain_given.as_str())).map(|(_, meant)| *meant);
+        meant.into_iter().find(|meant| known.is_empty() || known.contains(meant))
+    };
+    if let Some(meant) = same.or_else(alias) {
+        return format!("; did you mean `{meant}`?");
+    }
+    if let Some((_, advice)) = ADVICE.iter().find(|(names, _)| names.contains(&plain_given.as_str())) {
+        return format!("; {advice}");
+    }
+    nearest(given, known).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
+
+/// The name of `known` that differs from `given` the least, and in no more than a third of its letters.
+pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    /// A longer name is a mistake of another kind, which would take long to compare.
+    const LONGEST: usize = 100;
+    if given.len() > LONGEST {
+        return None;
+    }
+    let allowed = (given.chars().count() / 3).max(1);
+    let distances = known.iter().map(|name| (distance(given, name), *name)).filter(|(distance, _)| *distance <= allowed);
+    distances.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+}
+
+/// The first names of a list, and how many more there are.
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 20;
+    let names: Vec<&str> = names.into_iter().collect();
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// What other libraries call attributes, values, ops and tensors, in the form of [`plain`], and what they are here. A name may
+/// stand for several things, of which an op knows one.
+const ALIASES: [(&[&str], &str); 30] = [
+    (&["strides", "subsampling"], "stride"),
+    (&["pads", "pad"], "padding"),
+    (&["dilations", "dilationrate", "rate", "rates"], "dilation"),
+    (&["group", "numgroups", "ngroups"], "groups"),
+    (&["upscalefactor", "downscalefactor", "blocksize", "block", "factor", "scalefactor", "scale", "upscale"], "r"),
+    (&["scales", "scalefactor"], "scale"),
+    (&["size", "sizes", "outputshape", "outputsize", "pooledshape", "pooledsize", "outsize"], "output_size"),
+    (&["outputpad", "outputpads"], "output_padding"),
+    (&["negativeslope", "leak", "slope"], "alpha"),
+    (&["deformablegroups", "deformgroups", "offsetgroup", "deformgroup"], "offset_groups"),
+    (&["act", "nonlinearity", "activationfn"], "activation"),
+    (&["halfpixel", "coordinatetransformationmode"], "aligned"),
+    (&["order", "channelorder"], "mode"),
+    (&["depthcolumnrow"], "dcr"),
+    (&["columnrowdepth"], "crd"),
+    (&["swish"], "silu"),
+    (&["hswish"], "hardswish"),
+    (&["lrelu"], "leaky_relu"),
+    (&["linear", "identity", "null"], "none"),
+    (&["conv", "convolution", "convolution2d", "depthwiseconv2d", "groupedconv2d"], "conv2d"),
+    (&["convtranspose", "deconv", "deconv2d", "deconvolution", "transposedconv2d", "conv2dtranspose"], "conv_transpose2d"),
+    (&["depthtospace"], "pixel_shuffle"),
+    (&["spacetodepth"], "pixel_unshuffle"),
+    (&["subpixel", "subpixelconv2d"], "sub_pixel_conv"),
+    (&["resize", "interpolate", "upsample", "upsamplingbilinear2d"], "upsample_bilinear"),
+    (&["separableconv2d"], "depthwise_separable"),
+    (&["deformconv", "dcn", "dcnv2", "modulateddeformconv2d"], "deform_conv2d"),
+    (&["maxroipool"], "roi_pool"),
+    (&["kernel", "filter", "filters", "w"], "weight"),
+    (&["input", "image", "data"], "x"),
+];
+
+/// What other libraries have and layers here do without, in the form of [`plain`], and why.
+const ADVICE: [(&[&str], &str); 5] = [
+    (&["kernelsize", "kernelshape", "kernel"], "the size of the kernel is that of the weight"),
+    (&["inchannels", "outchannels", "filters", "numoutput"], "the numbers of channels are those of the weight"),
+    (&["autopad", "paddingmode"], "`padding` is of zeros: a number, [height, width], [top, left, bottom, right] or \"same\""),
+    (&["bias", "usebias", "weight"], "tensors are no attributes: they are given apart, by name"),
+    (&["mode", "interpolation"], "bilinear is the only mode"),
+];
+
+/// A name without its path, in small letters and digits alone: "torch.nn.PixelShuffle" and "pixel_shuffle" are one.
+fn plain(name: &str) -> String {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// How many letters must be put in, left out or replaced to make `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_nearly_right() {
+        assert_eq!((distance("", "abc"), distance("abc", "abc"), distance("pading", "padding"), distance("ab", "ba")), (3, 0, 1, 2));
+        let known = ["stride", "padding", "dilation", "groups", "r", "mode"];
+        for (given, meant) in [("Stride", "stride"), ("pads", "padding"), ("dilatoin", "dilation"), ("upscale_factor", "r")] {
+            assert_eq!(did_you_mean(given, &known), format!("; did you mean `{meant}`?"));
+        }
+        assert_eq!(did_you_mean("torch.nn.PixelShuffle", &["conv2d", "pixel_shuffle"]), "; did you mean `pixel_shuffle`?");
+        assert_eq!(did_you_mean("kernel_size", &known), "; the size of the kernel is that of the weight");
+        assert_eq!(did_you_mean("something_else", &known), "");
+        assert_eq!(nearest(&"a".repeat(70_000), &["a"]), None);
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<String> = (0..23).map(|i| i.to_string()).collect();
+        assert!(listed(names.iter().map(String::as_str)).ends_with("18, 19 and 3 more"));
+        assert_eq!(listed(["a", "b"]), "a, b");
+    }
+}
