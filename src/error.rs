@@ -150,7 +150,9 @@ pub enum Error {
         got: usize,
     },
     /// A tensor is in another memory format than the plan was built for.
-    #[error("{name} is {got}, but the plan was built for {expected}")]
+    #[error(
+        "{name} is {got}, but the plan was built for {expected}: convert it (Tensor::to_format), or plan for its format (PlanRequest::format)"
+    )]
     Format {
         /// The tensor's name.
         name: &'static str,
@@ -180,7 +182,9 @@ pub enum Error {
         got: String,
     },
     /// The output's memory overlaps an input's.
-    #[error("the output overlaps the memory of {name} (addresses {start:#x}..{end:#x})")]
+    #[error(
+        "the output overlaps the memory of {name} (addresses {start:#x}..{end:#x}), but needs its own; to add to what it holds, there is Inputs::accumulate"
+    )]
     Aliased {
         /// The input.
         name: &'static str,

@@ -348,7 +348,7 @@ impl<'a, T: Element> TensorView<'a, T> {
         if range.start > range.end || range.end > c {
             return Err(Error::Attribute {
                 name: "the range of channels",
-                value: format!("{range:?} of {c}"),
+                value: format!("{range:?} of {c} channels"),
                 requirement: "within the channels",
             });
         }

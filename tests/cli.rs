@@ -129,6 +129,17 @@ fn wrong_usage_is_refused() {
     warpconv(&["no-such-command"]).refuses(&["no-such-command"]);
     warpconv(&["run"]).refuses(&["--layer"]);
     warpconv(&["info", "--device"]).refuses(&["--device"]);
+    for command in ["info", "bench", "tune", "verify"] {
+        // refused where it is given, also by a command that needs no device
+        let rest: &[&str] = if command == "bench" { &["--list"] } else { &[] };
+        warpconv(&[&[command, "--device", "bogus"], rest].concat()).refuses(&["'bogus'", "expected best, host or cuda:N"]);
+    }
+    if Device::cuda(999).is_err() {
+        warpconv(&["info", "--device", "cuda:999"]).refuses(&["cuda"]);
+    }
+    assert!(warpconv(&["info", "--device", "host"]).succeeds().contains("\n  host "));
+    warpconv(&["info", "layer.json", "--input", "1x3x-8x1"]).refuses(&["\"-8\" is no whole number, 0 or larger"]);
+    warpconv(&["bench", "--list", "--filter", "no such row"]).refuses(&["they leave no row to run: `warpconv bench --list` shows all"]);
     warpconv(&["info", "layer.json"]).refuses(&["--input"]);
     warpconv(&["info", "layer.json", "--input", "1x3x8"]).refuses(&["1x3x8", "4 are needed"]);
     warpconv(&["info", "layer.json", "--input", "1x3x8x-1"]).refuses(&["1x3x8x-1"]);
@@ -173,7 +184,7 @@ fn bad_layers_are_refused() {
     let folder = Folder::new();
     for (layer, parts) in [
         ("{", &["layer.json", "EOF"][..]),
-        ("", &["layer.json", "EOF"]),
+        ("", &["layer.json", "it is empty, where JSON is expected"]),
         (r#"{"op": "conv2d", "attrs": {"strides": 2}}"#, &["layer.json", "unknown field `strides`", "stride"]),
         (r#"{"op": "conv2d", "attrs": {}, "extra": 1}"#, &["layer.json", "extra"]),
         (r#"{"op": "conv3d", "attrs": {}}"#, &["conv3d", "conv2d"]),
@@ -225,6 +236,50 @@ fn bad_tensors_are_refused() {
     }
 }
 
+/// What is missing, or too much, is told with the file, and with where it belongs.
+#[test]
+fn tensors_are_looked_for_in_the_files_that_were_given() {
+    let folder = Folder::new();
+    let x: (&str, &[usize], &[f32]) = ("x", &[1, 1, 2, 2], &[1.0; 4]);
+    let weight: (&str, &[usize], &[f32]) = ("weight", &[2, 1, 3, 3], &[1.0; 18]);
+    let without = ["run", "--layer", "layer.json", "--input", "x.safetensors", "--output", "y.safetensors"];
+    folder.warpconv(&without).refuses(&["conv2d needs weight, which was not given: name the file that has it with --weights"]);
+    folder.tensors("w.safetensors", &[]);
+    folder.run(&[]).refuses(&["conv2d needs weight, which was not given in w.safetensors (there is no tensor at all)"]);
+    folder.tensors("w.safetensors", &[("bias", &[2], &[0.0; 2])]);
+    folder.run(&[]).refuses(&["conv2d needs weight, which was not given in w.safetensors (there are: bias)"]);
+    folder.tensors("w.safetensors", &[weight, x]);
+    folder
+        .run(&[])
+        .refuses(&["conv2d has no parameter x (in w.safetensors); it takes weight, bias, slope; x belongs into the file of --input"]);
+    folder.tensors("w.safetensors", &[weight]);
+    folder.tensors("x.safetensors", &[x, weight]);
+    folder
+        .run(&[])
+        .refuses(&["conv2d has no input weight (in x.safetensors); it takes x, residual; weight belongs into the file of --weights"]);
+    folder.tensors("x.safetensors", &[]);
+    folder.run(&[]).refuses(&["conv2d needs x, which was not given in x.safetensors (there is no tensor at all)"]);
+    folder.text("layer.json", r#"{"op": "roi_align", "attrs": {"output_size": 1}}"#);
+    folder.tensors("x.safetensors", &[x, ("rois", &[1, 4], &[0.0; 4])]);
+    folder.warpconv(&without).refuses(&["rois has shape [1, 4], but must have shape [K, 5]", "need a column of zeros in front"]);
+}
+
+/// 2^64 - 1 cases are drawn one by one, and the margins of a case may be of any size.
+#[test]
+fn verify_holds_one_case_at_a_time() {
+    let mut endless = Command::new(PROGRAM);
+    endless.args(["verify", "--cases", "18446744073709551615", "--device", "host"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut endless = endless.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let ended = endless.try_wait().unwrap();
+    endless.kill().unwrap();
+    endless.wait().unwrap();
+    assert_eq!(ended, None, "it ended at once");
+    let case = r#"{"kind": "k", "layer": {"op": "conv2d"}, "shapes": {"x": [1, 1, 2, 2], "weight": [1, 1, 1, 1]}, "values": "exact",
+        "x_margin": [18446744073709551615, 0], "y_margin": [0, 0], "seed": 1}"#;
+    warpconv(&["verify", "--device", "host", "--case", case]).refuses(&["x with its margins overflows", "18446744073709551615"]);
+}
+
 #[test]
 fn bad_files_are_refused() {
     let folder = Folder::new();
@@ -244,8 +299,9 @@ fn bad_files_are_refused() {
     folder.run(&[]).refuses(&["x.safetensors", "check the path"]);
     fs::create_dir(folder.path("x.safetensors")).unwrap();
     folder.run(&[]).refuses(&["x.safetensors"]);
+    folder.run(&[]).refuses(&["x.safetensors", "name a file, not a folder"]);
     fs::write(folder.path("layer.json"), [0xff, 0xfe]).unwrap();
-    folder.run(&[]).refuses(&["layer.json", "UTF-8"]);
+    folder.run(&[]).refuses(&["layer.json", "JSON is text in UTF-8: convert the file"]);
     folder.warpconv(&["info", "nothing-here.json", "--input", "1x3x8x8"]).refuses(&["nothing-here.json"]);
     folder.warpconv(&["conformance", "nowhere"]).refuses(&["cases.json"]);
 }

@@ -64,7 +64,7 @@ pub struct Args {
 /// Reads `1x64x56x56`.
 fn parse_shape(text: &str) -> Result<Shape, String> {
     let sizes: Result<Vec<usize>, String> =
-        text.split(['x', ',']).map(|size| size.trim().parse().map_err(|error| format!("{size:?}: {error}"))).collect();
+        text.split(['x', ',']).map(|size| size.trim().parse().map_err(|_| format!("{size:?} is no whole number, 0 or larger"))).collect();
     sizes?.try_into().map_err(|sizes: Vec<usize>| format!("it has {} sizes, but 4 are needed, as in 1x64x56x56", sizes.len()))
 }
 

@@ -119,6 +119,8 @@ fn report(error: &Error) {
 fn advice(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path; folders are not created",
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::InvalidData => "JSON is text in UTF-8: convert the file",
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::IsADirectory => "name a file, not a folder",
         Error::DeviceUnavailable { .. } => "`warpconv info` lists the devices; --device host needs no GPU",
         Error::Work { .. } => "--max-flops and --max-bytes allow more, which may take long",
         Error::Kernel { .. } => "this is a bug of warpconv: please report it with the command line",
@@ -191,12 +193,12 @@ pub fn of_file(error: Error, spec: &LayerSpec, path: &Path) -> Error {
     match error {
         Error::MissingTensor { op, name, available } => Error::MissingTensor { op, name, available: format!(" in {path}{available}") },
         Error::UnexpectedTensor { op, name, known } => {
-            let belongs = match name.as_str() {
-                name if signature.parameters.contains(&name) => "; it belongs into the file of --weights",
-                name if signature.inputs.contains(&name) => "; it belongs into the file of --input",
-                _ => "",
+            let (kind, belongs) = match name.as_str() {
+                name if signature.parameters.contains(&name) => ("input ", format!("; {name} belongs into the file of --weights")),
+                name if signature.inputs.contains(&name) => ("parameter ", format!("; {name} belongs into the file of --input")),
+                _ => ("", String::new()),
             };
-            Error::UnexpectedTensor { op, name: format!("{name}, which is in {path}"), known: known + belongs }
+            Error::UnexpectedTensor { op, name: format!("{kind}{name} (in {path})"), known: known + &belongs }
         }
         error => error,
     }

@@ -56,7 +56,7 @@ impl SuiteArgs {
     /// The configurations that are wanted, of those that `also` lets through.
     ///
     /// # Errors
-    /// [`Error::Attribute`] when there is none.
+    /// [`Error::Parse`] when there is none.
     pub fn wanted<'a>(&self, suite: &'a Suite, also: impl Fn(&Configuration<'_>) -> bool) -> Result<Vec<Configuration<'a>>> {
         let mut all = suite.configurations();
         all.retain(|c| (!self.core || c.row.set == Set::Core) && self.matches(&c.id(), c.batch, c.dtype.name()) && also(c));
@@ -66,8 +66,9 @@ impl SuiteArgs {
             all.retain(main);
         }
         if all.is_empty() {
-            let requirement = "options that leave something to run: see `warpconv bench --list`";
-            return Err(Error::Attribute { name: "the choice of rows", value: "empty".into(), requirement });
+            let source_name = "--filter, --core, --batch, --dtype".into();
+            let message = "together they leave no row to run: `warpconv bench --list` shows all".into();
+            return Err(Error::Parse { source_name, message });
         }
         Ok(all)
     }

@@ -76,7 +76,8 @@ impl DeformConv2dBlockSpec {
 ///
 /// The predictors have the stride and dilation of the deformable convolution; their kernels may be of any size, and their
 /// padding is such that the outputs are of one size. They begin as zeros, as in the papers: offsets of 0 and, in v2, a mask of
-/// 1/2. Offsets and mask are in the layer's dtype and lie in the workspace.
+/// 1/2. Offsets and mask are rounded once to the layer's dtype and lie in the workspace. An offset that becomes infinite there,
+/// in f16 beyond 65504 pixels, samples zero, as any that is far outside does.
 ///
 /// Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2", CVPR 2019.
 ///

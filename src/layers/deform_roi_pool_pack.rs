@@ -36,7 +36,8 @@ impl Chain {
             let (outputs, inputs) = match *weight.shape() {
                 [outputs, inputs] | [outputs, inputs, 1, 1] => (outputs, inputs),
                 _ => {
-                    let (name, shape, meaning) = ("a fully connected weight", weight.shape().to_vec(), "[outputs, inputs]");
+                    let meaning = "[outputs, inputs], or 4 as a 1x1 filter: [outputs, inputs, 1, 1]";
+                    let (name, shape) = ("a fully connected weight", weight.shape().to_vec());
                     return Err(Error::Rank { name, shape, expected: 2, meaning });
                 }
             };
@@ -98,7 +99,9 @@ impl Chain {
 /// one, ends in a sigmoid and gives `offset_groups * ph * pw` factors of a mask. Then RoIs are pooled with both.
 ///
 /// The paper has one fully connected layer, mmcv three with 1024 numbers between them; both start with zeros in the last one,
-/// so that nothing moves at first. What passes from stage to stage is rounded once to the dtype of x and lies in the workspace.
+/// so that nothing moves at first. What passes from stage to stage is rounded once to the dtype of x and lies in the workspace: in
+/// f16 a number between two fully connected layers that is beyond 65504 becomes infinite, and the offsets made of it infinite or
+/// NaN, with which a bin samples zero. Where that can be, plan for bf16 or f32.
 ///
 /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C_out, ph, pw]`. In JSON the parameters are `offset_fc1_weight`
 /// [outputs, inputs], `offset_fc1_bias`, up to `offset_fc3`, and `mask_fc1` to `mask_fc3`.

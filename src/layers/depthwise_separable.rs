@@ -154,7 +154,10 @@ impl DepthwiseSeparableSpec {
 /// TensorFlow's `same` with a stride above 1 puts the odd zero at the bottom and right: give it as [`Padding::Explicit`].
 ///
 /// On a device it is one launch, which keeps `mid` in shared memory, or two with `mid` in the plan's workspace; the plan chooses by
-/// cost, and [`Plan::explain`] says why. Either way `mid` is rounded once to the dtype.
+/// cost, and [`Plan::explain`] says why. Either way `mid` is rounded once to the dtype: in f16 a value of it beyond 65504 becomes
+/// infinite, and so do the outputs that read it (or NaN), though y itself may be small. Where that can be, plan for bf16 or f32, or
+/// divide `dw_weight` and `dw_bias` by a power of two and multiply `pw_weight` by it (with a `mid_activation` that is straight on
+/// either side of 0, as relu is).
 ///
 /// Sources: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017; Chollet,
 /// "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.

@@ -80,7 +80,7 @@ impl Pooling {
     /// The geometry for the inputs of `request`.
     pub(crate) fn geometry(&self, request: &PlanRequest) -> Result<RoiGeometry> {
         let Some(rois) = request.rois else {
-            let name = "the number of RoIs: PlanRequest::rois".into();
+            let name = "the number of RoIs (PlanRequest::rois)".into();
             return Err(Error::MissingTensor { op: self.op, name, available: String::new() });
         };
         RoiGeometry::new(*self, request.x, rois)

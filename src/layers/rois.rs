@@ -179,7 +179,7 @@ impl<'a> RoisView<'a> {
         match self.batch {
             Some(batch) if batch > n => Err(Error::Attribute {
                 name: "the batch that the RoIs were made for",
-                value: batch.to_string(),
+                value: format!("{batch}, for an input of {n}"),
                 requirement: "at most the number of images of the input",
             }),
             _ => Ok(()),

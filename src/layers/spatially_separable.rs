@@ -148,6 +148,10 @@ impl SpatiallySeparableSpec {
 /// of a 16-bit dtype, it is one launch, in which `mid`, rounded once to the dtype, is in no tensor, unless two are estimated to be
 /// faster. Else it is two, with `mid` in the plan's workspace.
 ///
+/// Either way `mid` is rounded once to the dtype: in f16 a value of it beyond 65504 becomes infinite, and so do the outputs that
+/// read it (or NaN), though y itself may be small. Where that can be, plan for bf16 or f32, or divide `col_weight` and `col_bias` by
+/// a power of two and multiply `row_weight` by it.
+///
 /// Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016; Jaderberg, Vedaldi and Zisserman,
 /// "Speeding up Convolutional Neural Networks with Low Rank Expansions", 2014.
 ///
