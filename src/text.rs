@@ -31,12 +31,22 @@ pub(crate) fn with_hint(message: String) -> String {
         return message;
     }
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let hint = quoted.split_first().map_or_else(String::new, |(given, known)| did_you_mean(given, known));
+    let hint = |(given, known): (&&str, &[&str])| match advice(given).filter(|_| !known.contains(given)) {
+        Some(advice) => format!("; {advice}"),
+        None => did_you_mean(given, known),
+    };
+    let hint = quoted.split_first().map_or_else(String::new, hint);
     message + &hint
 }
 
-/// `; did you mean ...?`, or advice, for a name that is none of `known`; empty where nothing is near. Where `known` is empty, it
-/// stands for any name.
+/// Why layers here do without what other libraries call so.
+fn advice(given: &str) -> Option<&'static str> {
+    let given = plain(given);
+    ADVICE.iter().find(|(names, _)| names.contains(&given.as_str())).map(|(_, advice)| *advice)
+}
+
+/// `; did you mean ...?` for a name that is none of `known`; empty where nothing is near. Where `known` is empty, it stands for any
+/// name.
 pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
     let plain_given = plain(given);
     let same = known.iter().find(|name| plain(name) == plain_given).copied();
@@ -47,20 +57,17 @@ pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
     if let Some(meant) = same.or_else(alias) {
         return format!("; did you mean `{meant}`?");
     }
-    if let Some((_, advice)) = ADVICE.iter().find(|(names, _)| names.contains(&plain_given.as_str())) {
-        return format!("; {advice}");
-    }
     nearest(given, known).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// The name of `known` that differs from `given` the least, and in no more than a third of its letters.
+/// The name of `known` that differs from `given` the least, and in no more than three of its letters and a third of them.
 pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     /// A longer name is a mistake of another kind, which would take long to compare.
     const LONGEST: usize = 100;
     if given.len() > LONGEST {
         return None;
     }
-    let allowed = (given.chars().count() / 3).max(1);
+    let allowed = (given.chars().count() / 3).clamp(1, 3);
     let distances = known.iter().map(|name| (distance(given, name), *name)).filter(|(distance, _)| *distance <= allowed);
     distances.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
@@ -75,7 +82,7 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 /// What other libraries call attributes, values, ops and tensors, in the form of [`plain`], and what they are here. A name may
 /// stand for several things, of which an op knows one.
-const ALIASES: [(&[&str], &str); 30] = [
+const ALIASES: [(&[&str], &str); 31] = [
     (&["strides", "subsampling"], "stride"),
     (&["pads", "pad"], "padding"),
     (&["dilations", "dilationrate", "rate", "rates"], "dilation"),
@@ -106,6 +113,7 @@ const ALIASES: [(&[&str], &str); 30] = [
     (&["maxroipool"], "roi_pool"),
     (&["kernel", "filter", "filters", "w"], "weight"),
     (&["input", "image", "data"], "x"),
+    (&["attributes", "params", "parameters"], "attrs"),
 ];
 
 /// What other libraries have and layers here do without, in the form of [`plain`], and why.
@@ -114,7 +122,7 @@ const ADVICE: [(&[&str], &str); 5] = [
     (&["inchannels", "outchannels", "filters", "numoutput"], "the numbers of channels are those of the weight"),
     (&["autopad", "paddingmode"], "`padding` is of zeros: a number, [height, width], [top, left, bottom, right] or \"same\""),
     (&["bias", "usebias", "weight"], "tensors are no attributes: they are given apart, by name"),
-    (&["mode", "interpolation"], "bilinear is the only mode"),
+    (&["interpolation"], "bilinear is the only interpolation"),
 ];
 
 /// A name without its path, in small letters and digits alone: "torch.nn.PixelShuffle" and "pixel_shuffle" are one.
@@ -150,7 +158,8 @@ mod tests {
             assert_eq!(did_you_mean(given, &known), format!("; did you mean `{meant}`?"));
         }
         assert_eq!(did_you_mean("torch.nn.PixelShuffle", &["conv2d", "pixel_shuffle"]), "; did you mean `pixel_shuffle`?");
-        assert_eq!(did_you_mean("kernel_size", &known), "; the size of the kernel is that of the weight");
+        let unknown = "unknown field `kernel_size`, expected `r` or `mode`".to_string();
+        assert_eq!(with_hint(unknown.clone()), unknown + "; the size of the kernel is that of the weight");
         assert_eq!(did_you_mean("something_else", &known), "");
         assert_eq!(nearest(&"a".repeat(70_000), &["a"]), None);
     }

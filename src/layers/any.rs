@@ -255,8 +255,8 @@ fn available<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// A tensor that is none of those that the op knows.
 pub(crate) fn unexpected(op: &'static str, name: &str, known: &[&str]) -> Error {
-    let list = if known.is_empty() { "no such tensors".into() } else { known.join(", ") };
-    Error::UnexpectedTensor { op, name: name.into(), known: format!("{list}{}", did_you_mean(name, known)) }
+    let known = if known.is_empty() { "no such tensors".into() } else { known.join(", ") + &did_you_mean(name, known) };
+    Error::UnexpectedTensor { op, name: name.into(), known }
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
