@@ -1,6 +1,8 @@
 //! `warpconv run`: one layer on the user's data.
 
-use super::{DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, of_file, print, print_json, read_layer, waiting};
+use super::{
+    DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, of_file, print, print_json, read_layer, waiting,
+};
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
 use std::collections::BTreeMap;
