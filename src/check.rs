@@ -553,7 +553,7 @@ mod tests {
     }
 
     fn check(case: &Case, kernels: Kernels) -> Vec<Run> {
-        let device = Device::host().unwrap();
+        let device = Device::host_with(crate::HostOptions::default()).unwrap();
         let mut runs = Vec::new();
         for dtype in DType::ALL {
             for x in MemoryFormat::ALL {
@@ -603,7 +603,7 @@ mod tests {
     /// The acceptance run is of 1000 cases. Views that are not aligned do not count: their plan may launch another kernel.
     #[rstest::rstest]
     fn a_thousand_random_problems_reach_every_kernel(#[values(1, 2)] seed: u64) {
-        let device = Device::host().unwrap();
+        let device = Device::host_with(crate::HostOptions::default()).unwrap();
         // copies are launched beside layers, sums behind a kernel that splits them
         let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
         let mut missing: BTreeSet<&str> = crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(|name| !beside(name)).collect();
@@ -678,7 +678,7 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let device = Device::host().unwrap();
+        let device = Device::host_with(crate::HostOptions::default()).unwrap();
         let (mut tensors, _) = box_filter([1, 3, 4, 4]);
         let attempt = |layer: &str, tensors: &Arrays| refusal(layer, tensors, DType::F16, MemoryFormat::ChannelsLast, &device);
         assert!(matches!(attempt(LAYER, &tensors), Err(Failure::Accepted)));

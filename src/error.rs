@@ -11,6 +11,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A plan was run on a stream that is being captured in a CUDA graph, which would hold addresses of what may be freed.
+    #[error(
+        "the stream is being captured in a CUDA graph, which would not keep alive what this run uses: capture with warpconv::Graph, or promise to keep it alive with Stream::allow_capture"
+    )]
+    Capturing,
     /// An attribute of a layer is outside its domain.
     #[error("{name} is {value}, but must be {requirement}")]
     Attribute {

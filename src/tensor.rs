@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use crate::Stream;
-use crate::device::{Memory, download};
+use crate::device::{Memory, download, upload};
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::kernels::rearrange;
@@ -300,7 +300,9 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// than the layout.
     ///
     /// # Safety
-    /// The layout's elements are initialised. Work on other streams than `stream` is ordered by the caller.
+    /// The layout's elements are initialised. Work on other streams than `stream` is ordered by the caller. What is returned beside the
+    /// view is dropped after the last work with the view is queued, and before the slice is used again; where the stream is captured,
+    /// before the capture begins.
     #[cfg(feature = "cuda")]
     pub unsafe fn from_cuda(
         device: &'a Device,
@@ -477,8 +479,8 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// As [`TensorView::from_raw`].
     ///
     /// # Safety
-    /// As [`TensorView::from_raw`], and nobody else reads the elements either while the view, or work queued with it, is in
-    /// use. They need not be initialised.
+    /// As [`TensorView::from_raw`] (the elements are initialised, too: safe methods read them), and nobody else reads the elements
+    /// either while the view, or work queued with it, is in use.
     pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
         // SAFETY: passed on to the caller
         Ok(Self(unsafe { TensorView::from_raw(device, address, layout)? }))
@@ -491,7 +493,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// As [`TensorView::from_cuda`].
     ///
     /// # Safety
-    /// Work on other streams than `stream` is ordered by the caller.
+    /// As [`TensorView::from_cuda`].
     #[cfg(feature = "cuda")]
     pub unsafe fn from_cuda(
         device: &'a Device,
@@ -503,6 +505,35 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         let (address, sync) = slice.device_ptr_mut(cuda_stream(device, stream)?);
         // SAFETY: the slice is exclusively borrowed and long enough; the rest is the caller's promise
         Ok((unsafe { Self::from_raw(device, address, layout)? }, sync))
+    }
+
+    /// Copies `values`, in NCHW order, into the elements, after all work queued on the device. Done on return.
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// let mut x = Tensor::<f32>::zeros(&Device::best()?, [1, 2, 1, 2], MemoryFormat::ChannelsLast)?;
+    /// x.view_mut().write(&[1., 2., 10., 20.])?;
+    /// assert_eq!(x.to_vec_in_memory_order()?, [1., 10., 2., 20.]);
+    /// x.channels_mut(1..2)?.write(&[7., 8.])?;
+    /// assert_eq!(x.to_vec()?, [1., 2., 7., 8.]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] when there are not as many values as elements; [`Error::OutOfMemory`] and [`Error::Driver`].
+    pub fn write(&mut self, values: &[T]) -> Result<()> {
+        let (shape, layout) = (self.shape(), self.0.layout);
+        let expected = elements(&shape)?;
+        if values.len() != expected {
+            return Err(Error::Length { name: "values", shape: shape.to_vec(), expected, got: values.len() });
+        }
+        if layout.format == MemoryFormat::Contiguous && layout.is_packed() {
+            // SAFETY: a packed view is over as many elements as its shape has, and this one is exclusive
+            return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
+        }
+        let packed = Tensor::from_slice(self.0.device, shape, values)?;
+        self.0.device.synchronize()?;
+        rearrange::copy(&packed.view(), self)
     }
 
     /// The same elements, to be written, for a shorter time.

@@ -400,7 +400,7 @@ fn meetings_and_bytes_are_counted() {
 
     let c = counters("strided_words", [1, 1, 1], |d| vec![nothing(d, 64)], &[1]);
     assert_eq!((c.shared_bytes_read, c.shared_bytes_written), (128, 128));
-    assert_eq!(Device::host().unwrap().last_launch_counters(), None);
+    assert_eq!(Device::host_with(warpconv::HostOptions::default()).unwrap().last_launch_counters(), None);
 }
 
 // ---- right kernels: right, clean, and bitwise the same in every build and order
@@ -587,7 +587,7 @@ fn conv2d_is_clean<T: Element>() {
         ("groups of 2 and 3 channels", square(1, 1, 3), [1, 6, 7, 6], [9, 2, 3, 3]),
         ("depthwise with multiplier 2, stride 2", square(2, 1, 8), [3, 8, 9, 9], [16, 1, 3, 3]),
     ];
-    let plain = Device::host().unwrap();
+    let plain = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let checked = SEEDS.map(checked);
     for (why, spec, x, weight) in cases {
         let values = |count: usize| (0..count).map(|i| (i * 29 % 31) as f32 / 16.0 - 0.9).collect::<Vec<_>>();
@@ -624,7 +624,7 @@ fn conv2d_bf16_is_clean_and_the_same_in_every_order() {
 #[test]
 fn every_kernel_gives_the_same_bits_in_every_order() {
     let checked = |seed| Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    let devices = [Device::host().unwrap(), checked(4), checked(5)];
+    let devices = [Device::host_with(warpconv::HostOptions::default()).unwrap(), checked(4), checked(5)];
     let mut compared = 0;
     for problem in (0..kinds().count() as u64).map(|index| Problem::random(6, index)) {
         for (dtype, format) in [(DType::F32, MemoryFormat::Contiguous), (DType::F16, MemoryFormat::ChannelsLast)] {

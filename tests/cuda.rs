@@ -11,8 +11,8 @@ use warpconv::check::{Case, Kernels};
 use warpconv::reference::{self, Array};
 use warpconv::tuning::{TunedKernel, TuningRow};
 use warpconv::{
-    Activation, AnyLayer, ChosenBy, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Inputs, Layer, LayerSpec, MemoryFormat,
-    Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, Stream, Tensor, TuningTable, Workspace,
+    Activation, AnyLayer, ChosenBy, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Graph, Inputs, Layer, LayerSpec,
+    MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, Stream, Tensor, TuningTable, Workspace,
 };
 
 fn main() -> ExitCode {
@@ -57,6 +57,7 @@ pub fn trials() -> Vec<Trial> {
     with("running_allocates_nothing", running_allocates_nothing);
     with("a_plan_is_shared_between_threads_and_streams", a_plan_is_shared_between_threads_and_streams);
     with("uploads_and_conversions_are_done_on_return", uploads_and_conversions_are_done_on_return);
+    with("a_graph_replays_on_new_inputs", a_graph_replays_on_new_inputs);
     with("rows_of_the_suite_are_checked_and_timed", rows_of_the_suite_are_checked_and_timed);
     with("kernels_are_tuned", kernels_are_tuned);
     with("too_much_memory_is_an_error", too_much_memory_is_an_error);
@@ -235,6 +236,34 @@ fn a_plan_is_shared_between_threads_and_streams(device: &Device) {
 }
 
 /// Another stream than theirs may use the results at once. Nothing is freed in between: that would wait for everything.
+fn a_graph_replays_on_new_inputs(device: &Device) {
+    let spec = Conv2dSpec { padding: Padding::all(1), activation: Activation::Relu, ..Default::default() };
+    let values: Vec<f32> = (0..4 * 4 * 9).map(|i| (i * 7 % 11) as f32 / 16.0 - 0.25).collect();
+    let layer = Conv2d::new(spec, Parameter::new(&[4, 4, 3, 3], &values).unwrap()).unwrap();
+    let (shape, format) = ([2, 4, 9, 7], MemoryFormat::ChannelsLast);
+    let plan = std::sync::Arc::new(layer.plan::<f32>(device, &PlanRequest::new(shape).format(format)).unwrap());
+    let mut slots = None;
+    let mut graph = Graph::capture(device, |recorder| {
+        let [x, middle, y] = [(); 3].map(|()| recorder.tensor(Tensor::<f32>::zeros(device, shape, format).unwrap()));
+        recorder.run(plan.clone(), move |tensors| Ok(Inputs::new(tensors.view(x)?)), middle)?;
+        recorder.run(plan.clone(), move |tensors| Ok(Inputs::new(tensors.view(middle)?).residual(tensors.view(x)?)), y)?;
+        slots = Some((x, y));
+        Ok(())
+    })
+    .unwrap();
+    drop(plan); // the graph keeps it
+    let (x, y) = slots.unwrap();
+    let stream = Stream::new(device).unwrap();
+    for seed in 0..3 {
+        let input = Tensor::<f32>::randn(device, shape, format, seed).unwrap();
+        graph.view_mut(x).unwrap().write(&input.to_vec().unwrap()).unwrap();
+        graph.replay(&stream).unwrap();
+        let middle = layer.forward(&Inputs::new(&input)).unwrap();
+        let expected = layer.forward(&Inputs::new(&middle).residual(&input)).unwrap();
+        assert_eq!(graph.view(y).unwrap().to_vec().unwrap(), expected.to_vec().unwrap(), "replay with input {seed}");
+    }
+}
+
 fn uploads_and_conversions_are_done_on_return(device: &Device) {
     let layer = layer(3, 4, Activation::None);
     let stream = Stream::new(device).unwrap();
@@ -366,6 +395,10 @@ mod on_cudarc {
             let (x, read) = unsafe { TensorView::from_cuda(device, &slice, layout, &stream).unwrap() };
             drop(read); // before the capture, which may not hold events from outside
             cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            let refused = plans[0].run(&Inputs::new(x), &mut a, Workspace::none(), &stream);
+            assert!(matches!(refused, Err(Error::Capturing)), "{refused:?}");
+            // SAFETY: plans, tensors and the slice outlive the graph
+            let stream = unsafe { stream.clone().allow_capture() };
             plans[0].run(&Inputs::new(x), &mut a, Workspace::none(), &stream).unwrap();
             plans[1].run(&Inputs::new(&a).residual(&a), &mut b, Workspace::none(), &stream).unwrap();
             plans[2].run(&Inputs::new(&b), &mut y, Workspace::none(), &stream).unwrap();

@@ -16,7 +16,7 @@ use warpconv::{
     Workspace,
 };
 
-static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
 
 /// k/divisor with |k| <= divisor.
 fn grid(count: usize, divisor: i32, seed: u64) -> Vec<f32> {
@@ -310,7 +310,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(run(&Inputs::new(&x)), Err(Error::MissingTensor { .. })));
     assert!(matches!(run(&Inputs::new(&x).offset(&mask)), Err(Error::Shape { name: "offset", .. })));
     assert!(matches!(run(&Inputs::new(&x).offset(&offset).mask(&offset)), Err(Error::Shape { name: "mask", .. })));
-    let elsewhere = Device::host().unwrap();
+    let elsewhere = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let far = Tensor::<f32>::zeros(&elsewhere, geometry.offset, MemoryFormat::Contiguous).unwrap();
     assert!(matches!(run(&Inputs::new(&x).offset(&far)), Err(Error::WrongDevice { name: "offset", .. })));
     // a plain convolution has no offsets

@@ -223,7 +223,8 @@ fn chosen(groups: usize, [c_in, c_out]: [usize; 2], image: usize, kernel: usize,
     let weight = Parameter::new(&shape, &vec![0.0; shape.iter().product()]).unwrap();
     let spec = Conv2dSpec { groups, stride: [stride; 2], padding: Padding::Explicit([kernel / 2; 4]), ..Default::default() };
     let request = PlanRequest::new([32, groups * c_in, image, image]).format(format);
-    let plan = Conv2d::new(spec, weight).unwrap().plan::<f16>(&Device::host().unwrap(), &request).unwrap();
+    let plan =
+        Conv2d::new(spec, weight).unwrap().plan::<f16>(&Device::host_with(warpconv::HostOptions::default()).unwrap(), &request).unwrap();
     println!("{}", plan.explain());
     plan.explain().kernel
 }
@@ -282,13 +283,13 @@ fn groups_are_split_over_devices(#[case] parts: usize) {
     let values = |count: usize| (0..count).map(|i| (i * 37 % 65) as f32 / 64.0 - 0.5).collect::<Vec<_>>();
     let layer = Conv2d::new(spec, Parameter::new(&[10, 3, 3, 3], &values(270)).unwrap()).unwrap();
     let layer = layer.with_bias(Parameter::vector(&values(10))).unwrap().with_slope(Parameter::vector(&values(10))).unwrap();
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let x = Tensor::<f32>::from_slice(&device, [2, 15, 6, 7], &values(2 * 15 * 42)).unwrap();
     let whole = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
     let split = layer.split_groups(parts).unwrap();
     assert_eq!(split.len(), parts);
     for part in split {
-        let own = Device::host().unwrap();
+        let own = Device::host_with(warpconv::HostOptions::default()).unwrap();
         let slice = x.channels(part.input).unwrap().to_format(MemoryFormat::Contiguous).unwrap().to_device(&own).unwrap();
         let y = part.layer.forward(&Inputs::new(&slice)).unwrap().to_vec().unwrap();
         let plane = 42;

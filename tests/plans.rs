@@ -122,7 +122,7 @@ fn no_kind_of_launch_allocates() {
 
 #[test]
 fn a_plan_is_shared_between_threads() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(4, 6, Activation::Gelu);
     let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 4, 9, 9])).unwrap();
     let run = |seed: u64| {
@@ -141,8 +141,8 @@ fn a_plan_is_shared_between_threads() {
 
 #[test]
 fn tensors_that_do_not_fit_the_plan_are_refused() {
-    let device = Device::host().unwrap();
-    let other = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
+    let other = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(3, 4, Activation::None);
     let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 3, 8, 8])).unwrap();
     let stream = Stream::default_of(&device);
@@ -175,7 +175,7 @@ fn tensors_that_do_not_fit_the_plan_are_refused() {
 
 #[test]
 fn an_output_over_an_input_is_refused() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let weight = Parameter::new(&[2, 2, 1, 1], &[1f32, 0., 0., 1.]).unwrap();
     let layer = Conv2d::new(Conv2dSpec::default(), weight).unwrap();
     let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 2, 4, 4])).unwrap();
@@ -201,7 +201,7 @@ fn an_output_over_an_input_is_refused() {
 
 #[rstest]
 fn concatenation_needs_no_copy(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let (left, right) = (layer(3, 4, Activation::Relu), layer(2, 5, Activation::Tanh));
     let x = Tensor::<f32>::randn(&device, [2, 5, 6, 7], format, 3).unwrap();
     let stream = Stream::default_of(&device);
@@ -222,7 +222,7 @@ fn concatenation_needs_no_copy(#[values(MemoryFormat::Contiguous, MemoryFormat::
 
 #[test]
 fn accumulation_adds_to_the_output() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(3, 4, Activation::Relu);
     let x = Tensor::<f32>::randn(&device, [1, 3, 6, 6], MemoryFormat::Contiguous, 1).unwrap();
     let before = Tensor::<f32>::randn(&device, [1, 4, 6, 6], MemoryFormat::Contiguous, 2).unwrap();
@@ -235,7 +235,7 @@ fn accumulation_adds_to_the_output() {
 
 #[test]
 fn formats_may_differ_between_input_output_and_residual() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(3, 4, Activation::None);
     let x = Tensor::<f16>::randn(&device, [2, 3, 5, 6], MemoryFormat::Contiguous, 1).unwrap();
     let residual = Tensor::<f16>::randn(&device, [2, 4, 5, 6], MemoryFormat::Contiguous, 2).unwrap();
@@ -253,7 +253,7 @@ fn formats_may_differ_between_input_output_and_residual() {
 
 #[test]
 fn the_choice_of_a_kernel_is_explained_and_can_be_overridden() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(3, 4, Activation::None);
     let request = PlanRequest::new([1, 3, 8, 8]).format(MemoryFormat::ChannelsLast);
     let plan = layer.plan::<f16>(&device, &request).unwrap();
@@ -283,7 +283,7 @@ fn the_choice_of_a_kernel_is_explained_and_can_be_overridden() {
 
 #[test]
 fn packed_weights_are_shared_among_plans() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let layer = layer(3, 4, Activation::None);
     let count = |request: &PlanRequest| {
         let before = device.allocations();
@@ -296,7 +296,7 @@ fn packed_weights_are_shared_among_plans() {
 
 #[test]
 fn an_empty_batch_is_a_valid_input() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     for format in MemoryFormat::ALL {
         let x = Tensor::<f32>::zeros(&device, [0, 3, 8, 8], format).unwrap();
         let y = layer(3, 4, Activation::None).forward(&Inputs::new(&x)).unwrap();

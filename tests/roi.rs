@@ -59,7 +59,7 @@ proptest! {
     #[test]
     fn random_problems_meet_the_oracle(seed in any::<u32>(), op in 0..4usize) {
         let kinds = kinds_of(OPS[op], &["plain", "grid_adaptive", "special_values", "modulated", "position_sensitive"]);
-        check(&Problem::of_kinds(&kinds, seed.into(), u64::from(seed) % 97), &Device::host().unwrap());
+        check(&Problem::of_kinds(&kinds, seed.into(), u64::from(seed) % 97), &Device::host_with(warpconv::HostOptions::default()).unwrap());
     }
 }
 
@@ -136,7 +136,7 @@ fn ramp(device: &Device, shape: [usize; 4], format: MemoryFormat) -> Tensor<f32>
 #[case::infinite(RoiAlignSpec::new([1, 1]), [0.0, 0.0, f32::INFINITY, 4.0], &[0.0])]
 #[case::not_a_number(RoiAlignSpec { sampling_ratio: 2, ..RoiAlignSpec::new([1, 1]) }, [0.0, f32::NAN, 4.0, 4.0], &[0.0])]
 fn roi_align_by_hand(#[case] spec: RoiAlignSpec, #[case] corners: [f32; 4], #[case] expected: &[f32]) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let [x1, y1, x2, y2] = corners;
     let rois = RoIs::from_slice(&device, 1, &[[0.0, x1, y1, x2, y2]]).unwrap();
     for format in MemoryFormat::ALL {
@@ -148,7 +148,7 @@ fn roi_align_by_hand(#[case] spec: RoiAlignSpec, #[case] corners: [f32; 4], #[ca
 
 #[test]
 fn roi_pool_and_ps_roi_pool_by_hand() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let rois = [[0.0, 0.5, -0.5, 2.5, 1.4], [0.0, 3.0, 3.0, 1.0, 1.0], [0.0, 9.0, 9.0, 12.0, 12.0], [0.0, f32::NAN, 0.0, 3.0, 3.0]];
     let rois = RoIs::from_slice(&device, 1, &rois).unwrap();
     for format in MemoryFormat::ALL {
@@ -176,7 +176,7 @@ fn roi_pool_and_ps_roi_pool_by_hand() {
 /// offset.
 #[test]
 fn deformable_position_sensitive_pooling_by_hand() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let spec =
         DeformRoiPoolSpec { sampling_ratio: 1, gamma: 0.5, position_sensitive: true, offset_groups: 2, ..DeformRoiPoolSpec::new([1, 2]) };
     let pool = DeformRoiPool::new(spec).unwrap();
@@ -206,7 +206,7 @@ fn deformable_position_sensitive_pooling_by_hand() {
 }
 
 fn zero_offset_is_roi_align_in<T: Element>(format: MemoryFormat, sampling_ratio: i32) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let x = Tensor::<T>::rand(&device, [2, 24, 11, 13], format, 1).unwrap();
     let rois = [[0.0, 1.2, 2.3, 30.4, 17.5], [1.0, -8.0, -3.0, 40.0, 9.0], [1.0, 4.0, 4.0, 4.5, 5.0]];
     let rois = RoIs::from_slice(&device, 2, &rois).unwrap();
@@ -235,7 +235,7 @@ fn deformable_pooling_without_offset_is_roi_align(#[values(0, 2)] sampling_ratio
 /// An offset of gamma 1 by (dx, dy) is a RoI that was moved.
 #[test]
 fn a_constant_offset_moves_the_roi() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let x = Tensor::<f32>::rand(&device, [1, 8, 16, 16], MemoryFormat::ChannelsLast, 1).unwrap();
     let pool = DeformRoiPool::new(DeformRoiPoolSpec { sampling_ratio: 2, gamma: 1.0, ..DeformRoiPoolSpec::new([2, 2]) }).unwrap();
     let rois = |corners: [f32; 4]| {
@@ -285,7 +285,7 @@ fn any_offset_is_safe() {
 
 #[test]
 fn nothing_to_pool() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let align = RoiAlign::new(RoiAlignSpec::new([3, 2])).unwrap();
     for n in [0, 2] {
         let x = Tensor::<f32>::rand(&device, [n, 3, 5, 5], MemoryFormat::Contiguous, 1).unwrap();
@@ -334,7 +334,7 @@ fn batch_indices_out_of_range() {
 
 #[test]
 fn what_does_not_fit_is_an_error() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let request = |x| PlanRequest::new(x).rois(2);
     let plan = |layer: &DeformRoiPool, request: &PlanRequest| layer.plan::<f32>(&device, request).map(|_| ());
     let deform = DeformRoiPoolSpec::new([2, 2]);
@@ -383,7 +383,7 @@ fn steps(shape: &[usize], seed: usize) -> Parameter {
 }
 
 fn pack_is_its_stages<T: Element>(format: MemoryFormat, modulated: bool, hidden: bool) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let x = Tensor::<T>::rand(&device, [2, 8, 9, 10], format, 4).unwrap();
     let rois =
         RoIs::from_slice(&device, 2, &[[0.0, 1.0, 2.0, 30.0, 17.0], [1.0, -8.0, 3.0, 36.0, 30.0], [1.0, 4.0, 4.0, 9.0, 9.0]]).unwrap();
@@ -471,7 +471,7 @@ fn a_pack_is_its_stages(#[values(false, true)] modulated: bool, #[values(false, 
 
 #[test]
 fn a_pack_runs_in_its_workspace_and_refuses_what_does_not_fit() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let spec = DeformRoiPoolSpec::new([2, 2]);
     let weight = |outputs: usize, inputs: usize| FullyConnected { weight: steps(&[outputs, inputs], 0), bias: None };
     let pack = DeformRoiPoolPack::new(spec, vec![weight(8, 12)]).unwrap().with_mask(vec![weight(4, 12)]).unwrap();
@@ -504,7 +504,7 @@ fn a_pack_runs_in_its_workspace_and_refuses_what_does_not_fit() {
 /// What is chosen: vectors over channels where there are any.
 #[test]
 fn channels_last_takes_vectors() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let chosen = |x: [usize; 4], format| {
         let align = RoiAlign::new(RoiAlignSpec { sampling_ratio: 2, ..RoiAlignSpec::new([7, 7]) }).unwrap();
         align.plan::<f16>(&device, &PlanRequest::new(x).format(format).rois(512)).unwrap().explain().kernel

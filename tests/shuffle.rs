@@ -16,7 +16,7 @@ use warpconv::{
     SubPixelConv2d, SubPixelConv2dSpec, Tensor, Workspace, WorkspaceMemory,
 };
 
-static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
 const ORDERS: [ChannelOrder; 3] = [ChannelOrder::Crd, ChannelOrder::Dcr, ChannelOrder::Focus];
 
 fn checked(seed: u64) -> Device {

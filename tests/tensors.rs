@@ -49,7 +49,7 @@ fn formats_are_permutations(#[case] shape: Shape) {
         assert_eq!(y.to_format(MemoryFormat::ChannelsLast).unwrap().to_vec_in_memory_order().unwrap(), memory);
         assert_eq!(y.to_format(MemoryFormat::Contiguous).unwrap().to_vec_in_memory_order().unwrap(), values);
     }
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     check::<f32>(&device, shape);
     check::<f16>(&device, shape);
     check::<bf16>(&device, shape);
@@ -57,7 +57,7 @@ fn formats_are_permutations(#[case] shape: Shape) {
 
 #[test]
 fn casts_round_every_16_bit_pattern_as_half_does() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     // every f16 and every bf16, and around each the f32 at, just below and just above the tie with its successor
     let mut values: Vec<f32> = Vec::new();
     for bits in 0..=u16::MAX {
@@ -107,7 +107,7 @@ fn all_builds_of_the_kernels_agree(#[values(MemoryFormat::Contiguous, MemoryForm
 
 #[rstest]
 fn channel_slices_read_and_write_in_place(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let shape = [2, 7, 3, 5];
     let values = numbered::<f32>(shape);
     let x = Tensor::from_slice(&device, shape, &values).unwrap().to_format(format).unwrap();
@@ -132,7 +132,7 @@ fn channel_slices_read_and_write_in_place(#[values(MemoryFormat::Contiguous, Mem
 
 #[test]
 fn memory_of_a_service_is_used_where_it_lies() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let values: Vec<f32> = (0..24).map(|i| i as f32).collect();
     let address = values.as_ptr() as u64;
     let layout = Layout::channel_slice([1, 2, 2, 2], MemoryFormat::ChannelsLast, 6).unwrap();
@@ -147,7 +147,7 @@ fn memory_of_a_service_is_used_where_it_lies() {
 
 #[test]
 fn wrong_lengths_and_sizes_are_errors() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     assert!(matches!(Tensor::from_slice(&device, [1, 2, 2, 2], &[0f32; 7]), Err(Error::Length { expected: 8, got: 7, .. })));
     let huge = [usize::MAX, 2, 2, 2];
     assert!(matches!(Tensor::<f32>::zeros(&device, huge, MemoryFormat::Contiguous), Err(Error::Overflow { .. })));
@@ -188,7 +188,8 @@ fn more_than_the_machine_has_left_is_refused_before_it_is_written() {
 
 #[test]
 fn random_tensors_depend_on_the_seed_alone() {
-    let (a, b) = (Device::host().unwrap(), Device::host().unwrap());
+    let (a, b) =
+        (Device::host_with(warpconv::HostOptions::default()).unwrap(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     let shape = [2, 3, 16, 16];
     let x = Tensor::<f32>::randn(&a, shape, MemoryFormat::Contiguous, 7).unwrap().to_vec().unwrap();
     assert_eq!(Tensor::<f32>::randn(&b, shape, MemoryFormat::ChannelsLast, 7).unwrap().to_vec().unwrap(), x);
@@ -202,7 +203,7 @@ fn random_tensors_depend_on_the_seed_alone() {
 
 #[test]
 fn any_tensor_forwards_to_its_dtype() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let x: AnyTensor = Tensor::from_slice(&device, [1, 1, 1, 3], &[1.5f32, -2.0, 3.25].map(bf16::from_f32)).unwrap().into();
     assert_eq!((x.dtype(), x.shape(), x.format()), (DType::Bf16, [1, 1, 1, 3], MemoryFormat::Contiguous));
     assert_eq!(x.to_f32_vec().unwrap(), [1.5, -2.0, 3.25]);
@@ -213,7 +214,8 @@ fn any_tensor_forwards_to_its_dtype() {
 
 #[test]
 fn tensors_move_between_devices() {
-    let (a, b) = (Device::host().unwrap(), Device::host().unwrap());
+    let (a, b) =
+        (Device::host_with(warpconv::HostOptions::default()).unwrap(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     assert_ne!(a, b, "each call gives a distinct device");
     let x = Tensor::<f16>::randn(&a, [1, 3, 4, 4], MemoryFormat::ChannelsLast, 1).unwrap();
     let y = x.to_device(&b).unwrap();

@@ -58,7 +58,7 @@ fn table(device: &Device, rows: Vec<TuningRow>) -> TuningTable {
 /// That a table with the dearest kernel in front makes a plan choose just that.
 #[track_caller]
 fn is_steered<T: Element>(layer: &impl Layer, request: &PlanRequest) {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let before = explain::<T>(layer, &device, request);
     assert_eq!(before.chosen_by, ChosenBy::CostModel);
     assert!(before.to_string().contains("chosen by the cost model"), "{before}");
@@ -71,7 +71,7 @@ fn is_steered<T: Element>(layer: &impl Layer, request: &PlanRequest) {
     assert!(after.to_string().contains("the fastest by the measured times of tuning-test.json"), "{after}");
     assert_eq!(after.choices[0].kernel, fastest);
     // another device, though it has the same name, has tables of its own
-    assert_eq!(explain::<T>(layer, &Device::host().unwrap(), request).kernel, before.kernel);
+    assert_eq!(explain::<T>(layer, &Device::host_with(warpconv::HostOptions::default()).unwrap(), request).kernel, before.kernel);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_pair_of_launches_is_chosen_by_a_table_too() {
     let layer = DepthwiseSeparableConv2d::new(spec, parameter(&[64, 1, 3, 3]), parameter(&[64, 64, 1, 1])).unwrap();
     let request = request([1, 64, 28, 28]);
     for wanted in ["pair", "fused"] {
-        let device = Device::host().unwrap();
+        let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
         let before = explain::<f16>(&layer, &device, &request);
         let mut row = reversed(&before);
         for kernel in &mut row.kernels {
@@ -106,7 +106,11 @@ fn a_pair_of_launches_is_chosen_by_a_table_too() {
 
 #[test]
 fn forward_goes_by_a_table_and_computes_the_same() {
-    let (layer, plain, tuned) = (conv(), Device::host().unwrap(), Device::host().unwrap());
+    let (layer, plain, tuned) = (
+        conv(),
+        Device::host_with(warpconv::HostOptions::default()).unwrap(),
+        Device::host_with(warpconv::HostOptions::default()).unwrap(),
+    );
     let row = reversed(&explain::<f32>(&layer, &tuned, &request(X)));
     tuned.add_tuning(&table(&tuned, vec![row]));
     let y = [plain, tuned].map(|device| {
@@ -120,7 +124,7 @@ fn forward_goes_by_a_table_and_computes_the_same() {
 
 #[test]
 fn only_the_exact_problem_is_steered() {
-    let (layer, device) = (conv(), Device::host().unwrap());
+    let (layer, device) = (conv(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     let row = reversed(&explain::<f16>(&layer, &device, &request(X)));
     device.add_tuning(&table(&device, vec![row]));
     let by = |layer: &Conv2d, request: &PlanRequest| explain::<f16>(layer, &device, request).chosen_by;
@@ -148,7 +152,7 @@ fn only_the_exact_problem_is_steered() {
 
 #[test]
 fn a_kernel_that_does_not_apply_is_passed_over() {
-    let (layer, device) = (conv(), Device::host().unwrap());
+    let (layer, device) = (conv(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     let before = explain::<f16>(&layer, &device, &request(X));
     let mut row = reversed(&before);
     let second = row.kernels[0].kernel.clone();
@@ -164,7 +168,7 @@ fn a_kernel_that_does_not_apply_is_passed_over() {
 
 #[test]
 fn a_later_table_comes_first() {
-    let (layer, device) = (conv(), Device::host().unwrap());
+    let (layer, device) = (conv(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     let row = reversed(&explain::<f16>(&layer, &device, &request(X)));
     let mut other = row.clone();
     other.kernels.swap(0, 1);
@@ -183,7 +187,7 @@ fn a_later_table_comes_first() {
 #[case::another_cpu(|table: &mut TuningTable| table.device.name = "CPU, 999 threads, AVX2 build".into(), "999")]
 #[case::another_version(|table: &mut TuningTable| table.version = "0.0.9".into(), "0.0.9")]
 fn a_table_of_something_else_has_no_say(#[case] change: fn(&mut TuningTable), #[case] why: &str) {
-    let (layer, device) = (conv(), Device::host().unwrap());
+    let (layer, device) = (conv(), Device::host_with(warpconv::HostOptions::default()).unwrap());
     let row = reversed(&explain::<f16>(&layer, &device, &request(X)));
     let mut table = table(&device, vec![row]);
     assert_eq!(table.mismatch(&device), None);
@@ -195,7 +199,7 @@ fn a_table_of_something_else_has_no_say(#[case] change: fn(&mut TuningTable), #[
 
 #[test]
 fn a_table_is_its_own_json_and_knows_its_regret() {
-    let device = Device::host().unwrap();
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
     let row = |id: &str, times: &[(f64, f64)]| TuningRow {
         id: id.into(),
         problem: id.into(),
@@ -304,7 +308,7 @@ mod program {
         let plan = |more: &[&str]| serde_json::from_str::<Value>(&info(&[more, &["--json"]].concat())).unwrap()["plan"].clone();
         assert!(info(&[]).contains("chosen by the cost model"));
         let before = plan(&[]);
-        let device = Device::host().unwrap();
+        let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
         let row = reversed(&explain::<f16>(&conv(), &device, &request(X)));
         assert_eq!(before["problem"], row.problem, "the same layer");
         let slowest = row.kernels[0].kernel.clone();

@@ -282,14 +282,17 @@ impl Bench {
     /// The time of a launch over sets that rotate.
     fn time<T: Element>(&self, spec: &LayerSpec, plan: &Plan<T>, sets: &mut [Set<T>], memory: &mut WorkspaceMemory) -> Result<Time> {
         let rounds = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES.div_ceil(sets.len()) };
-        self.timer.measure(&self.effort, rounds * sets.len(), |stream| {
+        let launches = rounds * sets.len();
+        let queue = |stream: &Stream| {
             for _ in 0..rounds {
                 for set in &mut *sets {
                     set.run(spec, plan, memory, stream)?;
                 }
             }
             Ok(())
-        })
+        };
+        // SAFETY: plan, sets and workspace outlive the call
+        unsafe { self.timer.measure(&self.effort, launches, queue) }
     }
 
     /// How many sets of so many bytes rotate.
@@ -448,8 +451,9 @@ impl Bench {
         let (mut set, _) = self.set(problem, 0, [format; 2], plan.output_shape())?;
         let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
         let spec = layer.spec();
-        let time =
-            self.timer.measure(effort, launches, |stream| (0..launches).try_for_each(|_| set.run(&spec, &plan, &mut memory, stream)))?;
+        let queue = |stream: &Stream| (0..launches).try_for_each(|_| set.run(&spec, &plan, &mut memory, stream));
+        // SAFETY: plan, set and workspace outlive the call
+        let time = unsafe { self.timer.measure(effort, launches, queue)? };
         Ok((time, plan.explain().kernel.to_string()))
     }
 }

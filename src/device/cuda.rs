@@ -97,6 +97,13 @@ fn no_kernel_image(gpu: &str, (major, minor): (u32, u32)) -> Error {
     }
 }
 
+/// Whether a stream is being captured, by whomever.
+pub(crate) fn is_capturing(stream: &CudaStream) -> Result<bool> {
+    // SAFETY: the stream is alive. Unlike cudarc's own call this needs no current context, so that it costs next to nothing.
+    let status = unsafe { result::stream::is_capturing(stream.cu_stream()) }.map_err(|e| driver_error("cuStreamIsCapturing", e))?;
+    Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+}
+
 /// Refuses a stream of another context than the device's.
 pub(crate) fn check_stream(device: &Device, stream: &CudaStream) -> Result<()> {
     check_context(device, "the stream", stream.context())
@@ -286,7 +293,8 @@ impl Backend for CudaDevice {
 
     unsafe fn free(&self, address: u64, _: usize) {
         if self.bind().is_ok() {
-            // SAFETY: from `allocate`, and not used any more, the caller says; cuMemFree waits for work under way. An error
+            // SAFETY: from `allocate`, and no new work uses it, the caller says. cuMemFree waits for what is under way: the driver API's
+            // reference excepts only memory of cuMemAllocAsync and of pools from that. An error
             // could only repeat one that a stream has reported.
             let _ = unsafe { result::free_sync(address) };
         }

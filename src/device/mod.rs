@@ -3,6 +3,7 @@
 //! Two kinds, behind one interface: a CUDA device (feature `cuda`), and the host device (feature `host`), which runs the
 //! same kernel sources on the CPU.
 
+mod capture;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod gpu;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use capture::{Captured, capture};
 pub use gpu::GpuModel;
 #[cfg(feature = "host")]
 pub use host::HostOptions;
@@ -469,6 +471,16 @@ impl Memory {
     }
 }
 
+/// Copies to device memory from the host, after all work queued before.
+///
+/// # Safety
+/// `from.len()` bytes from `address` on are memory of `device`, which nobody else uses meanwhile.
+pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Result<()> {
+    device.synchronize()?;
+    // SAFETY: passed on to the caller
+    if from.is_empty() { Ok(()) } else { unsafe { device.0.backend.upload(address, from) } }
+}
+
 /// Copies device memory to the host, after all work queued before.
 ///
 /// # Safety
@@ -492,6 +504,9 @@ impl Drop for Memory {
 pub struct Stream {
     device: Device,
     pub(crate) kind: StreamKind,
+    /// Whether someone has promised that what is captured on it lives on.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    capture_allowed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -506,7 +521,7 @@ pub(crate) enum StreamKind {
 impl Stream {
     /// The device's own stream, which [`Layer::forward`](crate::Layer::forward) uses.
     pub fn default_of(device: &Device) -> Self {
-        Self { device: device.clone(), kind: device.0.backend.default_stream() }
+        Self { device: device.clone(), kind: device.0.backend.default_stream(), capture_allowed: false }
     }
 
     /// A new stream, which runs beside the others: synchronise before another stream uses what this one computes. On the host
@@ -515,7 +530,7 @@ impl Stream {
     /// # Errors
     /// [`Error::Driver`].
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Self { device: device.clone(), kind: device.0.backend.new_stream()? })
+        Ok(Self { device: device.clone(), kind: device.0.backend.new_stream()?, capture_allowed: false })
     }
 
     /// A stream that the caller owns. It must belong to the device's context.
@@ -525,24 +540,37 @@ impl Stream {
     #[cfg(feature = "cuda")]
     pub fn from_cuda(device: &Device, stream: Arc<cudarc::driver::CudaStream>) -> Result<Self> {
         cuda::check_stream(device, &stream)?;
-        Ok(Self { device: device.clone(), kind: StreamKind::Cuda(stream) })
+        Ok(Self { device: device.clone(), kind: StreamKind::Cuda(stream), capture_allowed: false })
     }
 
-    /// The cudarc stream of a GPU; `None` for the host device. It captures graphs:
+    /// Lets plans run on the stream while it is captured.
     ///
-    /// ```no_run
-    /// # use warpconv::{Conv2d, Device, Inputs, Plan, Stream, Tensor, Workspace, cudarc};
-    /// # fn f(device: &Device, plan: Plan<f32>, x: Tensor<f32>, mut y: Tensor<f32>) -> Result<(), Box<dyn std::error::Error>> {
-    /// use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-    /// let stream = Stream::new(device)?;
-    /// let cuda = stream.as_cuda().expect("the stream of a GPU");
-    /// cuda.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-    /// plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream)?;
-    /// let graph = cuda.end_capture(CUgraphInstantiate_flags(0))?.expect("a captured launch");
-    /// graph.launch()?; // as often as wanted, while plan, x and y live
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// A graph that is captured by way of [`Stream::as_cuda`] holds the addresses of plans, tensors and workspace, and replays use
+    /// them whether they still live or not. Therefore [`Plan::run`](crate::Plan::run) refuses a stream that is captured.
+    /// [`Graph`](crate::Graph) captures safely: it owns what its runs use.
+    ///
+    /// # Safety
+    /// Every plan, tensor and workspace of the runs that are captured on the stream, or a clone of it, stays alive and where it is until
+    /// the captured graph, what was instantiated from it and its last replay are done with it.
+    #[must_use]
+    pub unsafe fn allow_capture(mut self) -> Self {
+        self.capture_allowed = true;
+        self
+    }
+
+    /// Refuses a stream that is captured by someone who has not promised that what is captured lives on.
+    pub(crate) fn refuse_capture(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let StreamKind::Cuda(stream) = &self.kind
+            && !self.capture_allowed
+            && cuda::is_capturing(stream)?
+        {
+            return Err(Error::Capturing);
+        }
+        Ok(())
+    }
+
+    /// The cudarc stream of a GPU; `None` for the host device.
     #[cfg(feature = "cuda")]
     pub fn as_cuda(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
         match &self.kind {

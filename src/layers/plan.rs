@@ -316,7 +316,7 @@ impl Needs {
 
 /// A layer made ready for one input shape: validated geometry, chosen and loaded kernel, packed weights on the device.
 ///
-/// `run` takes `&self`, allocates nothing, does not synchronise, and can be captured in a CUDA graph; a plan may be shared
+/// `run` takes `&self`, allocates nothing, does not synchronise, and can be captured in a [`crate::Graph`]; a plan may be shared
 /// between threads and streams.
 #[derive(Debug)]
 pub struct Plan<T: Element> {
@@ -368,6 +368,7 @@ impl<T: Element> Plan<T> {
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when another set of tensors is given than the layer reads;
     /// [`Error::Aliased`] when `y` overlaps an input ([`Inputs::accumulate`] is the way to add to the output);
     /// [`Error::Workspace`] when the workspace has fewer than [`Plan::workspace_bytes`];
+    /// [`Error::Capturing`] on a stream that is captured without [`Stream::allow_capture`];
     /// [`Error::Limit`] when a view's strides reach over 2^31 elements within an image; a failed launch.
     pub fn run<'y>(
         &self,
@@ -377,32 +378,39 @@ impl<T: Element> Plan<T> {
         stream: &Stream,
     ) -> Result<()> {
         let mut y = y.into();
+        self.check_run(inputs, &y, stream.device())?;
+        workspace.check(&self.device, self.workspace_bytes)?;
+        stream.refuse_capture()?;
+        if self.output.contains(&0) {
+            return Ok(());
+        }
+        self.executable.run(inputs, &mut y, &workspace, stream)
+    }
+
+    /// Refuses tensors and a stream's device that are not what the plan was built for.
+    pub(crate) fn check_run(&self, inputs: &Inputs<'_, T>, y: &TensorViewMut<'_, T>, stream: &Device) -> Result<()> {
         self.check("x", &inputs.x, self.request.x, Some(self.request.x_format))?;
         self.check("y", &y.as_view(), self.output, Some(self.request.y_format))?;
-        disjoint("x", &inputs.x, &y)?;
+        disjoint("x", &inputs.x, y)?;
         if !matches!(inputs.residual, Residual::None) && self.needs.residual == Need::No {
             return Err(self.unexpected("residual"));
         }
         if let Residual::Tensor(residual) = &inputs.residual {
             self.check("residual", residual, self.output, None)?;
-            disjoint("residual", residual, &y)?;
+            disjoint("residual", residual, y)?;
         }
-        self.check_field("offset", self.needs.offset, inputs.offset.as_ref(), &y)?;
-        self.check_field("mask", self.needs.mask, inputs.mask.as_ref(), &y)?;
+        self.check_field("offset", self.needs.offset, inputs.offset.as_ref(), y)?;
+        self.check_field("mask", self.needs.mask, inputs.mask.as_ref(), y)?;
         match (&inputs.rois, self.needs.rois) {
             (None, false) => {}
             (Some(rois), true) => rois.check(&self.device, self.request.rois.unwrap_or_default(), self.request.x[0])?,
             (Some(_), false) => return Err(self.unexpected("rois")),
             (None, true) => return Err(self.missing("rois")),
         }
-        if stream.device() != &self.device {
-            return Err(Error::WrongDevice { name: "the stream", expected: self.device.to_string(), got: stream.device().to_string() });
+        if stream != &self.device {
+            return Err(Error::WrongDevice { name: "the stream", expected: self.device.to_string(), got: stream.to_string() });
         }
-        workspace.check(&self.device, self.workspace_bytes)?;
-        if self.output.contains(&0) {
-            return Ok(());
-        }
-        self.executable.run(inputs, &mut y, &workspace, stream)
+        Ok(())
     }
 
     fn unexpected(&self, name: &'static str) -> Error {

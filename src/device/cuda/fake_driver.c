@@ -296,6 +296,7 @@ Result cuStreamBeginCapture_v2(Stream* s, int mode) {
     drain(s);
     return s->capturing = 1, s->invalidated = 0, SUCCESS;
 }
+Result cuStreamIsCapturing(Stream* s, int* status) { return *status = of(s)->capturing, SUCCESS; }
 Result cuStreamEndCapture(Stream* s, Graph** g) {
     NEEDS_CONTEXT("cuStreamEndCapture")
     s->capturing = 0;
