@@ -33,8 +33,7 @@ fn a_chain_is_replayed_on_new_inputs() {
         let mut graph = Graph::capture(&device, |recorder| {
             let [x, middle, y] = [(); 3].map(|()| recorder.tensor(zeros(&device, format)));
             recorder.run(plans[0].clone(), move |tensors| Ok(Inputs::new(tensors.view(x)?)), middle)?;
-            let second = move |tensors: &warpconv::Tensors| Ok(Inputs::new(tensors.view(middle)?).residual(tensors.view(x)?));
-            recorder.run(plans[1].clone(), second, y)?;
+            recorder.run(plans[1].clone(), move |tensors| Ok(Inputs::new(tensors.view(middle)?).residual(tensors.view(x)?)), y)?;
             slots = Some((x, y));
             Ok(())
         })
@@ -60,7 +59,7 @@ fn a_chain_is_replayed_on_new_inputs() {
 fn slices_and_rois_are_kept() {
     let (device, layer) = (device(), layer(3));
     let plan = Arc::new(layer.plan::<f32>(&device, &PlanRequest::new(SHAPE)).unwrap());
-    let pool = RoiAlign::new(RoiAlignSpec { output_size: [2, 2], ..Default::default() }).unwrap();
+    let pool = RoiAlign::new(RoiAlignSpec::new([2, 2])).unwrap();
     let pool_plan = pool.plan::<f32>(&device, &PlanRequest::new([2, 8, 9, 7]).rois(1)).unwrap();
     let boxes = [[1.0f32, 0.0, 0.5, 4.0, 5.0]];
     let input = Tensor::<f32>::randn(&device, SHAPE, MemoryFormat::Contiguous, 1).unwrap();
