@@ -64,7 +64,7 @@ struct AxisPhase {
 };
 WC_DEVICE AxisPhase axis_phase(const TransposedAxis& axis, const AxisTaps& first_output, int32_t index, int32_t outputs) {
     const int32_t taps = (axis.kernel - first_output.first + axis.period - 1) / axis.period;
-    return {(outputs - index + axis.stride - 1) / axis.stride, taps, (taps - 1) * axis.reach - first_output.position};
+    return {(outputs - index - 1) / axis.stride + 1, taps, (taps - 1) * axis.reach - first_output.position};
 }
 
 template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void conv_transpose(const ConvTransposeParams& p) {

@@ -550,6 +550,8 @@ impl RoiGeometry {
             c
         };
         divisible("C_out", c_out, "offset_groups", pooling.classes)?;
+        // groups without channels may be any number
+        elements(&[pooling.classes, 2])?;
         let geometry = Self { x, rois, c_out, pooled, classes: pooling.classes, pooling };
         elements(&x)?;
         for shape in [geometry.output_shape(), geometry.offset_shape(), geometry.mask_shape()] {

@@ -61,21 +61,31 @@ impl Layout {
         self.channel_stride
     }
 
-    /// Distances of neighbours along N, C, H and W, in elements.
+    /// Distances of neighbours along N, C, H and W, in elements; `usize::MAX` for one that does not fit.
     pub fn strides(&self) -> [usize; 4] {
         let [_, _, h, w] = self.shape;
+        let (channels, pixels) = (self.channel_stride, h.saturating_mul(w));
+        let image = channels.saturating_mul(pixels);
         match self.format {
-            MemoryFormat::Contiguous => [self.channel_stride * h * w, h * w, w, 1],
-            MemoryFormat::ChannelsLast => [self.channel_stride * h * w, 1, w * self.channel_stride, self.channel_stride],
+            MemoryFormat::Contiguous => [image, pixels, w, 1],
+            MemoryFormat::ChannelsLast => [image, 1, w.saturating_mul(channels), channels],
         }
     }
 
-    /// Elements from the first to the last, both included.
+    /// Elements from the first to the last, both included; `usize::MAX` where they are more than that. No tensor is so large, and
+    /// no view can be made of such a layout.
+    ///
+    /// ```
+    /// use warpconv::{Layout, MemoryFormat};
+    /// assert_eq!(Layout::packed([2, 3, 4, 5], MemoryFormat::Contiguous).extent(), 120);
+    /// assert_eq!(Layout::packed([usize::MAX; 4], MemoryFormat::ChannelsLast).extent(), usize::MAX);
+    /// ```
     pub fn extent(&self) -> usize {
         if self.shape.contains(&0) {
             return 0;
         }
-        1 + self.strides().iter().zip(self.shape).map(|(stride, size)| stride * (size - 1)).sum::<usize>()
+        let distances = self.strides().into_iter().zip(self.shape).map(|(stride, size)| stride.saturating_mul(size - 1));
+        distances.fold(1, usize::saturating_add)
     }
 
     /// Whether no gaps lie between the elements.
@@ -279,7 +289,8 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// A view of memory that the caller owns: the stable way to run on a service's own buffers.
     ///
     /// # Errors
-    /// [`Error::Alignment`] when the address is not a multiple of the element's size.
+    /// [`Error::Alignment`] when the address is not a multiple of the element's size; [`Error::Overflow`] for a layout of more
+    /// elements than any memory holds.
     ///
     /// # Safety
     /// From `address` on, [`Layout::extent`] elements of type `T` must be initialised memory of `device`, which nobody frees or
@@ -288,6 +299,8 @@ impl<'a, T: Element> TensorView<'a, T> {
         if !address.is_multiple_of(size_of::<T>() as u64) {
             return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
         }
+        let [n, _, h, w] = layout.shape;
+        elements(&[n, layout.channel_stride, h, w])?;
         Ok(Self { device, address, layout, dtype: PhantomData })
     }
 

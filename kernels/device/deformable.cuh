@@ -20,13 +20,13 @@ struct AxisSample {
     int32_t first;
     float near, far;
 };
-// Compared as floats before they become integers: huge, infinite and NaN positions see nothing.
+// Compared as floats before they become integers: huge, infinite and NaN positions see nothing. Nor does any position of an image
+// without pixels.
 WC_DEVICE AxisSample axis_sample(float at, int32_t size) {
-    if (!(at > -1.0f && at < (float)size)) return {0, 0.0f, 0.0f};
+    if (!(at > -1.0f && at < (float)size) || size == 0) return {0, 0.0f, 0.0f};
     const float low = floorf(at), far = at - low;
     const int32_t first = (int32_t)low;
     if (first < 0) return {0, far, 0.0f};
-    if (first >= size) return {0, 0.0f, 0.0f}; // a size above 2^24 may be rounded up
     return {first, 1.0f - far, first + 1 < size ? far : 0.0f};
 }
 

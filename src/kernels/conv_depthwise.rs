@@ -152,7 +152,8 @@ impl Tiling {
                 };
                 let patch = [patch_h, row.next_multiple_of(4)];
                 let weights = if variant.unrolled.is_none() { g.kernel[0] * g.kernel[1].next_multiple_of(4) } else { 0 };
-                let shared_bytes = channels.saturating_mul(patch[0].saturating_mul(patch[1]) + weights).saturating_mul(size_of::<f32>());
+                let elements = patch[0].saturating_mul(patch[1]).saturating_add(weights);
+                let shared_bytes = channels.saturating_mul(elements).saturating_mul(size_of::<f32>());
                 Self { channels, columns, strips, rows, tiles: [channel_tiles, column_tiles, row_tiles], patch, shared_bytes }
             }
         }

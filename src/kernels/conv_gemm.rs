@@ -162,10 +162,6 @@ impl Tiling {
         if tiling.blocks() > i32::MAX as usize / 2 {
             return Err(format!("{} tiles are above 2^30", tiling.blocks()));
         }
-        let channels = g.c_in / g.groups;
-        if g.kernel[0] * g.kernel[1] * channels > i32::MAX as usize {
-            return Err(format!("{channels} channels a group and {:?} taps are above 2^31", g.kernel));
-        }
         if STAGES * tile.stage_bytes() > problem.device.shared_bytes_per_block as usize {
             return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
         }

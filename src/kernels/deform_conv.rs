@@ -19,8 +19,6 @@ const BYTES_PER_SAMPLE: [f64; 2] = [8.0, 64.0];
 /// The same where every product samples anew.
 const BYTES_PER_DIRECT_SAMPLE: f64 = 64.0;
 const FFMA_PER_DIRECT_SAMPLE: f64 = 16.0;
-/// A position in k, and a little more, fits 32 bits.
-const MAX_PRODUCTS: usize = 1 << 30;
 
 /// `kSegments` of kernels/device/deformable.cuh: parts of k (a tap and an offset group) whose samples the table holds.
 fn segments(tile: &Tile) -> usize {
@@ -73,8 +71,8 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
         return Err(format!("{touched} samples of a pixel in {step} products are more than {}", segments(tile)));
     }
     let tiling = Tiling::new(g, tile, *dtype);
-    if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize || g.products() > MAX_PRODUCTS {
-        return Err(format!("{} output pixels in {} blocks of {} products are above 2^31", tiling.rows, tiling.blocks(), g.products()));
+    if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
+        return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
     }
     if shared_bytes(tile) > problem.device.shared_bytes_per_block as usize {
         return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));

@@ -1,7 +1,7 @@
 //! DeformConv2d's kernels.
 
-use super::launch::{Family, Stage, plan as plan_op};
-use super::{Epilogue, PackedWeights, deform_conv};
+use super::launch::{Family, Stage, geometry_params, plan as plan_op};
+use super::{Epilogue, MAX_POSITION, PackedWeights, at_most, check_image, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
 use crate::layers::{Need, Needs, Parameter, Plan, PlanRequest};
@@ -18,6 +18,14 @@ pub(crate) fn plan<T: Element>(
 ) -> Result<Plan<T>> {
     let families = [Family { name: deform_conv::FAMILY, cost: deform_conv::cost, prepare: deform_conv::prepare }];
     let DeformGeometry { conv, offset, mask } = geometry;
+    geometry_params(&conv)?;
+    for axis in 0..2 {
+        let last = (conv.output[axis] - 1) * conv.stride[axis] + (conv.kernel[axis] - 1) * conv.dilation[axis];
+        let farthest = conv.input[axis].max(last).max(conv.padding[axis]);
+        at_most(MAX_POSITION, "the height or width of x with its padding, of which positions are f32,", farthest)?;
+    }
+    check_image("the number of offsets of an image", offset)?;
+    check_image("the number of factors of an image's mask", mask)?;
     let plan = plan_op("deform_conv2d", &families, device, request, Stage { geometry: conv, weight, epilogue, packed })?;
     let needs = Needs { offset: Need::Required(offset), mask: Need::Optional(mask), ..plan.needs };
     Ok(Plan { needs, ..plan })

@@ -6,12 +6,12 @@ use super::params::{
     ConvTransposeParams, DeformConvParams, SpatialSeparableParams, SubPixelParams, Tensor4,
 };
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, choose, conv_direct, conv_gemm, conv_transpose, deform_conv,
-    field, field_operand, find, operand, tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, MAX_PRODUCTS, Operands, Packed, PackedWeights, SubPixel, at_most, check_image, choose, conv_direct,
+    conv_gemm, conv_transpose, deform_conv, field, field_operand, find, operand, tensor4, to_i32,
 };
 use crate::device::{Access, DeviceKind, Operand, Properties};
 use crate::error::{Error, Result};
-use crate::geometry::{BlockGeometry, ConvGeometry, elements};
+use crate::geometry::{BlockGeometry, ConvGeometry};
 use crate::layers::{Choice, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Precision, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
@@ -331,11 +331,7 @@ pub(crate) fn plan_after<T: Element>(
         let (kernel, prepared) = applicable
             .map(|kernel| (kernel, prepare(families, kernel, &problem)))
             .find(|(_, prepared)| prepared.alignment == undemanding)
-            .ok_or_else(|| {
-                // without batch invariance the last family applies, and needs no more than an element's alignment
-                let reasons = format!("{} takes aligned views only, and none of its order takes others", selection.kernel.name);
-                Error::NoKernel { op, reasons }
-            })?;
+            .ok_or_else(|| no_kernel_for_any_alignment(op, selection.kernel))?;
         note += &format!(
             "; {} for views that are not aligned to {} bytes",
             kernel.name,
@@ -368,6 +364,11 @@ pub(crate) fn are_finite<'a, T: Element>(stages: impl IntoIterator<Item = &'a St
         all &= stage.weight.is_finite_in(T::DTYPE);
     }
     Ok(all)
+}
+
+/// Beside a kernel that needs aligned views, a plan has another one of the same order of sums, for all others.
+pub(super) fn no_kernel_for_any_alignment(op: &'static str, kernel: &KernelInfo) -> Error {
+    Error::NoKernel { op, reasons: format!("{} takes aligned views only, and none of its order takes others", kernel.name) }
 }
 
 /// Every kernel of the families, with its estimated cost or the reason why it does not apply.
@@ -455,8 +456,14 @@ pub(super) fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
         let values =
             || format!("{} - 1, {}, {}, {} - 1, {}", image[axis], g.stride[axis], g.dilation[axis], g.kernel[axis], g.padding[axis]);
         to_i32(what, reach.ok_or_else(|| Error::Overflow { what, values: values() })?)?;
+        if g.transposed {
+            to_i32("the padded output size", g.output[axis].saturating_add(g.padding[axis]))?;
+        }
     }
-    to_i32("the number of elements of an output image", elements(&g.output_shape()[1..])?)?;
+    check_image("the number of elements of an image of x", g.input_shape())?;
+    check_image("the number of elements of an image of y", g.output_shape())?;
+    let products = [g.kernel[0], g.kernel[1]].iter().try_fold(g.c_in / g.groups, |products, &taps| products.checked_mul(taps));
+    at_most(MAX_PRODUCTS, "C_in / groups times the taps", products.unwrap_or(usize::MAX))?;
     Ok(params)
 }
 

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::layers::{Activation, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
 use crate::tensor::TensorView;
 use crate::text::{listed, nearest};
-use crate::{DType, Device, Element, MemoryFormat};
+use crate::{DType, Device, Element, MemoryFormat, Shape};
 use std::sync::{Arc, Mutex};
 
 /// A kernel of the manifest.
@@ -101,12 +101,36 @@ pub(crate) fn on_tensor_cores(name: &str) -> bool {
     KERNELS.iter().any(|kernel| kernel.name == name && multiplies(kernel))
 }
 
-/// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
-pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
-    i32::try_from(value).map_err(|_| Error::Limit { what, value: value as u128, limit: i32::MAX as u128 })
+/// The largest number that kernels are given to count with in 32 bits: sizes, strides, positions, the elements of an image. What
+/// they count beyond it, the stride of a grid (65,535) and the rows of a block that lie below the image, is less than 2^16.
+pub(crate) const MAX_COUNT: usize = (1 << 31) - (1 << 16);
+/// The most products of an output, over all taps and channels of its group: a position in k, padded to whole steps, fits 32 bits.
+pub(crate) const MAX_PRODUCTS: usize = 1 << 30;
+/// The largest position along an axis that an f32 tells from its neighbours.
+pub(crate) const MAX_POSITION: usize = 1 << 24;
+
+/// Refuses a value above a limit.
+pub(crate) fn at_most(limit: usize, what: &'static str, value: usize) -> Result<()> {
+    if value > limit {
+        return Err(Error::Limit { what, value: value as u128, limit: limit as u128 });
+    }
+    Ok(())
 }
 
-/// A view as kernels take it. One image must lie within 2^31 elements.
+/// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
+pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
+    at_most(MAX_COUNT, what, value)?;
+    Ok(value as i32)
+}
+
+/// Refuses a tensor whose images, packed, are larger than kernels count: what [`tensor4`] would refuse when a plan runs.
+pub(crate) fn check_image(what: &'static str, [_, c, h, w]: Shape) -> Result<()> {
+    // an empty tensor has strides, too
+    let count = [c, h, w].iter().try_fold(1usize, |count, &size| count.checked_mul(size.max(1)));
+    to_i32(what, count.unwrap_or(usize::MAX)).map(drop)
+}
+
+/// A view as kernels take it. One image must lie within [`MAX_COUNT`] elements.
 pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Tensor4> {
     let layout = view.layout();
     let [n, c, h, w] = layout.strides();

@@ -4,9 +4,9 @@ use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
 use super::unweighted::{Unweighted, plan as plan_op};
-use super::{KernelInfo, family, to_i32};
+use super::{KernelInfo, check_image, family, to_i32};
 use crate::error::Result;
-use crate::geometry::{BlockGeometry, elements};
+use crate::geometry::BlockGeometry;
 use crate::layers::{ChannelOrder, Plan, PlanRequest};
 use crate::{Device, Element, MemoryFormat};
 
@@ -283,7 +283,8 @@ pub(crate) fn plan<T: Element>(
     direction: Direction,
 ) -> Result<Plan<T>> {
     let output = if direction == Direction::ToWide { geometry.wide_shape() } else { geometry.deep_shape() };
-    to_i32("the number of elements of an image", elements(&output[1..])?)?;
+    check_image("the number of elements of an image of y", output)?;
+    check_image("the number of elements of an image of x", request.x)?;
     let (x_format, y_format) = (request.x_format, request.y_format);
     let rearrangement = Rearrangement { geometry, order, direction, x_format, y_format, element_bytes: size_of::<T>() };
     plan_op(op, device, request, output, rearrangement)

@@ -1,11 +1,13 @@
 //! kernels/roi_pool.cu: the choice among its kernels, and their launch.
 
 use super::cost::{Estimate, Work};
-use super::launch::is_aligned;
+use super::launch::{is_aligned, no_kernel_for_any_alignment};
 use super::params::RoiParams;
-use super::{Kernel, KernelInfo, Operands, choose, family, field, field_operand, find, operand, tensor4, to_i32};
+use super::{
+    Kernel, KernelInfo, MAX_POSITION, Operands, at_most, check_image, choose, family, field, field_operand, find, operand, tensor4, to_i32,
+};
 use crate::device::Access;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::geometry::RoiGeometry;
 use crate::layers::{Choice, Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
 use crate::tensor::TensorViewMut;
@@ -18,8 +20,6 @@ const FAMILY: &str = "roi_pool";
 const PLANE_CHANNELS: usize = 8;
 /// Bytes of a warp's table of samples: 16 rows and 16 columns.
 const TABLE_BYTES: usize = 32 * 16;
-/// The largest image along an axis: up to there f32 tells its pixels apart.
-const MAX_IMAGE: usize = 1 << 24;
 
 /// Bytes that a value costs L1 where lanes read 16 bytes each, neighbouring elements, pixels beside each other in a plane, and
 /// pixels of one channel in channels_last.
@@ -76,6 +76,11 @@ impl Variant {
         self.vector.unwrap_or(1) * size_of::<T>()
     }
 
+    /// Whether it pools so, in this dtype.
+    fn is_for<T: Element>(&self, g: &RoiGeometry) -> bool {
+        self.info.tag("pool") == Some(g.pooling.pool.name()) && self.info.dtype == Some(T::DTYPE)
+    }
+
     /// The estimated time, or why it does not apply.
     fn cost<T: Element>(&self, g: &RoiGeometry, request: &PlanRequest, device: &Device) -> Result<Estimate, String> {
         let pool = self.info.tag("pool").unwrap_or_default();
@@ -127,11 +132,14 @@ impl Variant {
 pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeometry) -> Result<Plan<T>> {
     let pooling = g.pooling;
     for size in [g.x[2], g.x[3]] {
-        if size > MAX_IMAGE {
-            return Err(Error::Limit { what: "the height or width of x", value: size as u128, limit: MAX_IMAGE as u128 });
-        }
+        at_most(MAX_POSITION, "the height or width of x", size)?;
     }
     to_i32("C", g.x[1])?;
+    check_image("the number of elements of an image of x", g.x)?;
+    check_image("the number of elements of a RoI of y", g.output_shape())?;
+    if pooling.deformable {
+        check_image("the number of offsets of a RoI", g.offset_shape())?;
+    }
     let params = RoiParams {
         n: to_i32("N", g.x[0])?,
         h: to_i32("the height of x", g.x[2])?,
@@ -164,6 +172,10 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
             }
         }
     }
+    // the kernel for any view is beneath every other one: where it cannot count its threads, the error says so
+    for planes in family(FAMILY).map(Variant::of).filter(|variant| variant.vector.is_none() && variant.is_for::<T>(&g)) {
+        planes.units(&g)?;
+    }
     let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates)?;
     let ready = |info: &'static KernelInfo| -> Result<Ready> {
         let variant = Variant::of(info);
@@ -179,7 +191,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     if chosen.alignment > size_of::<T>() {
         let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
         let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
-        let ready = undemanding.expect("of either order there is a kernel that needs no more than an element's alignment")?;
+        let ready = undemanding.ok_or_else(|| no_kernel_for_any_alignment(pooling.op, chosen.kernel.info))??;
         note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
         narrow = Some(ready);
     }

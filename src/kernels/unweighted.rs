@@ -1,7 +1,7 @@
 //! Ops without weights: one tensor in, one out, bound by memory. The choice among their kernels, and their launch.
 
 use super::cost::Work;
-use super::launch::is_aligned;
+use super::launch::{is_aligned, no_kernel_for_any_alignment};
 use super::params::Tensor4;
 use super::{Kernel, KernelInfo, choose, find, operand, tensor4};
 use crate::device::Access;
@@ -74,7 +74,7 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     let (mut narrow, mut note) = (None, String::new());
     if chosen.alignment != undemanding {
         let mut applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
-        let kernel = applicable.find(|kernel| alignment(kernel) == undemanding).expect("an op has a kernel for any alignment");
+        let kernel = applicable.find(|kernel| alignment(kernel) == undemanding).ok_or_else(|| no_kernel_for_any_alignment(name, selection.kernel))?;
         note = format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment[0].max(chosen.alignment[1]));
         narrow = Some(ready(kernel)?);
     }

@@ -4,7 +4,7 @@ use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::params::{Tensor4, UpsampleParams};
 use super::unweighted::{Unweighted, plan as plan_op};
-use super::{KernelInfo, family, to_i32};
+use super::{KernelInfo, MAX_POSITION, at_most, check_image, family, to_i32};
 use crate::error::Result;
 use crate::geometry::{UpsampleGeometry, elements};
 use crate::layers::{Plan, PlanRequest};
@@ -13,6 +13,8 @@ use crate::{DType, Device, Element, MemoryFormat};
 const FAMILY: &str = "upsample";
 /// Of a wide access.
 const CHUNK_BYTES: usize = 16;
+/// Up to there f32 holds the centres of pixels, p + 0.5.
+const MAX_AXIS: usize = MAX_POSITION / 2;
 /// What one byte costs where a thread writes one element, and where it writes no neighbour of its neighbour's.
 const ELEMENTS: f64 = 2.0;
 const SCATTERED: f64 = 8.0;
@@ -98,8 +100,10 @@ impl Unweighted for Upsampling {
 
 /// Chooses and loads.
 pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, geometry: UpsampleGeometry) -> Result<Plan<T>> {
-    for shape in [geometry.input_shape(), geometry.output_shape()] {
-        to_i32("the number of elements of an image", elements(&shape[1..])?)?;
+    check_image("the number of elements of an image of x", geometry.input_shape())?;
+    check_image("the number of elements of an image of y", geometry.output_shape())?;
+    for size in geometry.input.into_iter().chain(geometry.output) {
+        at_most(MAX_AXIS, "a height or width, of which positions are f32,", size)?;
     }
     let (x_format, y_format) = (request.x_format, request.y_format);
     let upsampling = Upsampling { geometry, dtype: T::DTYPE, x_format, y_format };

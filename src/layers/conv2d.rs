@@ -251,6 +251,7 @@ impl Conv2d {
         let [c_out, group_in, kh, kw] = self.weight_shape;
         let (group_out, filter) = (c_out / groups, group_in * kh * kw);
         let part = |index: usize| {
+            // as even as can be; every group has a weight, so that the products fit
             let own = index * groups / parts..(index + 1) * groups / parts;
             let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
             let weight = |all: &[f32]| memory::collect(all[output.start * filter..output.end * filter].iter().copied());

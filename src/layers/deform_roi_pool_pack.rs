@@ -262,7 +262,7 @@ impl Layer for DeformRoiPoolPack {
         let mut workspace_bytes = 0usize;
         for plan in stages.between() {
             debug_assert_eq!(plan.workspace_bytes, 0, "every stage is one launch");
-            workspace_bytes += workspace::padded(elements(&plan.output)? * size_of::<T>())?;
+            workspace_bytes = workspace::together(workspace_bytes, workspace::padded(elements(&plan.output)? * size_of::<T>())?)?;
         }
         let explanation = Explanation {
             kernel: PACK,

@@ -94,7 +94,7 @@ impl Pooling {
             // the weight of a pixel is a product, too
             (Pool::Align, true) => Contract::new(dtype, 4 * geometry.samples()).computed(1),
             // an adaptive grid has at most two samples a pixel and axis
-            (Pool::Align, false) => Contract::new(dtype, 4 * (2 * h + 2) * (2 * w + 2)).computed(1),
+            (Pool::Align, false) => Contract::new(dtype, 16usize.saturating_mul(h + 1).saturating_mul(w + 1)).computed(1),
             (Pool::Max, _) => Contract::new(dtype, 1).exact(true),
             (Pool::Mean, _) => Contract::new(dtype, h * w),
         })

@@ -1,7 +1,7 @@
 //! Layers that run as two launches with a tensor between them in the workspace.
 
 use super::plan::{Executable, Needs};
-use super::workspace::{Workspace, padded};
+use super::workspace::{Workspace, padded, together};
 use super::{ChosenBy, Explanation, Inputs, Plan, PlanRequest};
 use crate::error::Result;
 use crate::geometry::elements;
@@ -46,7 +46,7 @@ pub(crate) fn sequence<T: Element>(
         request: request.clone(),
         output: second.output,
         needs,
-        workspace_bytes: between + first.workspace_bytes.max(second.workspace_bytes),
+        workspace_bytes: together(between, first.workspace_bytes.max(second.workspace_bytes))?,
         executable: Box::new(Sequence { first, second }),
         explanation,
     })

@@ -15,6 +15,12 @@ pub(crate) fn padded(bytes: usize) -> Result<usize> {
     bytes.checked_next_multiple_of(ALIGNMENT).ok_or_else(overflow)
 }
 
+/// The bytes of two parts of a workspace.
+pub(crate) fn together(one: usize, other: usize) -> Result<usize> {
+    let overflow = || Error::Overflow { what: "the size of a workspace", values: format!("{one} + {other} bytes") };
+    one.checked_add(other).ok_or_else(overflow)
+}
+
 /// Memory for workspaces, freed on drop. One serves any number of plans that run one after the other on one stream.
 #[derive(Debug)]
 pub struct WorkspaceMemory(Memory);

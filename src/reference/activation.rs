@@ -17,7 +17,7 @@ pub fn activate(activation: Activation, z: f64, slope: f64) -> f64 {
         Activation::Silu => z * sigmoid(z),
         // Phi(z) = erfc(-z / sqrt 2) / 2; 1 + erf would cancel for negative z
         Activation::Gelu => z * (0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2)),
-        Activation::Hardswish => z * clamp(z + 3.0, 0.0, 6.0) / 6.0,
+        Activation::Hardswish => z * (clamp(z + 3.0, 0.0, 6.0) / 6.0),
     }
 }
 
