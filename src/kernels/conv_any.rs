@@ -172,7 +172,8 @@ impl Tiling {
 /// many different banks as accesses of 16 bytes allow.
 fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
     let row = row.next_multiple_of(ACCESS);
-    let apart = |pitch: usize| (0..BANKS / pixel).map(|strip| strip * (rows.wrapping_mul(pitch) % BANKS) % BANKS).collect::<BTreeSet<_>>().len();
+    let apart =
+        |pitch: usize| (0..BANKS / pixel).map(|strip| strip * (rows.wrapping_mul(pitch) % BANKS) % BANKS).collect::<BTreeSet<_>>().len();
     (row..row + BANKS).step_by(ACCESS).min_by_key(|&pitch| Reverse(apart(pitch))).unwrap_or(row)
 }
 

@@ -24,16 +24,24 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     kernel.check_dtype(problem.dtype)?;
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
-    let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;
+    let (blocks, idle) = blocks(kernel, problem);
     let work = Work {
-        blocks: outputs / f64::from(kernel.threads),
+        blocks,
         blocks_per_multiprocessor: 8.0,
         dram_bytes: least_bytes(problem) * scattered,
         shared_bytes: macs * BYTES_PER_PRODUCT * scattered,
-        ffma: macs + macs / (problem.geometry.c_in / problem.geometry.groups) as f64 * TAP_INSTRUCTIONS,
+        ffma: idle * (macs + macs / (problem.geometry.c_in / problem.geometry.groups) as f64 * TAP_INSTRUCTIONS),
         ..Default::default()
     };
     Ok(work.estimate(problem))
+}
+
+/// Blocks of all images, and how many lanes issue for each that has an output.
+pub(super) fn blocks(kernel: &KernelInfo, problem: &Problem<'_>) -> (f64, f64) {
+    let [n, c_out, h, w] = problem.geometry.output_shape();
+    let (outputs, threads) = (c_out * h * w, kernel.threads as usize);
+    let blocks = outputs.div_ceil(threads);
+    (blocks as f64 * n as f64, (blocks * threads) as f64 / outputs.max(1) as f64)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {

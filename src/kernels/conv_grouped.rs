@@ -1,9 +1,9 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
-use super::KernelInfo;
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvGroupedParams;
+use super::{KernelInfo, MAX_COUNT};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
 use crate::layers::Parameter;
@@ -154,7 +154,9 @@ impl Tiling {
                 }
             }
         }
-        let best = best.ok_or_else(|| "the input that one output pixel sees does not fit shared memory".to_string())?;
+        let best = best.ok_or_else(|| {
+            "the input that one output pixel sees does not fit shared memory, or a group's weights 2^31 bytes".to_string()
+        })?;
         Ok(best.without_conflicts(variant, problem))
     }
 
@@ -216,6 +218,10 @@ impl Tiling {
         }
         // a block beside it hides more latency than weights in shared memory save
         let weight_bytes = self.block_groups.min(g.groups) * self.slots.steps * self.slots.n_tiles * FRAGMENT_BYTES;
+        // the kernel counts them in 32 bits, wherever it reads them
+        if weight_bytes > MAX_COUNT {
+            return None;
+        }
         let with_weights = self.shared_bytes + weight_bytes;
         self.weight_bytes = if with_weights <= limit && resident_with(with_weights) == resident { weight_bytes } else { 0 };
         self.shared_bytes += self.weight_bytes;

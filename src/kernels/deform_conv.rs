@@ -39,14 +39,14 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
 
 fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
-    let outputs = problem.geometry.output_shape().iter().product::<usize>() as f64;
+    let (blocks, idle) = conv_direct::blocks(kernel, problem);
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { conv_direct::UNCOALESCED };
     let work = Work {
-        blocks: outputs / f64::from(kernel.threads),
+        blocks,
         blocks_per_multiprocessor: 4.0,
         dram_bytes: least_bytes(problem) * scattered,
         shared_bytes: macs * BYTES_PER_DIRECT_SAMPLE * scattered,
-        ffma: macs * FFMA_PER_DIRECT_SAMPLE,
+        ffma: idle * macs * FFMA_PER_DIRECT_SAMPLE,
         ..Default::default()
     };
     Ok(work.estimate(problem))

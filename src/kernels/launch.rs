@@ -676,3 +676,45 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         Ok(self.ready(inputs, y).params(inputs, y)?.bytes().to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{MAX_COUNT, MAX_PRODUCTS};
+    use crate::{Conv2dSpec, ConvTranspose2dSpec};
+
+    /// Limits of weights that no test has the memory for. tests/extremes.rs has the others.
+    #[test]
+    fn products_and_channels_are_limited() {
+        let limit = |c_in: usize, c_out: usize, kernel: usize| {
+            let geometry = ConvGeometry::conv2d(&Conv2dSpec::default(), [1, c_in, 1, kernel], [c_out, c_in, 1, kernel]);
+            match geometry_params(&geometry.unwrap()) {
+                Ok(_) => None,
+                Err(Error::Limit { what, limit, .. }) => Some((what, limit as usize)),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        assert_eq!(limit(1 << 10, 1, 1 << 20), None);
+        assert_eq!(limit(1 << 10, 1, (1 << 20) + 1), Some(("C_in / groups times the taps", MAX_PRODUCTS)));
+        assert_eq!(limit(1, MAX_COUNT, 1), None);
+        assert_eq!(limit(1, MAX_COUNT + 1, 1), Some(("the number of elements of an image of y", MAX_COUNT)));
+    }
+
+    /// An output's position with the padding before it fits 32 bits, also where an output_padding makes it larger than any tap.
+    #[test]
+    fn padded_outputs_are_limited() {
+        let (stride, before) = (3 << 29, (1 << 29) - (1 << 16));
+        let geometry = |after| {
+            let spec = ConvTranspose2dSpec {
+                stride: [1, stride],
+                padding: [0, before, 0, after],
+                output_padding: [0, stride - 1],
+                ..Default::default()
+            };
+            geometry_params(&ConvGeometry::conv_transpose2d(&spec, [1, 1, 1, 2], [1, 1, 1, 1]).unwrap())
+        };
+        assert!(geometry((1 << 30) + (1 << 16)).is_ok());
+        let refused = geometry(1 << 30);
+        assert!(matches!(refused, Err(Error::Limit { what: "the padded output size", .. })), "{refused:?}");
+    }
+}

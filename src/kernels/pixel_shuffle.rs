@@ -19,6 +19,15 @@ const TILE_SIDE: usize = 32;
 const ELEMENTS: f64 = 1.5;
 const TRANSPOSED: f64 = 2.0;
 const SCATTERED: f64 = 6.0;
+/// What L2 moves at once.
+const SECTOR_BYTES: usize = 32;
+/// By threads.
+pub(super) const BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
+/// Of a block that waits for its loads, and then for its stores' addresses: until the next one takes its place.
+pub(super) const ACCESS_CYCLES: f64 = 600.0;
+/// Instructions for the place of an element, which divides five times, and for an element's way into a tile or out of it.
+const PLACE_INSTRUCTIONS: f64 = 120.0;
+const MOVE_INSTRUCTIONS: f64 = 16.0;
 
 /// The axes that both sides are made of: channel, row and column of an r x r block; row and column among the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,19 +144,19 @@ impl Rearrangement {
                 Ok(Division { a: [One, One, W], b: [One, One, J], outer: [C, I, H], chunk: per_chunk })
             }
             (None, None) => {
+                // beside what must change places, as many pixels as there are: a tile takes as many of them as it has room for
                 let (deep_side, wide_side) = match (deep, wide, self.direction) {
-                    (Contiguous, Contiguous, _) => ([One, One, W], [One, One, J]),
-                    (Contiguous, ChannelsLast, _) => ([One, One, W], [One, J, C]),
+                    (Contiguous, Contiguous, _) => ([One, H, W], [One, One, J]),
+                    (Contiguous, ChannelsLast, _) => ([One, H, W], [One, J, C]),
                     // neighbours where they are written; what is read with gaps comes from L1
-                    (ChannelsLast, Contiguous, Direction::ToWide) if crd => ([One, C, I], [One, W, J]),
-                    (ChannelsLast, Contiguous, Direction::ToDeep) if crd => ([C, I, J], [One, One, W]),
-                    (ChannelsLast, Contiguous, _) => ([One, One, C], [One, W, J]),
-                    (ChannelsLast, ChannelsLast, _) if crd => ([One, I, J], [One, One, C]),
+                    (ChannelsLast, Contiguous, Direction::ToWide) if crd => ([One, C, I], [H, W, J]),
+                    (ChannelsLast, Contiguous, Direction::ToDeep) if crd => ([C, I, J], [One, H, W]),
+                    (ChannelsLast, Contiguous, _) => ([One, One, C], [H, W, J]),
+                    // all of a pixel's few channels lie in the sectors that a warp touches on either side
+                    (ChannelsLast, ChannelsLast, _) if crd && self.has_short_runs() => ([One, One, I], [W, J, C]),
+                    (ChannelsLast, ChannelsLast, _) if crd => ([One, I, J], [H, W, C]),
                     (ChannelsLast, ChannelsLast, _) => return Err("neighbours in the input are neighbours in the output".into()),
                 };
-                // without blocks an image's pixels are one axis: a change of format
-                let pixels = |side: [Axis; 3]| if self.geometry.factor == 1 && side.contains(&W) { [One, H, W] } else { side };
-                let (deep_side, wide_side) = (pixels(deep_side), pixels(wide_side));
                 let (a, b) = if self.direction == Direction::ToWide { (deep_side, wide_side) } else { (wide_side, deep_side) };
                 let mut outer = [One; 3];
                 let rest = [C, I, H, W, J].into_iter().filter(|axis| !a.contains(axis) && !b.contains(axis));
@@ -155,6 +164,46 @@ impl Rearrangement {
                 Ok(Division { a, b, outer, chunk: 1 })
             }
         }
+    }
+
+    /// Whether the wide side's channels are less than a sector, in rows that fill a tile's longer axis.
+    fn has_short_runs(&self) -> bool {
+        self.geometry.channels * self.element_bytes < SECTOR_BYTES && self.extents(&[W, J, C]) >= TILE / 4
+    }
+
+    /// Blocks of an image, and bytes of shared memory of each.
+    fn blocks(&self, kernel: &KernelInfo, division: &Division) -> (usize, usize) {
+        if Self::is_tile(kernel) {
+            let [a, b] = self.tile(division);
+            let tiles = self.extents(&division.a).div_ceil(a) * self.extents(&division.b).div_ceil(b);
+            let per_word = 4 / self.element_bytes;
+            let pitch = (a.div_ceil(per_word) | 1) * per_word;
+            (tiles * self.extents(&division.outer), (a + b) * 8 + b * pitch * self.element_bytes)
+        } else {
+            let per_thread = if kernel.tag("factor").is_some() { division.chunk * self.geometry.factor } else { division.chunk };
+            ((self.elements() / per_thread).div_ceil(kernel.threads as usize), 0)
+        }
+    }
+
+    /// Instructions of a block's threads, those that have nothing to do included.
+    fn block_instructions(&self, kernel: &KernelInfo, division: &Division) -> f64 {
+        let threads = kernel.threads as usize;
+        if !Self::is_tile(kernel) {
+            return threads as f64 * PLACE_INSTRUCTIONS;
+        }
+        let [a, b] = self.tile(division);
+        // a pass along `inner` has as many lanes there as the next power of two, and the other threads along `outer`
+        let passes = |inner: usize, outer: usize| {
+            let lanes = 1 << self.lanes(inner, threads);
+            inner.div_ceil(lanes) * outer.div_ceil(threads / lanes)
+        };
+        let setup = (a.div_ceil(threads) + b.div_ceil(threads)) as f64 * PLACE_INSTRUCTIONS;
+        threads as f64 * (setup + (passes(a, b) + passes(b, a)) as f64 * MOVE_INSTRUCTIONS)
+    }
+
+    /// log2 of the threads of a block along so many positions.
+    fn lanes(&self, positions: usize, threads: usize) -> u32 {
+        positions.next_power_of_two().min(threads).ilog2()
     }
 
     fn elements(&self) -> usize {
@@ -191,7 +240,15 @@ impl Unweighted for Rearrangement {
             (1, false) => SCATTERED,
             _ => 1.0,
         };
-        Ok(Work { dram_bytes: bytes * factor, ..Default::default() })
+        let blocks = self.blocks(kernel, &division).0 as f64 * self.geometry.n as f64;
+        Ok(Work {
+            blocks,
+            blocks_per_multiprocessor: BLOCKS_PER_MULTIPROCESSOR,
+            block_cycles: if Self::is_tile(kernel) { 2.0 * ACCESS_CYCLES } else { ACCESS_CYCLES },
+            dram_bytes: bytes * factor,
+            ffma: blocks * self.block_instructions(kernel, &division) / 2.0, // two instructions a cycle and lane
+            ..Default::default()
+        })
     }
 
     fn attributes(&self) -> String {
@@ -205,16 +262,7 @@ impl Unweighted for Rearrangement {
 
     fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
         let division = self.division(kernel).expect("only kernels that apply are planned");
-        let (blocks, shared) = if Self::is_tile(kernel) {
-            let [a, b] = self.tile(&division);
-            let tiles = self.extents(&division.a).div_ceil(a) * self.extents(&division.b).div_ceil(b);
-            let per_word = 4 / self.element_bytes;
-            let pitch = (a.div_ceil(per_word) | 1) * per_word;
-            (tiles * self.extents(&division.outer), (a + b) * 8 + b * pitch * self.element_bytes)
-        } else {
-            let per_thread = if kernel.tag("factor").is_some() { division.chunk * self.geometry.factor } else { division.chunk };
-            ((self.elements() / per_thread).div_ceil(kernel.threads as usize), 0)
-        };
+        let (blocks, shared) = self.blocks(kernel, &division);
         let blocks = to_i32("the number of blocks", blocks)? as u32;
         Ok(([blocks, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], shared as u32))
     }
@@ -255,7 +303,7 @@ impl Unweighted for Rearrangement {
         };
         let group = |[outer, middle, inner]: [Axis; 3]| Ok::<_, crate::Error>([copy_axis(outer)?, copy_axis(middle)?, copy_axis(inner)?]);
         let tile = self.tile(&division);
-        let lanes = |positions: usize| positions.next_power_of_two().min(kernel.threads as usize).ilog2() as i32;
+        let lanes = |positions: usize| self.lanes(positions, kernel.threads as usize) as i32;
         Ok(PixelShuffleParams {
             x: x.address,
             y: y.address,

@@ -3,6 +3,7 @@
 use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::params::{Tensor4, UpsampleParams};
+use super::pixel_shuffle::{ACCESS_CYCLES, BLOCKS_PER_MULTIPROCESSOR};
 use super::unweighted::{Unweighted, plan as plan_op};
 use super::{KernelInfo, MAX_POSITION, at_most, check_image, family, to_i32};
 use crate::error::Result;
@@ -18,6 +19,9 @@ const MAX_AXIS: usize = MAX_POSITION / 2;
 /// What one byte costs where a thread writes one element, and where it writes no neighbour of its neighbour's.
 const ELEMENTS: f64 = 2.0;
 const SCATTERED: f64 = 8.0;
+/// Instructions for the place of a thread and the positions that it blends, and for each element: loads, conversions, three blends.
+const POSITION_INSTRUCTIONS: f64 = 100.0;
+const BLEND_INSTRUCTIONS: f64 = 20.0;
 
 #[derive(Debug)]
 struct Upsampling {
@@ -30,6 +34,12 @@ struct Upsampling {
 impl Upsampling {
     fn per_thread(&self, kernel: &KernelInfo) -> usize {
         if kernel.tag("access") == Some("wide") { CHUNK_BYTES / self.dtype.bytes() } else { 1 }
+    }
+
+    /// Blocks of an image, whose elements fit 32 bits.
+    fn blocks(&self, kernel: &KernelInfo) -> usize {
+        let [_, c, h, w] = self.geometry.output_shape();
+        (c * h * w / self.per_thread(kernel)).div_ceil(kernel.threads as usize)
     }
 }
 
@@ -61,7 +71,16 @@ impl Unweighted for Upsampling {
             1 => SCATTERED,
             _ => 1.0,
         };
-        Ok(Work { dram_bytes: bytes as f64 * factor, ..Default::default() })
+        let blocks = self.blocks(kernel) as f64 * g.n as f64;
+        let instructions = POSITION_INSTRUCTIONS + per_thread as f64 * BLEND_INSTRUCTIONS;
+        Ok(Work {
+            blocks,
+            blocks_per_multiprocessor: BLOCKS_PER_MULTIPROCESSOR,
+            block_cycles: ACCESS_CYCLES,
+            dram_bytes: bytes as f64 * factor,
+            ffma: blocks * f64::from(kernel.threads) * instructions / 2.0, // two instructions a cycle and lane
+            ..Default::default()
+        })
     }
 
     fn attributes(&self) -> String {
@@ -74,9 +93,7 @@ impl Unweighted for Upsampling {
     }
 
     fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
-        let threads = elements(&self.geometry.output_shape()[1..])? / self.per_thread(kernel);
-        let blocks = threads.div_ceil(kernel.threads as usize) as u32;
-        Ok(([blocks, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], 0))
+        Ok(([self.blocks(kernel) as u32, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], 0))
     }
 
     fn params(&self, _: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<UpsampleParams> {

@@ -1,0 +1,523 @@
+//! Sizes at which arithmetic goes wrong: 0 and 1 on every axis, the limits of 32 bits from both sides, and whatever else a spec can
+//! say. Nothing panics, nothing reads or writes outside, and what is too large is refused when it is planned.
+#![cfg(feature = "host")]
+
+use half::{bf16, f16};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use rstest::rstest;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+use warpconv::cases::Problem;
+use warpconv::check::{Case, Kernels, every_run};
+use warpconv::geometry::elements;
+use warpconv::reference::{self, Array};
+use warpconv::testing::{Operand, launch};
+use warpconv::{
+    Activation, AnyLayer, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat,
+    Parameter, PlanRequest, RoIs, Shape, Stream, Tensor, WorkspaceMemory,
+};
+
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
+
+fn checked() -> Device {
+    Device::host_with(HostOptions { checked: true, seed: 1, ..Default::default() }).unwrap()
+}
+
+fn layer(op: &str, attrs: &Value) -> LayerSpec {
+    LayerSpec::from_json(&json!({"op": op, "attrs": attrs}).to_string()).unwrap()
+}
+
+// ---- axes of 0 and 1
+
+/// The sizes of a problem of every op.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    n: usize,
+    c: usize,
+    h: usize,
+    w: usize,
+    outputs: usize,
+    rois: usize,
+}
+
+const USUAL: Sizes = Sizes { n: 2, c: 8, h: 3, w: 5, outputs: 8, rois: 2 };
+
+/// A problem of each op, of some in several forms, whose kernels are different ones.
+fn problems(sizes: Sizes) -> Vec<Problem> {
+    let Sizes { n, c, h, w, outputs: o, rois } = sizes;
+    let image = [n, c, h, w];
+    let of = |op: &str, attrs: Value, shapes: &[(&str, &[usize])]| Problem::new(layer(op, &attrs), shapes);
+    let weighted = |op: &str, attrs: Value, x: &[usize], weight: &[usize]| of(op, attrs, &[("x", x), ("weight", weight)]);
+    let pooled = |op: &str, attrs: Value, channels: usize| of(op, attrs, &[("x", &[n, channels, h, w]), ("rois", &[rois, 5])]);
+    let deformable = || weighted("conv2d", json!({"padding": 1}), &image, &[o, c, 2, 2]).deformable(1, true);
+    let block =
+        of("deform_conv2d_block", json!({"padding": 1}), &[("x", &image), ("weight", &[o, c, 2, 2]), ("offset_weight", &[8, c, 2, 2])]);
+    let fully_connected = [2 * 6, 6 * c];
+    vec![
+        weighted("conv2d", json!({"padding": 1}), &image, &[o, c, 3, 3]),
+        weighted("conv2d", json!({}), &image, &[o, c, 1, 1]),
+        weighted("conv2d", json!({"padding": 1, "groups": c.max(1)}), &image, &[c, 1, 3, 3]),
+        weighted("conv2d", json!({"padding": 3, "groups": c.max(1)}), &image, &[c, 1, 7, 7]),
+        weighted("conv2d", json!({"padding": 1, "groups": 2}), &image, &[o, c / 2, 3, 3]),
+        weighted("conv_transpose2d", json!({"stride": 2, "padding": 1}), &image, &[c, o, 4, 4]),
+        weighted("conv_transpose2d", json!({"stride": [1, 3]}), &image, &[c, o, 3, 2]),
+        weighted("sub_pixel_conv", json!({"padding": 1, "r": 2}), &image, &[4 * o, c, 3, 3]),
+        weighted("focus", json!({"padding": 1}), &[n, c, 2 * h, 2 * w], &[o, 4 * c, 3, 3]),
+        of("depthwise_separable", json!({"padding": 1}), &[("x", &image), ("dw_weight", &[c, 1, 3, 3]), ("pw_weight", &[o, c, 1, 1])]),
+        of("spatially_separable", json!({"padding": 1}), &[("x", &image), ("col_weight", &[o, c, 3, 1]), ("row_weight", &[o, o, 1, 3])]),
+        of(
+            "spatially_separable",
+            json!({"padding": 1, "groups": c.max(1)}),
+            &[("x", &image), ("col_weight", &[c, 1, 3, 1]), ("row_weight", &[c, 1, 1, 3])],
+        ),
+        deformable(),
+        block,
+        of("pixel_shuffle", json!({"r": 2}), &[("x", &[n, 4 * c, h, w])]),
+        of("pixel_unshuffle", json!({"r": 2}), &[("x", &[n, c, 2 * h, 2 * w])]),
+        of("upsample_bilinear", json!({"output_size": [4, 3]}), &[("x", &image)]),
+        pooled("roi_align", json!({"output_size": [2, 3]}), c),
+        pooled("roi_pool", json!({"output_size": [2, 3]}), c),
+        pooled("ps_roi_pool", json!({"output_size": [2, 3]}), 6 * c),
+        pooled("deform_roi_pool", json!({"output_size": [2, 3]}), c),
+        pooled("deform_roi_pool_pack", json!({"output_size": [2, 3]}), c).with("offset_fc1_weight", Some(&fully_connected)),
+    ]
+}
+
+/// Every op with every size of its tensors at 0 and at 1, in every dtype, format and kernel, under the checker. What cannot be is an
+/// error and no panic.
+#[rstest]
+#[case::images(|sizes, value| Sizes { n: value, ..sizes })]
+#[case::channels(|sizes, value| Sizes { c: value, ..sizes })]
+#[case::height(|sizes, value| Sizes { h: value, ..sizes })]
+#[case::width(|sizes, value| Sizes { w: value, ..sizes })]
+#[case::both(|sizes, value| Sizes { h: value, w: value, ..sizes })]
+#[case::outputs(|sizes, value| Sizes { outputs: value, ..sizes })]
+#[case::rois(|sizes, value| Sizes { rois: value, ..sizes })]
+fn nothing_is_touched_outside_of_what_is_there(#[case] change: fn(Sizes, usize) -> Sizes) {
+    let device = checked();
+    let mut ran = BTreeSet::new();
+    for value in [0, 1] {
+        for (problem, usual) in problems(change(USUAL, value)).into_iter().zip(problems(USUAL)) {
+            if problem == usual {
+                continue;
+            }
+            if let Err(error) = problem.output_shape() {
+                assert!(value == 0 || problem.layer.op() == "conv2d" || problem.layer.op().ends_with("block"), "{problem:?}: {error}");
+                continue;
+            }
+            for run in every_run(&problem, &device).unwrap() {
+                assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(&problem).unwrap());
+                ran.insert(problem.layer.op());
+            }
+        }
+    }
+    assert!(ran.len() >= 5, "{ran:?}");
+}
+
+fn array(shape: &[usize], values: &[f64]) -> Array {
+    Array::new(shape, values.to_vec()).unwrap()
+}
+
+/// Positions between the padding and an image without rows, or without columns, see nothing.
+#[test]
+fn a_deformable_convolution_of_no_pixels_reads_none() {
+    let device = checked();
+    for x in [[1, 1, 0, 1], [1, 1, 1, 0], [1, 1, 0, 0]] {
+        let (height, width) = (x[2] + 2, x[3] + 2);
+        let offsets: Vec<f64> = (0..2 * height * width).map(|i| if i < height * width { -0.5 } else { 0.0 }).collect();
+        let spec = layer("deform_conv2d", &json!({"padding": 1}));
+        let tensors = BTreeMap::from([
+            ("x".to_string(), array(&x, &[])),
+            ("weight".to_string(), array(&[1, 1, 1, 1], &[1.0])),
+            ("bias".to_string(), array(&[1], &[0.5])),
+            ("offset".to_string(), array(&[1, 2, height, width], &offsets)),
+        ]);
+        let (output, scale) = reference::layer(&spec, &tensors).unwrap();
+        assert!(output.data().iter().all(|&y| y == 0.5));
+        let case = Case::new(spec, &tensors, output, scale.into_data()).unwrap();
+        for dtype in DType::ALL {
+            for (x, y) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
+                for run in case.check(dtype, x, y, Kernels::All, &device) {
+                    assert!(run.outcome.is_ok(), "{run}");
+                }
+            }
+        }
+    }
+}
+
+// ---- large values
+
+/// z * 6 is above the largest number where z is not.
+#[test]
+fn hardswish_of_large_numbers_is_themselves() {
+    fn run<T: Element>(z: f32, format: MemoryFormat) -> f32 {
+        let spec = Conv2dSpec { activation: Activation::Hardswish, ..Default::default() };
+        let layer = Conv2d::new(spec, Parameter::new(&[1, 1, 1, 1], &[1f32]).unwrap()).unwrap();
+        let x = Tensor::from_slice(&DEVICE, [1, 1, 1, 1], &[T::from_f32(z)]).unwrap().to_format(format).unwrap();
+        let y = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap()[0].to_f32();
+        assert_eq!(y, if z > 0.0 { T::from_f32(z).to_f32() } else { 0.0 }, "{z} {:?} {format}", T::DTYPE);
+        y
+    }
+    for format in MemoryFormat::ALL {
+        for z in [1e38, f32::MAX, -1e38, -f32::MAX] {
+            run::<f32>(z, format);
+            run::<bf16>(if z.abs() > 3e38 { z.signum() * 3e38 } else { z }, format);
+        }
+        assert_eq!(run::<f16>(1e38, format), f32::INFINITY);
+        run::<f16>(65504.0, format);
+        run::<f16>(-65504.0, format);
+    }
+    assert_eq!(reference::activate(Activation::Hardswish, 1e308, 0.0), 1e308);
+}
+
+// ---- limits
+
+/// What 32 bits count: 2^31 - 2^16.
+const MAX_COUNT: usize = 2_147_418_112;
+
+fn plan<T: Element>(op: &str, attrs: &Value, weight: Option<Shape>, x: Shape) -> Result<(), Error> {
+    let weight = weight.map(|shape| ("weight".to_string(), Parameter::new(&shape, &vec![0.5f32; shape.iter().product()]).unwrap()));
+    let layer = AnyLayer::new(layer(op, attrs), weight.into_iter().collect())?;
+    layer.plan::<T>(&DEVICE, &PlanRequest::new(x).rois(1)).map(drop)
+}
+
+/// Each limit: what is at it is planned, and one more is an error that names both.
+#[rstest]
+// elements of an image, of x and of y
+#[case::x("conv2d", json!({"stride": [1, 1 << 20]}), Some([1, 1, 1, 1]), [1, 1, 1, MAX_COUNT], [1, 1, 1, MAX_COUNT + 1], MAX_COUNT)]
+#[case::image("conv2d", json!({}), Some([1, 2, 1, 1]), [1, 2, 1, MAX_COUNT / 2], [1, 2, 1, MAX_COUNT / 2 + 1], MAX_COUNT)]
+#[case::batch("conv2d", json!({}), Some([1, 1, 1, 1]), [MAX_COUNT, 1, 1, 1], [MAX_COUNT + 1, 1, 1, 1], MAX_COUNT)]
+#[case::empty("conv2d", json!({"padding": [1, 0]}), Some([1, 1, 1, 1]), [1, 1, 0, MAX_COUNT / 2], [1, 1, 0, MAX_COUNT / 2 + 1], MAX_COUNT)]
+#[case::outputs("conv2d", json!({}), Some([4, 1, 1, 1]), [1, 1, 1, MAX_COUNT / 4], [1, 1, 1, MAX_COUNT / 4 + 1], MAX_COUNT)]
+#[case::transposed("conv_transpose2d", json!({"stride": [1, 2]}), Some([1, 1, 1, 2]), [1, 1, 1, MAX_COUNT / 2], [1, 1, 1, MAX_COUNT / 2 + 1], MAX_COUNT)]
+#[case::shuffle("pixel_shuffle", json!({"r": 2}), None, [1, 4, 1, MAX_COUNT / 4], [1, 4, 1, MAX_COUNT / 4 + 1], MAX_COUNT)]
+#[case::unshuffle("pixel_unshuffle", json!({"r": 2}), None, [1, 1, 2, MAX_COUNT / 2], [1, 1, 2, MAX_COUNT / 2 + 2], MAX_COUNT)]
+#[case::pooled("roi_align", json!({"output_size": 1}), None, [1, 1, 1 << 12, (1 << 19) - (1 << 4)], [1, 1, 1 << 12, 1 << 19], MAX_COUNT)]
+// positions that are f32
+#[case::upsampled("upsample_bilinear", json!({"output_size": [1, 4]}), None, [1, 1, 1, 1 << 23], [1, 1, 1, (1 << 23) + 1], 1 << 23)]
+#[case::rows("upsample_bilinear", json!({"scale": [2, 1]}), None, [1, 1, 1 << 22, 1], [1, 1, (1 << 22) + 1, 1], 1 << 23)]
+#[case::roi("roi_align", json!({"output_size": 1}), None, [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]
+#[case::deformed("deform_conv2d", json!({}), Some([1, 1, 1, 1]), [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]
+#[case::deformed_padding("deform_conv2d", json!({"padding": [0, 8], "stride": [1, 16]}), Some([1, 1, 1, 1]), [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]
+fn limits_are_named_when_a_layer_is_planned(
+    #[case] op: &str,
+    #[case] attrs: Value,
+    #[case] weight: Option<Shape>,
+    #[case] at: Shape,
+    #[case] beyond: Shape,
+    #[case] expected: usize,
+) {
+    plan::<f16>(op, &attrs, weight, at).unwrap();
+    plan::<f32>(op, &attrs, weight, at).unwrap();
+    let error = plan::<f16>(op, &attrs, weight, beyond).unwrap_err();
+    assert!(matches!(error, Error::Limit { limit, value, .. } if limit == expected as u128 && value > limit), "{error}");
+}
+
+/// A row that is as long as f32 positions reach is interpolated to itself, to its last pixel.
+#[test]
+fn the_longest_row_is_itself_when_it_is_interpolated() {
+    let size = 1 << 23;
+    let values: Vec<f16> = (0..size).map(|i| f16::from_f32((i % 2039) as f32)).collect();
+    let x = Tensor::from_slice(&DEVICE, [1, 1, 1, size], &values).unwrap();
+    let up = AnyLayer::new(layer("upsample_bilinear", &json!({"output_size": [1, size]})), BTreeMap::new()).unwrap();
+    assert!(up.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap() == values);
+}
+
+/// Bins whose threads fit 32 bits in one kernel and not in the one beneath it, which is for views of any alignment.
+#[test]
+fn bins_that_no_kernel_counts_are_refused() {
+    let attrs = json!({"output_size": [7, 16]});
+    let pool = AnyLayer::new(layer("roi_align", &attrs), BTreeMap::new()).unwrap();
+    let request = |rois| PlanRequest::new([1, 256, 8, 8]).format(MemoryFormat::ChannelsLast).rois(rois);
+    let most = MAX_COUNT / (7 * 16 * 256 / 8);
+    pool.plan::<f16>(&DEVICE, &request(most)).unwrap();
+    for rois in [most + 1, 1 << 24] {
+        let error = pool.plan::<f16>(&DEVICE, &request(rois)).unwrap_err();
+        assert!(matches!(error, Error::Limit { what: "the number of bins times slices of channels", .. }), "{error}");
+    }
+    let wide = AnyLayer::new(layer("roi_align", &json!({"output_size": [32, 16_777_216]})), BTreeMap::new()).unwrap();
+    assert!(matches!(wide.plan::<f16>(&DEVICE, &request(4)), Err(Error::Limit { .. })));
+}
+
+/// Column tiles of weights begin where they should, also beyond 2^31 bytes: there are more than 2^25 output channels of 64 bytes.
+#[test]
+fn weights_beyond_2_gigabytes_have_their_place() {
+    let device = checked();
+    for tile in [1, (1 << 19) - 1, 1 << 19, (1 << 20) + 3] {
+        let y = Tensor::<f32>::zeros(&device, [1, 1, 1, 64], MemoryFormat::Contiguous).unwrap();
+        // SAFETY: the kernel writes its 64 numbers
+        unsafe { launch(&device, "far_weights", [1, 1, 1], 0, &[Operand::write("y", &y)], &[tile]).unwrap() };
+        assert!(y.to_vec().unwrap().iter().all(|&before| before == tile as f32), "{tile}: {:?}", y.to_vec().unwrap());
+    }
+}
+
+/// Problems whose sizes once wrapped on their way to a kernel, which then read or wrote outside, or wrote too little.
+#[rstest]
+#[case::shared_memory("conv2d", json!({"stride": [MAX_COUNT - 1, MAX_COUNT]}), [1, 1, 1, 1], [1, 1, 8, 8])]
+#[case::stride_and_output("conv_transpose2d", json!({"stride": [1, MAX_COUNT], "dilation": [1, MAX_COUNT], "output_padding": [0, 1]}), [1, 1, 1, 1], [1, 1, 1, 1])]
+#[case::dilation("conv2d", json!({"dilation": [1, 1 << 29], "padding": [0, 1 << 28]}), [1, 1, 1, 2], [1, 1, 1, 1])]
+fn what_once_wrapped_does_not(#[case] op: &str, #[case] attrs: Value, #[case] weight: Shape, #[case] x: Shape) {
+    let problem = Problem::new(layer(op, &attrs), &[("x", &x), ("weight", &weight)]);
+    let runs = every_run(&problem, &checked()).unwrap();
+    assert!(runs.len() >= 12);
+    for run in runs {
+        assert!(run.outcome.is_ok(), "{run}");
+    }
+}
+
+#[test]
+fn a_stride_above_the_limit_is_refused() {
+    let attrs = json!({"stride": [2_147_483_646u32, 2_147_483_647u32]});
+    let error = plan::<f32>("conv2d", &attrs, Some([1, 1, 1, 1]), [1, 1, 8, 8]).unwrap_err();
+    assert!(matches!(error, Error::Limit { what: "the vertical stride", value: 2_147_483_646, .. }), "{error}");
+}
+
+// ---- anything
+
+/// What a size may be.
+const SIZES: [usize; 22] = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    8,
+    64,
+    65_535,
+    65_536,
+    (1 << 23) + 1,
+    1 << 24,
+    (1 << 30) - 1,
+    1 << 30,
+    MAX_COUNT,
+    MAX_COUNT + 1,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1 << 62,
+    usize::MAX - 1,
+    usize::MAX,
+];
+
+/// What a test plans.
+#[derive(Debug)]
+struct Drawn {
+    op: &'static str,
+    attrs: Value,
+    shapes: Vec<(&'static str, Vec<usize>)>,
+    x: Shape,
+    x_format: MemoryFormat,
+    request: PlanRequest,
+}
+
+/// Draws small sizes mostly, and now and then any of the others.
+struct Draw(StdRng);
+
+impl Draw {
+    fn any(&mut self, small: &[usize]) -> usize {
+        let from = if self.0.random_bool(0.15) { &SIZES[..] } else { small };
+        *from.choose(&mut self.0).unwrap()
+    }
+
+    fn size(&mut self) -> usize {
+        self.any(&[1, 2, 3, 4, 7, 8, 9, 16])
+    }
+
+    fn channels(&mut self) -> usize {
+        *[1, 2, 3, 4, 8, 16, 32].choose(&mut self.0).unwrap()
+    }
+
+    fn step(&mut self) -> usize {
+        self.any(&[1, 1, 1, 2, 3])
+    }
+
+    fn padding(&mut self) -> usize {
+        self.any(&[0, 0, 1, 1, 2])
+    }
+
+    /// A layer with its parameters' shapes, and a request.
+    fn layer(&mut self) -> Drawn {
+        let (c, o) = (self.channels(), self.channels());
+        let [kh, kw] = [0, 0].map(|_| *[1, 1, 2, 3, 3, 7].choose(&mut self.0).unwrap());
+        let mut attrs = json!({
+            "stride": [self.step(), self.step()],
+            "padding": [self.padding(), self.padding(), self.padding(), self.padding()],
+            "dilation": [self.step(), self.step()],
+        });
+        let mut x = [self.any(&[1, 1, 2, 3]), c, self.size(), self.size()];
+        let groups = *[1, 1, 2, c].choose(&mut self.0).unwrap();
+        let pooled = [self.size(), self.size()];
+        let ops = [
+            "conv2d",
+            "conv2d",
+            "conv2d",
+            "conv_transpose2d",
+            "sub_pixel_conv",
+            "focus",
+            "depthwise_separable",
+            "spatially_separable",
+            "deform_conv2d",
+            "deform_conv2d_block",
+            "pixel_shuffle",
+            "pixel_unshuffle",
+            "upsample_bilinear",
+            "roi_align",
+            "roi_pool",
+            "ps_roi_pool",
+            "deform_roi_pool",
+            "deform_roi_pool_pack",
+        ];
+        let op = *ops.choose(&mut self.0).unwrap();
+        let mut shapes: Vec<(&'static str, Vec<usize>)> = vec![];
+        match op {
+            "conv2d" | "conv_transpose2d" | "focus" | "deform_conv2d" | "deform_conv2d_block" | "sub_pixel_conv" => {
+                attrs["groups"] = json!(if self.0.random_bool(0.05) { self.size() } else { groups });
+                let outputs = (o * groups).min(64);
+                let weight = match op {
+                    "conv_transpose2d" => {
+                        attrs["output_padding"] = json!([self.padding(), self.padding()]);
+                        [c, o, kh, kw]
+                    }
+                    "focus" => [outputs, 4 * c / groups, kh, kw],
+                    _ => [outputs, (c / groups).max(1), kh, kw],
+                };
+                shapes.push(("weight", weight.to_vec()));
+                match op {
+                    "sub_pixel_conv" => attrs["r"] = json!(self.step()),
+                    "deform_conv2d" => attrs["offset_groups"] = json!(self.step()),
+                    "deform_conv2d_block" => shapes.push(("offset_weight", vec![2 * kh * kw, c, kh, kw])),
+                    "focus" => (x[2], x[3]) = (x[2].saturating_mul(2), x[3].saturating_mul(2)),
+                    _ => {}
+                }
+            }
+            "depthwise_separable" => {
+                shapes.extend([("dw_weight", vec![c, 1, kh, kw]), ("pw_weight", vec![o, c, 1, 1])]);
+            }
+            "spatially_separable" if groups == c => {
+                attrs["groups"] = json!(c);
+                shapes.extend([("col_weight", vec![c, 1, kh, 1]), ("row_weight", vec![c, 1, 1, kw])]);
+            }
+            "spatially_separable" => shapes.extend([("col_weight", vec![o, c, kh, 1]), ("row_weight", vec![o, o, 1, kw])]),
+            "pixel_shuffle" | "pixel_unshuffle" => {
+                attrs = json!({"r": self.step(), "mode": ["crd", "dcr"][self.0.random_range(0..2)]});
+                x[1] = self.any(&[4, 9, 12, 36]);
+            }
+            "upsample_bilinear" => {
+                let corners = self.0.random_bool(0.5);
+                let scale = *[0.3, 1.0, 2.0, 2.5, 1e-300, 1e9, 1e300, -1.0].choose(&mut self.0).unwrap();
+                attrs = if self.0.random_bool(0.5) {
+                    json!({"output_size": pooled, "align_corners": corners})
+                } else {
+                    json!({"scale": [scale, 2.0], "align_corners": corners})
+                };
+            }
+            _ => {
+                attrs = json!({"output_size": pooled, "spatial_scale": *[1.0, 0.0625, 1e-38, 1e38].choose(&mut self.0).unwrap()});
+                if op == "roi_align" || op.starts_with("deform") {
+                    attrs["sampling_ratio"] = json!(*[-1, 0, 2, 4096, 4097, i32::MAX].choose(&mut self.0).unwrap());
+                }
+                if op.starts_with("deform") {
+                    attrs["offset_groups"] = json!(self.step());
+                }
+                x[1] = self.any(&[1, 4, 8, 36]);
+                if op == "deform_roi_pool_pack" {
+                    let bins = pooled[0].saturating_mul(pooled[1]).min(64);
+                    shapes.push(("offset_fc1_weight", vec![2 * bins, bins.saturating_mul(x[1].min(64))]));
+                }
+            }
+        }
+        let formats = [0, 0].map(|_| *MemoryFormat::ALL.choose(&mut self.0).unwrap());
+        let request = PlanRequest::new(x).format(formats[0]).output_format(formats[1]).rois(self.any(&[1, 2, 5]));
+        let request = request.workspace_limit(self.any(&[0, 0, 1 << 20]));
+        let request = if self.0.random_bool(0.2) { request.batch_invariant() } else { request };
+        Drawn { op, attrs, shapes, x, x_format: formats[0], request }
+    }
+}
+
+impl Drawn {
+    /// Plans with the chosen kernel and with each that applies, and runs those of small tensors under the checker: how many.
+    fn attempt<T: Element>(&self, device: &Device) -> usize {
+        let Ok(spec) = LayerSpec::from_json(&json!({"op": self.op, "attrs": self.attrs}).to_string()) else { return 0 };
+        let mut parameters = BTreeMap::new();
+        for (name, shape) in &self.shapes {
+            let count = elements(shape).unwrap();
+            parameters.insert(name.to_string(), Parameter::new(shape, &vec![0.25f32; count]).unwrap());
+        }
+        let Ok(layer) = AnyLayer::new(spec, parameters) else { return 0 };
+        let output = layer.output_shape(&self.request);
+        let Ok(plan) = layer.plan::<T>(device, &self.request) else { return 0 };
+        assert_eq!(output.unwrap(), plan.output_shape());
+        let mut ran = usize::from(self.run(&spec, &plan, device));
+        for choice in plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()) {
+            if let Ok(plan) = layer.plan::<T>(device, &self.request.clone().kernel(choice.kernel)) {
+                ran += usize::from(self.run(&spec, &plan, device));
+            }
+        }
+        ran
+    }
+
+    /// Whether a plan's tensors are small enough; it then ran.
+    fn run<T: Element>(&self, spec: &LayerSpec, plan: &warpconv::Plan<T>, device: &Device) -> bool {
+        let (x, y) = (self.x, plan.output_shape());
+        let small = |shape: Shape| elements(&shape).is_ok_and(|count| count <= 2048);
+        let inputs = spec.signature().inputs;
+        if !small(x) || !small(y) || inputs.contains(&"offset") && self.op == "deform_conv2d" || plan.workspace_bytes() > 1 << 20 {
+            return false;
+        }
+        let input = Tensor::<T>::zeros(device, x, self.x_format).unwrap();
+        let mut output = Tensor::<T>::zeros(device, y, plan.output_format()).unwrap();
+        let rois = RoIs::from_slice(device, x[0], &vec![[0.0, 0.0, 0.0, 2.0, 2.0]; if x[0] > 0 { y[0] } else { 0 }]).unwrap();
+        let inputs = if inputs.contains(&"rois") { Inputs::new(&input).rois(&rois) } else { Inputs::new(&input) };
+        if x[0] == 0 && y[0] > 0 {
+            return false;
+        }
+        let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes()).unwrap();
+        plan.run(&inputs, &mut output, memory.workspace(), &Stream::default_of(device)).unwrap();
+        assert!(output.to_vec().unwrap().iter().all(|v| v.to_f32() == 0.0));
+        true
+    }
+}
+
+/// Specs of any numbers at all: each is planned or refused, and what is planned runs. This is a build with overflow checks.
+#[rstest]
+fn any_spec_is_planned_or_refused(#[values(1, 2, 3)] seed: u64) {
+    assert!(cfg!(debug_assertions), "overflows panic");
+    let device = checked();
+    let mut draw = Draw(StdRng::seed_from_u64(seed));
+    let mut ran = 0;
+    for _ in 0..200 {
+        let (drawn, dtype) = (draw.layer(), draw.0.random_range(0..3));
+        let outcome = catch_unwind(AssertUnwindSafe(|| match dtype {
+            0 => drawn.attempt::<f32>(&device),
+            1 => drawn.attempt::<f16>(&device),
+            _ => drawn.attempt::<bf16>(&device),
+        }));
+        ran += outcome.unwrap_or_else(|_| panic!("{drawn:?}"));
+    }
+    assert!(ran > 100, "{ran}");
+}
+
+// ---- many pixels a block
+
+/// The last layer of super-resolution has 12 channels for 3: a block moves a tile of them, whatever lies between two pixels.
+#[rstest]
+fn blocks_move_many_pixels(#[values(1, 3, 4, 16, 64)] channels: usize, #[values(2, 3, 4)] factor: usize) {
+    for (op, x) in
+        [("pixel_shuffle", [1, channels * factor * factor, 128, 128]), ("pixel_unshuffle", [1, channels, 128 * factor, 128 * factor])]
+    {
+        for (x_format, y_format) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
+            for mode in ["crd", "dcr"] {
+                let layer = AnyLayer::new(layer(op, &json!({"r": factor, "mode": mode})), BTreeMap::new()).unwrap();
+                let request = PlanRequest::new(x).format(x_format).output_format(y_format);
+                let plan = layer.plan::<f16>(&DEVICE, &request).unwrap();
+                let moved = x.iter().product::<usize>() / plan.explain().grid[0] as usize;
+                assert!(moved >= 256, "{op} {mode} {x:?} {x_format} to {y_format}: {moved} elements a block: {}", plan.explain());
+            }
+        }
+    }
+}
