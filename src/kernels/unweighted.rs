@@ -74,7 +74,9 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     let (mut narrow, mut note) = (None, String::new());
     if chosen.alignment != undemanding {
         let mut applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
-        let kernel = applicable.find(|kernel| alignment(kernel) == undemanding).ok_or_else(|| no_kernel_for_any_alignment(name, selection.kernel))?;
+        let kernel = applicable
+            .find(|kernel| alignment(kernel) == undemanding)
+            .ok_or_else(|| no_kernel_for_any_alignment(name, selection.kernel))?;
         note = format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment[0].max(chosen.alignment[1]));
         narrow = Some(ready(kernel)?);
     }
