@@ -190,11 +190,11 @@ fn of_shapes_and_tensors() {
 
     // sizes: each by its own name, the size that is too large
     let plan = |spec: Conv2dSpec, x| Conv2d::new(spec, parameter(&[1, 1, 1, 1])).unwrap().plan::<f32>(&device, &PlanRequest::new(x));
-    says(plan(Conv2dSpec::default(), [1, 1, 1, 3_000_000_000]), "the input width is 3000000000, above the limit of 2147483647");
+    says(plan(Conv2dSpec::default(), [1, 1, 1, 3_000_000_000]), "the input width is 3000000000, above the limit of 2147418112");
     let far = Conv2dSpec { padding: Padding::all(1_000_000_000), stride: [100_000_000; 2], ..Default::default() };
     says(
         plan(far, [1, 1, 1, 1]),
-        "(output size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute, is 3000000000, above the limit of 2147483647",
+        "(output size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute, is 3000000000, above the limit of 2147418112",
     );
 
     // kernels

@@ -697,7 +697,7 @@ mod tests {
         assert_eq!(limit(1 << 10, 1, 1 << 20), None);
         assert_eq!(limit(1 << 10, 1, (1 << 20) + 1), Some(("C_in / groups times the taps", MAX_PRODUCTS)));
         assert_eq!(limit(1, MAX_COUNT, 1), None);
-        assert_eq!(limit(1, MAX_COUNT + 1, 1), Some(("the number of elements of an image of y", MAX_COUNT)));
+        assert_eq!(limit(1, MAX_COUNT + 1, 1), Some(("C_out", MAX_COUNT)));
     }
 
     /// An output's position with the padding before it fits 32 bits, also where an output_padding makes it larger than any tap.
