@@ -4,7 +4,7 @@ use super::calls::{Act, CALLS, Calls, Dim3, Lane, Region};
 #[cfg(feature = "checked-host")]
 use super::checker::{self, BlockCheck, LaunchCheck};
 use super::finding::{Finding, Findings, Kind};
-use super::{Entry, HostOptions};
+use super::{Entry, HostOptions, STACK_BYTES};
 use crate::device::Launch;
 #[cfg(feature = "checked-host")]
 use crate::kernels::host_set_fuel;
@@ -14,11 +14,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
-use std::cell::RefCell;
 use std::ffi::c_void;
-
-/// A lane's stack; the pages that a kernel does not touch cost nothing. A guard page lies below.
-const STACK_BYTES: usize = 128 * 1024;
 
 /// What a lane is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,22 +149,27 @@ impl Block {
     }
 }
 
-/// What a worker thread keeps between blocks, so that running allocates nothing.
+/// What running a block needs beside stacks. The device keeps it between launches, so that running allocates nothing.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     block: Block,
     lanes: Vec<Lane>,
     order: Vec<u32>,
     shared: Vec<u128>,
-    stacks: Vec<DefaultStack>,
     fibers: Vec<Fiber>,
 }
 
-type Fiber = Coroutine<(), (), (), DefaultStack>;
+// SAFETY: between two blocks, which is when it changes threads, nobody follows the addresses in `block` and `lanes`, and `fibers`
+// is empty
+unsafe impl Send for Scratch {}
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
 }
+
+type Fiber = Coroutine<(), (), (), DefaultStack>;
 
 /// A launch, as its blocks see it.
 pub(super) struct Job<'a> {
@@ -179,19 +180,13 @@ pub(super) struct Job<'a> {
     pub check: Option<&'a LaunchCheck>,
 }
 
-// SAFETY: the launch holds addresses of device memory, which are valid on every thread; nothing else is a pointer
-unsafe impl Sync for Job<'_> {}
-
 impl Job<'_> {
-    /// Runs the block with this linear index.
-    pub fn run(&self, index: u64) -> Vec<Finding> {
-        let block = Dim3::of_linear(index, self.launch.grid);
-        let together = self.launch.kernel.info.collectives;
-        if !together && !self.options.checked {
-            self.run_alone(block);
-            return Vec::new();
+    /// The stacks that a block needs: one for each of its threads where they meet, else one where the checker may have to end it.
+    pub fn stacks(&self) -> usize {
+        match (self.launch.kernel.info.collectives, self.options.checked) {
+            (true, _) => self.launch.kernel.info.threads as usize,
+            (false, checked) => checked.into(),
         }
-        SCRATCH.with_borrow_mut(|scratch| self.run_fibers(block, index, together, scratch))
     }
 
     fn lane(&self, block: Dim3, thread: u32, shared: *mut u8, state: *mut Block, calls: *const Calls) -> Lane {
@@ -212,8 +207,10 @@ impl Job<'_> {
         }
     }
 
-    /// Threads that never meet need no coroutines: one after the other.
-    fn run_alone(&self, block: Dim3) {
+    /// Runs the block with this linear index where [`Job::stacks`] is 0: threads that never meet need no coroutines and run one
+    /// after the other.
+    pub fn run_plain(&self, index: u64) {
+        let block = Dim3::of_linear(index, self.launch.grid);
         let mut lane = self.lane(block, 0, std::ptr::null_mut(), std::ptr::null_mut(), &raw const CALLS);
         // SAFETY: the lane lives until `host_set_lane(outer)`; the entry's parameters are of its struct, valid by `launch`'s
         // contract. A kernel without collectives makes no host call, so the null pointers are not read.
@@ -229,11 +226,13 @@ impl Job<'_> {
         }
     }
 
-    /// Runs the block's threads as coroutines: each its own where they meet, else one after the other in a single one, which
-    /// the checker can end at any access.
-    fn run_fibers(&self, index: Dim3, linear: u64, together: bool, scratch: &mut Scratch) -> Vec<Finding> {
+    /// Runs the block with this linear index, its threads as coroutines: each its own where they meet, else one after the other
+    /// in a single one, which the checker can end at any access. There are at least [`Job::stacks`].
+    pub fn run_fibers(&self, linear: u64, scratch: &mut Scratch, stacks: &mut Vec<DefaultStack>) -> Vec<Finding> {
+        let index = Dim3::of_linear(linear, self.launch.grid);
         let threads = self.launch.kernel.info.threads as usize;
-        let Scratch { block, lanes, order, shared, stacks, fibers } = scratch;
+        let together = self.launch.kernel.info.collectives;
+        let Scratch { block, lanes, order, shared, fibers } = scratch;
         block.start(index, linear, threads);
         block.alone = !together;
         // NaN in every dtype, so that what nobody wrote does not look like a number
@@ -243,15 +242,6 @@ impl Job<'_> {
         // SAFETY: 128 bytes more than needed were allocated
         let base = unsafe { base.add(base.align_offset(128)) };
         let count = if together { threads } else { 1 };
-        while stacks.len() < count {
-            match DefaultStack::new(STACK_BYTES) {
-                Ok(stack) => stacks.push(stack),
-                Err(e) => {
-                    block.fault(Kind::NoMemory, 0, 0, format!("no memory for the stacks of {count} lanes: {e}"));
-                    return std::mem::take(&mut block.findings.list);
-                }
-            }
-        }
         #[allow(unused_mut)]
         let mut calls = &raw const CALLS;
         #[cfg(feature = "checked-host")]
@@ -302,7 +292,7 @@ impl Job<'_> {
     unsafe fn run_in_turn(&self, block: *mut Block, lanes: &mut [Lane], order: &[u32], stacks: &mut Vec<DefaultStack>) {
         let (entry, params) = (self.entry, self.launch.params.as_ptr());
         let (lanes, order) = (lanes.as_mut_ptr(), order as *const [u32]);
-        let stack = stacks.pop().expect("the caller has filled it");
+        let stack = stacks.pop().expect("there are `Job::stacks`");
         // SAFETY: lanes, order, block and parameters outlive the coroutine, which ends in this function
         let mut fiber = Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
             (*block).yielders.fill(yielder);
@@ -331,7 +321,7 @@ impl Job<'_> {
         let (entry, params) = (self.entry, self.launch.params.as_ptr());
         fibers.clear();
         fibers.extend((0..lanes.len()).map(|lane| {
-            let stack = stacks.pop().expect("the caller has filled it");
+            let stack = stacks.pop().expect("there are `Job::stacks`");
             // SAFETY: block and parameters outlive the coroutines, which end in this function; one lane runs at a time
             Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
                 (&mut (*block).yielders)[lane] = yielder;

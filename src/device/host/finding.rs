@@ -20,7 +20,6 @@ pub(super) enum Kind {
     MixedCollectives,
     UndeclaredMeeting,
     Endless,
-    NoMemory,
 }
 
 impl Kind {
@@ -34,7 +33,7 @@ impl Kind {
 
     /// Whether other blocks would only fail in the same way, and slowly.
     pub fn ends_launch(self) -> bool {
-        matches!(self, Kind::Endless | Kind::NoMemory)
+        self == Kind::Endless
     }
 
     fn name(self) -> &'static str {
@@ -52,7 +51,6 @@ impl Kind {
             Kind::MixedCollectives => "mixed collectives",
             Kind::UndeclaredMeeting => "undeclared meeting",
             Kind::Endless => "endless kernel",
-            Kind::NoMemory => "out of memory",
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The host device: runs the kernels' own sources, compiled by the host's C++ compiler, on the CPU.
 //!
-//! Blocks are spread over worker threads (rayon). Inside a block, each CUDA thread (a *lane*) is a coroutine: a barrier or a
-//! warp collective suspends it until the others have come. Kernels whose threads never meet are run without coroutines,
-//! thread after thread.
+//! Blocks are spread over the thread that launches and the device's own (team.rs). Inside a block, each CUDA thread (a *lane*) is
+//! a coroutine with a stack (stacks.rs): a barrier or a warp collective suspends it until the others have come. Kernels whose
+//! threads never meet are run without coroutines, thread after thread.
 
 mod block;
 mod calls;
 #[cfg(feature = "checked-host")]
 mod checker;
 mod finding;
+mod stacks;
+mod team;
 
 #[cfg(feature = "checked-host")]
 pub use checker::{LaunchCounters, OperandCounters};
@@ -16,12 +18,14 @@ pub use checker::{LaunchCounters, OperandCounters};
 use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
 use crate::error::{Error, Result};
 use crate::kernels::{HOST_VARIANTS, Kernel, KernelInfo};
+use block::Scratch;
 use finding::Findings;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use stacks::SETS;
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use team::{Role, Team};
 
 /// A kernel's entry point on the host: takes the address of its parameter struct.
 pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
@@ -66,7 +70,9 @@ impl Variant {
 /// How a host device runs kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostOptions {
-    /// Worker threads; 0 is one for each core. With 1 a launch stays on the calling thread.
+    /// Threads that work on a launch, the calling one among them: at most 1024; 0 is one for each core. With 1 a launch stays on
+    /// the calling thread. The others do not survive a `fork`: a device with several threads refuses to run in a process that
+    /// was forked off after it was made ([`Error::DeviceUnavailable`]).
     pub threads: usize,
     /// Runs the instrumented build, in which every access of every thread is checked. Needs the feature `checked-host`.
     pub checked: bool,
@@ -91,6 +97,10 @@ impl Default for HostOptions {
 }
 
 const ALIGNMENT: usize = 128;
+/// Of `HostOptions::threads`: more than any machine has cores, and few enough to be started in a moment.
+const MOST_THREADS: usize = 1024;
+/// A lane's stack; the pages that a kernel does not touch cost nothing. A guard page lies below.
+const STACK_BYTES: usize = 128 * 1024;
 /// Launches whose counters a checked device keeps: more than any layer has.
 #[cfg(feature = "checked-host")]
 const COUNTED_LAUNCHES: usize = 8;
@@ -102,7 +112,10 @@ pub(crate) struct HostDevice {
     options: HostOptions,
     variant: Variant,
     properties: Properties,
-    pool: Option<rayon::ThreadPool>,
+    /// The threads beside the calling one, if there are any.
+    team: Option<Team>,
+    /// What launches have left for later ones.
+    scratch: Mutex<Vec<Scratch>>,
     #[cfg(feature = "checked-host")]
     counters: Mutex<Vec<LaunchCounters>>,
 }
@@ -112,11 +125,13 @@ impl HostDevice {
         if options.checked && !cfg!(feature = "checked-host") {
             return Err(Error::MissingFeature { feature: "checked-host" });
         }
+        if options.threads > MOST_THREADS {
+            return Err(Error::Limit { what: "HostOptions::threads", value: options.threads as u128, limit: MOST_THREADS as u128 });
+        }
         let variant = Variant::choose(&options, has_avx2(), HOST_VARIANTS)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if options.threads == 0 { cores } else { options.threads };
-        let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).transpose();
-        let pool = pool.map_err(|e| Error::DeviceUnavailable { requested: "host".into(), why: e.to_string() })?;
+        let threads = if options.threads == 0 { cores.min(MOST_THREADS) } else { options.threads };
+        let team = (threads > 1).then(|| Team::new(threads - 1)).transpose()?;
         let build = match variant {
             Variant::Checked => "checked",
             Variant::Avx2 => "AVX2",
@@ -134,7 +149,8 @@ impl HostDevice {
             options,
             variant,
             properties,
-            pool,
+            team,
+            scratch: Mutex::default(),
             #[cfg(feature = "checked-host")]
             counters: Mutex::default(),
         })
@@ -179,6 +195,11 @@ impl BlockOrder {
     fn block(&self, turn: u64) -> u64 {
         ((u128::from(turn) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.blocks)) as u64
     }
+}
+
+/// What a mutex guards here is whole at any time, also where a thread that held it has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn has_avx2() -> bool {
@@ -262,7 +283,7 @@ impl Backend for HostDevice {
         })
     }
 
-    /// A worker thread runs one after the other.
+    /// A thread runs one after the other.
     fn resident_blocks(&self, _: &Kernel, _: u32) -> Result<u32> {
         Ok(self.properties.multiprocessors)
     }
@@ -274,6 +295,7 @@ impl Backend for HostDevice {
             let what = "the shared memory of a block in bytes";
             return Err(Error::Limit { what, value: launch.shared_bytes.into(), limit: limit.into() });
         }
+        self.team.as_ref().map_or(Ok(()), Team::check_process)?;
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
         // SAFETY: the caller promises that the launch's addresses are valid
         #[cfg(feature = "checked-host")]
@@ -286,24 +308,47 @@ impl Backend for HostDevice {
             check: check.as_ref(),
         };
         let order = BlockOrder::new(blocks, self.options.seed);
+        let taken = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
+        let next = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&turn| turn < blocks && !stop.load(Ordering::Relaxed));
         let findings: Mutex<Findings> = Mutex::default();
-        let run = |turn: u64| {
-            if stop.load(Ordering::Relaxed) {
+        let failure: Mutex<Option<Error>> = Mutex::default();
+        let stacks = job.stacks();
+        let work = |role: Role| {
+            if stacks == 0 {
+                while let Some(turn) = next() {
+                    job.run_plain(order.block(turn));
+                }
                 return;
             }
-            let mut found = job.run(order.block(turn));
-            if !found.is_empty() {
-                // a checked block that fails harms nobody else, and the others may find more
-                let last = !self.options.checked || found.iter().any(|f| f.kind.ends_launch());
-                let mut all = findings.lock().unwrap_or_else(PoisonError::into_inner);
-                all.merge(&mut found);
-                stop.fetch_or(last || all.is_full(), Ordering::Relaxed);
+            // a helper that had to wait for stacks would only delay the end
+            let Some(mut set) = (if role == Role::Caller { Some(SETS.take()) } else { SETS.try_take() }) else { return };
+            if let Err(e) = set.grow(stacks) {
+                if role == Role::Caller {
+                    stop.store(true, Ordering::Relaxed);
+                    *lock(&failure) = Some(e);
+                }
+                return;
             }
+            let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
+            while let Some(turn) = next() {
+                let mut found = job.run_fibers(order.block(turn), &mut scratch, &mut set.stacks);
+                if !found.is_empty() {
+                    // a checked block that fails harms nobody else, and the others may find more
+                    let last = !self.options.checked || found.iter().any(|f| f.kind.ends_launch());
+                    let mut all = lock(&findings);
+                    all.merge(&mut found);
+                    stop.fetch_or(last || all.is_full(), Ordering::Relaxed);
+                }
+            }
+            lock(&self.scratch).push(scratch);
         };
-        match &self.pool {
-            Some(pool) if blocks > 1 => pool.install(|| (0..blocks).into_par_iter().for_each(run)),
-            _ => (0..blocks).for_each(run),
+        match &self.team {
+            Some(team) if blocks > 1 => team.run(usize::try_from(blocks - 1).unwrap_or(usize::MAX), &work),
+            _ => work(Role::Caller),
+        }
+        if let Some(e) = lock(&failure).take() {
+            return Err(e);
         }
         #[allow(unused_mut)]
         let mut findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +358,7 @@ impl Backend for HostDevice {
             if !stop.into_inner() && !findings.list.iter().any(|f| f.kind.ends_block()) {
                 findings.list.extend(check.unwritten());
             }
-            let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counters = lock(&self.counters);
             if counters.len() == COUNTED_LAUNCHES {
                 counters.remove(0);
             }
@@ -325,7 +370,7 @@ impl Backend for HostDevice {
 
     #[cfg(feature = "checked-host")]
     fn launch_counters(&self) -> Vec<LaunchCounters> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.counters).clone()
     }
 
     fn default_stream(&self) -> StreamKind {
