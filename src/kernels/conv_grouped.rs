@@ -1,6 +1,7 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
+use super::known::Known;
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
 use super::params::ConvGroupedParams;
 use super::{KernelInfo, MAX_COUNT};
@@ -379,6 +380,13 @@ impl Tiling {
     }
 }
 
+/// The tiling of a kernel for a problem: there are a thousand to choose from.
+static TILINGS: Known<Result<Tiling, String>> = Known::new();
+
+fn tiling(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Tiling, String> {
+    TILINGS.get(kernel, problem, || Tiling::of(Variant::of(kernel), problem))
+}
+
 /// The widest access in which a plane or its rows of so many elements can be read, in elements.
 fn vector_of(elements: usize) -> usize {
     1 << elements.trailing_zeros().min(VECTOR.ilog2())
@@ -414,12 +422,12 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
             return Err(format!("its 16-byte stores are for multiples of 8 output channels, not {run} a warp and {} in all", g.c_out));
         }
     }
-    Tiling::of(variant, problem).map(|tiling| tiling.estimate)
+    tiling(kernel, problem).map(|tiling| tiling.estimate)
 }
 
 pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
     let variant = Variant::of(kernel);
-    let tiling = Tiling::of(variant, problem).expect("`cost` has found one");
+    let tiling = tiling(kernel, problem).expect("`cost` has found one");
     Prepared {
         grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
         walks: false,

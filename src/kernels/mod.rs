@@ -12,6 +12,7 @@ pub(crate) mod conv_transpose;
 pub(crate) mod cost;
 mod deform_conv;
 pub(crate) mod deform_conv2d;
+mod known;
 pub(crate) mod launch;
 pub(crate) mod params;
 pub(crate) mod pixel_shuffle;
