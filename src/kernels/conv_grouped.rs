@@ -468,3 +468,25 @@ fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     }
     Ok(packed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Conv2dSpec, Device, PlanRequest, half::f16};
+
+    /// The search is what a plan of such a layer spends most of its time on.
+    #[test]
+    fn a_tiling_is_searched_once_for_a_problem() {
+        let device = Device::host().unwrap();
+        let (x, spec) = ([3, 64, 20, 20], Conv2dSpec { groups: 8, ..Default::default() });
+        let request = PlanRequest::new(x).format(MemoryFormat::ChannelsLast);
+        let geometry = ConvGeometry::conv2d(&spec, x, [64, 8, 3, 3]).unwrap();
+        let problem = Problem::new::<f16>(&device, &request, geometry);
+        let applicable: Vec<_> = super::super::family(FAMILY).filter(|kernel| cost(kernel, &problem).is_ok()).collect();
+        assert!(!applicable.is_empty());
+        for kernel in applicable {
+            prepare::<f16>(kernel, &problem);
+            TILINGS.get(kernel, &problem, || panic!("{} is searched again", kernel.name)).unwrap();
+        }
+    }
+}

@@ -74,3 +74,32 @@ impl<V: Clone> Known<V> {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Conv2dSpec, Device, PlanRequest, half::f16};
+    use std::cell::Cell;
+
+    #[test]
+    fn an_answer_is_worked_out_once_for_each_problem_and_the_latest_are_kept() {
+        let device = Device::host().unwrap();
+        let [first, other] = [0, 1].map(|index| &crate::kernels::KERNELS[index]);
+        let (known, worked_out) = (Known::new(), Cell::new(0));
+        let ask = |kernel: &KernelInfo, n: usize, format| {
+            let request = PlanRequest::new([n, 8, 6, 6]).format(format);
+            let geometry = ConvGeometry::conv2d(&Conv2dSpec::default(), [n, 8, 6, 6], [8, 8, 3, 3]).unwrap();
+            known.get(kernel, &Problem::new::<f16>(&device, &request, geometry), || worked_out.replace(worked_out.get() + 1usize))
+        };
+        let (planes, last) = (MemoryFormat::Contiguous, MemoryFormat::ChannelsLast);
+        let asked = [(first, 1, planes), (first, 2, planes), (first, 1, last), (other, 1, planes)];
+        for _ in 0..2 {
+            assert_eq!(asked.map(|(kernel, n, format)| ask(kernel, n, format)), [0, 1, 2, 3]);
+        }
+        (0..MOST).for_each(|n| {
+            ask(first, 3 + n, planes);
+        });
+        assert_eq!(known.0.lock().unwrap().len(), MOST);
+        assert_eq!(ask(first, 1, planes), 4 + MOST, "the oldest have made room");
+    }
+}
