@@ -128,7 +128,15 @@ impl Compiler {
     fn new(build: &Build, cc: cc::Build, name: &str, folders: Vec<PathBuf>) -> Result<Self, String> {
         let tool = cc.try_get_compiler().map_err(advice)?;
         let version = tool.to_command().arg("--version").output().map_err(|e| format!("{}: {e}", tool.path().display()))?;
-        let flags: Vec<String> = tool.args().iter().map(|flag| build.without_paths(&flag.to_string_lossy())).collect();
+        // not the folders of the sources, which count by what is read: the checker's tests add one
+        let mut flags: Vec<String> = vec![];
+        for flag in tool.args() {
+            if folders.iter().any(|folder| flag == folder.as_os_str()) {
+                flags.pop(); // its -I
+            } else {
+                flags.push(build.without_paths(&flag.to_string_lossy()));
+            }
+        }
         let native = flags.iter().any(|flag| flag.ends_with("=native"));
         let key = flags.iter().fold(Digest::new().and(&version.stdout), Digest::and);
         Ok(Self { cc, tool, archive: format!("{}{name}", build.prefix), folders, key: (!native).then_some(key) })
