@@ -3,16 +3,18 @@
 use super::*;
 use crate::GpuModel;
 use crate::bench::{Set, Suite};
-use crate::{Explanation, HostOptions};
+use crate::{Explanation, HostOptions, Outline};
 use std::collections::BTreeMap;
 
 /// The plan's explanation for one configuration, on each of the devices.
 fn explanations(configuration: &Configuration<'_>, devices: &[Device]) -> Result<Vec<Explanation>> {
-    fn of<T: Element>(layer: &AnyLayer, request: &PlanRequest, devices: &[Device]) -> Result<Vec<Explanation>> {
-        devices.iter().map(|device| Ok(layer.plan::<T>(device, request)?.explain().clone())).collect()
+    fn of<T: Element>(layer: &Outline, request: &PlanRequest, devices: &[Device]) -> Result<Vec<Explanation>> {
+        devices.iter().map(|device| layer.explain::<T>(device, request)).collect()
     }
     let problem = configuration.problem()?;
-    let layer = layer(&problem, &parameters(&problem, configuration.dtype)?)?;
+    let names = problem.layer.signature().parameters;
+    let shapes = problem.shapes.iter().filter(|(name, _)| names.contains(&name.as_str()));
+    let layer = problem.layer.outline(shapes.map(|(name, shape)| (name.clone(), shape.clone())))?;
     let request = configuration.request(&problem)?;
     match configuration.dtype {
         DType::F32 => of::<f32>(&layer, &request, devices),
