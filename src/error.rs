@@ -48,6 +48,12 @@ pub enum Error {
         /// What it must have.
         expected: String,
     },
+    /// The values of a weight are needed that the layer was told to forget.
+    #[error("the weight's values are gone (forget_host_weights), but are needed for {needed_for}: plan for it before")]
+    Forgotten {
+        /// What needs them.
+        needed_for: String,
+    },
     /// A workspace is smaller than the plan needs.
     #[error(
         "the plan needs a workspace of {needed} bytes, but got one of {got}: make it by WorkspaceMemory::new(device, plan.workspace_bytes())"

@@ -180,18 +180,19 @@ pub(crate) struct CudaDevice {
     context: Arc<CudaContext>,
 }
 
-impl CudaDevice {
-    pub fn new(ordinal: usize) -> Result<Self> {
-        let fail = |why| Error::DeviceUnavailable { requested: format!("cuda:{ordinal}"), why };
-        let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs no GPU")))?;
-        if ordinal >= gpus.len() {
-            let list: Vec<String> = gpus.iter().enumerate().map(|(i, gpu)| format!("cuda:{i} ({})", gpu.name)).collect();
-            return Err(fail(if list.is_empty() { "there is no GPU".into() } else { format!("there are {}", list.join(", ")) }));
-        }
-        Self::from_context(CudaContext::new(ordinal).map_err(|e| fail(driver_error("cuDevicePrimaryCtxRetain", e).to_string()))?)
+/// The primary context of a GPU.
+pub(super) fn primary_context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    let fail = |why| Error::DeviceUnavailable { requested: format!("cuda:{ordinal}"), why };
+    let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs no GPU")))?;
+    if ordinal >= gpus.len() {
+        let list: Vec<String> = gpus.iter().enumerate().map(|(i, gpu)| format!("cuda:{i} ({})", gpu.name)).collect();
+        return Err(fail(if list.is_empty() { "there is no GPU".into() } else { format!("there are {}", list.join(", ")) }));
     }
+    CudaContext::new(ordinal).map_err(|e| fail(driver_error("cuDevicePrimaryCtxRetain", e).to_string()))
+}
 
-    pub fn from_context(context: Arc<CudaContext>) -> Result<Self> {
+impl CudaDevice {
+    pub fn new(context: Arc<CudaContext>) -> Result<Self> {
         let attribute = |name| context.attribute(name).map(|v| v as u32).map_err(|e| driver_error("cuDeviceGetAttribute", e));
         let name = context.name().map_err(|e| driver_error("cuDeviceGetName", e))?;
         let capability = (

@@ -16,8 +16,9 @@ use crate::kernels::{Kernel, KernelInfo};
 use crate::layers::Choice;
 use crate::tuning::{TuningTable, Tunings};
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub(crate) use capture::{Captured, capture};
 pub use gpu::GpuModel;
@@ -85,7 +86,7 @@ pub(crate) enum Access {
 
 impl Operand {
     /// All of some memory, as consecutive elements.
-    pub fn packed(name: &'static str, memory: &Memory, element_bytes: usize, access: Access) -> Self {
+    pub fn packed(name: &'static str, memory: &Block, element_bytes: usize, access: Access) -> Self {
         let count = memory.bytes / element_bytes;
         Self { name, address: memory.address, element_bytes: element_bytes as u32, shape: [1, 1, 1, count], strides: [0, 0, 0, 1], access }
     }
@@ -158,13 +159,30 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
 
 struct Inner {
     id: u64,
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     allocations: AtomicU64,
     launches: AtomicU64,
     tunings: Tunings,
+    stores: Mutex<Vec<Weak<dyn Store>>>,
+}
+
+/// What keeps memory of devices without keeping the devices: a layer's packed weights.
+pub(crate) trait Store: Send + Sync {
+    /// Frees what it keeps of the device with this [`Device::id`], which goes.
+    fn release(&self, device: u64);
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let stores = std::mem::take(&mut *self.stores.lock().unwrap_or_else(PoisonError::into_inner));
+        stores.iter().filter_map(Weak::upgrade).for_each(|store| store.release(self.id));
+    }
 }
 
 /// Where tensors live and layers run. Cheap to clone; two clones are the same device.
+///
+/// A device goes when its last handle does; tensors, streams and plans hold one, layers do not. The weights that a layer has
+/// packed for a device go with it. One exception: the device of [`Device::host`] stays until the program ends.
 ///
 /// ```
 /// let device = warpconv::Device::best()?;
@@ -203,21 +221,30 @@ impl Device {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let tunings = Tunings::built_in(backend.kind(), backend.properties());
-        Self(Arc::new(Inner { id, backend: Box::new(backend), allocations: AtomicU64::new(0), launches: AtomicU64::new(0), tunings }))
+        let (allocations, launches) = Default::default();
+        Self(Arc::new(Inner { id, backend: Arc::new(backend), allocations, launches, tunings, stores: Mutex::default() }))
     }
 
-    /// A new host device, on all cores. Each call gives a distinct device.
+    /// The host device on all cores: the same one at each call. [`Device::host_with`] makes others.
     ///
     /// # Errors
-    /// [`Error::MissingFeature`] without the feature `host`.
+    /// [`Error::MissingFeature`] without the feature `host`; [`Error::DeviceUnavailable`] when its threads cannot be started.
     pub fn host() -> Result<Self> {
         #[cfg(feature = "host")]
-        return Self::host_with(HostOptions::default());
+        {
+            static HOST: Mutex<Option<Device>> = Mutex::new(None);
+            let mut host = HOST.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(device) = &*host {
+                return Ok(device.clone());
+            }
+            Ok(host.insert(Self::host_with(HostOptions::default())?).clone())
+        }
         #[cfg(not(feature = "host"))]
         Err(Error::MissingFeature { feature: "host" })
     }
 
-    /// A new host device with options: threads, checker, order of threads.
+    /// A new host device with options: threads, checker, order of threads. Each call gives a distinct device, with threads of its
+    /// own.
     ///
     /// # Errors
     /// [`Error::MissingFeature`] when the checker is asked for and the feature `checked-host` is off.
@@ -226,13 +253,13 @@ impl Device {
         Ok(Self::from_backend(host::HostDevice::new(options)?))
     }
 
-    /// The GPU `ordinal`, with its primary context.
+    /// The GPU `ordinal`, with its primary context: the same device as long as a handle of it is there.
     ///
     /// # Errors
     /// [`Error::MissingFeature`] without the feature `cuda`; [`Error::DeviceUnavailable`] without a driver or such a GPU.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self::from_backend(cuda::CudaDevice::new(ordinal)?));
+        return Self::from_cuda(cuda::primary_context(ordinal)?);
         #[cfg(not(feature = "cuda"))]
         {
             let _ = ordinal;
@@ -240,26 +267,39 @@ impl Device {
         }
     }
 
-    /// The GPU of a context that the caller owns.
+    /// The GPU of a context that the caller owns. Another handle of the same context gives the same device: that of
+    /// [`Device::cuda`] for a primary context.
     ///
     /// # Errors
     /// [`Error::Driver`] when the device's properties cannot be read.
     #[cfg(feature = "cuda")]
     pub fn from_cuda(context: Arc<cudarc::driver::CudaContext>) -> Result<Self> {
-        Ok(Self::from_backend(cuda::CudaDevice::from_context(context)?))
+        // the devices that are there, by their contexts. A context lives as long as its device, so that no other has its address.
+        static DEVICES: Mutex<Vec<(usize, Weak<Inner>)>> = Mutex::new(Vec::new());
+        let address = context.cu_ctx() as usize;
+        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.retain(|(_, device)| device.strong_count() > 0);
+        let found = devices.iter().find(|(context, _)| *context == address).and_then(|(_, device)| device.upgrade());
+        if let Some(device) = found {
+            return Ok(Self(device));
+        }
+        let device = Self::from_backend(cuda::CudaDevice::new(context)?);
+        devices.push((address, Arc::downgrade(&device.0)));
+        Ok(device)
     }
 
     /// The first GPU when this build has the feature `cuda` and there are a driver and a GPU; otherwise the host device.
-    /// [`Device::describe`] says which it is, and why it is not a GPU.
+    /// [`Device::describe`] says which it is, and why it is not a GPU. The same device at each call, as [`Device::cuda`] and
+    /// [`Device::host`] give it.
     ///
     /// # Errors
-    /// When neither can be had.
+    /// [`Error::DeviceUnavailable`] when neither can be had: it says why there is no GPU.
     pub fn best() -> Result<Self> {
         #[cfg(feature = "cuda")]
         if cuda::unavailable().is_none() {
             return Self::cuda(0);
         }
-        Self::host()
+        if cfg!(feature = "host") { Self::host() } else { Err(no_device(gpu_hint())) }
     }
 
     /// "best", "host" or "cuda:N", as the program's `--device` takes it.
@@ -276,6 +316,18 @@ impl Device {
                 None => Err(Error::Parse { source_name: format!("device {text:?}"), message: "expected best, host or cuda:N".into() }),
             },
         }
+    }
+
+    /// What no other device of this program has.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// From now on tells a store when the device goes.
+    pub(crate) fn add_store(&self, store: Weak<dyn Store>) {
+        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|store| store.strong_count() > 0);
+        stores.push(store);
     }
 
     /// What the device is, in words; for a host device also why no GPU is used.
@@ -368,9 +420,13 @@ impl Device {
 
     /// Memory of this device; `bytes` may be 0.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Memory> {
+        Ok(Memory { block: self.block(bytes)?, device: self.clone() })
+    }
+
+    fn block(&self, bytes: usize) -> Result<Block> {
         let address = if bytes == 0 { 0 } else { self.0.backend.allocate(bytes)? };
         self.0.allocations.fetch_add(1, Ordering::Relaxed);
-        Ok(Memory { device: self.clone(), address, bytes })
+        Ok(Block { backend: self.0.backend.clone(), address, bytes })
     }
 
     /// Whether launches are checked, and their operands must be told.
@@ -419,11 +475,77 @@ fn gpu_hint() -> Option<String> {
         .then(|| "an NVIDIA driver is there, but this build has no CUDA: build with --features cuda".into())
 }
 
-/// Memory of a device, freed on drop.
-pub(crate) struct Memory {
-    device: Device,
+/// The error where there is neither a GPU nor a host device; `why` there is no GPU.
+fn no_device(why: Option<String>) -> Error {
+    let gpu = why.unwrap_or_else(|| "this build has no CUDA: build with --features cuda".into());
+    let why = format!("{gpu}; and this build has no host device: build with --features host");
+    Error::DeviceUnavailable { requested: "the best device".into(), why }
+}
+
+/// The error where something is on another device than it must be. Two devices of one name are told apart by number.
+pub(crate) fn wrong_device(name: &'static str, expected: &Device, got: &Device) -> Error {
+    let alike = expected.to_string() == got.to_string();
+    let named = |device: &Device| if alike { format!("{device} (device #{})", device.id()) } else { device.to_string() };
+    Error::WrongDevice { name, expected: named(expected), got: named(got) }
+}
+
+/// Memory of a device that does not keep the device, only what can free it. Freed on drop.
+#[derive(Debug)]
+pub(crate) struct Block {
+    backend: Arc<dyn Backend>,
     address: u64,
     bytes: usize,
+}
+
+impl Block {
+    /// A copy of `values` on the device.
+    pub fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
+        let block = device.block(size_of_val(values))?;
+        block.upload(bytemuck::cast_slice(values))?;
+        Ok(block)
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn upload(&self, from: &[u8]) -> Result<()> {
+        assert!(from.len() <= self.bytes, "an upload fits its memory");
+        // SAFETY: this memory is alive and long enough
+        if from.is_empty() { Ok(()) } else { unsafe { self.backend.upload(self.address, from) } }
+    }
+
+    pub fn fill_zero(&self) -> Result<()> {
+        // SAFETY: this memory is alive
+        if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.fill_zero(self.address, self.bytes) } }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: it came from `allocate` with these bytes, and its only owner goes
+            unsafe { self.backend.free(self.address, self.bytes) }
+        }
+    }
+}
+
+/// Memory of a device, freed on drop. Keeps the device.
+pub(crate) struct Memory {
+    // freed before the device goes
+    block: Block,
+    device: Device,
+}
+
+impl Deref for Memory {
+    type Target = Block;
+    fn deref(&self) -> &Block {
+        &self.block
+    }
 }
 
 impl fmt::Debug for Memory {
@@ -435,39 +557,18 @@ impl fmt::Debug for Memory {
 impl Memory {
     /// A copy of `values` on the device.
     pub fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
-        let memory = device.allocate(size_of_val(values))?;
-        memory.upload(bytemuck::cast_slice(values))?;
-        Ok(memory)
-    }
-
-    pub fn address(&self) -> u64 {
-        self.address
+        Ok(Self { block: Block::from_slice(device, values)?, device: device.clone() })
     }
 
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub fn upload(&self, from: &[u8]) -> Result<()> {
-        assert!(from.len() <= self.bytes, "an upload fits its memory");
-        // SAFETY: this memory is alive and long enough
-        if from.is_empty() { Ok(()) } else { unsafe { self.device.0.backend.upload(self.address, from) } }
-    }
-
     /// Queues a copy of all of `from`, which is as long. The caller keeps both until the stream has run it.
     pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
         assert!(from.bytes == self.bytes && from.device == self.device, "a copy is between equals");
         // SAFETY: both are alive and of this length, and two memories do not overlap
-        if self.bytes == 0 { Ok(()) } else { unsafe { self.device.0.backend.copy(self.address, from.address, self.bytes, stream) } }
-    }
-
-    pub fn fill_zero(&self) -> Result<()> {
-        // SAFETY: this memory is alive
-        if self.bytes == 0 { Ok(()) } else { unsafe { self.device.0.backend.fill_zero(self.address, self.bytes) } }
+        if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.copy(self.address, from.address, self.bytes, stream) } }
     }
 }
 
@@ -488,15 +589,6 @@ pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Resul
 pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
     // SAFETY: passed on to the caller
     if to.is_empty() { Ok(()) } else { unsafe { device.0.backend.download(address, to) } }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            // SAFETY: it came from `allocate` with these bytes, and its only owner goes
-            unsafe { self.device.0.backend.free(self.address, self.bytes) }
-        }
-    }
 }
 
 /// A queue of work on a device.

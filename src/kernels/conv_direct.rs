@@ -2,11 +2,11 @@
 
 use super::cost::{Estimate, Work, least_bytes};
 use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
-use super::{KernelInfo, WeightPlace};
+use super::{KernelInfo, WeightPlace, pack_rows};
+use crate::Element;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
-use crate::{Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_direct";
 /// Its order of the packed weight.
@@ -61,11 +61,13 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 }
 
 pub(crate) fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
-    let channels = g.c_in / g.groups;
-    let mut packed = memory::filled(weight.values().len(), T::from_f32(0.0))?;
-    for (index, &value) in weight.values().iter().enumerate() {
-        let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
-        packed[(tap * channels + channel) * g.c_out + group * (g.c_out / g.groups) + output] = T::from_f32(value);
-    }
-    Ok(packed)
+    let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
+    let index = |row, output, group| WeightPlace { group, output, channel: row % channels, tap: row / channels }.index(g);
+    pack_rows(taps * channels, g.c_out, |row, out: &mut [T]| {
+        for (group, out) in out.chunks_mut(outputs).enumerate() {
+            let (first, stride) = (index(row, 0, group), index(row, 1, group) - index(row, 0, group));
+            let values = weight.values()[first..].iter().step_by(stride);
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out = T::from_f32(value));
+        }
+    })
 }

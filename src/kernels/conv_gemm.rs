@@ -4,7 +4,7 @@
 use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{KernelParams, Pack, Prepared, Problem, SumOrder};
 use super::params::ConvPatchParams;
-use super::{KernelInfo, WeightPlace, conv_transpose, find};
+use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
 use crate::device::GpuModel;
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -589,14 +589,24 @@ pub(super) fn pack_steps<T: Element, const TILE_N: usize>(
     place: impl Fn(usize, usize) -> usize,
 ) -> Result<Vec<T>> {
     let step = ROW_BYTES / size_of::<T>();
-    let padded = (g.c_out / g.groups).next_multiple_of(TILE_N);
-    let mut packed = memory::filled(g.groups * steps * padded * step, T::from_f32(0.0))?;
-    for (index, &value) in weight.values().iter().enumerate() {
-        let WeightPlace { group, output, channel, tap } = WeightPlace::of(g, index);
-        let k = place(channel, tap);
-        packed[((group * steps + k / step) * padded + output) * step + k % step] = T::from_f32(value);
+    let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
+    let padded = outputs.next_multiple_of(TILE_N);
+    let index = |group, output, channel, tap| WeightPlace { group, output, channel, tap }.index(g);
+    // of each k: the weight of the first output channel of the first group
+    let mut sources = memory::filled(steps * step, None)?;
+    for (channel, tap) in (0..channels).flat_map(|channel| (0..taps).map(move |tap| (channel, tap))) {
+        sources[place(channel, tap)] = Some(index(0, 0, channel, tap));
     }
-    Ok(packed)
+    let (of_group, of_output) = (index(1, 0, 0, 0), index(0, 1, 0, 0));
+    pack_rows(g.groups * steps, padded * step, |row, rows: &mut [T]| {
+        let (group, sources) = (row / steps, &sources[row % steps * step..][..step]);
+        for (output, out) in rows.chunks_mut(step).take(outputs).enumerate() {
+            let first = group * of_group + output * of_output;
+            for (out, source) in out.iter_mut().zip(sources) {
+                *out = source.map_or(T::from_f32(0.0), |source| T::from_f32(weight.values()[first + source]));
+            }
+        }
+    })
 }
 
 /// The same, rounded to tf32: to nearest, ties away from zero.

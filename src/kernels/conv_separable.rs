@@ -98,7 +98,7 @@ pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &Stage<'_>)
     let (bias, slope) = (pad(epilogue.bias)?, pad(epilogue.slope)?);
     let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation: epilogue.activation, sub_pixel: None };
     let taps = geometry.kernel[0] * geometry.kernel[1];
-    packed.get(device, LAYOUT, &epilogue, weight, || {
+    packed.get(device, LAYOUT, &epilogue, weight, |weight| {
         let mut all = memory::filled(taps * padded, T::from_f32(0.0))?;
         for (index, &value) in weight.values().iter().enumerate() {
             all[index % taps * padded + index / taps] = T::from_f32(value);

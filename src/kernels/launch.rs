@@ -284,7 +284,7 @@ pub(crate) fn plan_after<T: Element>(
     let Stage { geometry, weight, epilogue, packed } = stage;
     let (mut output, mut needs) = (geometry.output_shape(), Needs::residual(geometry.output_shape()));
     let mut params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
-    if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
+    if let Some(SubPixel { run, factor, .. }) = epilogue.sub_pixel {
         (output, needs) = (BlockGeometry::deep(output, factor)?.wide_shape(), Needs::default());
         params.sub_pixel = SubPixelParams { run: to_i32("C_out", run)?, factor: to_i32("r", factor)?, stride_h: 0, stride_w: 0 };
     }
@@ -293,14 +293,17 @@ pub(crate) fn plan_after<T: Element>(
     let before_geometry = before.map(|before| before.stage.geometry);
     let problem = Problem { before: before_geometry, finite_weights, ..Problem::new::<T>(device, request, geometry) };
     let mut described = problem.describe(op);
-    if let Some(SubPixel { run, factor }) = epilogue.sub_pixel {
+    if let Some(SubPixel { run, factor, .. }) = epilogue.sub_pixel {
         described += &format!("; shuffled by {factor} in runs of {run}");
     }
     let mut choices = candidates(families, &problem);
     let one_order = if request.batch_invariant { keep_one_order(families, &problem, &mut choices) } else { None };
     let selection = choose(op, device, request, described, choices)?;
     let ready = |kernel: &'static KernelInfo, prepared: Prepared<T>| -> Result<Ready> {
-        let weights = packed.get(device, prepared.layout, &epilogue, weight, || (prepared.pack)(&geometry, weight))?;
+        let weights = packed.get(device, prepared.layout, &epilogue, weight, |weight| {
+            let permuted = epilogue.sub_pixel.map(|sub_pixel| sub_pixel.permuted(weight)).transpose()?;
+            (prepared.pack)(&geometry, permuted.as_ref().unwrap_or(weight))
+        })?;
         let Prepared { mut grid, walks, shared_bytes, alignment, params: mut all, .. } = prepared;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..params };
         let first = before.map(|Before { stage, pack, names }| Ok::<_, Error>((stage.geometry, pack(kernel, device, &stage)?, names)));

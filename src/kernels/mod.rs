@@ -25,13 +25,13 @@ pub(crate) mod sub_pixel;
 mod unweighted;
 pub(crate) mod upsample;
 
-use crate::device::{Access, Memory, Operand};
+use crate::device::{Access, Block, Operand, Store};
 use crate::error::{Error, Result};
-use crate::layers::{Activation, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
+use crate::layers::{Activation, ChannelOrder, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
 use crate::tensor::TensorView;
 use crate::text::{listed, nearest};
-use crate::{DType, Device, Element, MemoryFormat, Shape};
-use std::sync::{Arc, Mutex};
+use crate::{DType, Device, Element, MemoryFormat, Shape, memory};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A kernel of the manifest.
 #[derive(Debug)]
@@ -174,6 +174,44 @@ impl WeightPlace {
     }
 }
 
+impl WeightPlace {
+    /// Where the element is in the canonical weight: the inverse of [`WeightPlace::of`].
+    pub fn index(&self, g: &crate::geometry::ConvGeometry) -> usize {
+        let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
+        let row = if g.transposed {
+            (self.group * channels + self.channel) * outputs + self.output
+        } else {
+            (self.group * outputs + self.output) * channels + self.channel
+        };
+        row * taps + self.tap
+    }
+}
+
+/// Below this many elements a thread takes longer to start than to pack.
+const PACKED_BY_A_THREAD: usize = 1 << 16;
+
+/// `rows` rows of `row` elements, which `fill` fills by their number, on as many cores as are worth it.
+pub(crate) fn pack_rows<T: Element>(rows: usize, row: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Result<Vec<T>> {
+    let mut packed = memory::filled(rows * row, T::from_f32(0.0))?;
+    if packed.is_empty() {
+        return Ok(packed);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(packed.len() / PACKED_BY_A_THREAD).clamp(1, rows);
+    let each = rows.div_ceil(threads);
+    let fill_part = |(part, rows): (usize, &mut [T])| rows.chunks_mut(row).enumerate().for_each(|(i, row)| fill(part * each + i, row));
+    let mut parts = packed.chunks_mut(each * row).enumerate();
+    let first = parts.next();
+    std::thread::scope(|scope| {
+        for part in parts {
+            let fill_part = &fill_part;
+            scope.spawn(move || fill_part(part));
+        }
+        first.into_iter().for_each(&fill_part);
+    });
+    Ok(packed)
+}
+
 /// The tail of a layer, before it is on a device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
@@ -190,17 +228,39 @@ pub(crate) struct Epilogue<'a> {
 pub(crate) struct SubPixel {
     pub run: usize,
     pub factor: usize,
+    /// How the user's channels are ordered.
+    pub order: ChannelOrder,
 }
 
-/// Weights, bias and slope on a device, as one kernel layout wants them.
+impl SubPixel {
+    /// The rows of a parameter [C_out, ...] in the order of the store: [outer][i][j][run].
+    pub fn permuted(&self, parameter: &Parameter) -> Result<Parameter> {
+        let Self { run, factor: r, order } = *self;
+        let c_out = parameter.shape()[0];
+        parameter.derived(parameter.shape(), |values| {
+            let (channels, row) = (c_out / (r * r), values.len() / c_out);
+            let mut permuted = memory::with_capacity(values.len())?;
+            for place in 0..c_out {
+                let (block, inner) = (place / run, place % run);
+                let (c, i, j) = (block / (r * r) * run + inner, block % (r * r) / r, block % r);
+                let channel = match order {
+                    ChannelOrder::Crd => (c * r + i) * r + j,
+                    ChannelOrder::Dcr => (i * r + j) * channels + c,
+                    ChannelOrder::Focus => (j * r + i) * channels + c,
+                };
+                permuted.extend_from_slice(&values[channel * row..][..row]);
+            }
+            Ok(permuted)
+        })
+    }
+}
+
+/// Weights, bias and slope on a device, as one kernel layout wants them. They do not keep the device.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    device: Device,
-    dtype: DType,
-    layout: &'static str,
-    pub weight: Memory,
-    bias: Option<Memory>,
-    slope: Option<Memory>,
+    pub weight: Block,
+    bias: Option<Block>,
+    slope: Option<Block>,
     activation: Activation,
 }
 
@@ -221,7 +281,7 @@ impl Packed {
             Activation::Gelu => ActivationCode_ACTIVATION_GELU,
             Activation::Hardswish => ActivationCode_ACTIVATION_HARDSWISH,
         };
-        let address = |memory: &Option<Memory>| memory.as_ref().map_or(0, Memory::address);
+        let address = |memory: &Option<Block>| memory.as_ref().map_or(0, Block::address);
         EpilogueParams {
             bias: address(&self.bias),
             slope: address(&self.slope),
@@ -232,14 +292,40 @@ impl Packed {
     }
 
     /// The memory of bias and slope, for the launch.
-    pub fn bias_and_slope(&self) -> impl Iterator<Item = (&'static str, &Memory)> {
+    pub fn bias_and_slope(&self) -> impl Iterator<Item = (&'static str, &Block)> {
         [("bias", self.bias.as_ref()), ("slope", self.slope.as_ref())].into_iter().filter_map(|(name, memory)| Some((name, memory?)))
     }
 }
 
-/// A layer's packed weights, made once for each device, dtype and kernel layout and shared among plans.
+/// A layer's packed weights, made once for each device, dtype and kernel layout and shared among plans. They are freed with the
+/// layer or with the device, whichever goes first.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PackedWeights(Arc<Mutex<Vec<Arc<Packed>>>>);
+pub(crate) struct PackedWeights(Arc<Shelf>);
+
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Vec<(Key, Arc<Slot>)>>);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Key {
+    device: u64,
+    dtype: DType,
+    layout: &'static str,
+}
+
+/// Locked while its weights are packed: who wants the same ones waits, and nobody else.
+type Slot = Mutex<Option<Arc<Packed>>>;
+
+fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store for Shelf {
+    fn release(&self, device: u64) {
+        // dropped behind the lock: freeing may wait for the GPU
+        let gone: Vec<_> = locked(&self.0).extract_if(.., |(key, _)| key.device == device).collect();
+        drop(gone);
+    }
+}
 
 impl PackedWeights {
     /// The weights in `layout`, packed by `pack` (from the canonical values of `weight` to the order of the layout) if they are not there.
@@ -250,25 +336,43 @@ impl PackedWeights {
         layout: &'static str,
         epilogue: &Epilogue<'_>,
         weight: &Parameter,
-        pack: impl FnOnce() -> Result<Vec<T>>,
+        pack: impl FnOnce(&Parameter) -> Result<Vec<T>>,
     ) -> Result<Arc<Packed>> {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(found) = all.iter().find(|p| p.device == *device && p.dtype == T::DTYPE && p.layout == layout) {
+        let slot = self.slot(device, Key { device: device.id(), dtype: T::DTYPE, layout });
+        let mut slot = locked(&slot);
+        if let Some(found) = &*slot {
             return Ok(found.clone());
         }
-        let upload = |p: Option<&Parameter>| p.map(|p| Memory::from_slice(device, p.values())).transpose();
-        let values = if weight.is_outline() { vec![] } else { pack()? };
-        let packed = Arc::new(Packed {
-            device: device.clone(),
-            dtype: T::DTYPE,
-            layout,
-            weight: Memory::from_slice(device, &values)?,
+        weight.check_kept(layout)?;
+        let upload = |p: Option<&Parameter>| p.map(|p| Block::from_slice(device, p.values())).transpose();
+        let values = if weight.is_outline() { vec![] } else { pack(weight)? };
+        let packed = Packed {
+            weight: Block::from_slice(device, &values)?,
             bias: upload(epilogue.bias)?,
             slope: upload(epilogue.slope)?,
             activation: epilogue.activation,
-        });
-        all.push(packed.clone());
-        Ok(packed)
+        };
+        Ok(slot.insert(Arc::new(packed)).clone())
+    }
+
+    fn slot(&self, device: &Device, key: Key) -> Arc<Slot> {
+        let mut slots = locked(&self.0.0);
+        if let Some((_, slot)) = slots.iter().find(|(known, _)| *known == key) {
+            return slot.clone();
+        }
+        if !slots.iter().any(|(known, _)| known.device == key.device) {
+            let shelf: Weak<Shelf> = Arc::downgrade(&self.0);
+            device.add_store(shelf);
+        }
+        let slot = Arc::new(Slot::default());
+        slots.push((key, slot.clone()));
+        slot
+    }
+
+    /// How many packings are on devices.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        locked(&self.0.0).len()
     }
 }
 

@@ -169,7 +169,7 @@ fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parame
 /// The vertical weight with its bias, in the order of conv_gemm.cu.
 pub(crate) fn pack_column<T: Element>(kernel: &KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
     let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
-    column.packed.get(device, layout, &column.epilogue, column.weight, || pack(&column.geometry, column.weight))
+    column.packed.get(device, layout, &column.epilogue, column.weight, |weight| pack(&column.geometry, weight))
 }
 
 #[cfg(test)]

@@ -222,6 +222,6 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
 
 /// The vertical weight with its bias, in the order of the horizontal one.
 pub(crate) fn pack_column<T: Element>(device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
-    let (geometry, weight) = (&column.geometry, column.weight);
-    column.packed.get(device, conv_direct::LAYOUT, &column.epilogue, weight, || conv_direct::pack::<T>(geometry, weight))
+    let pack = |weight: &crate::Parameter| conv_direct::pack::<T>(&column.geometry, weight);
+    column.packed.get(device, conv_direct::LAYOUT, &column.epilogue, column.weight, pack)
 }

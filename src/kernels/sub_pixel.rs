@@ -7,7 +7,7 @@ use crate::geometry::ConvGeometry;
 use crate::layers::{Parameter, Plan, PlanRequest};
 use crate::{Device, Element};
 
-/// Chooses, packs and loads. The channels of weight and epilogue are in the order that the store expects.
+/// Chooses, packs and loads. The channels of the epilogue are in the order that the store expects; the weight's are canonical.
 pub(crate) fn plan<T: Element>(
     device: &Device,
     request: &PlanRequest,

@@ -174,6 +174,12 @@ macro_rules! kinds {
         }
 
         impl Layer for AnyLayer {
+            fn forget_host_weights(&mut self) {
+                match self {
+                    $(AnyLayer::$kind(layer) => layer.forget_host_weights(),)*
+                }
+            }
+
             fn spec(&self) -> LayerSpec {
                 match self {
                     $(AnyLayer::$kind(layer) => layer.spec(),)*

@@ -219,6 +219,7 @@ impl Conv2d {
                 return Err(Error::Shape { name, shape: vec![values.len()], expected });
             }
         }
+        self.weight.check_kept("fold_batch_norm")?;
         let mut weight = memory::collect(self.weight.values().iter().copied())?;
         let mut bias = memory::filled(c_out, 0f32)?;
         for (channel, filter) in weight.chunks_exact_mut(self.weight.values().len() / c_out).enumerate() {
@@ -248,6 +249,7 @@ impl Conv2d {
         if parts == 0 || parts > groups {
             return Err(Error::Attribute { name: "parts", value: parts.to_string(), requirement: "1 to as many as there are groups" });
         }
+        self.weight.check_kept("split_groups")?;
         let [c_out, group_in, kh, kw] = self.weight_shape;
         let (group_out, filter) = (c_out / groups, group_in * kh * kw);
         let part = |index: usize| {
@@ -322,6 +324,10 @@ impl Conv2d {
 }
 
 impl Layer for Conv2d {
+    fn forget_host_weights(&mut self) {
+        self.weight.forget();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::Conv2d(self.spec)
     }

@@ -230,6 +230,10 @@ impl ConvTranspose2d {
 }
 
 impl Layer for ConvTranspose2d {
+    fn forget_host_weights(&mut self) {
+        self.weight.forget();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::ConvTranspose2d(self.spec)
     }

@@ -219,6 +219,10 @@ impl DeformConv2d {
 }
 
 impl Layer for DeformConv2d {
+    fn forget_host_weights(&mut self) {
+        self.weight.forget();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::DeformConv2d(self.spec)
     }

@@ -294,6 +294,11 @@ impl DepthwiseSeparableConv2d {
 }
 
 impl Layer for DepthwiseSeparableConv2d {
+    fn forget_host_weights(&mut self) {
+        self.depthwise.forget_host_weights();
+        self.pointwise.forget_host_weights();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::DepthwiseSeparableConv2d(self.spec)
     }

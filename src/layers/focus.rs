@@ -123,6 +123,11 @@ fn unsliced(weight: &Parameter) -> Result<Parameter> {
 }
 
 impl Layer for Focus {
+    fn forget_host_weights(&mut self) {
+        self.conv.forget_host_weights();
+        self.fused.iter_mut().for_each(Parameter::forget);
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::Focus(self.spec)
     }

@@ -76,6 +76,25 @@ pub trait Layer: Sized + Send + Sync + 'static {
     /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device fails.
     fn plan<T: Element>(&self, device: &crate::Device, request: &PlanRequest) -> Result<Plan<T>>;
 
+    /// Drops the weights' values from the host's memory. Plans that were made go on, and so do later ones that take weights of a
+    /// device, dtype and order that are packed already: plan all that will be needed first. Bias and slope stay, and so do
+    /// copies that clones of the layer or of its parameters share.
+    ///
+    /// ```
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Error, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor};
+    /// let device = Device::best()?;
+    /// let mut layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[4, 8, 1, 1], &[0.5f32; 32])?)?;
+    /// let x = Tensor::<f32>::randn(&device, [1, 8, 6, 6], MemoryFormat::Contiguous, 1)?;
+    /// let before = layer.forward(&Inputs::new(&x))?.to_vec()?;
+    /// layer.forget_host_weights();
+    /// assert_eq!(layer.forward(&Inputs::new(&x))?.to_vec()?, before);
+    /// // nobody has packed them in f16
+    /// let error = layer.plan::<warpconv::half::f16>(&device, &PlanRequest::new(x.shape())).unwrap_err();
+    /// assert!(matches!(error, Error::Forgotten { .. }));
+    /// # Ok::<(), Error>(())
+    /// ```
+    fn forget_host_weights(&mut self) {}
+
     /// Runs every kernel that applies to these inputs on their device, and plans with the fastest. Takes some 20 ms a kernel,
     /// and synchronises.
     ///

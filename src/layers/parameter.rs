@@ -17,6 +17,7 @@ pub struct Parameter {
     /// The largest absolute value: NaN where there is one.
     largest: f32,
     non_finite_allowed: bool,
+    forgotten: bool,
 }
 
 fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f32 {
@@ -41,7 +42,7 @@ impl Parameter {
 
     /// Of a shape that the values are known to have.
     fn whole(shape: Vec<usize>, values: Vec<f32>) -> Self {
-        Self { shape, largest: largest(&values), values: Arc::new(values), non_finite_allowed: false }
+        Self { shape, largest: largest(&values), values: Arc::new(values), non_finite_allowed: false, forgotten: false }
     }
 
     fn check_length(shape: &[usize], got: usize) -> Result<()> {
@@ -56,12 +57,12 @@ impl Parameter {
     /// plans of layers with one have nothing to multiply with.
     pub(crate) fn outline(shape: &[usize]) -> Result<Self> {
         elements(shape)?;
-        Ok(Self { shape: shape.to_vec(), values: Arc::default(), largest: 0.0, non_finite_allowed: false })
+        Ok(Self { shape: shape.to_vec(), values: Arc::default(), largest: 0.0, non_finite_allowed: false, forgotten: false })
     }
 
     /// Whether only the shape is known.
     pub(crate) fn is_outline(&self) -> bool {
-        self.values.is_empty() && !self.shape.contains(&0)
+        self.values.is_empty() && !self.forgotten && !self.shape.contains(&0)
     }
 
     /// The same values under another shape.
@@ -72,6 +73,7 @@ impl Parameter {
 
     /// A parameter of `shape` with values that `make` derives from this one's.
     pub(crate) fn derived(&self, shape: &[usize], make: impl FnOnce(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
+        self.check_kept("another parameter")?;
         if self.is_outline() {
             return Self::outline(shape);
         }
@@ -115,7 +117,13 @@ impl Parameter {
         for (at, size) in position.iter_mut().zip(&self.shape).rev() {
             (*at, rest) = (rest % size, rest / size);
         }
-        Err(Error::NonFinite { name, value: self.values[index], position, shape: self.shape.clone(), dtype })
+        Err(Error::NonFinite {
+            name,
+            value: self.values.get(index).copied().unwrap_or(self.largest),
+            position,
+            shape: self.shape.clone(),
+            dtype,
+        })
     }
 
     /// A vector, such as a bias.
@@ -123,12 +131,22 @@ impl Parameter {
         Self::whole(vec![values.len()], values.iter().map(|v| v.to_f32()).collect())
     }
 
+    /// Drops the values, of which a device has a copy, and keeps the shape.
+    pub(crate) fn forget(&mut self) {
+        (self.values, self.forgotten) = (Arc::default(), true);
+    }
+
+    /// Refuses what needs the values when they are gone.
+    pub(crate) fn check_kept(&self, needed_for: &str) -> Result<()> {
+        if self.forgotten { Err(Error::Forgotten { needed_for: needed_for.into() }) } else { Ok(()) }
+    }
+
     /// Its shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Its values in row-major order.
+    /// Its values in row-major order; none once a layer has forgotten them ([`crate::Layer::forget_host_weights`]).
     pub fn values(&self) -> &[f32] {
         &self.values
     }

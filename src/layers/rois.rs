@@ -1,6 +1,6 @@
 //! Regions of interest.
 
-use crate::device::{Access, Memory, Operand, download};
+use crate::device::{Access, Memory, Operand, download, wrong_device};
 use crate::error::{Error, Result};
 use crate::{Device, Tensor, memory};
 
@@ -171,7 +171,7 @@ impl<'a> RoisView<'a> {
     /// Refuses RoIs that were checked against another batch than that of `n` images, or are not on `device`.
     pub(crate) fn check(&self, device: &Device, len: usize, n: usize) -> Result<()> {
         if self.device != device {
-            return Err(Error::WrongDevice { name: "rois", expected: device.to_string(), got: self.device.to_string() });
+            return Err(wrong_device("rois", device, self.device));
         }
         if self.len != len {
             return Err(Error::Shape { name: "rois", shape: vec![self.len, ROI_VALUES], expected: format!("shape [{len}, {ROI_VALUES}]") });

@@ -254,6 +254,11 @@ impl SpatiallySeparableConv2d {
 }
 
 impl Layer for SpatiallySeparableConv2d {
+    fn forget_host_weights(&mut self) {
+        self.column.forget_host_weights();
+        self.row.forget_host_weights();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::SpatiallySeparableConv2d(self.spec)
     }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
 use crate::kernels::{Epilogue, PackedWeights, SubPixel, sub_pixel};
 use crate::numerics::Contract;
-use crate::{DType, Device, Element, Shape, memory};
+use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`SubPixelConv2d`]: those of the convolution, r and the order of the channels.
@@ -58,8 +58,8 @@ pub struct SubPixelConv2dSpec {
 pub struct SubPixelConv2d {
     spec: SubPixelConv2dSpec,
     conv: Conv2d,
-    /// What the fused form runs with; none where groups and order do not go together.
-    fused: Option<(SubPixel, Parameter)>,
+    /// How the fused form stores; none where groups and order do not go together.
+    fused: Option<SubPixel>,
     packed: PackedWeights,
 }
 
@@ -82,13 +82,8 @@ impl SubPixelConv2d {
             ChannelOrder::Crd => Some(1),
             ChannelOrder::Focus => (groups == 1).then_some(channels),
         };
-        let mut layer = Self { spec, conv, fused: None, packed: PackedWeights::default() };
-        if let Some(run) = run {
-            let sub_pixel = SubPixel { run, factor: spec.factor };
-            let weight = layer.permuted(sub_pixel, layer.conv.weight())?;
-            layer.fused = Some((sub_pixel, weight));
-        }
-        Ok(layer)
+        let fused = run.map(|run| SubPixel { run, factor: spec.factor, order: spec.order });
+        Ok(Self { spec, conv, fused, packed: PackedWeights::default() })
     }
 
     /// Adds a bias [C * r * r].
@@ -126,27 +121,6 @@ impl SubPixelConv2d {
         Ok((conv, BlockGeometry::deep(conv.output_shape(), self.spec.factor)?))
     }
 
-    /// The rows of a parameter [C_out, ...] in the order of the store: [outer][i][j][run].
-    fn permuted(&self, sub_pixel: SubPixel, parameter: &Parameter) -> Result<Parameter> {
-        let SubPixel { run, factor: r } = sub_pixel;
-        let c_out = self.conv.weight().shape()[0];
-        parameter.derived(parameter.shape(), |values| {
-            let (channels, row) = (c_out / (r * r), values.len() / c_out);
-            let mut permuted = memory::with_capacity(values.len())?;
-            for place in 0..c_out {
-                let (block, inner) = (place / run, place % run);
-                let (c, i, j) = (block / (r * r) * run + inner, block % (r * r) / r, block % r);
-                let channel = match self.spec.order {
-                    ChannelOrder::Crd => (c * r + i) * r + j,
-                    ChannelOrder::Dcr => (i * r + j) * channels + c,
-                    ChannelOrder::Focus => (j * r + i) * channels + c,
-                };
-                permuted.extend_from_slice(&values[channel * row..][..row]);
-            }
-            Ok(permuted)
-        })
-    }
-
     /// Convolution, then shuffle.
     fn pair<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         let first = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
@@ -159,6 +133,10 @@ impl SubPixelConv2d {
 }
 
 impl Layer for SubPixelConv2d {
+    fn forget_host_weights(&mut self) {
+        self.conv.forget_host_weights();
+    }
+
     fn spec(&self) -> LayerSpec {
         LayerSpec::SubPixelConv2d(self.spec)
     }
@@ -171,12 +149,12 @@ impl Layer for SubPixelConv2d {
         self.conv.check_complete()?;
         let (geometry, _) = self.geometry(request.x)?;
         let (mut plan, verdict) = match &self.fused {
-            Some((sub_pixel, weight)) if request.kernel.as_deref() != Some(PAIR) => {
-                let vector = |parameter: Option<&Parameter>| parameter.map(|p| self.permuted(*sub_pixel, p)).transpose();
+            Some(sub_pixel) if request.kernel.as_deref() != Some(PAIR) => {
+                let vector = |parameter: Option<&Parameter>| parameter.map(|p| sub_pixel.permuted(p)).transpose();
                 let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
                 let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));
                 let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation, sub_pixel };
-                let plan = sub_pixel::plan(device, request, geometry, weight, epilogue, &self.packed)?;
+                let plan = sub_pixel::plan(device, request, geometry, self.conv.weight(), epilogue, &self.packed)?;
                 (plan, Err("the fused kernels write no tensor between".into()))
             }
             _ => {

@@ -1,6 +1,6 @@
 //! Memory that a plan may use while it runs.
 
-use crate::device::Memory;
+use crate::device::{Memory, wrong_device};
 use crate::error::{Error, Result};
 use crate::{Device, Element, Layout, TensorViewMut};
 use std::marker::PhantomData;
@@ -81,9 +81,7 @@ impl<'a> Workspace<'a> {
             return Err(Error::Workspace { needed, got: self.bytes });
         }
         match self.device {
-            Some(own) if needed > 0 && own != device => {
-                Err(Error::WrongDevice { name: "the workspace", expected: device.to_string(), got: own.to_string() })
-            }
+            Some(own) if needed > 0 && own != device => Err(wrong_device("the workspace", device, own)),
             _ => Ok(()),
         }
     }
