@@ -325,6 +325,7 @@ fn vector(values: &[f64]) -> Parameter {
 }
 
 fn check_finite(kernel: &Parameter) -> Result<()> {
+    kernel.check_kept("its factors")?;
     match kernel.values().iter().find(|v| !v.is_finite()) {
         Some(value) => Err(Error::Attribute { name: "a kernel's element", value: value.to_string(), requirement: "finite" }),
         None => Ok(()),

@@ -348,7 +348,9 @@ fn too_much_memory_is_an_error(device: &Device) {
 
 fn devices_are_told_apart(device: &Device) {
     let other = Device::cuda(0).unwrap();
-    assert_ne!(*device, other);
+    assert_eq!(*device, other, "one GPU is one device");
+    #[cfg(feature = "cuda")]
+    assert_eq!(Device::from_cuda(warpconv::cudarc::driver::CudaContext::new(0).unwrap()).unwrap(), other);
     assert!(matches!(Device::cuda(1000).unwrap_err(), Error::DeviceUnavailable { .. }));
     assert_eq!(Device::parse("cuda:0").unwrap().kind(), DeviceKind::Cuda);
     let layer = layer(3, 4, Activation::None);

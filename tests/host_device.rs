@@ -8,8 +8,8 @@ use std::sync::{Barrier, Mutex, mpsc};
 use std::time::Duration;
 use warpconv::half::f16;
 use warpconv::{
-    Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, Plan, PlanRequest, Result, Stream,
-    Tensor, Workspace,
+    Conv2d, Conv2dSpec, Device, DeviceKind, Error, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, Plan, PlanRequest, Result,
+    Stream, Tensor, Workspace,
 };
 
 fn host(threads: usize) -> Device {
@@ -110,7 +110,12 @@ fn as_many_threads_as_allowed_can_be_had() {
 #[cfg(target_os = "linux")]
 fn in_own_process(test: &str) -> ExitStatus {
     let program = std::env::current_exe().unwrap();
-    Command::new(program).args(["--exact", test, "--nocapture", "--test-threads", "1"]).env(CHILD, "1").status().unwrap()
+    // a filter that no test has would succeed
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::{test}");
+    let listed = Command::new(&program).args(["--exact", &name, "--list"]).output().unwrap();
+    assert!(String::from_utf8(listed.stdout).unwrap().contains(&format!("{name}: test")), "{name}");
+    Command::new(program).args(["--exact", &name, "--nocapture", "--test-threads", "1"]).env(CHILD, "1").status().unwrap()
 }
 
 #[cfg(target_os = "linux")]
@@ -151,6 +156,7 @@ fn a_device_with_threads_refuses_to_run_after_a_fork() {
     let works = [1, 2].map(|threads| Work::on(&host(threads)));
     let expected = works[0].result();
     assert_eq!(works[1].result(), expected);
+    assert_eq!(Work::on(&Device::host().unwrap()).result(), expected);
     // SAFETY: the only other thread of this process waits for this test
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -161,6 +167,8 @@ fn a_device_with_threads_refuses_to_run_after_a_fork() {
         let refused = matches!(&error, Error::DeviceUnavailable { why, .. } if why.contains("fork"));
         // what the message advises works
         let advised = works[0].result() == expected && Work::on(&host(2)).result() == expected;
+        // the child has a shared device of its own
+        let advised = advised && Work::on(&Device::host().unwrap()).result() == expected;
         drop((works, y));
         // SAFETY: leaves without the parent's handlers
         unsafe { libc::_exit(if refused && advised { 0 } else { 1 }) };
@@ -170,4 +178,42 @@ fn a_device_with_threads_refuses_to_run_after_a_fork() {
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child's status is {status:#x}");
     assert_eq!(works[1].result(), expected, "the parent goes on");
+}
+
+#[test]
+fn the_shared_host_device_is_one_and_others_are_their_own() {
+    let shared = Device::host().unwrap();
+    assert_eq!(Device::host().unwrap(), shared);
+    assert_eq!(Device::parse("host").unwrap(), shared);
+    assert_eq!(Device::best().unwrap(), Device::best().unwrap());
+    if Device::best().unwrap().kind() == DeviceKind::Host {
+        assert_eq!(Device::best().unwrap(), shared);
+    }
+    assert_ne!(Device::host_with(HostOptions::default()).unwrap(), shared);
+}
+
+/// Threads and resident bytes of this process.
+#[cfg(target_os = "linux")]
+fn held() -> (usize, usize) {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    (std::fs::read_dir("/proc/self/task").unwrap().count(), pages * 4096)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_layer_keeps_neither_threads_nor_memory_of_devices_that_are_gone() {
+    if std::env::var_os(CHILD).is_none() {
+        assert!(in_own_process("a_layer_keeps_neither_threads_nor_memory_of_devices_that_are_gone").success());
+        return;
+    }
+    // 4 MiB on each device
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[1024, 1024, 1, 1], &vec![0.5f32; 1 << 20]).unwrap()).unwrap();
+    let meet = || drop(layer.plan::<f32>(&host(3), &PlanRequest::new([1, 1024, 4, 4])).unwrap());
+    meet();
+    let (threads, bytes) = held();
+    (0..40).for_each(|_| meet());
+    let (threads_after, bytes_after) = held();
+    assert_eq!(threads_after, threads);
+    // 160 MiB were they kept; the allocator keeps some for itself
+    assert!(bytes_after < bytes + (80 << 20), "{bytes} bytes became {bytes_after}");
 }

@@ -4,9 +4,9 @@ use half::f16;
 use rstest::rstest;
 use std::alloc::{GlobalAlloc, Layout as AllocLayout, System};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device, Error,
-    HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, RoIs, RoiAlign,
-    RoiAlignSpec, Stream, Tensor, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device,
+    Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, RoIs,
+    RoiAlign, RoiAlignSpec, Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
 /// Counts the allocations of the thread that asks for it.
@@ -314,4 +314,37 @@ fn types_are_send_and_sync() {
     check::<Device>();
     check::<Stream>();
     check::<Error>();
+}
+
+/// What was packed goes on, in other shapes too; what was not is refused.
+#[rstest]
+#[case::conv("conv2d", &[("weight", [4, 8, 3, 3])])]
+#[case::sub_pixel("sub_pixel_conv", &[("weight", [16, 8, 3, 3])])]
+#[case::focus("focus", &[("weight", [4, 32, 3, 3])])]
+#[case::transposed("conv_transpose2d", &[("weight", [8, 4, 3, 3])])]
+#[case::pair("depthwise_separable", &[("dw_weight", [8, 1, 3, 3]), ("pw_weight", [4, 8, 1, 1])])]
+fn host_weights_are_forgotten(#[case] op: &str, #[case] weights: &[(&str, [usize; 4])]) {
+    let device = Device::host_with(HostOptions::default()).unwrap();
+    let attributes = if op == "sub_pixel_conv" { r#","attrs":{"r":2}"# } else { "" };
+    let spec = LayerSpec::from_json(&format!(r#"{{"op":"{op}"{attributes}}}"#)).unwrap();
+    let parameters = weights.iter().map(|(name, shape)| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| ((i * 37) % 129) as f32 / 64.0 - 1.0).collect();
+        (name.to_string(), Parameter::new(shape, &values).unwrap())
+    });
+    let mut layer = AnyLayer::new(spec, parameters.collect()).unwrap();
+    let x = Tensor::<f32>::randn(&device, [1, 8, 8, 8], MemoryFormat::Contiguous, 1).unwrap();
+    let before = layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap();
+    layer.forget_host_weights();
+    assert_eq!(layer.forward(&Inputs::new(&x)).unwrap().to_vec().unwrap(), before);
+    let refused = layer.plan::<f16>(&device, &PlanRequest::new(x.shape())).unwrap_err();
+    assert!(matches!(refused, Error::Forgotten { .. }), "{refused}");
+}
+
+#[test]
+fn what_needs_forgotten_weights_says_so() {
+    let mut layer = layer(3, 4, Activation::None);
+    layer.forget_host_weights();
+    assert!(layer.weight().values().is_empty());
+    let refused = warpconv::factorise::low_rank(layer.weight(), 1).unwrap_err();
+    assert!(matches!(refused, Error::Forgotten { .. }), "{refused}");
 }

@@ -225,19 +225,23 @@ impl Device {
         Self(Arc::new(Inner { id, backend: Arc::new(backend), allocations, launches, tunings, stores: Mutex::default() }))
     }
 
-    /// The host device on all cores: the same one at each call. [`Device::host_with`] makes others.
+    /// The host device on all cores: the same one at each call in a process. [`Device::host_with`] makes others.
     ///
     /// # Errors
     /// [`Error::MissingFeature`] without the feature `host`; [`Error::DeviceUnavailable`] when its threads cannot be started.
     pub fn host() -> Result<Self> {
         #[cfg(feature = "host")]
         {
-            static HOST: Mutex<Option<Device>> = Mutex::new(None);
+            // with the process that made it: its threads do not survive a fork
+            static HOST: Mutex<Option<(u32, Device)>> = Mutex::new(None);
+            let process = std::process::id();
             let mut host = HOST.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(device) = &*host {
+            if let Some((_, device)) = host.as_ref().filter(|(made_in, _)| *made_in == process) {
                 return Ok(device.clone());
             }
-            Ok(host.insert(Self::host_with(HostOptions::default())?).clone())
+            let device = Self::host_with(HostOptions::default())?;
+            *host = Some((process, device.clone()));
+            Ok(device)
         }
         #[cfg(not(feature = "host"))]
         Err(Error::MissingFeature { feature: "host" })
@@ -686,5 +690,27 @@ impl Stream {
             #[cfg(feature = "cuda")]
             StreamKind::Cuda(stream) => stream.synchronize().map_err(|e| cuda::driver_error("cuStreamSynchronize", e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_device_the_error_says_why_there_is_no_gpu() {
+        let message = no_device(Some("no NVIDIA driver was found".into())).to_string();
+        assert!(message.contains("no NVIDIA driver was found") && message.contains("--features host"), "{message}");
+        let message = no_device(None).to_string();
+        assert!(message.contains("--features cuda") && message.contains("--features host"), "{message}");
+    }
+
+    #[cfg(feature = "host")]
+    #[test]
+    fn devices_of_one_name_are_told_apart_by_number() {
+        let [a, b] = [(); 2].map(|()| Device::host_with(HostOptions { threads: 1, ..Default::default() }).unwrap());
+        let message = wrong_device("x", &a, &b).to_string();
+        let [a, b] = [a, b].map(|device| format!("{device} (device #{})", device.id()));
+        assert!(a != b && message.contains(&a) && message.contains(&b), "{message}");
     }
 }

@@ -505,3 +505,85 @@ impl Operands {
         operands.as_ref().map_or(&[], Self::as_slice)
     }
 }
+
+#[cfg(all(test, feature = "host"))]
+mod tests {
+    use super::*;
+    use crate::HostOptions;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, mpsc};
+    use std::time::Duration;
+
+    const PLAIN: Epilogue<'_> = Epilogue { bias: None, slope: None, activation: Activation::None, sub_pixel: None };
+
+    fn device() -> Device {
+        Device::host_with(HostOptions { threads: 1, ..Default::default() }).unwrap()
+    }
+
+    #[test]
+    fn threads_that_want_the_same_weights_pack_them_once() {
+        let (device, packed, weight) = (device(), PackedWeights::default(), Parameter::vector(&[1f32; 8]));
+        let (packings, start) = (AtomicUsize::new(0), Barrier::new(8));
+        let get = || {
+            start.wait();
+            let pack = |weight: &Parameter| {
+                packings.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+                memory::collect(weight.values().iter().copied())
+            };
+            packed.get::<f32>(&device, "a layout", &PLAIN, &weight, pack).unwrap().weight.address()
+        };
+        let addresses: Vec<u64> = std::thread::scope(|scope| {
+            let threads = [(); 8].map(|()| scope.spawn(get));
+            threads.map(|thread| thread.join().unwrap()).into()
+        });
+        assert_eq!(packings.into_inner(), 1);
+        assert!(addresses.iter().all(|address| *address == addresses[0]), "{addresses:?}");
+    }
+
+    #[test]
+    fn who_packs_other_weights_does_not_wait() {
+        let (device, packed, weight) = (device(), PackedWeights::default(), Parameter::vector(&[1f32; 8]));
+        let (device, packed, weight) = (&device, &packed, &weight);
+        let ((started, has_started), (done, is_done)) = (mpsc::channel(), mpsc::channel());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let pack = |_: &Parameter| {
+                    started.send(()).unwrap();
+                    is_done.recv_timeout(Duration::from_secs(60)).expect("the other layout is packed meanwhile");
+                    Ok(vec![0f32; 8])
+                };
+                packed.get::<f32>(device, "one layout", &PLAIN, weight, pack).unwrap();
+            });
+            has_started.recv().unwrap();
+            packed.get::<f32>(device, "another layout", &PLAIN, weight, |_| Ok(vec![0f32; 8])).unwrap();
+            done.send(()).unwrap();
+        });
+        assert_eq!(packed.len(), 2);
+    }
+
+    #[test]
+    fn packed_weights_go_with_their_device_and_after_a_failure_are_packed_anew() {
+        let (packed, weight) = (PackedWeights::default(), Parameter::vector(&[1f32; 8]));
+        let kept = device();
+        for device in [&kept, &device()] {
+            let failure = Err(Error::Forgotten { needed_for: "a test".into() });
+            packed.get::<f32>(device, "a layout", &PLAIN, &weight, |_| failure).unwrap_err();
+            packed.get::<f32>(device, "a layout", &PLAIN, &weight, |_| Ok(vec![0f32; 8])).unwrap();
+        }
+        assert_eq!(packed.len(), 1, "the second device is gone");
+        drop(kept);
+        assert_eq!(packed.len(), 0);
+    }
+
+    #[test]
+    fn rows_are_packed_by_their_number_on_every_count_of_threads() {
+        for (rows, row) in [(0, 5), (1, 3 << 16), (7, 1 << 15), (1000, 333)] {
+            let packed = pack_rows(rows, row, |number, out: &mut [f32]| {
+                out.iter_mut().enumerate().for_each(|(i, out)| *out = (number * row + i) as f32);
+            });
+            let expected: Vec<f32> = (0..rows * row).map(|i| i as f32).collect();
+            assert!(packed.unwrap() == expected, "{rows} rows of {row}");
+        }
+    }
+}
