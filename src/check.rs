@@ -90,18 +90,72 @@ impl fmt::Display for Run {
 /// # Errors
 /// When the oracle refuses the problem. What a layer or a kernel does wrong is in the runs.
 pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
+    runs_where(problem, device, &|_, _| true)
+}
+
+/// The dtype of a run and the formats of its input and its output.
+pub type Variant = (DType, MemoryFormat, MemoryFormat);
+
+/// Whether a run is wanted: asked with its variant and no kernel (whether there may be such a run at all), then with the kernel's name.
+pub type Wanted<'a> = dyn Fn(Variant, Option<&str>) -> bool + 'a;
+
+/// As [`every_run`], of the runs that are `wanted`, which is asked before anything is launched. A lost device ends
+/// the runs: the last of them says so.
+///
+/// # Errors
+/// As [`every_run`].
+pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Result<Vec<Run>> {
     let mut runs = Vec::new();
     for dtype in DType::ALL {
+        let pairs = MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (dtype, x, y)));
+        let pairs: Vec<_> = pairs.filter(|&pair| wanted(pair, None)).collect();
+        if pairs.is_empty() {
+            continue;
+        }
         let tensors = problem.tensors(dtype)?;
         let (output, scale) = reference::layer(&problem.layer, &tensors)?;
         let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
-        for x in MemoryFormat::ALL {
-            for y in MemoryFormat::ALL {
-                runs.extend(case.check(dtype, x, y, Kernels::All, device));
+        for pair in pairs {
+            let (_, x, y) = pair;
+            runs.extend(case.check_some(dtype, x, y, Kernels::All, device, &|kernel| wanted(pair, Some(kernel))));
+            if device.alive().is_err() {
+                return Ok(runs);
             }
         }
     }
     Ok(runs)
+}
+
+/// What can be run of a problem: dtype, formats of input and output, and the kernels that apply. Nothing is launched.
+///
+/// # Errors
+/// What the layer refuses.
+pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(Variant, Vec<&'static str>)>> {
+    let named = problem.layer.signature().parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?)));
+    let zeros = |(name, shape): (&str, &Vec<usize>)| Ok((name.to_string(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
+    let layer = AnyLayer::new(problem.layer, named.map(zeros).collect::<Result<_>>()?)?;
+    let mut runs = Vec::new();
+    for dtype in DType::ALL {
+        for x in MemoryFormat::ALL {
+            for y in MemoryFormat::ALL {
+                let request = problem.request()?.format(x).output_format(y);
+                let kernels = match dtype {
+                    DType::F32 => applicable::<f32>(&layer, device, &request),
+                    DType::F16 => applicable::<half::f16>(&layer, device, &request),
+                    DType::Bf16 => applicable::<half::bf16>(&layer, device, &request),
+                };
+                runs.push(((dtype, x, y), kernels.into_iter().map(|(name, _)| name).collect()));
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// The names of the kernels that layers choose from. Copies, which are launched beside layers, and sums, which are launched behind a
+/// kernel that splits them, are not among them.
+pub fn kernel_names() -> impl Iterator<Item = &'static str> {
+    let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
+    crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(move |name| !beside(name))
 }
 
 /// What can be wrong with a run.
@@ -202,14 +256,34 @@ impl Case {
     /// where both formats are the same, through [`Layer::forward`], which must give the same bits. Never panics and never ends
     /// early: what goes wrong is in the runs.
     pub fn check(&self, dtype: DType, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
+        self.check_some(dtype, x_format, y_format, kernels, device, &|_| true)
+    }
+
+    /// As [`Case::check`], of the kernels whose names are `wanted`.
+    fn check_some(
+        &self,
+        dtype: DType,
+        x_format: MemoryFormat,
+        y_format: MemoryFormat,
+        kernels: Kernels,
+        device: &Device,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Vec<Run> {
         match dtype {
-            DType::F32 => self.check_as::<f32>(x_format, y_format, kernels, device),
-            DType::F16 => self.check_as::<half::f16>(x_format, y_format, kernels, device),
-            DType::Bf16 => self.check_as::<half::bf16>(x_format, y_format, kernels, device),
+            DType::F32 => self.check_as::<f32>(x_format, y_format, kernels, device, wanted),
+            DType::F16 => self.check_as::<half::f16>(x_format, y_format, kernels, device, wanted),
+            DType::Bf16 => self.check_as::<half::bf16>(x_format, y_format, kernels, device, wanted),
         }
     }
 
-    fn check_as<T: Element>(&self, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
+    fn check_as<T: Element>(
+        &self,
+        x_format: MemoryFormat,
+        y_format: MemoryFormat,
+        kernels: Kernels,
+        device: &Device,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Vec<Run> {
         let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome, digest: None, open_subnormals: false };
         let prepared = catch(|| {
             let inputs = self.place::<T>(x_format, device)?;
@@ -235,6 +309,12 @@ impl Case {
         };
         let mut runs = Vec::new();
         for (name, request) in names {
+            if !wanted(name) {
+                continue;
+            }
+            if device.alive().is_err() {
+                break; // the run before this one says so
+            }
             let request = request.kernel(name);
             let tf32 = request.precision == Precision::Tf32;
             // operands that are numbers of tf32 are not rounded
@@ -489,8 +569,18 @@ fn place<T: Element>(
         values.extend(array.data()[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
         values.resize(values.len() + after * h * w, T::from_f32(f32::NAN));
     }
-    let tensor = Tensor::from_slice(device, wide, &values)?;
-    let tensor = if format == MemoryFormat::Contiguous { tensor } else { tensor.to_format(format)? };
+    let [_, c_wide, ..] = wide;
+    let ordered: Vec<T> = match format {
+        MemoryFormat::Contiguous => values,
+        // by the host: what is checked stands on no other kernel
+        MemoryFormat::ChannelsLast => (0..values.len())
+            .map(|i| {
+                let (image, pixel, channel) = (i / (h * w * c_wide), i / c_wide % (h * w), i % c_wide);
+                values[(image * c_wide + channel) * h * w + pixel]
+            })
+            .collect(),
+    };
+    let tensor = Tensor::from_slice_in_memory_order(device, wide, format, &ordered)?;
     Ok((tensor, before..before + c))
 }
 
@@ -588,34 +678,22 @@ mod tests {
         }
     }
 
-    /// Strikes out what applies to a problem.
-    fn strike<T: Element>(problem: &crate::cases::Problem, device: &Device, missing: &mut BTreeSet<&str>) {
-        let (layer, inputs) = build(problem.layer, &problem.tensors(T::DTYPE).unwrap()).unwrap();
-        for (x, y) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
-            let inputs = Placed::<T>::new(&inputs, x, |_| [0, 0], device).unwrap();
-            let request = inputs.of(&layer, Fields::Native).unwrap().request().output_format(y);
-            for (name, _) in applicable::<T>(&layer, device, &request) {
-                missing.remove(name);
-            }
-        }
-    }
-
     /// The acceptance run is of 1000 cases. Views that are not aligned do not count: their plan may launch another kernel.
     #[rstest::rstest]
     fn a_thousand_random_problems_reach_every_kernel(#[values(1, 2)] seed: u64) {
         let device = Device::host_with(crate::HostOptions::default()).unwrap();
-        // copies are launched beside layers, sums behind a kernel that splits them
-        let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
-        let mut missing: BTreeSet<&str> = crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(|name| !beside(name)).collect();
+        let mut missing: BTreeSet<&str> = kernel_names().collect();
         assert!(missing.len() > 200);
         for problem in (0..1000).map(|index| crate::cases::Problem::random(seed, index)) {
             let empty = problem.output_shape().unwrap().contains(&0);
             if empty || (problem.x_margin, problem.y_margin) != ([0; 2], [0; 2]) || missing.is_empty() {
                 continue;
             }
-            strike::<f32>(&problem, &device, &mut missing);
-            strike::<half::f16>(&problem, &device, &mut missing);
-            strike::<half::bf16>(&problem, &device, &mut missing);
+            for (_, kernels) in runs_of(&problem, &device).unwrap() {
+                kernels.iter().for_each(|name| {
+                    missing.remove(name);
+                });
+            }
         }
         assert!(missing.is_empty(), "{missing:?}");
     }

@@ -304,6 +304,17 @@ pub enum Error {
         /// The driver's words.
         message: String,
     },
+    /// The GPU is lost to this process: a kernel made an illegal access, failed or hung. Every further call on the device gives
+    /// this error; a new process can use the GPU again.
+    #[error("the device is lost: {call} failed ({message}); under way: {}", if kernel.is_empty() { "no kernel" } else { kernel })]
+    DeviceLost {
+        /// The kernels launched since the last wait, the latest last, with commas between; empty when there were none.
+        kernel: String,
+        /// The call that told it first. A kernel's failure shows in a later call than its launch.
+        call: &'static str,
+        /// The driver's words.
+        message: String,
+    },
     /// Device memory could not be allocated.
     #[error("could not allocate {bytes} bytes on {device}: {message}")]
     OutOfMemory {

@@ -509,3 +509,36 @@ fn conformance_finds_what_is_wrong() {
     refused(&[], &|c| c["format"] = 2.into(), &["cases.json", "format 2"]);
     refused(&[], &|c| c["cases"] = 7.into(), &["cases.json"]);
 }
+
+/// The names in the table of `verify --json`, and the whole of it.
+fn verified(arguments: &[&str]) -> (Vec<String>, Value) {
+    let finished = warpconv(&[&["verify", "--device", "host", "--json"], arguments].concat());
+    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+    let value: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let names = value["kernels"].as_array().unwrap().iter().map(|row| row["kernel"].as_str().unwrap().to_string());
+    (names.collect(), value)
+}
+
+#[test]
+fn verify_runs_only_what_is_wanted() {
+    let direct = "conv_direct_f16_channels_last";
+    let (all, _) = verified(&["--cases", "6", "--filter", "^conv2d/"]);
+    assert!(all.len() > 10 && all.iter().any(|name| name == direct), "{all:?}");
+    let (one, _) = verified(&["--cases", "6", "--filter", "^conv2d/", "--kernel", direct]);
+    assert_eq!(one, [direct]);
+    let (others, _) = verified(&["--cases", "6", "--filter", "^conv2d/", "--skip", direct]);
+    assert!(others.len() + 1 >= all.len() && others.iter().all(|name| name != direct), "{others:?}");
+    let (none, value) = verified(&["--cases", "6", "--time-limit", "0"]);
+    assert_eq!((none.len(), &value["passed"]), (0, &Value::from(0)), "the table comes all the same");
+}
+
+#[test]
+fn verify_reaches_every_kernel_early() {
+    // of one family, so that it takes seconds
+    let (names, value) =
+        verified(&["--cases", "0", "--every-kernel", "--filter", "^(sub_pixel_conv|pixel_shuffle)/.*/(conv_direct|pixel)"]);
+    let direct = names.iter().filter(|name| name.starts_with("conv_direct_")).count();
+    assert_eq!(direct, 6, "{names:?}");
+    let runs: u64 = value["kernels"].as_array().unwrap().iter().map(|row| row["passed"].as_u64().unwrap()).sum();
+    assert_eq!(runs, names.len() as u64, "each once: {value}");
+}

@@ -5,12 +5,13 @@
     torch_peers.py --like ours.json --device cpu --json p.json   the rows and the shapes of a run of ours
     torch_peers.py --core --dry-run                              no torch needed: lists what would run
 
-Ways: {contiguous, channels_last} x {cudnn.benchmark off, on} x {eager, CUDA graph}, and with --compile torch.compile in the
-mode max-autotune. As ours, each graph holds launches over rotating inputs of three times the L2 cache, and the times are
-medians of CUDA events around replays. Inputs are random (times on zeros are too good). The output's schema is in
+Ways: {contiguous, channels_last} in a CUDA graph, with cudnn.benchmark over all of cuDNN's algorithms, and with --compile
+torch.compile in the mode max-autotune. As ours, each graph holds launches over rotating inputs and outputs of three times the L2
+cache, and the times are medians of CUDA events around replays that are queued behind an untimed one. Inputs are random (times on zeros are too good). The output's schema is in
 benches/results/README.md.
 """
 import argparse
+import collections
 import json
 import os
 import re
@@ -185,6 +186,7 @@ class Machine:
             self.cache = getattr(properties, "L2_cache_size", 0) or 64 << 20
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False  # f32 is IEEE, as ours
+            torch.backends.cudnn.benchmark_limit = 0  # all algorithms, not the first ten
         else:
             self.name, self.cache = "cpu", 0
 
@@ -200,6 +202,14 @@ class Machine:
             found["cuda"] = str(self.torch.version.cuda)
             found["cudnn"] = str(self.torch.backends.cudnn.version())
         return found
+
+    def matrix_rate(self, size=8192):
+        """Operations a second of a large f16 matrix product on random data: a ceiling that is not ours. Warms the GPU up too."""
+        torch = self.torch
+        a, b = (torch.randn(size, size, device=self.device, dtype=torch.float16) for _ in range(2))
+        with torch.inference_mode():
+            self.samples(lambda: a @ b, 0.3, 3, 1000)
+            return 2 * size**3 / statistics.median(self.samples(lambda: a @ b, 0.1, 11, 200))
 
     def tensor(self, name, shape, dtype, channels_last, own_dtype, rois):
         torch = self.torch
@@ -240,6 +250,7 @@ class Machine:
         while len(found) < least or (time.perf_counter() < end and len(found) < most):
             if self.cuda:
                 start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+                once()  # untimed: while it runs, what is timed is queued behind it
                 start.record()
                 once()
                 stop.record()
@@ -257,9 +268,12 @@ def measure(machine, run, sets, graph, arguments):
     torch = machine.torch
     launches = len(sets) * (-(-LEAST_LAUNCHES // len(sets)) if machine.cuda else 1)
 
+    # outputs rotate as inputs do: while they are held, the allocator gives each run another block
+    held = collections.deque(maxlen=len(sets))
+
     def queue():
         for index in range(launches):
-            run(sets[index % len(sets)])
+            held.append(run(sets[index % len(sets)]))
 
     workspace = None
     if machine.cuda:
@@ -321,7 +335,7 @@ def run_row(machine, row, batch, dtype_name, tail, like, arguments):
                 del y
                 wanted = min(max(-(-OVER_CACHE * machine.cache // max(moved, 1)), SETS[0]), SETS[1])
                 sets += [fresh() for _ in range(wanted - 1)]
-            ways = [(benchmark, graph, False) for benchmark in (False, True) for graph in (False, True)] if machine.cuda else [(False, False, False)]
+            ways = [(True, True, False)] if machine.cuda else [(False, False, False)]
             if arguments.compile:
                 ways.append((True, machine.cuda, True))
             for benchmark, graph, compiled in ways:
@@ -331,7 +345,9 @@ def run_row(machine, row, batch, dtype_name, tail, like, arguments):
                 try:
                     # the graph is captured here, over rotating inputs, rather than by torch.compile
                     options = {"options": {"max_autotune": True, "triton.cudagraphs": False}} if machine.cuda else {}
-                    chosen = torch.compile(run, **options) if compiled else run
+                    if compiled:
+                        torch._dynamo.reset()  # what was compiled for another row has no say
+                    chosen = torch.compile(run, dynamic=False, **options) if compiled else run
                     median, least, most, workspace = measure(machine, chosen, sets, graph, arguments)
                 except Exception as error:  # one way that fails leaves the others
                     result["message"] = f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -394,6 +410,8 @@ def main():
         sys.exit("PyTorch sees no GPU; --device cpu tries this program without one")
     machine = Machine(torch, arguments.device)
     peer = {"name": f"PyTorch {torch.__version__}", "versions": machine.versions(), "device": machine.name}
+    if machine.cuda:
+        peer["versions"]["f16 matrix product, TFLOP/s"] = f"{machine.matrix_rate() * 1e-12:.1f}"
     found, saved = [], time.monotonic()
 
     def save():
@@ -402,19 +420,21 @@ def main():
                 json.dump({"format": 1, "peer": peer, "rows": found}, file, indent=1)
             os.replace(arguments.json + ".part", arguments.json)
 
-    for index, entry in enumerate(wanted):
-        if time.monotonic() - start > arguments.time_limit:
-            print(f"the time is up: {len(wanted) - index} rows not run", file=sys.stderr)
-            break
-        result = run_row(machine, *entry, arguments)
-        found.append(result)
-        best = result["times"][0] if result["times"] else None
-        text = f"{best['median'] * 1e6:10.1f} us  {best['name']}" if best else f"  {result.get('message', '')}"
-        print(f"[{index + 1}/{len(wanted)}] {result['key']:<56} {text}", file=sys.stderr)
-        if time.monotonic() - saved > 10:
-            save()
-            saved = time.monotonic()
-    save()
+    try:
+        for index, entry in enumerate(wanted):
+            if time.monotonic() - start > arguments.time_limit:
+                print(f"the time is up: {len(wanted) - index} rows not run", file=sys.stderr)
+                break
+            result = run_row(machine, *entry, arguments)
+            found.append(result)
+            best = result["times"][0] if result["times"] else None
+            text = f"{best['median'] * 1e6:10.1f} us  {best['name']}" if best else f"  {result.get('message', '')}"
+            print(f"[{index + 1}/{len(wanted)}] {result['key']:<56} {text}", file=sys.stderr)
+            if time.monotonic() - saved > 10:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()
     timed = sum(bool(result["times"]) for result in found)
     print(f"{timed} of {len(wanted)} rows timed by {peer['name']} on {machine.name}")
 

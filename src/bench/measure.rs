@@ -18,6 +18,7 @@ use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Shape, Str
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// At which sizes configurations are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,12 @@ const OVER_CACHE: usize = 3;
 const SETS: [usize; 2] = [2, 1024];
 /// Launches in a graph, so that its own launch does not show.
 const LEAST_LAUNCHES: usize = 16;
+/// Launches in the graph that measures an empty node: so many that nothing else shows.
+const EMPTY_LAUNCHES: usize = 512;
+/// A look at a kernel before it is measured.
+const ONCE: Effort = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 1, most: 1 };
+/// How many times the best so far one launch may take of a kernel that is measured further.
+const HOPELESS: f64 = 3.0;
 
 /// Checks and times configurations on a device.
 #[derive(Debug)]
@@ -248,10 +255,19 @@ impl Bench {
             return Ok(None);
         }
         let (mut sets, sample) = self.rotation::<T>(&subject, configuration.formats())?;
+        let mut best = f64::INFINITY;
         let mut checked = |plan: &Plan<T>| -> Result<Time, Refusal> {
             let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
             self.check(configuration, &subject, plan, &mut sets[0], &mut memory, &sample)?;
-            Ok(self.time(&layer.spec(), plan, &mut sets, &mut memory)?)
+            let spec = layer.spec();
+            // SAFETY: the plan, the set and the workspace outlive the call
+            let once = unsafe { self.timer.measure(&ONCE, 1, |stream| sets[0].run(&spec, plan, &mut memory, stream))? };
+            // kernels come in the order of their estimates: what is far behind after one launch is not measured further
+            if once.median > HOPELESS * best {
+                return Ok(once);
+            }
+            best = best.min(once.median);
+            Ok(self.time(&spec, plan, &mut sets, &mut memory)?)
         };
         let all = measure_all::<T>(layer, &self.device, request, |plan| {
             Ok(checked(plan).map_err(|refusal| match refusal {
@@ -442,14 +458,18 @@ pub(super) fn layer(problem: &Problem, parameters: &Arrays) -> Result<AnyLayer> 
 
 impl Bench {
     /// The time of a convolution alone, without the checks: for the floors.
-    pub(super) fn time_alone<T: Element>(&self, problem: &Problem, effort: &Effort) -> Result<(Time, String)> {
+    pub(super) fn time_alone<T: Element>(&self, problem: &Problem, effort: &Effort, is_empty: bool) -> Result<(Time, String)> {
         let parameters = parameters(problem, T::DTYPE)?;
         let layer = layer(problem, &parameters)?;
         let format = MemoryFormat::ChannelsLast;
         let plan = layer.plan::<T>(&self.device, &problem.request()?.format(format).workspace_limit(WORKSPACE))?;
         let mut memory = WorkspaceMemory::new(&self.device, plan.workspace_bytes())?;
         let (mut set, _) = self.set(problem, 0, [format; 2], plan.output_shape())?;
-        let launches = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES };
+        let launches = match self.device.kind() {
+            DeviceKind::Host => 1,
+            DeviceKind::Cuda if is_empty => EMPTY_LAUNCHES,
+            DeviceKind::Cuda => LEAST_LAUNCHES,
+        };
         let spec = layer.spec();
         let queue = |stream: &Stream| (0..launches).try_for_each(|_| set.run(&spec, &plan, &mut memory, stream));
         // SAFETY: plan, set and workspace outlive the call

@@ -75,6 +75,7 @@ mod on_a_gpu {
                 // SAFETY: these are the plan's kernel and its parameters, whose tensors and weights outlive the work, which each
                 // sample waits for; the run before has made the context current
                 unsafe { function.launch(explanation.grid, explanation.threads, explanation.shared_bytes, &params, cuda) }
+                    .map_err(|e| crate::device::cuda::failed(device.watch(), "cuLaunchKernel", e))
             })?);
         }
         let [run_seconds, bare_seconds] = [run, bare].map(|mut samples| {

@@ -1,11 +1,14 @@
 //! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
 
+use super::keeper::{Findings, KeeperArgs};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Instant;
 use warpconv::cases::Problem;
 use warpconv::check::{Arrays, Case, Failure, Kernels, Run, refusal};
 use warpconv::io::TensorFile;
@@ -23,7 +26,7 @@ Examples:
 A case passes when it passes in every dtype and format that was asked for; an invalid case when the layer is refused with an \
 error before any launch. Cases of operations that this build does not know are skipped.
 
-Exit codes: 0 all passed, 1 a case failed (with --deny-skips: or was skipped), 2 wrong usage or an unreadable corpus.";
+Exit codes: 0 all passed, 1 a case failed (with --deny-skips: or was skipped), 2 wrong usage or an unreadable corpus, 3 the GPU was lost.";
 
 /// Run a corpus of cases against their references
 #[derive(Debug, clap::Args)]
@@ -48,6 +51,11 @@ pub struct Args {
     device: DeviceArgs,
     #[command(flatten)]
     checker: CheckerArgs,
+    #[command(flatten)]
+    keeper: KeeperArgs,
+    /// Begin no case after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -183,6 +191,53 @@ impl Args {
     }
 }
 
+/// What became of the cases so far.
+struct Found {
+    device: String,
+    json: bool,
+    deny_skips: bool,
+    passed: usize,
+    failed: usize,
+    late: usize,
+    skipped: BTreeMap<String, usize>,
+    report: Vec<Value>,
+    /// The case under way, and the line that repeats it.
+    current: Option<(String, String)>,
+}
+
+impl Findings for Found {
+    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+        let skips = self.skipped.values().sum::<usize>();
+        if skips > 0 {
+            let ops: Vec<String> = self.skipped.iter().map(|(op, count)| format!("{op} ({count})")).collect();
+            note(format_args!("skipped, since this build does not know the op: {}", ops.join(", ")));
+        }
+        if self.late > 0 {
+            note(format_args!("not run, since the time was up: {} cases", self.late));
+        }
+        let current = lost.zip(self.current.as_ref());
+        if self.json {
+            let lost = current.map(|(error, (case, repeat))| json!({ "case": case, "failure": error.to_string(), "repeat": repeat }));
+            let (device, passed, failed) = (&self.device, self.passed, self.failed);
+            let mut value = json!({ "device": device, "passed": passed, "failed": failed, "skipped": skips, "cases": self.report });
+            if let Some(lost) = lost {
+                value["lost"] = lost;
+            }
+            print_json(&value)?;
+        } else {
+            if let Some((error, (case, repeat))) = current {
+                print(format_args!("DEVICE LOST in {case}: {error}\n  repeat: {repeat}"))?;
+            }
+            print(format_args!("{} passed, {} failed, {skips} skipped", self.passed, self.failed))?;
+        }
+        Ok(match lost {
+            Some(_) => Verdict::Lost,
+            None if self.failed > 0 || self.deny_skips && skips > 0 => Verdict::Failed,
+            None => Verdict::Passed,
+        })
+    }
+}
+
 pub fn execute(args: Args) -> Result<Verdict> {
     let (corpus, file) = Corpus::open(&args.dir)?;
     let wanted = |entry: &Entry| args.filter.as_ref().is_none_or(|filter| filter.is_match(&entry.path()));
@@ -194,48 +249,67 @@ pub fn execute(args: Args) -> Result<Verdict> {
         return Err(Error::Attribute { name: "--filter", value: format!("{:?}", filter.as_str()), requirement });
     }
     let device = args.device.checked_device(&args.checker)?;
-    let (mut passed, mut failed) = (0, 0);
-    let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut report = Vec::new();
+    let found = Found {
+        device: device.to_string(),
+        json: args.json,
+        deny_skips: args.deny_skips,
+        passed: 0,
+        failed: 0,
+        late: 0,
+        skipped: BTreeMap::new(),
+        report: vec![],
+        current: None,
+    };
+    let found = args.keeper.watch(&device, found)?;
+    let hold = || found.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = Instant::now();
     let bar = progress(cases.len() as u64, "cases");
     for (entry, case) in &cases {
         bar.inc(1);
         bar.set_message(entry.path());
         if !LayerSpec::OPS.contains(&entry.op.as_str()) {
-            *skipped.entry(&entry.op).or_default() += 1;
-            report.push(json!({ "case": entry.path(), "outcome": "skipped" }));
+            let mut found = hold();
+            *found.skipped.entry(entry.op.clone()).or_default() += 1;
+            found.report.push(json!({ "case": entry.path(), "outcome": "skipped" }));
             continue;
         }
+        if args.time_limit.is_some_and(|limit| start.elapsed().as_secs_f64() >= limit) {
+            hold().late += 1;
+            continue;
+        }
+        let filter = format!(" --filter '^{}$'", regex::escape(&entry.path()));
+        let repeat = format!(
+            "warpconv conformance {} --device {device}{}{}{filter}{}",
+            args.dir.display(),
+            if args.all_kernels { " --all-kernels" } else { "" },
+            args.checker.options(),
+            args.keeper.options()
+        );
+        hold().current = Some((entry.path(), repeat));
         let findings = match case {
             Ok(valid) => args.check(valid, &file, &device),
             Err(invalid) => args.refuse(invalid, &file, &device),
         };
         let findings = findings.unwrap_or_else(|error| vec![Finding { run: String::new(), failure: Failure::Error(error) }]);
+        let mut found = hold();
         if findings.is_empty() {
-            passed += 1;
-            report.push(json!({ "case": entry.path(), "outcome": "passed" }));
+            found.passed += 1;
+            found.report.push(json!({ "case": entry.path(), "outcome": "passed" }));
             continue;
         }
-        failed += 1;
+        found.failed += 1;
         let lines =
             findings.iter().map(|Finding { run, failure }| if run.is_empty() { failure.to_string() } else { format!("{run}: {failure}") });
         let lines: Vec<String> = lines.collect();
         if !args.json {
             bar.suspend(|| print(format_args!("FAILED {}\n  {}", entry.path(), lines.join("\n  "))))?;
         }
-        report.push(json!({ "case": entry.path(), "outcome": "failed", "failures": lines }));
+        found.report.push(json!({ "case": entry.path(), "outcome": "failed", "failures": lines }));
+        if let Err(error) = device.alive() {
+            bar.finish_and_clear();
+            return found.tell(Some(&error));
+        }
     }
     bar.finish_and_clear();
-    let skips = skipped.values().sum::<usize>();
-    if skips > 0 {
-        let ops: Vec<String> = skipped.iter().map(|(op, count)| format!("{op} ({count})")).collect();
-        note(format_args!("skipped, since this build does not know the op: {}", ops.join(", ")));
-    }
-    if args.json {
-        let device = device.to_string();
-        print_json(&json!({ "device": device, "passed": passed, "failed": failed, "skipped": skips, "cases": report }))?;
-    } else {
-        print(format_args!("{passed} passed, {failed} failed, {skips} skipped"))?;
-    }
-    Ok(if failed > 0 || args.deny_skips && skips > 0 { Verdict::Failed } else { Verdict::Passed })
+    hold().tell(None)
 }

@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod gallery;
 mod info;
+mod keeper;
 mod run;
 mod suite;
 mod tune;
@@ -32,16 +33,20 @@ pub enum Verdict {
     Passed,
     /// The command did its work, and found something that is not as it should be.
     Failed,
+    /// The GPU was lost on the way. What was found before is told.
+    Lost,
 }
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_ERROR: u8 = 2;
+const EXIT_LOST: u8 = 3;
 
 const AFTER_HELP: &str = "\
 Exit codes:
   0  all is well
   1  a check failed
   2  wrong usage, bad input, or a device or file that failed
+  3  a kernel took the GPU down or hung: it is named, and what was found before is there
 
 Results go to stdout; progress and messages go to stderr.";
 
@@ -92,9 +97,10 @@ pub fn main() -> ExitCode {
     match result {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::from(EXIT_FAILED),
+        Ok(Verdict::Lost) => ExitCode::from(EXIT_LOST),
         Err(error) => {
             report(&error);
-            ExitCode::from(EXIT_ERROR)
+            ExitCode::from(if matches!(error, Error::DeviceLost { .. }) { EXIT_LOST } else { EXIT_ERROR })
         }
     }
 }

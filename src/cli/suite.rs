@@ -32,6 +32,9 @@ pub struct SuiteArgs {
     /// One small image a row, channels as they are: what the host device can do
     #[arg(long)]
     tiny: bool,
+    /// Run nothing that was measured in these results or tuning tables: for a run that goes on after one that was cut short
+    #[arg(long, value_name = "FILE")]
+    done: Vec<PathBuf>,
     /// Begin no configuration after so many seconds
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u64>,
@@ -65,6 +68,16 @@ impl SuiteArgs {
             let main = |c: &Configuration<'_>| c.batch == c.row.main_batch() || self.batch.contains(&c.batch);
             all.retain(main);
         }
+        let mut done = Vec::new();
+        for path in &self.done {
+            let refuse = |e: serde_json::Error| Error::Parse { source_name: path.display().to_string(), message: e.to_string() };
+            let text: serde_json::Value = serde_json::from_str(&read_text(path)?).map_err(refuse)?;
+            let rows = text["rows"].as_array().into_iter().flatten();
+            // the rows of a tuning table have no status
+            let measured = rows.filter(|row| row.get("status").is_none_or(|status| status == "timed"));
+            done.extend(measured.filter_map(|row| Some(row["id"].as_str()?.to_string())));
+        }
+        all.retain(|c| !done.contains(&c.id()));
         if all.is_empty() {
             let source_name = "--filter, --core, --batch, --dtype".into();
             let message = "together they leave no row to run: `warpconv bench --list` shows all".into();

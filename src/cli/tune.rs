@@ -1,9 +1,11 @@
 //! `warpconv tune`: every kernel that applies to the rows of the suite, measured, beside what the cost model chooses.
 
 use super::bench::{Smi, seconds};
+use super::keeper::{Findings, KeeperArgs};
 use super::suite::{SuiteArgs, TINY};
 use super::{DeviceArgs, Verdict, column, note, print, progress};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use warpconv::bench::{Bench, Effort, Scale};
 use warpconv::tuning::{TuningRow, TuningTable};
@@ -33,10 +35,48 @@ pub struct Args {
     out: PathBuf,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    keeper: KeeperArgs,
 }
 
 /// For each kernel on a GPU: enough to tell which is the fastest.
 const EFFORT: Effort = Effort { warm_up: Duration::from_millis(10), budget: Duration::from_millis(30), least: 11, most: 200 };
+
+/// What was measured so far.
+struct Found {
+    path: PathBuf,
+    table: TuningTable,
+    troubles: Vec<String>,
+    without: usize,
+    late: usize,
+    /// The row under way, and the line that repeats it.
+    current: Option<(String, String)>,
+}
+
+impl Findings for Found {
+    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+        save(&self.path, &self.table)?;
+        if let (Some(error), Some((row, repeat))) = (lost, &self.current) {
+            print(format_args!("DEVICE LOST in {row}: {error}\n  repeat: {repeat}"))?;
+        }
+        print(text(&self.table))?;
+        if self.without > 0 {
+            print(format_args!("nothing to choose, or an op that this build does not have: {} configurations", self.without))?;
+        }
+        if self.late > 0 {
+            print(format_args!("not run, since the time was up: {} configurations", self.late))?;
+        }
+        for trouble in &self.troubles {
+            print(format_args!("NOT TIMED: {trouble}"))?;
+        }
+        note(format_args!("wrote {}", self.path.display()));
+        Ok(match lost {
+            Some(_) => Verdict::Lost,
+            None if self.troubles.is_empty() => Verdict::Passed,
+            None => Verdict::Failed,
+        })
+    }
+}
 
 pub fn execute(args: Args) -> Result<Verdict> {
     const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -51,46 +91,45 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let bench = if device.kind() == DeviceKind::Cuda { bench.effort(EFFORT) } else { bench };
     let mut table = TuningTable::new(name, &device, scale == Scale::Tiny);
     table.device.driver = Smi::new(&device).driver();
+    let found = Found { path, table, troubles: vec![], without: 0, late: 0, current: None };
+    let found = args.keeper.watch(&device, found)?;
+    let hold = || found.lock().unwrap_or_else(PoisonError::into_inner);
     let bar = progress(configurations.len() as u64, "configurations");
     bar.enable_steady_tick(Duration::from_millis(200));
     let (start, mut saved) = (Instant::now(), Instant::now());
-    let mut troubles = Vec::new();
-    let (mut without, mut late) = (0, 0);
     for configuration in &configurations {
-        bar.set_message(configuration.id());
+        let id = configuration.id();
+        bar.set_message(id.clone());
         if args.suite.limit().is_some_and(|limit| start.elapsed() >= limit) {
-            late += 1;
+            hold().late += 1;
             continue;
         }
-        match bench.tune(configuration) {
+        let repeat = format!("warpconv tune --device {device}{} --filter '^{}$'", args.keeper.options(), regex::escape(&id));
+        hold().current = Some((id.clone(), repeat));
+        let outcome = bench.tune(configuration);
+        let mut found = hold();
+        if let Err(error) = device.alive() {
+            bar.finish_and_clear();
+            return found.tell(Some(&error));
+        }
+        match outcome {
             Ok(Some(row)) => {
                 let failed = row.kernels.iter().filter_map(|kernel| Some((kernel, kernel.message.as_ref()?)));
-                troubles.extend(failed.map(|(kernel, message)| format!("{}: {}: {message}", row.id, kernel.kernel)));
-                table.rows.push(row);
+                let failed: Vec<String> = failed.map(|(kernel, message)| format!("{}: {}: {message}", row.id, kernel.kernel)).collect();
+                found.troubles.extend(failed);
+                found.table.rows.push(row);
             }
-            Ok(None) => without += 1,
-            Err(error) => troubles.push(format!("{}: {error}", configuration.id())),
+            Ok(None) => found.without += 1,
+            Err(error) => found.troubles.push(format!("{id}: {error}")),
         }
         bar.inc(1);
         if saved.elapsed() > SAVE_EVERY {
-            save(&path, &table)?;
+            save(&found.path, &found.table)?;
             saved = Instant::now();
         }
     }
     bar.finish_and_clear();
-    save(&path, &table)?;
-    print(text(&table))?;
-    if without > 0 {
-        print(format_args!("nothing to choose, or an op that this build does not have: {without} configurations"))?;
-    }
-    if late > 0 {
-        print(format_args!("not run, since the time was up: {late} configurations"))?;
-    }
-    for trouble in &troubles {
-        print(format_args!("NOT TIMED: {trouble}"))?;
-    }
-    note(format_args!("wrote {}", path.display()));
-    Ok(if troubles.is_empty() { Verdict::Passed } else { Verdict::Failed })
+    hold().tell(None)
 }
 
 fn save(path: &Path, table: &TuningTable) -> Result<()> {

@@ -1,11 +1,14 @@
 //! `warpconv verify`: random awkward problems through every kernel that applies, against the oracle.
 
+use super::keeper::{Findings, KeeperArgs};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, Verdict, print, print_json, progress};
 use regex::Regex;
-use serde_json::json;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Run, every_run};
+use warpconv::check::{Run, Variant, Wanted, kernel_names, runs_of, runs_where};
 use warpconv::text::parse_json;
 use warpconv::{DType, Device, Error, Result};
 
@@ -13,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   warpconv verify                                     200 cases on the best device
   warpconv verify --device cuda:0 --cases 1000        the acceptance run on a GPU
+  warpconv verify --every-kernel --time-limit 120     every kernel early, then cases for as long as there is time
   warpconv verify --filter /conv_direct_f16           only kernels of that name
   warpconv verify --filter '^conv2d/channel_slices/'  only cases of that kind
   warpconv verify --checked --seed 7                  under the host device's checker
@@ -20,7 +24,7 @@ Examples:
 Every case runs through every kernel that applies to it, in every dtype and every pair of input and output format, and must
 meet the numerics contract (bit for bit where its sums are exact). \"subnormal\" counts runs that pass only because PTX leaves
 open how tensor cores take subnormal inputs. A case that fails is made smaller as long as it fails, and
-the line that repeats it is printed. The last line counts cases.";
+the line that repeats it is printed. The last line counts cases. What --filter, --kernel and --skip leave out is not launched.";
 
 /// Run random awkward problems through every kernel, against a float64 oracle
 #[derive(Debug, clap::Args)]
@@ -29,9 +33,18 @@ pub struct Args {
     /// How many cases
     #[arg(long, value_name = "N", default_value_t = 200, conflicts_with = "case")]
     cases: u64,
+    /// Before the cases, run every kernel once, on the first problem that reaches it
+    #[arg(long, conflicts_with = "case")]
+    every_kernel: bool,
+    /// Begin no case after so many seconds, and make only one failure smaller
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<f64>,
     /// Run only what matches in op/kind/kernel
     #[arg(long, value_name = "REGEX")]
     filter: Option<Regex>,
+    /// Run only this kernel; may be given several times
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<String>,
     /// Run one case, as a failure prints it
     #[arg(long, value_name = "JSON")]
     case: Option<String>,
@@ -41,6 +54,8 @@ pub struct Args {
     device: DeviceArgs,
     #[command(flatten)]
     checker: CheckerArgs,
+    #[command(flatten)]
+    keeper: KeeperArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,11 +74,103 @@ struct Tally {
     worst: f64,
 }
 
+/// What was found so far.
+struct Found {
+    device: String,
+    seed: u64,
+    json: bool,
+    kernels: BTreeMap<&'static str, Tally>,
+    passed: u64,
+    failed: u64,
+    failures: Vec<Value>,
+    /// With --every-kernel: how many there are, and how many problems it took.
+    every: Option<(usize, u64)>,
+    late: u64,
+    /// The case under way, and the line that repeats it; without the kernel, which only a failure tells.
+    current: Option<(String, String)>,
+}
+
+impl Found {
+    fn count(&mut self, runs: &[Run]) {
+        for run in runs {
+            let tally = self.kernels.entry(run.kernel).or_default();
+            match &run.outcome {
+                Ok(report) => {
+                    tally.passed += 1;
+                    tally.exact += u64::from(report.elements > 0 && report.exact == report.elements);
+                    tally.subnormal += u64::from(run.open_subnormals);
+                    let worst = report.worst.filter(|_| !run.open_subnormals).map_or(0.0, |worst| worst.ratio);
+                    tally.worst = tally.worst.max(worst);
+                }
+                Err(_) => tally.failed += 1,
+            }
+        }
+        if runs.iter().all(|run| run.outcome.is_ok()) { self.passed += 1 } else { self.failed += 1 }
+    }
+
+    /// How many kernels were run.
+    fn reached(&self) -> usize {
+        kernel_names().filter(|name| self.kernels.contains_key(name)).count()
+    }
+}
+
+impl Findings for Found {
+    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+        let lost = lost.zip(self.current.as_ref()).map(|(error, (case, repeat))| {
+            // the last of several kernels under way is the likeliest
+            let kernel = match error {
+                Error::DeviceLost { kernel, .. } => kernel.rsplit(", ").next().unwrap_or_default().to_string(),
+                _ => String::new(),
+            };
+            let only = if kernel.is_empty() { String::new() } else { format!(" --kernel {kernel}") };
+            (error, case, format!("{repeat}{only}"), kernel)
+        });
+        let reached = self.reached();
+        if self.json {
+            let row = |(name, t): (&&str, &Tally)| json!({ "kernel": name, "passed": t.passed, "failed": t.failed, "bit_for_bit": t.exact, "subnormal": t.subnormal, "worst": t.worst });
+            let table: Vec<Value> = self.kernels.iter().map(row).collect();
+            let mut value = json!({ "device": self.device, "seed": self.seed, "passed": self.passed, "failed": self.failed, "kernels": table, "failures": self.failures, "reached": reached });
+            if let Some((error, case, repeat, kernel)) = &lost {
+                value["lost"] = json!({ "kernel": kernel, "case": case, "failure": error.to_string(), "repeat": repeat });
+            }
+            print_json(&value)?;
+        } else {
+            if let Some((error, case, repeat, _)) = &lost {
+                print(format_args!("DEVICE LOST in {case}: {error}\n  repeat: {repeat}"))?;
+            }
+            print(format_args!(
+                "{:<36} {:>9} {:>9} {:>12} {:>10} {:>16}",
+                "kernel", "passed", "failed", "bit for bit", "subnormal", "worst / bound"
+            ))?;
+            for (name, t) in &self.kernels {
+                let name = if name.is_empty() { "(refused)" } else { name };
+                print(format_args!("{name:<36} {:>9} {:>9} {:>12} {:>10} {:>16.3}", t.passed, t.failed, t.exact, t.subnormal, t.worst))?;
+            }
+            if let Some((all, problems)) = self.every {
+                print(format_args!("{reached} of {all} kernels reached; each was looked for among {problems} problems"))?;
+            }
+            if self.late > 0 {
+                print(format_args!("not run, since the time was up: {} cases", self.late))?;
+            }
+            print(format_args!("{} passed, {} failed", self.passed, self.failed))?;
+        }
+        Ok(match lost {
+            Some(_) => Verdict::Lost,
+            None if self.failed > 0 => Verdict::Failed,
+            None => Verdict::Passed,
+        })
+    }
+}
+
 impl Args {
-    /// Every run of a problem that the filter lets through.
-    fn check(&self, problem: &Problem, device: &Device) -> Result<Vec<Run>> {
-        let mut runs = every_run(problem, device)?;
-        runs.retain(|run| self.wants(&format!("{}/{}/{}", problem.layer.op(), problem.kind, run.kernel)));
+    /// Every run of a problem that is wanted.
+    fn check(&self, problem: &Problem, device: &Device, also: &Wanted<'_>) -> Result<Vec<Run>> {
+        let wanted = |variant, kernel: Option<&str>| {
+            also(variant, kernel) && kernel.is_none_or(|kernel| self.wants_kernel(kernel) && self.wants(&path(problem, kernel)))
+        };
+        let mut runs = runs_where(problem, device, &wanted)?;
+        // what was refused before a kernel was chosen has no name to go by
+        runs.retain(|run| !run.kernel.is_empty() || self.kernel.is_empty() && self.wants(&path(problem, "")));
         Ok(runs)
     }
 
@@ -71,18 +178,26 @@ impl Args {
         self.filter.as_ref().is_none_or(|filter| filter.is_match(path))
     }
 
-    /// The smallest problem found that still fails.
-    fn shrink(&self, problem: &Problem, device: &Device) -> Problem {
+    fn wants_kernel(&self, kernel: &str) -> bool {
+        self.kernel.is_empty() || self.kernel.iter().any(|name| name == kernel)
+    }
+
+    /// The smallest problem found that still fails in one of these kernels.
+    fn shrink(&self, problem: &Problem, device: &Device, failing: &BTreeSet<&'static str>, until: Option<Instant>) -> Problem {
         const ATTEMPTS: usize = 300;
         let mut attempts = 0;
         let mut smallest = problem.clone();
+        let fails = |candidate: &Problem| {
+            let runs = self.check(candidate, device, &|_, kernel| kernel.is_none_or(|kernel| failing.contains(kernel)));
+            runs.is_ok_and(|runs| runs.iter().any(|run| run.outcome.is_err()))
+        };
         'smaller: loop {
             for candidate in smallest.simpler() {
                 attempts += 1;
-                if attempts > ATTEMPTS {
+                if attempts > ATTEMPTS || device.alive().is_err() || until.is_some_and(|until| Instant::now() >= until) {
                     return smallest;
                 }
-                if self.check(&candidate, device).is_ok_and(|runs| runs.iter().any(|run| run.outcome.is_err())) {
+                if fails(&candidate) {
                     smallest = candidate;
                     continue 'smaller;
                 }
@@ -91,14 +206,19 @@ impl Args {
         }
     }
 
+    /// The kinds that the filter lets through.
+    fn kinds(&self) -> Vec<Kind> {
+        // where the filter names an op or a kind, no other need be run to find that it is not wanted
+        let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
+        if wanted.is_empty() { kinds().collect() } else { wanted }
+    }
+
     /// The problems, each drawn when it is its turn, and how many they are: `case`, or random ones.
     fn problems(&self, case: Option<Problem>) -> (Box<dyn Iterator<Item = Problem>>, u64) {
         if let Some(problem) = case {
             return (Box::new(std::iter::once(problem)), 1);
         }
-        // where the filter names an op or a kind, no other need be run to find that it is not wanted
-        let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
-        let kinds = if wanted.is_empty() { kinds().collect() } else { wanted };
+        let kinds = self.kinds();
         let seed = self.checker.seed();
         (Box::new((0..self.cases).map(move |index| Problem::of_kinds(&kinds, seed, index))), self.cases)
     }
@@ -111,11 +231,122 @@ fn read_case(text: &str) -> Result<Problem> {
     Ok(problem)
 }
 
+fn path(problem: &Problem, kernel: &str) -> String {
+    format!("{}/{}/{kernel}", problem.layer.op(), problem.kind)
+}
+
 /// The first failed run in words.
 fn describe(runs: &[Run]) -> String {
     let failed: Vec<&Run> = runs.iter().filter(|run| run.outcome.is_err()).collect();
     let more = if failed.len() > 1 { format!(" (and {} more of {} runs)", failed.len() - 1, runs.len()) } else { String::new() };
     failed.first().map_or(String::new(), |first| format!("{first}{more}"))
+}
+
+/// What runs the cases one after the other.
+struct Session<'a> {
+    args: &'a Args,
+    device: &'a Device,
+    found: &'a std::sync::Mutex<Found>,
+    bar: &'a indicatif::ProgressBar,
+    until: Option<Instant>,
+    shrunk: bool,
+}
+
+impl Session<'_> {
+    fn hold(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    fn repeat(&self, problem: &Problem) -> String {
+        let (device, checker, keeper) = (self.device, self.args.checker.options(), self.args.keeper.options());
+        format!("warpconv verify --device {device}{checker}{keeper} --case '{}'", json!(problem))
+    }
+
+    /// Runs one problem. The verdict is there when the device is lost.
+    fn run(&mut self, problem: &Problem, also: &Wanted<'_>) -> Result<Option<Verdict>> {
+        self.bar.set_message(problem.kind.clone());
+        self.hold().current = Some((format!("{}/{}", problem.layer.op(), problem.kind), self.repeat(problem)));
+        let runs = self.args.check(problem, self.device, also);
+        if let Err(error) = self.device.alive() {
+            self.bar.finish_and_clear();
+            let mut found = self.hold();
+            found.count(&runs.unwrap_or_default());
+            return found.tell(Some(&error)).map(Some);
+        }
+        let runs = runs?;
+        if runs.is_empty() {
+            return Ok(None); // the filter wants none of it
+        }
+        self.hold().count(&runs);
+        if runs.iter().any(|run| run.outcome.is_err()) {
+            self.fail(problem, &runs)?;
+        }
+        Ok(None)
+    }
+
+    /// Makes a failure smaller and prints it. Where the time is limited, only the first is made smaller, for a short while.
+    fn fail(&mut self, problem: &Problem, runs: &[Run]) -> Result<()> {
+        const LIMITED: Duration = Duration::from_secs(10);
+        let failing: BTreeSet<&'static str> = runs.iter().filter(|run| run.outcome.is_err()).map(|run| run.kernel).collect();
+        let limited = self.until.is_some();
+        let smallest = if limited && self.shrunk {
+            problem.clone()
+        } else {
+            self.shrunk = true;
+            self.bar.set_message("making a failure smaller");
+            let until = self.until.map(|until| until.min(Instant::now() + LIMITED));
+            self.args.shrink(problem, self.device, &failing, until)
+        };
+        let again = self.args.check(&smallest, self.device, &|_, kernel| kernel.is_none_or(|kernel| failing.contains(kernel)))?;
+        let failure = describe(&again);
+        let repeat = self.repeat(&smallest);
+        let lines =
+            format!("FAILED {}/{}: {}\n  smallest: {failure}\n  repeat: {repeat}", problem.layer.op(), problem.kind, describe(runs));
+        let mut found = self.hold();
+        if !found.json {
+            self.bar.suspend(|| print(lines))?;
+        }
+        found.failures.push(json!({ "case": problem, "smallest": smallest, "failure": failure, "repeat": repeat }));
+        Ok(())
+    }
+
+    /// Runs every kernel once, on the first problem that reaches it.
+    fn every_kernel(&mut self) -> Result<Option<Verdict>> {
+        const PROBLEMS: u64 = 1000;
+        let mut missing: BTreeSet<&'static str> = kernel_names().filter(|name| self.args.wants_kernel(name)).collect();
+        let kinds = self.args.kinds();
+        self.hold().every = Some((missing.len(), 0));
+        for index in 0..PROBLEMS {
+            if missing.is_empty() || self.is_late() {
+                break;
+            }
+            self.bar.set_message("looking for kernels that no case has reached");
+            if let Some((_, problems)) = &mut self.hold().every {
+                *problems = index + 1;
+            }
+            let problem = Problem::of_kinds(&kinds, self.args.checker.seed(), index);
+            // views that are not aligned may launch another kernel than their plan names
+            if problem.output_shape()?.contains(&0) || (problem.x_margin, problem.y_margin) != ([0; 2], [0; 2]) {
+                continue;
+            }
+            let mut new: Vec<(Variant, &str)> = Vec::new();
+            for (variant, kernels) in runs_of(&problem, self.device)? {
+                let first = kernels.into_iter().filter(|&kernel| self.args.wants(&path(&problem, kernel)) && missing.remove(kernel));
+                new.extend(first.map(|kernel| (variant, kernel)));
+            }
+            let wanted = |variant, kernel: Option<&str>| new.iter().any(|&(v, k)| v == variant && kernel.is_none_or(|kernel| kernel == k));
+            if !new.is_empty()
+                && let Some(verdict) = self.run(&problem, &wanted)?
+            {
+                return Ok(Some(verdict));
+            }
+        }
+        Ok(None)
+    }
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {
@@ -125,79 +356,52 @@ pub fn execute(args: Args) -> Result<Verdict> {
         args.limits.of(&device).check(&problem.cost(DType::F32)?)?;
     }
     let (problems, count) = args.problems(case);
-    let mut kernels: BTreeMap<&'static str, Tally> = BTreeMap::new();
-    let (mut passed, mut failed) = (0u64, 0u64);
-    let mut failures = Vec::new();
+    let until = match args.time_limit.map(Duration::try_from_secs_f64) {
+        Some(Ok(limit)) => Some(Instant::now() + limit),
+        Some(Err(error)) => return Err(Error::Parse { source_name: "--time-limit".into(), message: error.to_string() }),
+        None => None,
+    };
+    let found = Found {
+        device: device.to_string(),
+        seed: args.checker.seed(),
+        json: args.json,
+        kernels: BTreeMap::new(),
+        passed: 0,
+        failed: 0,
+        failures: vec![],
+        every: None,
+        late: 0,
+        current: None,
+    };
+    let found = args.keeper.watch(&device, found)?;
     let bar = progress(count, "cases");
+    let mut session = Session { args: &args, device: &device, found: &found, bar: &bar, until, shrunk: false };
+    if args.every_kernel
+        && let Some(verdict) = session.every_kernel()?
+    {
+        return Ok(verdict);
+    }
     for problem in problems {
         bar.inc(1);
-        bar.set_message(problem.kind.clone());
-        let runs = args.check(&problem, &device)?;
-        if runs.is_empty() {
-            continue; // the filter wants none of it
-        }
-        for run in &runs {
-            let tally = kernels.entry(run.kernel).or_default();
-            match &run.outcome {
-                Ok(report) => {
-                    tally.passed += 1;
-                    tally.subnormal += u64::from(run.open_subnormals);
-                    tally.exact += u64::from(report.elements > 0 && report.exact == report.elements);
-                    let worst = report.worst.filter(|_| !run.open_subnormals).map_or(0.0, |worst| worst.ratio);
-                    tally.worst = tally.worst.max(worst);
-                }
-                Err(_) => tally.failed += 1,
-            }
-        }
-        if runs.iter().all(|run| run.outcome.is_ok()) {
-            passed += 1;
+        if session.is_late() {
+            session.hold().late += 1;
             continue;
         }
-        failed += 1;
-        bar.set_message("making a failure smaller");
-        let smallest = args.shrink(&problem, &device);
-        let smallest_runs = args.check(&smallest, &device)?;
-        let repeat = format!("warpconv verify --device {device}{} --case '{}'", args.checker.options(), json!(smallest));
-        let lines = format!(
-            "FAILED {}/{}: {}\n  smallest: {}\n  repeat: {repeat}",
-            problem.layer.op(),
-            problem.kind,
-            describe(&runs),
-            describe(&smallest_runs)
-        );
-        if !args.json {
-            bar.suspend(|| print(lines))?;
+        if let Some(verdict) = session.run(&problem, &|_, _| true)? {
+            return Ok(verdict);
         }
-        failures.push(json!({ "case": problem, "smallest": smallest, "failure": describe(&smallest_runs), "repeat": repeat }));
     }
     bar.finish_and_clear();
-    if passed + failed == 0 {
+    let mut found = session.hold();
+    if found.passed + found.failed + found.late == 0 {
         let filter = args.filter.as_ref().map_or("", Regex::as_str);
         let kinds: Vec<String> = kinds().map(|kind| format!("{}/{}", kind.op, kind.name)).collect();
-        return Err(Error::Parse {
-            source_name: format!("--filter {filter:?}"),
-            message: format!("matches no run; the kinds are {}", kinds.join(", ")),
-        });
+        let message = if args.kernel.is_empty() {
+            format!("matches no run; the kinds are {}", kinds.join(", "))
+        } else {
+            format!("with --kernel {} matches no run: `warpconv info` explains which kernels apply", args.kernel.join(", "))
+        };
+        return Err(Error::Parse { source_name: format!("--filter {filter:?}"), message });
     }
-    if args.json {
-        let table: Vec<_> = kernels
-            .iter()
-            .map(|(name, t)| json!({ "kernel": name, "passed": t.passed, "failed": t.failed, "bit_for_bit": t.exact, "subnormal": t.subnormal, "worst": t.worst }))
-            .collect();
-        let seed = args.checker.seed();
-        print_json(
-            &json!({ "device": device.to_string(), "seed": seed, "passed": passed, "failed": failed, "kernels": table, "failures": failures }),
-        )?;
-    } else {
-        print(format_args!(
-            "{:<36} {:>9} {:>9} {:>12} {:>10} {:>16}",
-            "kernel", "passed", "failed", "bit for bit", "subnormal", "worst / bound"
-        ))?;
-        for (name, t) in &kernels {
-            let name = if name.is_empty() { "(refused)" } else { name };
-            print(format_args!("{name:<36} {:>9} {:>9} {:>12} {:>10} {:>16.3}", t.passed, t.failed, t.exact, t.subnormal, t.worst))?;
-        }
-        print(format_args!("{passed} passed, {failed} failed"))?;
-    }
-    Ok(if failed > 0 { Verdict::Failed } else { Verdict::Passed })
+    found.tell(None)
 }

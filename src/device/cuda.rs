@@ -3,7 +3,7 @@
 //! Memory comes from cuMemAlloc and is freed by cuMemFree, which wait for the work that uses it: no stream is favoured.
 //! Launches go past cudarc's launch builder and its events: a launch is one cuLaunchKernel, so it can be captured in a graph.
 
-use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
+use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
 use crate::build_info;
 use crate::error::{Error, Result};
 use crate::kernels::{FATBINS, Kernel, KernelInfo};
@@ -18,10 +18,26 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 #[allow(dead_code)]
 pub(crate) struct Aligned<Bytes: ?Sized>(pub Bytes);
 
-/// The driver's error as ours.
-pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
+fn words(error: DriverError) -> String {
     let description = error.error_string().ok().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
-    Error::Driver { call, message: format!("{:?}: {description}", error.0) }
+    format!("{:?}: {description}", error.0)
+}
+
+/// The driver's error as ours, before there is a device.
+pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
+    Error::Driver { call, message: words(error) }
+}
+
+/// The driver's error as ours, on a device: the one place that tells whether the device is lost.
+pub(crate) fn failed(watch: &Watch, call: &'static str, error: DriverError) -> Error {
+    if ends_context(error.0) { watch.lose(call, words(error)) } else { driver_error(call, error) }
+}
+
+/// Whether a result says that the context is of no more use: by number, since some have no name in older versions of CUDA.
+fn ends_context(result: CUresult) -> bool {
+    // uncorrectable ECC and NVLink errors; illegal address, launch timeout, context destroyed, assert, hardware stack error, illegal
+    // instruction, misaligned address, invalid address space, invalid program counter, launch failed; unknown error
+    matches!(result as u32, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 999)
 }
 
 /// Why the first GPU cannot be used; `None` when it can. Never panics.
@@ -69,7 +85,15 @@ fn driver() -> Result<(), String> {
         .get_or_init(|| {
             // cudarc's own test, `is_culib_present`, is not there when another crate makes cudarc link the driver
             // SAFETY: the driver's library may be loaded by any program at any time
-            unsafe { libloading::Library::new(LIBRARY) }.map_err(|_| format!("there is no NVIDIA driver ({LIBRARY} cannot be loaded)"))?;
+            let library = unsafe { libloading::Library::new(LIBRARY) };
+            let library = library.map_err(|_| format!("there is no NVIDIA driver ({LIBRARY} cannot be loaded)"))?;
+            #[cfg(feature = "fake-gpu")]
+            {
+                fake::attach(&library);
+                std::mem::forget(library); // with what was attached
+            }
+            #[cfg(not(feature = "fake-gpu"))]
+            drop(library);
             match result::init() {
                 Ok(()) => Ok(()),
                 Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err("there is an NVIDIA driver, but no GPU".into()),
@@ -155,12 +179,18 @@ impl Function {
     /// # Safety
     /// `params` is the kernel's parameter struct, and the addresses in it are valid until the stream has run it. The stream's
     /// context is current.
-    pub unsafe fn launch(&self, [x, y, z]: [u32; 3], threads: u32, shared: u32, params: &[u8], stream: &CudaStream) -> Result<()> {
+    pub unsafe fn launch(
+        &self,
+        [x, y, z]: [u32; 3],
+        threads: u32,
+        shared: u32,
+        params: &[u8],
+        stream: &CudaStream,
+    ) -> Result<(), DriverError> {
         let mut params = [params.as_ptr().cast::<c_void>().cast_mut()];
         // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies; the rest is passed on to
         // the caller
         unsafe { result::launch_kernel(self.handle, (x, y, z), (threads, 1, 1), shared, stream.cu_stream(), &mut params) }
-            .map_err(|e| driver_error("cuLaunchKernel", e))
     }
 }
 
@@ -177,6 +207,7 @@ pub(crate) struct CudaDevice {
     properties: Properties,
     grid_limit: [u32; 3],
     driver: (u32, u32),
+    watch: Watch,
     context: Arc<CudaContext>,
 }
 
@@ -215,13 +246,19 @@ impl CudaDevice {
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)?,
             ],
             driver: driver_version()?,
+            watch: Watch::default(),
             context,
         })
     }
 
+    /// Our error of a call that failed.
+    fn failed(&self, call: &'static str) -> impl Fn(DriverError) -> Error {
+        move |error| failed(&self.watch, call, error)
+    }
+
     /// Makes the device's context current on this thread.
     fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(|e| driver_error("cuCtxSetCurrent", e))
+        self.context.bind_to_thread().map_err(self.failed("cuCtxSetCurrent"))
     }
 
     /// A fatbin's code, loaded when it is first asked for.
@@ -252,7 +289,7 @@ impl CudaDevice {
                 Some(nvcc),
             ) => Error::DriverTooOld { driver: version(self.driver), needed: version(nvcc) },
             (CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, None) => no_kernel_image(&self.properties.name, self.properties.compute_capability),
-            _ => driver_error("cuModuleLoadData", error),
+            _ => failed(&self.watch, "cuModuleLoadData", error),
         }
     }
 }
@@ -274,6 +311,10 @@ impl Backend for CudaDevice {
         &self.properties
     }
 
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     fn cuda_context(&self) -> Option<&Arc<CudaContext>> {
         Some(&self.context)
     }
@@ -288,7 +329,7 @@ impl Backend for CudaDevice {
                 let device = format!("cuda:{} ({})", self.ordinal(), self.properties.name);
                 Error::OutOfMemory { bytes, device, message: format!("the GPU's memory does not suffice{free}") }
             }
-            _ => driver_error("cuMemAlloc", e),
+            _ => failed(&self.watch, "cuMemAlloc", e),
         })
     }
 
@@ -304,22 +345,22 @@ impl Backend for CudaDevice {
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller promises valid memory
-        unsafe { result::memcpy_htod_sync(address, from) }.map_err(|e| driver_error("cuMemcpyHtoD", e))?;
+        unsafe { result::memcpy_htod_sync(address, from) }.map_err(self.failed("cuMemcpyHtoD"))?;
         // the last part of a copy from pageable memory may still be under way
-        self.default_stream.synchronize().map_err(|e| driver_error("cuStreamSynchronize", e))
+        self.default_stream.synchronize().map_err(self.failed("cuStreamSynchronize"))
     }
 
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
         self.synchronize()?;
         // SAFETY: the caller promises valid memory
-        unsafe { result::memcpy_dtoh_sync(to, address) }.map_err(|e| driver_error("cuMemcpyDtoH", e))
+        unsafe { result::memcpy_dtoh_sync(to, address) }.map_err(self.failed("cuMemcpyDtoH"))
     }
 
     unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller promises valid memory
-        unsafe { result::memset_d8_sync(address, 0, bytes) }.map_err(|e| driver_error("cuMemsetD8", e))?;
-        self.default_stream.synchronize().map_err(|e| driver_error("cuStreamSynchronize", e))
+        unsafe { result::memset_d8_sync(address, 0, bytes) }.map_err(self.failed("cuMemsetD8"))?;
+        self.default_stream.synchronize().map_err(self.failed("cuStreamSynchronize"))
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
@@ -328,7 +369,7 @@ impl Backend for CudaDevice {
         };
         self.bind()?;
         // SAFETY: the caller promises valid memory until the stream has run the copy
-        unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(|e| driver_error("cuMemcpyDtoDAsync", e))
+        unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoDAsync"))
     }
 
     fn cache_bytes(&self) -> Option<usize> {
@@ -341,13 +382,13 @@ impl Backend for CudaDevice {
         let module = self.module(info.image)?;
         let name = CString::new(info.name).expect("names in the manifest have no NUL");
         // SAFETY: the module is loaded
-        let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(|e| driver_error("cuModuleGetFunction", e))?;
+        let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(self.failed("cuModuleGetFunction"))?;
         // kernels have no static shared memory: all that a block can have is dynamic. Set once, so that a launch is one call.
         let shared_bytes = self.properties.shared_bytes_per_block;
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function was just loaded
         unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) }
-            .map_err(|e| driver_error("cuFuncSetAttribute", e))?;
+            .map_err(self.failed("cuFuncSetAttribute"))?;
         Ok(Kernel { info, cuda: Some(Function { handle, _module: module }) })
     }
 
@@ -360,7 +401,7 @@ impl Backend for CudaDevice {
         let of_each = unsafe {
             result::occupancy::max_active_block_per_multiprocessor(function.handle, kernel.info.threads as i32, shared_bytes as usize)
         };
-        let of_each = of_each.map_err(|e| driver_error("cuOccupancyMaxActiveBlocksPerMultiprocessor", e))?;
+        let of_each = of_each.map_err(self.failed("cuOccupancyMaxActiveBlocksPerMultiprocessor"))?;
         Ok(self.properties.multiprocessors.saturating_mul(of_each.max(0) as u32))
     }
 
@@ -376,6 +417,7 @@ impl Backend for CudaDevice {
         self.bind()?;
         // SAFETY: as the caller promises; the context is bound
         unsafe { function.launch(launch.grid, launch.kernel.info.threads, launch.shared_bytes, launch.params, stream) }
+            .map_err(self.failed("cuLaunchKernel"))
     }
 
     fn default_stream(&self) -> StreamKind {
@@ -383,11 +425,11 @@ impl Backend for CudaDevice {
     }
 
     fn new_stream(&self) -> Result<StreamKind> {
-        Ok(StreamKind::Cuda(self.context.new_stream().map_err(|e| driver_error("cuStreamCreate", e))?))
+        Ok(StreamKind::Cuda(self.context.new_stream().map_err(self.failed("cuStreamCreate"))?))
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.context.synchronize().map_err(|e| driver_error("cuCtxSynchronize", e))
+        self.context.synchronize().map_err(self.failed("cuCtxSynchronize"))
     }
 }
 
@@ -395,5 +437,7 @@ fn check_limit(what: &'static str, value: u32, limit: u32) -> Result<()> {
     if value > limit { Err(Error::Limit { what, value: value.into(), limit: limit.into() }) } else { Ok(()) }
 }
 
+#[cfg(any(feature = "fake-gpu", all(test, feature = "host", target_os = "linux")))]
+mod fake;
 #[cfg(all(test, feature = "host", target_os = "linux"))]
 mod tests;

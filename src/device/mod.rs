@@ -10,6 +10,7 @@ mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;
 mod timer;
+mod watch;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
@@ -17,8 +18,9 @@ use crate::layers::Choice;
 use crate::tuning::{TuningTable, Tunings};
 use std::fmt;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 pub(crate) use capture::{Captured, capture};
 pub use gpu::GpuModel;
@@ -27,6 +29,7 @@ pub use host::HostOptions;
 #[cfg(feature = "checked-host")]
 pub use host::{LaunchCounters, OperandCounters};
 pub use timer::{Effort, Time, Timer};
+pub(crate) use watch::Watch;
 
 /// The kind of a [`Device`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +112,8 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn kind(&self) -> DeviceKind;
     fn ordinal(&self) -> usize;
     fn properties(&self) -> &Properties;
+    /// What is under way.
+    fn watch(&self) -> &Watch;
     #[cfg(feature = "cuda")]
     fn cuda_context(&self) -> Option<&Arc<cudarc::driver::CudaContext>> {
         None
@@ -164,6 +169,7 @@ struct Inner {
     launches: AtomicU64,
     tunings: Tunings,
     stores: Mutex<Vec<Weak<dyn Store>>>,
+    left_out: RwLock<Vec<String>>,
 }
 
 /// What keeps memory of devices without keeping the devices: a layer's packed weights.
@@ -221,8 +227,15 @@ impl Device {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let tunings = Tunings::built_in(backend.kind(), backend.properties());
-        let (allocations, launches) = Default::default();
-        Self(Arc::new(Inner { id, backend: Arc::new(backend), allocations, launches, tunings, stores: Mutex::default() }))
+        Self(Arc::new(Inner {
+            id,
+            backend: Arc::new(backend),
+            allocations: AtomicU64::new(0),
+            launches: AtomicU64::new(0),
+            tunings,
+            stores: Mutex::default(),
+            left_out: RwLock::default(),
+        }))
     }
 
     /// The host device on all cores: the same one at each call in a process. [`Device::host_with`] makes others.
@@ -417,9 +430,53 @@ impl Device {
     /// Waits for all work queued on the device.
     ///
     /// # Errors
-    /// [`Error::Driver`] when something queued has failed.
+    /// [`Error::DeviceLost`] when something queued has failed; [`Error::Driver`].
     pub fn synchronize(&self) -> Result<()> {
-        self.0.backend.synchronize()
+        self.0.backend.synchronize()?;
+        self.watch().waited();
+        Ok(())
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        self.0.backend.watch()
+    }
+
+    /// Writes the name of the kernel under way into a file from now on: one line of fixed length, written over before each launch and
+    /// emptied when a wait ends. A program that a GPU takes down with it leaves there what it was doing.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn trace(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.watch().trace(path.as_ref())
+    }
+
+    /// The kernels launched since the last wait that ended, the latest last, and a number that changes with every launch and wait:
+    /// while it stays the same, the device has not got on. For programs that watch over a device from another thread.
+    pub fn under_way(&self) -> (u64, Vec<&'static str>) {
+        self.watch().under_way()
+    }
+
+    /// Leaves kernels of these names out of every choice from now on: for a GPU on which one of them fails. Copies between formats
+    /// and dtypes have no choice and stay.
+    pub fn leave_out(&self, kernels: impl IntoIterator<Item = String>) {
+        self.0.left_out.write().unwrap_or_else(PoisonError::into_inner).extend(kernels);
+    }
+
+    /// Whether plans may choose a kernel.
+    ///
+    /// # Errors
+    /// The reason why not, as an explanation prints it.
+    pub(crate) fn admits(&self, kernel: &str) -> Result<(), String> {
+        let left_out = self.0.left_out.read().unwrap_or_else(PoisonError::into_inner);
+        if left_out.iter().any(|name| name == kernel) { Err("is left out on this device".into()) } else { Ok(()) }
+    }
+
+    /// Whether the device can still be used.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] when it is lost, with the kernel of which it died.
+    pub fn alive(&self) -> Result<()> {
+        self.watch().alive()
     }
 
     /// Memory of this device; `bytes` may be 0.
@@ -462,6 +519,7 @@ impl Device {
         stream: &Stream,
     ) -> Result<()> {
         debug_assert_eq!(params.len(), kernel.info.params_bytes);
+        self.watch().launching(kernel.info.name)?;
         self.0.launches.fetch_add(1, Ordering::Relaxed);
         let launch = Launch { kernel, grid, shared_bytes, params, operands };
         // SAFETY: passed on to the caller
@@ -591,8 +649,12 @@ pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Resul
 /// # Safety
 /// `to.len()` bytes from `address` on are memory of `device`.
 pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
-    // SAFETY: passed on to the caller
-    if to.is_empty() { Ok(()) } else { unsafe { device.0.backend.download(address, to) } }
+    if !to.is_empty() {
+        // SAFETY: passed on to the caller
+        unsafe { device.0.backend.download(address, to)? };
+        device.watch().waited();
+    }
+    Ok(())
 }
 
 /// A queue of work on a device.
@@ -683,13 +745,16 @@ impl Stream {
     /// Waits for the work queued on it.
     ///
     /// # Errors
-    /// [`Error::Driver`] when something queued has failed.
+    /// [`Error::DeviceLost`] when something queued has failed; [`Error::Driver`].
     pub fn synchronize(&self) -> Result<()> {
+        let watch = self.device.watch();
         match &self.kind {
-            StreamKind::Immediate => Ok(()),
+            StreamKind::Immediate => {}
             #[cfg(feature = "cuda")]
-            StreamKind::Cuda(stream) => stream.synchronize().map_err(|e| cuda::driver_error("cuStreamSynchronize", e)),
+            StreamKind::Cuda(stream) => stream.synchronize().map_err(|e| cuda::failed(watch, "cuStreamSynchronize", e))?,
         }
+        watch.waited();
+        Ok(())
     }
 }
 

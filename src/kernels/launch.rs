@@ -39,6 +39,8 @@ pub(crate) struct Problem<'a> {
     pub workspace_limit: usize,
     pub kind: DeviceKind,
     pub device: &'a Properties,
+    /// Which kernels are left out: see [`Device::leave_out`].
+    pub owner: &'a Device,
 }
 
 impl<'a> Problem<'a> {
@@ -56,6 +58,7 @@ impl<'a> Problem<'a> {
             workspace_limit: request.workspace_limit,
             kind: device.kind(),
             device: device.properties(),
+            owner: device,
         }
     }
 
@@ -379,6 +382,7 @@ pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Ve
     let choices = |family: &Family<T>| {
         let cost = family.cost;
         let verdict = move |kernel: &KernelInfo| {
+            problem.owner.admits(kernel.name)?;
             let cost = cost(kernel, problem)?;
             if problem.finite_weights || problem.is_unpadded() || leaves_padding_out(kernel) {
                 return Ok(cost);

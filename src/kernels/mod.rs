@@ -411,6 +411,11 @@ pub(crate) fn choose(
     problem: String,
     mut choices: Vec<Choice>,
 ) -> Result<Selection> {
+    for choice in &mut choices {
+        if let Err(reason) = device.admits(choice.kernel) {
+            choice.verdict = Err(reason);
+        }
+    }
     let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |estimate| estimate.seconds);
     choices.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     let (wanted, chosen_by) = overruling(device, request, &problem, &choices).unzip();

@@ -4,13 +4,15 @@ mod plots;
 mod smi;
 mod table;
 
+use super::keeper::{Findings, KeeperArgs};
 use super::suite::SuiteArgs;
 use super::{DeviceArgs, Verdict, note, print, progress, read_text};
 pub use smi::Smi;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 pub use table::seconds;
-use warpconv::bench::{Bench, Configuration, Peers, Results, RowResult, Scale, Status};
+use warpconv::bench::{Bench, Configuration, Floors, Peers, Results, RowResult, Scale, Status};
 use warpconv::{Error, Result, io};
 
 const EXAMPLES: &str = "\
@@ -53,6 +55,30 @@ pub struct Args {
     list: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    keeper: KeeperArgs,
+}
+
+/// What was measured so far.
+struct Found {
+    results: Results,
+    /// Where it is saved while it comes.
+    json: Option<PathBuf>,
+    /// The row under way, and the line that repeats it.
+    current: Option<(String, String)>,
+}
+
+impl Findings for Found {
+    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+        if let Some(path) = &self.json {
+            save(path, &self.results)?;
+        }
+        if let (Some(error), Some((row, repeat))) = (lost, &self.current) {
+            print(format_args!("DEVICE LOST in {row}: {error}\n  repeat: {repeat}"))?;
+            print(table::text(&self.results))?;
+        }
+        Ok(if lost.is_some() { Verdict::Lost } else { Verdict::Passed })
+    }
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {
@@ -71,7 +97,11 @@ pub fn execute(args: Args) -> Result<Verdict> {
             if args.list {
                 return list(&configurations);
             }
-            args.run(&configurations)?
+            let (results, verdict) = args.run(&configurations)?;
+            if verdict == Verdict::Lost {
+                return Ok(verdict);
+            }
+            results
         }
     };
     for peers in peers {
@@ -100,38 +130,66 @@ impl Args {
         Ok(results)
     }
 
-    fn run(&self, configurations: &[Configuration<'_>]) -> Result<Results> {
+    fn run(&self, configurations: &[Configuration<'_>]) -> Result<(Results, Verdict)> {
         const SAVE_EVERY: Duration = Duration::from_secs(10);
         let device = self.device.device()?;
         let scale = self.suite.scale(&device)?;
+        let results = Results::new(&device, Floors::none(), scale == Scale::Tiny);
+        let found = self.keeper.watch(&device, Found { results, json: self.json.clone(), current: None })?;
+        let hold = || found.lock().unwrap_or_else(PoisonError::into_inner);
+        let repeat = |of: &str| format!("warpconv bench --device {device}{}{of}", self.keeper.options());
+        hold().current = Some(("the device's floors".into(), repeat("")));
         let (bench, start) = (Bench::new(&device, scale)?.limits(self.suite.work(&device)), Instant::now());
         let smi = Smi::new(&device);
         let bar = progress(configurations.len() as u64, "configurations");
         bar.set_message("the device's floors");
         bar.enable_steady_tick(Duration::from_millis(200));
-        let mut results = Results::new(&device, bench.floors()?, scale == Scale::Tiny);
-        results.launch = bench.launch_overhead()?;
-        results.device.driver = smi.driver();
+        let measured = bench.floors().and_then(|floors| Ok((floors, bench.launch_overhead()?)));
+        if let Err(error) = device.alive() {
+            let mut found = hold();
+            let verdict = found.tell(Some(&error))?;
+            return Ok((found.results.clone(), verdict));
+        }
+        let (floors, launch) = measured?;
+        {
+            let mut found = hold();
+            found.results.floors = floors.clone();
+            found.results.launch = launch;
+            found.results.device.driver = smi.driver();
+        }
         let mut saved = Instant::now();
         let limit = self.suite.limit();
         for (index, configuration) in configurations.iter().enumerate() {
-            bar.set_message(configuration.id());
-            if limit.is_some_and(|limit| start.elapsed() >= limit) {
-                results.rows.push(RowResult { message: Some("the time was up".into()), ..RowResult::new(configuration) });
+            let id = configuration.id();
+            bar.set_message(id.clone());
+            let late = limit.is_some_and(|limit| start.elapsed() >= limit);
+            let row = if late {
+                RowResult { message: Some("the time was up".into()), ..RowResult::new(configuration) }
             } else {
-                results.rows.push(bench.run(configuration, &results.floors));
-            }
+                hold().current = Some((id.clone(), repeat(&format!(" --filter '^{}$'", regex::escape(&id)))));
+                bench.run(configuration, &floors)
+            };
+            let clocks = if index % 20 == 0 || index + 1 == configurations.len() { smi.clocks(start.elapsed()) } else { None };
+            let mut found = hold();
+            found.results.rows.push(row);
+            found.results.clocks.extend(clocks);
             bar.inc(1);
-            if index % 20 == 0 || index + 1 == configurations.len() {
-                results.clocks.extend(smi.clocks(start.elapsed()));
+            if let Err(error) = device.alive() {
+                let rest = configurations[index + 1..].iter();
+                let rest = rest.map(|c| RowResult { message: Some("the device was lost".into()), ..RowResult::new(c) });
+                found.results.rows.extend(rest);
+                bar.finish_and_clear();
+                let verdict = found.tell(Some(&error))?;
+                return Ok((found.results.clone(), verdict));
             }
             if let Some(path) = self.json.as_ref().filter(|_| saved.elapsed() > SAVE_EVERY) {
-                save(path, &results)?;
+                save(path, &found.results)?;
                 saved = Instant::now();
             }
         }
         bar.finish_and_clear();
-        Ok(results)
+        let results = hold().results.clone();
+        Ok((results, Verdict::Passed))
     }
 }
 

@@ -2,12 +2,22 @@
 // a callback (the host device). It is as lazy as the driver may be: what is queued on a stream runs when somebody waits for
 // it, so a missing wait shows as a wrong result. It refuses what the driver refuses: calls without a current context, grids
 // and shared memory above the limits, allocation and waiting during a capture.
+//
+// It fails when it is told to: WARPCONV_FAKE_FAULT is one of
+//   illegal:WHERE    an illegal access, after which every call fails as on a real GPU
+//   hang:WHERE       a kernel that never ends
+//   slow:WHERE       a kernel that takes 20 ms more
+//   wrong:WHERE      a wrong element in what a kernel writes
+//   memory:BYTES     no allocation above so many bytes
+// and WHERE is a kernel's name, or #N for the N-th kernel that is run.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 enum {
     SUCCESS = 0,
@@ -18,6 +28,7 @@ enum {
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
 };
@@ -32,8 +43,9 @@ static LaunchCallback run_kernel;
 static ParamsCallback params_bytes;
 static char call_log[1 << 16];
 static size_t call_log_length;
-static int64_t bytes_in_use, settings[4];
+static int64_t bytes_in_use;
 enum { CAPABILITY, DRIVER_VERSION, LOAD_ERROR, GPUS };
+static int64_t settings[4] = {[CAPABILITY] = 90, [DRIVER_VERSION] = 13000, [GPUS] = 1};
 
 void fake_set_callbacks(LaunchCallback launch, ParamsCallback params) { run_kernel = launch, params_bytes = params; }
 void fake_set(int setting, int64_t value) { settings[setting] = value; }
@@ -57,8 +69,13 @@ static void note(const char* call) {
 
 // ---- streams: queues of launches and of copies
 
+typedef struct Event {
+    struct Stream* stream;
+    double seconds; // when the stream came to it
+} Event;
 typedef struct Node {
     struct Node* next;
+    Event* event; // instead of a launch or a copy
     char kernel[96];
     uint32_t grid[3], shared_bytes;
     void *data, *to; // parameters, or what is copied and whereto
@@ -93,8 +110,90 @@ static void append(Stream* s, Node* n) {
     else s->first = n;
     s->last = n;
 }
+
+// ---- faults
+
+typedef struct Block {
+    struct Block* next;
+    unsigned char* start;
+    size_t bytes;
+} Block;
+static Block* blocks;
+static Result lost; // what every call returns from an illegal access on
+enum { NO_FAULT, ILLEGAL, HANG, SLOW, WRONG, MEMORY };
+static struct {
+    int kind;
+    char kernel[96];
+    uint64_t number; // of the launch, or bytes
+} fault;
+__attribute__((constructor)) static void read_fault(void) {
+    static const char* const kinds[] = {"", "illegal:", "hang:", "slow:", "wrong:", "memory:"};
+    const char* text = getenv("WARPCONV_FAKE_FAULT");
+    if (!text || !*text) return;
+    for (int kind = ILLEGAL; kind <= MEMORY; kind++) {
+        size_t length = strlen(kinds[kind]);
+        if (strncmp(text, kinds[kind], length)) continue;
+        fault.kind = kind;
+        if (kind == MEMORY) fault.number = strtoull(text + length, 0, 10);
+        else if (text[length] == '#') fault.number = strtoull(text + length + 1, 0, 10);
+        else snprintf(fault.kernel, sizeof fault.kernel, "%s", text + length);
+        return;
+    }
+    fprintf(stderr, "fake_driver.c: WARPCONV_FAKE_FAULT is %s, which is no fault\n", text);
+    abort();
+}
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+// Runs a kernel and changes the first element that it has changed in some memory that its parameters point to.
+static void run_wrongly(Node* n) {
+    enum { MOST = 16 };
+    Block* touched[MOST];
+    unsigned char* before[MOST];
+    int count = 0;
+    for (size_t at = 0; at + sizeof(Address) <= params_bytes(n->kernel); at += sizeof(Address)) {
+        Address address;
+        memcpy(&address, (char*)n->data + at, sizeof address);
+        for (Block* b = blocks; b && count < MOST; b = b->next) {
+            if (address < (Address)b->start || address >= (Address)b->start + b->bytes) continue;
+            touched[count] = b;
+            before[count++] = memcpy(malloc(b->bytes), b->start, b->bytes);
+        }
+    }
+    run_kernel(n->kernel, n->grid, n->shared_bytes, n->data);
+    int done = 0;
+    for (int i = 0; i < count; i++) {
+        for (size_t at = 0; !done && at < touched[i]->bytes; at++) {
+            size_t high = at | 3; // of an element of two or of four bytes
+            if (before[i][at] == touched[i]->start[at] || high >= touched[i]->bytes) continue;
+            touched[i]->start[high] ^= 0x40;
+            done = 1;
+        }
+        free(before[i]);
+    }
+}
 static void execute(Node* n) {
-    if (n->to) memcpy(n->to, n->data, n->bytes);
+    static uint64_t launches;
+    if (lost) return;
+    if (n->event) {
+        n->event->seconds = now();
+        return;
+    }
+    if (n->to) {
+        memcpy(n->to, n->data, n->bytes);
+        return;
+    }
+    launches++;
+    int here = fault.kernel[0] ? !strcmp(fault.kernel, n->kernel) : fault.number == launches;
+    if (here && fault.kind == ILLEGAL) {
+        lost = ILLEGAL_ADDRESS;
+        return;
+    }
+    while (here && fault.kind == HANG) sleep(1);
+    if (here && fault.kind == SLOW) usleep(20000);
+    if (here && fault.kind == WRONG) run_wrongly(n);
     else run_kernel(n->kernel, n->grid, n->shared_bytes, n->data);
 }
 static void drain(Stream* s) {
@@ -117,9 +216,10 @@ static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static void unlock(int* held) { *held = pthread_mutex_unlock(&mutex); }
 // Until the end of the function.
 #define LOCK int held __attribute__((cleanup(unlock), unused)) = pthread_mutex_lock(&mutex);
-#define NEEDS_CONTEXT(name) \
-    LOCK note(name);        \
-    if (!current) return INVALID_CONTEXT;
+#define NEEDS_CONTEXT(name)               \
+    LOCK note(name);                      \
+    if (!current) return INVALID_CONTEXT; \
+    if (lost) return lost;
 // Allocating or waiting while a stream is captured: the driver refuses it and spoils the capture.
 #define REFUSED_IN_CAPTURE                                                            \
     if (any_capture()) {                                                              \
@@ -156,7 +256,7 @@ Result cuCtxSetCurrent(void* c) { return current = c, SUCCESS; }
 Result cuCtxSynchronize(void) {
     NEEDS_CONTEXT("cuCtxSynchronize") REFUSED_IN_CAPTURE
     drain_all();
-    return SUCCESS;
+    return lost;
 }
 Result cuGetErrorName(Result e, const char** s) { return (void)e, *s = "CUDA_ERROR", SUCCESS; }
 Result cuGetErrorString(Result e, const char** s) {
@@ -167,20 +267,27 @@ Result cuGetErrorString(Result e, const char** s) {
 
 Result cuMemAlloc_v2(Address* a, size_t bytes) {
     NEEDS_CONTEXT("cuMemAlloc") REFUSED_IN_CAPTURE
-    if (bytes > (1ull << 32)) return OUT_OF_MEMORY;
-    size_t* block = aligned_alloc(256, (bytes + 511) / 256 * 256);
-    block[0] = bytes;
-    memset((char*)block + 256, 0xff, bytes);
+    if (bytes > (1ull << 32) || (fault.kind == MEMORY && bytes > fault.number)) return OUT_OF_MEMORY;
+    Block* block = calloc(1, sizeof *block);
+    block->start = memset(aligned_alloc(256, (bytes + 255) / 256 * 256), 0xff, bytes);
+    block->bytes = bytes;
+    block->next = blocks, blocks = block;
     bytes_in_use += bytes;
-    return *a = (Address)block + 256, SUCCESS;
+    return *a = (Address)block->start, SUCCESS;
 }
 Result cuMemFree_v2(Address a) {
     NEEDS_CONTEXT("cuMemFree") REFUSED_IN_CAPTURE
     drain_all();
-    size_t* block = (size_t*)(a - 256);
-    bytes_in_use -= block[0];
-    free(block);
-    return SUCCESS;
+    for (Block** b = &blocks; *b; b = &(*b)->next) {
+        Block* block = *b;
+        if ((Address)block->start != a) continue;
+        *b = block->next;
+        bytes_in_use -= block->bytes;
+        free(block->start);
+        free(block);
+        return lost;
+    }
+    return INVALID_VALUE;
 }
 Result cuMemAllocAsync(Address* a, size_t bytes, Stream* s) { return (void)s, cuMemAlloc_v2(a, bytes); }
 Result cuMemFreeAsync(Address a, Stream* s) { return (void)s, cuMemFree_v2(a); }
@@ -200,6 +307,7 @@ Result cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
 Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* s) {
     NEEDS_CONTEXT("cuMemcpyDtoHAsync")
     drain(of(s));
+    if (lost) return lost;
     memcpy(to, (void*)from, bytes);
     return SUCCESS;
 }
@@ -287,7 +395,7 @@ Result cuStreamSynchronize(Stream* s) {
     NEEDS_CONTEXT("cuStreamSynchronize")
     if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
     drain(of(s));
-    return SUCCESS;
+    return lost;
 }
 Result cuStreamBeginCapture_v2(Stream* s, int mode) {
     NEEDS_CONTEXT("cuStreamBeginCapture")
@@ -319,23 +427,40 @@ Result cuGraphUpload(Graph* g, Stream* s) { return (void)g, (void)s, SUCCESS; }
 Result cuGraphExecDestroy(Graph* g) { return (void)g, SUCCESS; }
 Result cuGraphDestroy(Graph* g) { return (void)g, SUCCESS; }
 
-// An event is a point in a stream's queue; here, waiting for it means that the stream has run.
-Result cuEventCreate(Stream*** e, unsigned flags) { return (void)flags, *e = calloc(1, sizeof **e), SUCCESS; }
-Result cuEventRecord(Stream** e, Stream* s) {
-    LOCK
-    return *e = of(s), SUCCESS;
+// An event is a point in a stream's queue. Waiting for it runs the whole stream.
+static Event nobody; // stands for events that are gone
+Result cuEventCreate(Event** e, unsigned flags) {
+    NEEDS_CONTEXT("cuEventCreate")
+    return (void)flags, *e = calloc(1, sizeof **e), SUCCESS;
 }
-Result cuEventSynchronize(Stream** e) {
-    LOCK
-    if (*e) drain(*e);
+Result cuEventRecord(Event* e, Stream* s) {
+    NEEDS_CONTEXT("cuEventRecord")
+    Node* n = calloc(1, sizeof *n);
+    n->event = e, e->stream = of(s);
+    append(of(s), n);
     return SUCCESS;
 }
-Result cuEventElapsedTime(float* ms, Stream** start, Stream** end) { return (void)start, (void)end, *ms = 0.5f, SUCCESS; }
-Result cuEventElapsedTime_v2(float* ms, Stream** start, Stream** end) { return cuEventElapsedTime(ms, start, end); }
-Result cuEventDestroy_v2(Stream** e) { return free(e), SUCCESS; }
-Result cuStreamWaitEvent(Stream* s, Stream** e, unsigned flags) {
+Result cuEventSynchronize(Event* e) {
+    NEEDS_CONTEXT("cuEventSynchronize")
+    if (e->stream) drain(e->stream);
+    return lost;
+}
+Result cuEventElapsedTime(float* ms, Event* start, Event* end) {
+    NEEDS_CONTEXT("cuEventElapsedTime")
+    double between = 1e3 * (end->seconds - start->seconds);
+    return *ms = between > 1e-3 ? (float)between : 1e-3f, SUCCESS;
+}
+Result cuEventElapsedTime_v2(float* ms, Event* start, Event* end) { return cuEventElapsedTime(ms, start, end); }
+Result cuEventDestroy_v2(Event* e) {
+    LOCK
+    for (Stream* s = streams; s; s = s->next)
+        for (Node* n = s->first; n; n = n->next)
+            if (n->event == e) n->event = &nobody;
+    return free(e), SUCCESS;
+}
+Result cuStreamWaitEvent(Stream* s, Event* e, unsigned flags) {
     LOCK(void) flags;
     if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
-    if (*e && *e != of(s)) drain(*e);
+    if (e->stream && e->stream != of(s)) drain(e->stream);
     return SUCCESS;
 }

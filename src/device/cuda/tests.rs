@@ -3,10 +3,8 @@
 
 use super::*;
 use crate::bench::{Bench, Scale};
-use crate::device::Operand;
-use crate::device::host::HostDevice;
-use crate::kernels::{KERNELS, find};
-use crate::{Conv2d, Conv2dSpec, HostOptions, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
+use crate::kernels::find;
+use crate::{Conv2d, Conv2dSpec, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::process::Command;
@@ -31,8 +29,7 @@ impl Fake {
         // SAFETY: the library's functions are as fake_driver.c declares them
         unsafe {
             let fake = Self(libloading::Library::new(directory.join("libcuda.so.1")).unwrap());
-            let callbacks = fake.0.get::<unsafe extern "C" fn(LaunchCallback, ParamsCallback)>(b"fake_set_callbacks\0").unwrap();
-            callbacks(launch, params_bytes);
+            fake::attach(&fake.0);
             fake
         }
     }
@@ -54,28 +51,6 @@ impl Fake {
     fn bytes_in_use(&self) -> i64 {
         // SAFETY: as in `load`
         unsafe { self.0.get::<unsafe extern "C" fn() -> i64>(b"fake_bytes_in_use\0").unwrap()() }
-    }
-}
-
-type LaunchCallback = unsafe extern "C" fn(*const c_char, *const u32, u32, *const u8);
-type ParamsCallback = unsafe extern "C" fn(*const c_char) -> usize;
-
-unsafe extern "C" fn params_bytes(name: *const c_char) -> usize {
-    // SAFETY: the fake driver passes a string
-    let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap();
-    KERNELS.iter().find(|kernel| kernel.name == name).map_or(0, |kernel| kernel.params_bytes)
-}
-
-unsafe extern "C" fn launch(name: *const c_char, grid: *const u32, shared_bytes: u32, params: *const u8) {
-    static HOST: OnceLock<Device> = OnceLock::new();
-    let host = HOST.get_or_init(|| Device::from_backend(HostDevice::new(HostOptions::default()).unwrap()));
-    // SAFETY: the fake driver passes a kernel's name, three sizes and the kernel's parameters; its memory is this process's
-    unsafe {
-        let info = find(CStr::from_ptr(name).to_str().unwrap());
-        let params = std::slice::from_raw_parts(params, info.params_bytes);
-        let operands: &[Operand] = &[];
-        let launch = Launch { kernel: &host.load(info).unwrap(), grid: *grid.cast(), shared_bytes, params, operands };
-        host.0.backend.launch(&launch, &Stream::default_of(host)).unwrap();
     }
 }
 
@@ -242,4 +217,40 @@ fn child_has_no_gpu() {
     let error = Device::cuda(0).unwrap_err();
     assert!(matches!(error, Error::DeviceUnavailable { .. }) && error.to_string().contains("no GPU"), "{error}");
     assert!(Device::best().unwrap().describe().contains("no GPU"));
+}
+
+#[test]
+fn an_illegal_access_loses_the_device() {
+    in_a_process("an_illegal_access_loses_the_device", child_loses_the_device);
+}
+
+fn child_loses_the_device() {
+    // SAFETY: this process has one thread yet
+    unsafe { std::env::set_var("WARPCONV_FAKE_FAULT", "illegal:conv_direct_f32_contiguous") };
+    let fake = fake();
+    let device = Device::cuda(0).unwrap();
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 3, 3], &[0.5f32; 54]).unwrap()).unwrap();
+    let x = Tensor::<f32>::zeros(&device, [1, 3, 8, 8], MemoryFormat::Contiguous).unwrap();
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new([1, 3, 8, 8]).kernel("conv_direct_f32_contiguous")).unwrap();
+    let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+    let run = |y: &mut Tensor<f32>| plan.run(&Inputs::new(&x), y, Workspace::none(), &Stream::default_of(&device));
+    run(&mut y).expect("a launch that fails does so later");
+    assert_eq!(device.under_way().1, ["conv_direct_f32_contiguous"]);
+    device.alive().unwrap();
+    let lost = |error: Error| match error {
+        Error::DeviceLost { kernel, call, message } => (kernel, call, message),
+        other => panic!("{other}"),
+    };
+    let first = lost(y.to_vec().unwrap_err());
+    assert_eq!((first.0.as_str(), first.1), ("conv_direct_f32_contiguous", "cuCtxSynchronize"));
+    assert!(first.2.contains("ILLEGAL_ADDRESS"), "{first:?}");
+    // whatever comes next repeats the first, and launches nothing
+    assert_eq!(lost(device.alive().unwrap_err()), first);
+    assert_eq!(lost(Tensor::<f32>::zeros(&device, [1, 1, 1, 1], MemoryFormat::Contiguous).unwrap_err()), first);
+    fake.take_log();
+    assert_eq!(lost(run(&mut y).unwrap_err()), first);
+    assert!(!fake.take_log().contains("cuLaunchKernel"));
+    let timer = Bench::new(&device, Scale::Tiny).map(|_| ());
+    assert!(matches!(timer, Err(Error::DeviceLost { .. })));
+    drop((plan, layer, x, y)); // what is freed on a lost device is no panic
 }

@@ -15,7 +15,7 @@ mod team;
 #[cfg(feature = "checked-host")]
 pub use checker::{LaunchCounters, OperandCounters};
 
-use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind};
+use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
 use crate::error::{Error, Result};
 use crate::kernels::{HOST_VARIANTS, Kernel, KernelInfo};
 use block::Scratch;
@@ -116,6 +116,7 @@ pub(crate) struct HostDevice {
     team: Option<Team>,
     /// What launches have left for later ones.
     scratch: Mutex<Vec<Scratch>>,
+    watch: Watch,
     #[cfg(feature = "checked-host")]
     counters: Mutex<Vec<LaunchCounters>>,
 }
@@ -151,6 +152,7 @@ impl HostDevice {
             properties,
             team,
             scratch: Mutex::default(),
+            watch: Watch::default(),
             #[cfg(feature = "checked-host")]
             counters: Mutex::default(),
         })
@@ -224,6 +226,10 @@ impl Backend for HostDevice {
 
     fn properties(&self) -> &Properties {
         &self.properties
+    }
+
+    fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
