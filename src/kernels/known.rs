@@ -47,6 +47,8 @@ impl Key {
             workspace_limit,
             kind,
             device,
+            // what is left out is never asked about
+            owner: _,
         } = *problem;
         let (kernel, formats, device) = (kernel.name, [x_format, y_format], device.clone());
         Self { kernel, geometry, before, dtype, formats, precision, batch_invariant, finite_weights, workspace_limit, kind, device }
