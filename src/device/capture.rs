@@ -42,15 +42,15 @@ impl Captured {
 #[cfg(feature = "cuda")]
 pub(super) mod cuda {
     use crate::Stream;
-    use crate::device::cuda::driver_error;
+    use crate::device::cuda;
     use crate::error::{Error, Result};
     use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
     use cudarc::driver::{CudaGraph, CudaStream, DriverError, result};
     use std::fmt;
     use std::sync::Arc;
 
-    fn failed(call: &'static str) -> impl Fn(DriverError) -> Error {
-        move |error| driver_error(call, error)
+    fn failed(stream: &Stream, call: &'static str) -> impl Fn(DriverError) -> Error {
+        move |error| cuda::failed(stream.device().watch(), call, error)
     }
 
     /// A graph that is ready to be launched.
@@ -87,25 +87,25 @@ pub(super) mod cuda {
             let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: stream.device().to_string() };
             let cuda = stream.as_cuda().ok_or_else(wrong)?;
             // other threads go on with what a capture does not allow
-            cuda.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed("cuStreamBeginCapture"))?;
+            cuda.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed(stream, "cuStreamBeginCapture"))?;
             let mut under_way = Capturing(Some(cuda));
             // SAFETY: the caller of `capture` keeps alive what is captured
             queue(&unsafe { stream.clone().allow_capture() })?;
             under_way.0 = None;
-            let graph = cuda.end_capture(CUgraphInstantiate_flags(0)).map_err(failed("cuStreamEndCapture"))?;
+            let graph = cuda.end_capture(CUgraphInstantiate_flags(0)).map_err(failed(stream, "cuStreamEndCapture"))?;
             let nothing = || Error::Driver { call: "cuStreamEndCapture", message: "nothing was captured".into() };
             let graph = graph.ok_or_else(nothing)?;
-            graph.upload().map_err(failed("cuGraphUpload"))?;
+            graph.upload().map_err(failed(stream, "cuGraphUpload"))?;
             Ok(Self { graph })
         }
 
         pub fn launch(&mut self, stream: &Stream) -> Result<()> {
             let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: stream.device().to_string() };
             let cuda = stream.as_cuda().ok_or_else(wrong)?;
-            cuda.context().bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
+            cuda.context().bind_to_thread().map_err(failed(stream, "cuCtxSetCurrent"))?;
             // SAFETY: the graph is instantiated and alive, and what its nodes use lives as long as `self`: the caller of `capture` has
             // promised it. The stream is alive.
-            unsafe { result::graph::launch(self.graph.cu_graph_exec(), cuda.cu_stream()) }.map_err(failed("cuGraphLaunch"))
+            unsafe { result::graph::launch(self.graph.cu_graph_exec(), cuda.cu_stream()) }.map_err(failed(stream, "cuGraphLaunch"))
         }
     }
 }
