@@ -395,6 +395,8 @@ impl<'a, T: Element> TensorView<'a, T> {
             unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut values))? };
             return Ok(values);
         }
+        // another stream may still write it
+        self.device.synchronize()?;
         self.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()
     }
 
@@ -421,6 +423,8 @@ impl<'a, T: Element> TensorView<'a, T> {
             }
             return Ok(());
         }
+        // another stream may still write it
+        self.device.synchronize()?;
         let image_stride = self.layout.strides()[0];
         let channels = (PIECE / (h * w)).clamp(1, c);
         for image in 0..n {
