@@ -32,6 +32,7 @@ struct Build {
     jobs: Jobs,
 }
 
+#[cfg_attr(not(feature = "host"), allow(dead_code))]
 impl Build {
     /// The folders of this build, as in flags, and what stands for them wherever it is.
     fn paths(&self) -> [(String, &'static str); 2] {
