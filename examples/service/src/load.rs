@@ -1,7 +1,7 @@
 //! Clients that send pictures to the service in this process, good ones and bad ones, and check every answer.
 
 use crate::Result;
-use crate::service::{BLUR, SEPIA, Service, decode, serve};
+use crate::service::{BLUR, SEPIA, Service, decode, listen, serve};
 use axum::body::Bytes;
 use axum::http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -13,7 +13,7 @@ use std::io::Cursor;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -36,15 +36,14 @@ type Counts = Mutex<BTreeMap<StatusCode, u64>>;
 
 /// Fails when a request got no answer or a wrong one, or when memory grew.
 pub async fn run(service: Arc<Service>, clients: usize, duration: Duration) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, service, async { drop(stopped.await) }));
     let (cases, counts): (Arc<[Case]>, Arc<Counts>) = (cases()?.into(), Arc::default());
     let start = Instant::now();
-    let clients: Vec<_> = (0..clients)
-        .map(|index| tokio::spawn(client(address, Arc::clone(&cases), index, start + duration, Arc::clone(&counts))))
-        .collect();
+    let clients: Vec<_> =
+        (0..clients).map(|index| tokio::spawn(client(address, Arc::clone(&cases), index, start + duration, Arc::clone(&counts)))).collect();
 
     let mut memory = Vec::new();
     let mut every_second = interval(Duration::from_secs(1));

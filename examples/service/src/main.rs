@@ -14,7 +14,6 @@ use clap::Parser;
 use service::Service;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Answers pictures with blurred ones, in sepia.
@@ -44,7 +43,7 @@ fn main() -> Result<()> {
         if arguments.load {
             return load::run(service, arguments.clients, Duration::from_secs(arguments.seconds)).await;
         }
-        let listener = TcpListener::bind(arguments.listen).await?;
+        let listener = service::listen(arguments.listen)?;
         println!("listening on http://{}", listener.local_addr()?);
         Ok(service::serve(listener, service, stopped()).await?)
     })

@@ -16,9 +16,10 @@ use image::{ImageFormat, ImageReader, Limits, RgbImage};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::Cursor;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use warpconv::{
@@ -35,6 +36,8 @@ const MOST_BYTES: usize = 4 << 20;
 const MOST_PIXELS: u32 = 1024;
 /// What decoding may allocate.
 const MOST_DECODED_BYTES: u64 = 32 << 20;
+/// Clients that wait to be connected.
+const MOST_CONNECTING: u32 = 1024;
 const TIME_TO_SEND: Duration = Duration::from_secs(10);
 /// One for each size of picture; the one that was used longest ago makes room.
 const MOST_PLANS: usize = 16;
@@ -148,8 +151,21 @@ async fn convolve(State(service): State<Arc<Service>>, mut body: Body) -> Result
     Ok(([(CONTENT_TYPE, "image/png")], png).into_response())
 }
 
+/// Listens with room for as many clients as may connect at once: tokio's own 128 places overflow when hundreds do, and some of their
+/// connections are then reset.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(MOST_CONNECTING)
+}
+
 /// Answers requests until `stopped`, and those that are under way then.
-pub async fn serve(listener: TcpListener, service: Arc<Service>, stopped: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     let routes = Router::new().route("/convolve", post(convolve)).with_state(service);
     axum::serve(listener, routes).with_graceful_shutdown(stopped).await
 }
