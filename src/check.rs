@@ -105,6 +105,7 @@ pub type Wanted<'a> = dyn Fn(Variant, Option<&str>) -> bool + 'a;
 /// # Errors
 /// As [`every_run`].
 pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Result<Vec<Run>> {
+    problem.check()?;
     let mut runs = Vec::new();
     for dtype in DType::ALL {
         let pairs = MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (dtype, x, y)));
@@ -562,23 +563,22 @@ fn place<T: Element>(
 ) -> Result<(Tensor<T>, Range<usize>)> {
     let [n, c, h, w] = rank4(name, array.shape())?;
     let [before, after] = margin;
-    let (wide, image) = ([n, before + c + after, h, w], c * h * w);
+    let overflow = || Error::Overflow { what: "channels with margins", values: format!("{before} + {c} + {after}") };
+    let c_wide = before.checked_add(c).and_then(|wide| wide.checked_add(after)).ok_or_else(overflow)?;
+    let (wide, image) = ([n, c_wide, h, w], c * h * w);
     let mut values = memory::with_capacity(elements(&wide)?)?;
     for index in 0..n {
         values.resize(values.len() + before * h * w, T::from_f32(f32::NAN));
         values.extend(array.data()[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
         values.resize(values.len() + after * h * w, T::from_f32(f32::NAN));
     }
-    let [_, c_wide, ..] = wide;
     let ordered: Vec<T> = match format {
         MemoryFormat::Contiguous => values,
         // by the host: what is checked stands on no other kernel
-        MemoryFormat::ChannelsLast => (0..values.len())
-            .map(|i| {
-                let (image, pixel, channel) = (i / (h * w * c_wide), i / c_wide % (h * w), i % c_wide);
-                values[(image * c_wide + channel) * h * w + pixel]
-            })
-            .collect(),
+        MemoryFormat::ChannelsLast => memory::collect((0..values.len()).map(|i| {
+            let (image, pixel, channel) = (i / (h * w * c_wide), i / c_wide % (h * w), i % c_wide);
+            values[(image * c_wide + channel) * h * w + pixel]
+        }))?,
     };
     let tensor = Tensor::from_slice_in_memory_order(device, wide, format, &ordered)?;
     Ok((tensor, before..before + c))

@@ -2,6 +2,7 @@
 
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
 use crate::layers::{DeformRoiPoolSpec, LayerSpec, Pool, Pooling, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
+use crate::{Result, memory};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -166,9 +167,11 @@ fn pooling(layer: &LayerSpec) -> Option<Pooling> {
 }
 
 /// Regions inside and outside the image, tiny, reversed and huge, in quarters of a pixel or with every bit of the mantissa.
-pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Vec<f32> {
-    let (Ok([n, _, h, w]), Some(pooling)) = (problem.x(), pooling(&problem.layer)) else { return vec![0.0; 5 * count] };
-    let mut values = vec![];
+pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Result<Vec<f32>> {
+    let (Ok([n, _, h, w]), Some(pooling)) = (problem.x(), pooling(&problem.layer)) else {
+        return memory::filled(count.saturating_mul(5), 0.0);
+    };
+    let mut values = memory::with_capacity(count.saturating_mul(5))?;
     for _ in 0..count {
         values.push(rng.random_range(0..n.max(1)) as f32);
         let style = rng.random_range(0..8);
@@ -197,7 +200,7 @@ pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Vec<f32
         let [[x1, x2], [y1, y2]] = axes;
         values.extend([x1, y1, x2, y2]);
     }
-    values
+    Ok(values)
 }
 
 /// Fewer RoIs, bins, channels and samples.
