@@ -16,7 +16,7 @@ template <int kActivation> WC_DEVICE float activate(const EpilogueParams& p, flo
     if constexpr (kActivation == ACTIVATION_SILU) return z * sigmoid(z);
     // erfc keeps the relative accuracy of the negative tail, where 1 + erf would cancel
     if constexpr (kActivation == ACTIVATION_GELU) return 0.5f * z * erfcf(z * -0.70710678118654752f);
-    if constexpr (kActivation == ACTIVATION_HARDSWISH) return z * (clamp6(z + 3.0f) / 6.0f); // z * 6 may overflow
+    if constexpr (kActivation == ACTIVATION_HARDSWISH) return z * (clamp6(z + 3.0f) * 0.16666667f); // z * 6 may overflow
     return z;
 }
 template <int kActivation, int kCount, int kStep> WC_DEVICE void activate_each(const EpilogueParams& p, float (&z)[kCount], int32_t channel) {
