@@ -20,7 +20,7 @@ template <typename Tile> struct WeightTiles {
             skipped += skipped / run * gap;
         }
         const int64_t first = (int64_t)group * total_steps + steps.first + skipped;
-        next = (const unsigned char*)weight + first * step_bytes + (int64_t)tile * (Tile::kN * kRowBytes) + threadIdx.x * kChunkBytes;
+        next = (const unsigned char*)weight + (first * tiles + tile) * (Tile::kN * kRowBytes) + threadIdx.x * kChunkBytes;
     }
     WC_DEVICE void fetch(unsigned char* to) {
 #pragma unroll
