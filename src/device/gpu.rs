@@ -149,6 +149,7 @@ impl GpuModel {
     }
 
     /// Shared memory that one block may have, in bytes: all but the kilobyte that the system keeps for each block.
+    #[cfg(feature = "host")]
     pub(crate) fn shared_bytes_per_block(&self) -> u32 {
         (self.shared_bytes_per_multiprocessor - KIB) as u32
     }
