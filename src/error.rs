@@ -301,6 +301,8 @@ pub enum Error {
     Driver {
         /// The call.
         call: &'static str,
+        /// The driver's number for the failure (`CUresult`), such as 2 for out of memory.
+        code: u32,
         /// The driver's words.
         message: String,
     },
@@ -312,6 +314,8 @@ pub enum Error {
         kernel: String,
         /// The call that told it first. A kernel's failure shows in a later call than its launch.
         call: &'static str,
+        /// The driver's number for the failure (`CUresult`), such as 700 for an illegal address; `None` for a wait that was given up.
+        code: Option<u32>,
         /// The driver's words.
         message: String,
     },
@@ -349,10 +353,124 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// A failure in a layer that has a name.
+    #[error("{layer}: {source}")]
+    InLayer {
+        /// The layer's name, as [`Error::in_layer`] was given it.
+        layer: String,
+        /// The failure.
+        source: Box<Error>,
+    },
     /// A feature that this build was made without is needed.
     #[error("this build has no {feature}: build with --features {feature}")]
     MissingFeature {
         /// The cargo feature.
         feature: &'static str,
     },
+}
+
+/// What sort of failure an [`Error`] is: which part of a service should handle it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The call itself is wrong, whatever the tensors' sizes: an attribute outside its domain, a missing tensor, a wrong dtype,
+    /// memory format or device, aliased or misaligned memory, a feature that this build lacks.
+    Usage,
+    /// A shape does not fit the layer, the other tensors or the limits of the kernels. For a service: usually a bad request.
+    Shape,
+    /// Memory, a workspace or an allowance of work does not suffice. The same call may succeed later, or with a smaller batch.
+    Resource,
+    /// The device, its driver or a kernel failed, or the device cannot be had.
+    Device,
+    /// A file or a text could not be read or written, or is not what it should be.
+    Io,
+}
+
+impl Error {
+    /// What sort of failure this is.
+    ///
+    /// ```
+    /// use warpconv::{Device, Error, ErrorKind, Tensor};
+    /// let error = Tensor::from_slice(&Device::best()?, [1, 1, 2, 2], &[0f32; 3]).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Shape);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Capturing
+            | Error::Attribute { .. }
+            | Error::Format { .. }
+            | Error::DType { .. }
+            | Error::WrongDevice { .. }
+            | Error::Aliased { .. }
+            | Error::Alignment { .. }
+            | Error::MissingTensor { .. }
+            | Error::UnexpectedTensor { .. }
+            | Error::Forgotten { .. }
+            | Error::NotSeparable { .. }
+            | Error::NonFinite { .. }
+            | Error::NoKernel { .. }
+            | Error::MissingFeature { .. } => ErrorKind::Usage,
+            Error::Rank { .. }
+            | Error::Shape { .. }
+            | Error::Length { .. }
+            | Error::Divisibility { .. }
+            | Error::EmptyOutput { .. }
+            | Error::EmptyTransposedOutput { .. }
+            | Error::Overflow { .. }
+            | Error::Limit { .. } => ErrorKind::Shape,
+            Error::Workspace { .. } | Error::Work { .. } | Error::OutOfMemory { .. } => ErrorKind::Resource,
+            Error::DeviceUnavailable { .. }
+            | Error::NoKernelImage { .. }
+            | Error::DriverTooOld { .. }
+            | Error::Driver { .. }
+            | Error::DeviceLost { .. }
+            | Error::Kernel { .. } => ErrorKind::Device,
+            Error::Io { .. } | Error::Parse { .. } => ErrorKind::Io,
+            Error::InLayer { source, .. } => source.kind(),
+        }
+    }
+
+    /// The CUDA driver's number for the failure (`CUresult`): 700 for an illegal address. `None` for failures that are not the
+    /// driver's.
+    pub fn cuda_code(&self) -> Option<u32> {
+        match self {
+            Error::Driver { code, .. } => Some(*code),
+            Error::DeviceLost { code, .. } => *code,
+            Error::InLayer { source, .. } => source.cuda_code(),
+            _ => None,
+        }
+    }
+
+    /// Whether every further call on the device will fail too, so that only a new process can go on: true for
+    /// [`Error::DeviceLost`]. A service should stop taking requests and restart.
+    pub fn is_sticky(&self) -> bool {
+        match self {
+            Error::DeviceLost { .. } => true,
+            Error::InLayer { source, .. } => source.is_sticky(),
+            _ => false,
+        }
+    }
+
+    /// The same failure with the name of the layer that it happened in, such as "backbone.layer1.0.conv2", before its message.
+    pub fn in_layer(self, layer: impl Into<String>) -> Self {
+        Error::InLayer { layer: layer.into(), source: Box::new(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layers_name_changes_the_message_alone() {
+        let lost = Error::DeviceLost { kernel: "k".into(), call: "cuStreamSynchronize", code: Some(700), message: "illegal".into() };
+        let words = lost.to_string();
+        let named = lost.in_layer("stem.conv").in_layer("backbone");
+        assert_eq!(named.to_string(), format!("backbone: stem.conv: {words}"));
+        assert_eq!((named.kind(), named.cuda_code(), named.is_sticky()), (ErrorKind::Device, Some(700), true));
+        let memory = Error::OutOfMemory { bytes: 1, device: "host".into(), message: "none".into() }.in_layer("a");
+        assert_eq!((memory.kind(), memory.cuda_code(), memory.is_sticky()), (ErrorKind::Resource, None, false));
+        assert!(std::error::Error::source(&memory).is_some_and(|source| source.to_string().contains("1 bytes")));
+    }
 }

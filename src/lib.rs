@@ -56,11 +56,11 @@ pub use build_info::{BuildInfo, build_info};
 pub use cudarc;
 #[cfg(feature = "host")]
 pub use device::HostOptions;
-pub use device::{Device, DeviceKind, GpuModel, Properties, Stream};
+pub use device::{Device, DeviceKind, Event, GpuModel, Properties, Stream};
 #[cfg(feature = "checked-host")]
 pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use geometry::Shape;
 pub use half;
 pub use kernels::cost::Estimate;

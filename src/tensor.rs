@@ -6,7 +6,7 @@ use crate::device::{Memory, download, upload};
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::kernels::rearrange;
-use crate::{DType, Device, Element, MemoryFormat, Shape, memory};
+use crate::{DType, Device, DeviceKind, Element, MemoryFormat, Shape, memory};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -241,6 +241,73 @@ impl<T: Element> Tensor<T> {
         Ok(TensorViewMut(self.view().channels(range)?))
     }
 
+    /// Some of its images, to be read: a part of the batch.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the batch.
+    pub fn images(&self, range: Range<usize>) -> Result<TensorView<'_, T>> {
+        self.view().images(range)
+    }
+
+    /// Some of its images, to be written.
+    ///
+    /// # Errors
+    /// As [`Tensor::images`].
+    pub fn images_mut(&mut self, range: Range<usize>) -> Result<TensorViewMut<'_, T>> {
+        self.view_mut().images(range)
+    }
+
+    /// The first `at` channels and the rest, both to be written: two layers write to one concatenation without a copy.
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// let mut both = Tensor::<f32>::zeros(&Device::best()?, [1, 3, 1, 2], MemoryFormat::ChannelsLast)?;
+    /// let (mut first, mut second) = both.split_channels_mut(1)?;
+    /// first.write(&[1., 2.])?;
+    /// second.write(&[10., 20., 100., 200.])?;
+    /// assert_eq!(both.to_vec_in_memory_order()?, [1., 10., 100., 2., 20., 200.]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when there are fewer than `at` channels.
+    pub fn split_channels_mut(&mut self, at: usize) -> Result<(TensorViewMut<'_, T>, TensorViewMut<'_, T>)> {
+        self.view_mut().split_channels(at)
+    }
+
+    /// Copies `values`, in NCHW order whatever the format, into the tensor. As [`TensorViewMut::write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&mut self, values: &[T]) -> Result<()> {
+        self.view_mut().write(values)
+    }
+
+    /// Copies `values`, in the order in which the elements lie in memory, into the tensor. As
+    /// [`TensorViewMut::write_in_memory_order`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write_in_memory_order(&mut self, values: &[T]) -> Result<()> {
+        self.view_mut().write_in_memory_order(values)
+    }
+
+    /// Copies its values, in NCHW order whatever the format, to `values`. As [`TensorView::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, values: &mut [T]) -> Result<()> {
+        self.view().read(values)
+    }
+
+    /// Copies its values, in the order in which they lie in memory, to `values`. As [`TensorView::read_in_memory_order`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_in_memory_order(&self, values: &mut [T]) -> Result<()> {
+        self.view().read_in_memory_order(values)
+    }
+
     /// Its values in NCHW order, after all work queued on the device.
     ///
     /// # Errors
@@ -254,10 +321,7 @@ impl<T: Element> Tensor<T> {
     /// # Errors
     /// As [`Tensor::to_vec`].
     pub fn to_vec_in_memory_order(&self) -> Result<Vec<T>> {
-        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
-        // SAFETY: the tensor is packed, so its memory is as long as its elements
-        unsafe { download(self.device(), self.address(), bytemuck::cast_slice_mut(&mut values))? };
-        Ok(values)
+        self.view().to_vec_in_memory_order()
     }
 
     /// A copy in another format (or in the same).
@@ -302,6 +366,28 @@ impl<'a, T: Element> TensorView<'a, T> {
         let [n, _, h, w] = layout.shape;
         elements(&[n, layout.channel_stride, h, w])?;
         Ok(Self { device, address, layout, dtype: PhantomData })
+    }
+
+    /// The elements of host memory, to be read on a host device without a copy: pictures that a decoder wrote, for instance.
+    ///
+    /// ```
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, Layout, MemoryFormat, Parameter, TensorView};
+    /// let device = Device::host()?;
+    /// let pixels = vec![1f32; 3 * 8 * 8];
+    /// let x = TensorView::from_host_slice(&device, &pixels, Layout::packed([1, 3, 8, 8], MemoryFormat::ChannelsLast))?;
+    /// let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[1, 3, 1, 1], &[0.5f32; 3])?)?;
+    /// assert_eq!(layer.forward(&Inputs::new(x))?.to_vec()?, [1.5; 64]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] for a GPU; [`Error::Length`] when the slice is shorter than the layout's [`Layout::extent`];
+    /// [`Error::Overflow`].
+    pub fn from_host_slice(device: &'a Device, values: &'a [T], layout: Layout) -> Result<Self> {
+        check_host_slice(device, values.len(), &layout)?;
+        // SAFETY: the slice is borrowed for as long as the view, is initialised and long enough, and work on a host device is done when
+        // it is queued
+        unsafe { Self::from_raw(device, values.as_ptr() as u64, layout) }
     }
 
     /// A view of a cudarc slice or view, for work on `stream`. As cudarc's own `device_ptr` it makes the stream wait for what
@@ -372,6 +458,24 @@ impl<'a, T: Element> TensorView<'a, T> {
         Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
     }
 
+    /// Some of its images: a part of the batch.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the batch.
+    pub fn images(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
+        let [n, c, h, w] = self.layout.shape;
+        if range.start > range.end || range.end > n {
+            return Err(Error::Attribute {
+                name: "the range of images",
+                value: format!("{range:?} of {n} images"),
+                requirement: "within the batch",
+            });
+        }
+        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[0] };
+        let layout = Layout { shape: [range.len(), c, h, w], ..self.layout };
+        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+    }
+
     /// The same memory, which must have no gaps, as a packed tensor of another shape with as many elements.
     ///
     /// # Errors
@@ -389,15 +493,52 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// # Errors
     /// [`Error::Driver`] when that work or the copy fails.
     pub fn to_vec(&self) -> Result<Vec<T>> {
-        if self.format() == MemoryFormat::Contiguous && self.layout.is_packed() {
-            let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
+        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
+        self.read(&mut values)?;
+        Ok(values)
+    }
+
+    /// Its values in the order in which they lie in memory, without what lies between them: NCHW when contiguous, NHWC when
+    /// channels_last.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_vec`].
+    pub fn to_vec_in_memory_order(&self) -> Result<Vec<T>> {
+        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
+        self.read_in_memory_order(&mut values)?;
+        Ok(values)
+    }
+
+    /// Copies its values, in NCHW order whatever the format, to `values`, after all work queued on the device. Done on return.
+    /// Contiguous tensors without gaps are copied at once; others are rearranged on the device first, in memory of their size.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `values` has not as many elements; [`Error::Driver`] when queued work or the copy fails;
+    /// [`Error::OutOfMemory`].
+    pub fn read(&self, values: &mut [T]) -> Result<()> {
+        self.read_as(MemoryFormat::Contiguous, values)
+    }
+
+    /// Copies its values to `values` in the order in which they lie in memory, without what lies between them: NCHW when
+    /// contiguous, NHWC when channels_last. Done on return. Views without gaps are copied at once.
+    ///
+    /// # Errors
+    /// As [`TensorView::read`].
+    pub fn read_in_memory_order(&self, values: &mut [T]) -> Result<()> {
+        self.read_as(self.format(), values)
+    }
+
+    fn read_as(&self, format: MemoryFormat, values: &mut [T]) -> Result<()> {
+        check_values(self.shape(), values.len())?;
+        if self.format() == format && self.layout.is_packed() {
             // SAFETY: a packed view is over as many elements as its shape has
-            unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut values))? };
-            return Ok(values);
+            return unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(values)) };
         }
         // another stream may still write it
         self.device.synchronize()?;
-        self.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()
+        let packed = self.to_format(format)?;
+        // SAFETY: as above
+        unsafe { download(self.device, packed.address(), bytemuck::cast_slice_mut(values)) }
     }
 
     /// Hands its values to `take` in NCHW order, a piece at a time, after all work queued on the device: for tensors of which no
@@ -539,18 +680,67 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// # Errors
     /// [`Error::Length`] when there are not as many values as elements; [`Error::OutOfMemory`] and [`Error::Driver`].
     pub fn write(&mut self, values: &[T]) -> Result<()> {
+        self.write_as(MemoryFormat::Contiguous, values)
+    }
+
+    /// Copies `values` into the elements in the order in which these lie in memory: NCHW when contiguous, NHWC when channels_last.
+    /// What lies between them is left alone. After all work queued on the device; done on return.
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// // a camera's pixels, as they come
+    /// let mut x = Tensor::<f32>::zeros(&Device::best()?, [1, 3, 1, 2], MemoryFormat::ChannelsLast)?;
+    /// x.write_in_memory_order(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])?;
+    /// assert_eq!(x.to_vec()?, [0.1, 0.4, 0.2, 0.5, 0.3, 0.6]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::write`].
+    pub fn write_in_memory_order(&mut self, values: &[T]) -> Result<()> {
+        self.write_as(self.format(), values)
+    }
+
+    /// Copies values that lie in the order of `format`.
+    fn write_as(&mut self, format: MemoryFormat, values: &[T]) -> Result<()> {
         let (shape, layout) = (self.shape(), self.0.layout);
-        let expected = elements(&shape)?;
-        if values.len() != expected {
-            return Err(Error::Length { name: "values", shape: shape.to_vec(), expected, got: values.len() });
-        }
-        if layout.format == MemoryFormat::Contiguous && layout.is_packed() {
+        check_values(shape, values.len())?;
+        if layout.format == format && layout.is_packed() {
             // SAFETY: a packed view is over as many elements as its shape has, and this one is exclusive
             return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
         }
-        let packed = Tensor::from_slice(self.0.device, shape, values)?;
+        let packed = Tensor::from_slice_in_memory_order(self.0.device, shape, format, values)?;
         self.0.device.synchronize()?;
         rearrange::copy(&packed.view(), self)
+    }
+
+    /// The elements of host memory, to be written on a host device without a copy. As [`TensorView::from_host_slice`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_host_slice(device: &'a Device, values: &'a mut [T], layout: Layout) -> Result<Self> {
+        let address = values.as_mut_ptr() as u64;
+        check_host_slice(device, values.len(), &layout)?;
+        // SAFETY: the slice is exclusively borrowed for as long as the view, is initialised and long enough, and work on a host device
+        // is done when it is queued
+        unsafe { Self::from_raw(device, address, layout) }
+    }
+
+    /// Some of its images.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the batch.
+    pub fn images(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
+        Ok(Self(self.0.images(range)?))
+    }
+
+    /// The first `at` channels and the rest. As [`Tensor::split_channels_mut`].
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when there are fewer than `at` channels.
+    pub fn split_channels(self, at: usize) -> Result<(TensorViewMut<'a, T>, TensorViewMut<'a, T>)> {
+        let all = self.shape()[1];
+        Ok((Self(self.0.channels(0..at)?), Self(self.0.channels(at..all)?)))
     }
 
     /// The same elements, to be written, for a shorter time.
@@ -585,6 +775,25 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     pub fn channels(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
         Ok(Self(self.0.channels(range)?))
     }
+}
+
+/// Refuses values of another number than a shape has elements.
+fn check_values(shape: Shape, got: usize) -> Result<()> {
+    let expected = elements(&shape)?;
+    if got == expected { Ok(()) } else { Err(Error::Length { name: "values", shape: shape.to_vec(), expected, got }) }
+}
+
+/// Refuses host memory that is too short, or that the device does not reach.
+fn check_host_slice(device: &Device, got: usize, layout: &Layout) -> Result<()> {
+    if device.kind() != DeviceKind::Host {
+        let got = "host memory, which only a host device reaches: copy it (Tensor::from_slice)".into();
+        return Err(Error::WrongDevice { name: "the slice", expected: device.to_string(), got });
+    }
+    let expected = layout.extent();
+    if got < expected {
+        return Err(Error::Length { name: "the slice", shape: layout.shape.to_vec(), expected, got });
+    }
+    Ok(())
 }
 
 /// Refuses a cudarc slice that is elsewhere or too short.

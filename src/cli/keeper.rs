@@ -64,7 +64,7 @@ impl KeeperArgs {
                     } else if since.elapsed() >= patience {
                         let Some(findings) = weak.upgrade() else { return };
                         let message = format!("no kernel has ended for {} s", patience.as_secs_f64());
-                        let hang = Error::DeviceLost { kernel: kernels.join(", "), call: "the wait for a kernel", message };
+                        let hang = Error::DeviceLost { kernel: kernels.join(", "), call: "the wait for a kernel", code: None, message };
                         if let Ok(mut findings) = findings.lock()
                             && let Err(error) = findings.tell(Some(&hang))
                         {

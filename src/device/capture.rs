@@ -93,7 +93,7 @@ pub(super) mod cuda {
             queue(&unsafe { stream.clone().allow_capture() })?;
             under_way.0 = None;
             let graph = cuda.end_capture(CUgraphInstantiate_flags(0)).map_err(failed(stream, "cuStreamEndCapture"))?;
-            let nothing = || Error::Driver { call: "cuStreamEndCapture", message: "nothing was captured".into() };
+            let nothing = || Error::Driver { call: "cuStreamEndCapture", code: 0, message: "nothing was captured".into() };
             let graph = graph.ok_or_else(nothing)?;
             graph.upload().map_err(failed(stream, "cuGraphUpload"))?;
             Ok(Self { graph })

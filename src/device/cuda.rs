@@ -25,12 +25,12 @@ fn words(error: DriverError) -> String {
 
 /// The driver's error as ours, before there is a device.
 pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
-    Error::Driver { call, message: words(error) }
+    Error::Driver { call, code: error.0 as u32, message: words(error) }
 }
 
 /// The driver's error as ours, on a device: the one place that tells whether the device is lost.
 pub(crate) fn failed(watch: &Watch, call: &'static str, error: DriverError) -> Error {
-    if ends_context(error.0) { watch.lose(call, words(error)) } else { driver_error(call, error) }
+    if ends_context(error.0) { watch.lose(call, error.0 as u32, words(error)) } else { driver_error(call, error) }
 }
 
 /// Whether a result says that the context is of no more use: by number, since some have no name in older versions of CUDA.

@@ -6,6 +6,7 @@
 mod capture;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod event;
 mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 pub(crate) use capture::{Captured, capture};
+pub use event::Event;
 pub use gpu::GpuModel;
 #[cfg(feature = "host")]
 pub use host::HostOptions;
@@ -166,6 +168,7 @@ struct Inner {
     id: u64,
     backend: Arc<dyn Backend>,
     allocations: AtomicU64,
+    allocated: Arc<AtomicU64>,
     launches: AtomicU64,
     tunings: Tunings,
     stores: Mutex<Vec<Weak<dyn Store>>>,
@@ -231,6 +234,7 @@ impl Device {
             id,
             backend: Arc::new(backend),
             allocations: AtomicU64::new(0),
+            allocated: Arc::default(),
             launches: AtomicU64::new(0),
             tunings,
             stores: Mutex::default(),
@@ -380,6 +384,20 @@ impl Device {
         self.0.allocations.load(Ordering::Relaxed)
     }
 
+    /// Bytes of device memory that the crate holds on the device now: tensors, RoIs, workspaces and packed weights. Memory that the
+    /// caller lends as a view is not counted, nor is what the driver itself takes (its context and loaded code).
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// let device = Device::best()?;
+    /// let x = Tensor::<f32>::zeros(&device, [1, 3, 224, 224], MemoryFormat::ChannelsLast)?;
+    /// assert!(device.allocated_bytes() >= 4 * 3 * 224 * 224);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    pub fn allocated_bytes(&self) -> u64 {
+        self.0.allocated.load(Ordering::Relaxed)
+    }
+
     /// Kernel launches so far, failed ones included: what is refused beforehand adds none.
     pub fn launches(&self) -> u64 {
         self.0.launches.load(Ordering::Relaxed)
@@ -487,7 +505,8 @@ impl Device {
     fn block(&self, bytes: usize) -> Result<Block> {
         let address = if bytes == 0 { 0 } else { self.0.backend.allocate(bytes)? };
         self.0.allocations.fetch_add(1, Ordering::Relaxed);
-        Ok(Block { backend: self.0.backend.clone(), address, bytes })
+        self.0.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(Block { backend: self.0.backend.clone(), allocated: self.0.allocated.clone(), address, bytes })
     }
 
     /// Whether launches are checked, and their operands must be told.
@@ -555,6 +574,8 @@ pub(crate) fn wrong_device(name: &'static str, expected: &Device, got: &Device) 
 #[derive(Debug)]
 pub(crate) struct Block {
     backend: Arc<dyn Backend>,
+    /// The device's count of bytes, which outlives the device where this does.
+    allocated: Arc<AtomicU64>,
     address: u64,
     bytes: usize,
 }
@@ -589,6 +610,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        self.allocated.fetch_sub(self.bytes as u64, Ordering::Relaxed);
         if self.bytes > 0 {
             // SAFETY: it came from `allocate` with these bytes, and its only owner goes
             unsafe { self.backend.free(self.address, self.bytes) }

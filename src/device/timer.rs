@@ -157,7 +157,7 @@ mod cuda {
         let queued = queue();
         let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(failed("cuStreamEndCapture"));
         queued?; // rather than what it did to the capture
-        let nothing = || Error::Driver { call: "cuStreamEndCapture", message: "nothing was captured".into() };
+        let nothing = || Error::Driver { call: "cuStreamEndCapture", code: 0, message: "nothing was captured".into() };
         let graph = graph?.ok_or_else(nothing)?;
         graph.upload().map_err(failed("cuGraphUpload"))?;
         let event = || stream.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("cuEventCreate"));

@@ -32,12 +32,13 @@ struct State {
 struct Lost {
     kernel: String,
     call: &'static str,
+    code: u32,
     message: String,
 }
 
 impl Lost {
     fn error(&self) -> Error {
-        Error::DeviceLost { kernel: self.kernel.clone(), call: self.call, message: self.message.clone() }
+        Error::DeviceLost { kernel: self.kernel.clone(), call: self.call, code: Some(self.code), message: self.message.clone() }
     }
 }
 
@@ -108,10 +109,10 @@ impl Watch {
 
     /// The error of a call after which the device is of no more use. Whatever fails later repeats the first.
     #[cfg(feature = "cuda")]
-    pub fn lose(&self, call: &'static str, message: String) -> Error {
+    pub fn lose(&self, call: &'static str, code: u32, message: String) -> Error {
         let mut state = self.state();
         let kernel = state.under_way.join(", ");
-        let error = state.lost.get_or_insert(Lost { kernel, call, message }).error();
+        let error = state.lost.get_or_insert(Lost { kernel, call, code, message }).error();
         self.lost.store(true, Ordering::Relaxed);
         error
     }

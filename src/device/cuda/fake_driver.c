@@ -28,6 +28,7 @@ enum {
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
@@ -444,6 +445,14 @@ Result cuEventSynchronize(Event* e) {
     NEEDS_CONTEXT("cuEventSynchronize")
     if (e->stream) drain(e->stream);
     return lost;
+}
+// A GPU that has done nothing yet: work is under way until somebody waits for it.
+Result cuEventQuery(Event* e) {
+    LOCK
+    if (lost) return lost;
+    for (Node* n = e->stream ? e->stream->first : 0; n; n = n->next)
+        if (n->event == e) return NOT_READY;
+    return SUCCESS;
 }
 Result cuEventElapsedTime(float* ms, Event* start, Event* end) {
     NEEDS_CONTEXT("cuEventElapsedTime")

@@ -238,7 +238,7 @@ fn child_loses_the_device() {
     assert_eq!(device.under_way().1, ["conv_direct_f32_contiguous"]);
     device.alive().unwrap();
     let lost = |error: Error| match error {
-        Error::DeviceLost { kernel, call, message } => (kernel, call, message),
+        Error::DeviceLost { kernel, call, message, code: Some(700) } => (kernel, call, message),
         other => panic!("{other}"),
     };
     let first = lost(y.to_vec().unwrap_err());
