@@ -18,11 +18,12 @@
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
 use crate::text::listed;
-use crate::{AnyTensor, DType, Device, Element, Parameter, RoIs, Tensor, memory};
+use crate::{AnyTensor, BatchNorm, DType, Device, Element, FromParameters, Parameter, RoIs, Tensor, memory};
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::ops::Range;
@@ -30,11 +31,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A safetensors file in memory. Its tensors may be F64, F32, F16 or BF16, of any rank; others may be there, but not be read.
-#[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
     entries: BTreeMap<String, Entry>,
+}
+
+impl fmt::Debug for TensorFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TensorFile({} with {} tensors)", self.path.display(), self.entries.len())
+    }
 }
 
 #[derive(Debug)]
@@ -51,9 +57,54 @@ impl TensorFile {
     /// [`Error::Io`] when it cannot be read; [`Error::Parse`] when it is truncated or no safetensors file; [`Error::OutOfMemory`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = read(path)?;
-        let entries = parse(&bytes).map_err(|message| Error::Parse { source_name: path.display().to_string(), message })?;
-        Ok(Self { path: path.into(), bytes, entries })
+        Self::of(path.into(), read(path)?)
+    }
+
+    /// A safetensors file that is in memory already: a `Vec<u8>`, `include_bytes!`, or a file that another crate maps into memory, of
+    /// which only the pages that are read are loaded. The bytes are kept as they are, without a copy.
+    ///
+    /// ```
+    /// use warpconv::io::TensorFile;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("x.safetensors");
+    /// # warpconv::io::save(&path, &[("x", &warpconv::Tensor::from_slice(&warpconv::Device::best()?, [1, 1, 1, 1], &[0.5f32])?.into())])?;
+    /// let bytes = std::fs::read(&path).unwrap(); // or memmap2's `Mmap::map`, which is unsafe: nobody may change the file meanwhile
+    /// let file = TensorFile::from_bytes(bytes)?;
+    /// assert_eq!(file.values("x")?, [0.5]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Parse`] when they are truncated or no safetensors file.
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
+        Self::of("safetensors in memory".into(), bytes)
+    }
+
+    fn of(path: PathBuf, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
+        let bytes = Box::new(bytes);
+        let entries = parse((*bytes).as_ref()).map_err(|message| Error::Parse { source_name: path.display().to_string(), message })?;
+        Ok(Self { path, bytes, entries })
+    }
+
+    /// The tensors whose names begin with `prefix` and a dot: the parameters of one module of a PyTorch model.
+    ///
+    /// ```
+    /// use warpconv::io::{TensorFile, save};
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Padding, Tensor};
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let device = Device::best()?;
+    /// # let tensor = |shape, values: &[f32]| Tensor::from_slice(&device, shape, values).map(warpconv::AnyTensor::from);
+    /// # save(&path, &[("backbone.stem.weight", &tensor([1, 1, 3, 3], &[0.5; 9])?)])?;
+    /// let file = TensorFile::open(&path)?;
+    /// let backbone = file.prefix("backbone");
+    /// let spec = Conv2dSpec { padding: Padding::all(1), ..Default::default() };
+    /// let stem: Conv2d = backbone.prefix("stem").layer(spec)?; // backbone.stem.weight, and backbone.stem.bias if it is there
+    /// assert_eq!(stem.weight().shape(), [1, 1, 3, 3]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    pub fn prefix(&self, prefix: &str) -> Scope<'_> {
+        Scope { file: self, prefix: prefix.into() }
     }
 
     /// Where it was read from.
@@ -142,7 +193,8 @@ impl TensorFile {
 
     fn decode<V>(&self, name: &str, of_f32: impl Fn(f32) -> V, of_f64: impl Fn(f64) -> V) -> Result<Vec<V>> {
         let entry = self.entry(name)?;
-        let data = &self.bytes[entry.data.clone()];
+        // the same bytes as when the header was read, unless who keeps them breaks their word
+        let data = (*self.bytes).as_ref().get(entry.data.clone()).unwrap_or_default();
         match entry.dtype {
             Dtype::F64 => memory::collect(data.as_chunks().0.iter().map(|&b| of_f64(f64::from_le_bytes(b)))),
             Dtype::F32 => memory::collect(data.as_chunks().0.iter().map(|&b| of_f32(f32::from_le_bytes(b)))),
@@ -153,6 +205,70 @@ impl TensorFile {
                 Err(Error::DType { name, expected: "F64, F32, F16 or BF16".into(), got: format!("{other:?}") })
             }
         }
+    }
+}
+
+/// The tensors of a [`TensorFile`] whose names begin with a prefix and a dot.
+#[derive(Debug, Clone)]
+pub struct Scope<'a> {
+    file: &'a TensorFile,
+    prefix: String,
+}
+
+impl<'a> Scope<'a> {
+    /// A part of the scope: the tensors whose names, within it, begin with `prefix` and a dot.
+    pub fn prefix(&self, prefix: &str) -> Scope<'a> {
+        Scope { file: self.file, prefix: self.name(prefix) }
+    }
+
+    /// The name in the file of what has this name in the scope.
+    pub fn name(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.into() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The names of the scope's tensors, without the prefix, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
+        let start = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
+        self.file.names().filter_map(move |name| name.strip_prefix(&start))
+    }
+
+    /// Whether the scope has a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.file.contains(&self.name(name))
+    }
+
+    /// A weight, bias or slope of any rank.
+    ///
+    /// # Errors
+    /// As [`TensorFile::parameter`].
+    pub fn parameter(&self, name: &str) -> Result<Parameter> {
+        self.file.parameter(&self.name(name))
+    }
+
+    /// The layer of these attributes with the scope's tensors as its parameters, by the names of its signature
+    /// ([`crate::LayerSpec::signature`]), which are PyTorch's where PyTorch has such a layer: `weight` and `bias`. Tensors of other
+    /// names are left alone.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] when a parameter is missing; what the layer itself refuses. Errors name the scope.
+    pub fn layer<L: FromParameters>(&self, spec: L::Spec) -> Result<L> {
+        let read = || {
+            let there = L::signature(&spec).parameters.iter().filter(|name| self.contains(name));
+            let parameters = there.map(|name| Ok((name.to_string(), self.parameter(name)?))).collect::<Result<_>>()?;
+            L::from_parameters(spec, parameters)
+        };
+        read().map_err(|error| error.in_layer(format!("{} of {}", self.prefix, self.file.path.display())))
+    }
+
+    /// A batch normalisation by PyTorch's names: `weight`, `bias`, `running_mean` and `running_var`. `epsilon` is 1e-5 in PyTorch
+    /// unless the model says otherwise.
+    ///
+    /// # Errors
+    /// As [`TensorFile::values_f32`].
+    pub fn batch_norm(&self, epsilon: f32) -> Result<BatchNorm> {
+        let values = |name: &str| self.file.values_f32(&self.name(name));
+        let (gamma, beta, mean) = (values("weight")?, values("bias")?, values("running_mean")?);
+        Ok(BatchNorm { gamma, beta, mean, variance: values("running_var")?, epsilon })
     }
 }
 

@@ -65,13 +65,13 @@ pub use geometry::Shape;
 pub use half;
 pub use kernels::cost::Estimate;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d,
-    DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
-    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FullyConnected, Graph, GroupPart, Inputs,
-    Layer, LayerSpec, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanRequest, Precision, PsRoiPool,
-    PsRoiPoolSpec, Recorder, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Slot, SpatiallySeparableConv2d,
-    SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear, UpsampleBilinearSpec,
-    UpsampleSize, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
+    DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
+    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FromParameters, FullyConnected, Graph,
+    GroupPart, Inputs, Layer, LayerSpec, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache,
+    PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec, Recorder, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView,
+    Slot, SpatiallySeparableConv2d, SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear,
+    UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};
 pub use tuning::TuningTable;

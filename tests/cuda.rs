@@ -11,7 +11,7 @@ use warpconv::check::{Case, Kernels};
 use warpconv::reference::{self, Array};
 use warpconv::tuning::{TunedKernel, TuningRow};
 use warpconv::{
-    Activation, AnyLayer, ChosenBy, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Graph, Inputs, Layer, LayerSpec,
+    Activation, AnyLayer, ChosenBy, Conv2d, Conv2dSpec, DType, Device, DeviceKind, Element, Error, Event, Graph, Inputs, Layer, LayerSpec,
     MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, Stream, Tensor, TuningTable, Workspace,
 };
 
@@ -62,6 +62,7 @@ pub fn trials() -> Vec<Trial> {
     with("kernels_are_tuned", kernels_are_tuned);
     with("too_much_memory_is_an_error", too_much_memory_is_an_error);
     with("devices_are_told_apart", devices_are_told_apart);
+    with("a_stream_waits_for_anothers_event", a_stream_waits_for_anothers_event);
     #[cfg(feature = "cuda")]
     {
         with("a_captured_chain_replays_on_new_input", on_cudarc::a_captured_chain_replays_on_new_input);
@@ -69,6 +70,27 @@ pub fn trials() -> Vec<Trial> {
         with("slices_and_streams_of_others_are_refused", on_cudarc::slices_and_streams_of_others_are_refused);
     }
     trials
+}
+
+/// Two layers on two streams, the second of which reads what the first writes, with nothing but an event between them.
+fn a_stream_waits_for_anothers_event(device: &Device) {
+    let weight = |value: f32| Parameter::new(&[8, 8, 1, 1], &[value; 64]).unwrap();
+    let shape = [4, 8, 64, 64];
+    let layers = [weight(0.5), weight(0.25)].map(|weight| Conv2d::new(Conv2dSpec::default(), weight).unwrap());
+    let plans = layers.map(|layer| layer.plan::<f32>(device, &PlanRequest::new(shape)).unwrap());
+    let x = Tensor::from_slice(device, shape, &[1f32; 4 * 8 * 64 * 64]).unwrap();
+    let [mut mid, mut y] = [(); 2].map(|()| Tensor::<f32>::zeros(device, shape, MemoryFormat::Contiguous).unwrap());
+    let [first, second] = [(); 2].map(|()| Stream::new(device).unwrap());
+    let event = Event::new(device).unwrap();
+    assert!(event.is_complete().unwrap(), "never recorded");
+    plans[0].run(&Inputs::new(&x), &mut mid, Workspace::none(), &first).unwrap();
+    first.record(&event).unwrap();
+    second.wait(&event).unwrap();
+    plans[1].run(&Inputs::new(&mid), &mut y, Workspace::none(), &second).unwrap();
+    event.synchronize().unwrap();
+    assert!(event.is_complete().unwrap());
+    second.synchronize().unwrap();
+    assert!(y.to_vec().unwrap().iter().all(|&value| value == 8.0));
 }
 
 fn a_missing_gpu_is_an_error_that_says_why() {

@@ -348,3 +348,55 @@ fn what_needs_forgotten_weights_says_so() {
     let refused = warpconv::factorise::low_rank(layer.weight(), 1).unwrap_err();
     assert!(matches!(refused, Error::Forgotten { .. }), "{refused}");
 }
+
+#[test]
+fn a_plan_for_each_batch_gives_what_the_layer_gives() {
+    let device = Device::host().unwrap();
+    let spec = Conv2dSpec { padding: Padding::all(1), activation: Activation::Relu, ..Default::default() };
+    let weight = Parameter::new(&[8, 8, 3, 3], &(0..576).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>()).unwrap();
+    let layer = Conv2d::new(spec, weight).unwrap();
+    let request = PlanRequest::new([5, 8, 6, 7]).format(MemoryFormat::ChannelsLast);
+    let plans = layer.plan_up_to_batch::<f16>(&device, &request).unwrap();
+    assert_eq!((plans.largest(), plans.output_shape(), plans.workspace_bytes()), (5, [5, 8, 6, 7], 0));
+    let x = Tensor::<f16>::randn(&device, [6, 8, 6, 7], MemoryFormat::ChannelsLast, 1).unwrap();
+    let mut y = Tensor::<f16>::zeros(&device, [6, 8, 6, 7], MemoryFormat::ChannelsLast).unwrap();
+    let stream = Stream::default_of(&device);
+    for n in 1..=5 {
+        let inputs = Inputs::new(x.images(1..1 + n).unwrap());
+        plans.run(&inputs, y.images_mut(1..1 + n).unwrap(), Workspace::none(), &stream).unwrap();
+        let expected = layer.forward(&inputs).unwrap().to_vec().unwrap();
+        assert_eq!(y.images(1..1 + n).unwrap().to_vec().unwrap(), expected, "{n} images");
+        assert_eq!(plans.get(n).unwrap().output_shape()[0], n);
+    }
+    for n in [0, 6] {
+        let error = plans.run(&Inputs::new(x.images(0..n).unwrap()), &mut y, Workspace::none(), &stream).unwrap_err();
+        assert!(matches!(error, Error::Shape { name: "x", .. }) && error.to_string().contains("between 1 and 5 images"), "{error}");
+    }
+    assert!(matches!(layer.plan_up_to_batch::<f16>(&device, &PlanRequest::new([0, 8, 6, 7])), Err(Error::Attribute { .. })));
+}
+
+#[test]
+fn a_cache_forgets_the_plan_that_was_used_longest_ago() {
+    let device = Device::host().unwrap();
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 1, 1], &[0.5f32; 6]).unwrap()).unwrap();
+    let plans = warpconv::PlanCache::<_, f32>::new(layer, &device, 2);
+    let get = |side: usize| plans.get(&PlanRequest::new([1, 3, side, side])).unwrap();
+    assert!(plans.is_empty());
+    let (four, five) = (get(4), get(5));
+    assert!(std::sync::Arc::ptr_eq(&four, &get(4)));
+    get(6); // 5 goes
+    assert_eq!(plans.len(), 2);
+    assert!(std::sync::Arc::ptr_eq(&four, &get(4)) && !std::sync::Arc::ptr_eq(&five, &get(5)));
+    assert_eq!(five.output_shape(), [1, 2, 5, 5], "who has a plan keeps it");
+    assert!(plans.get(&PlanRequest::new([1, 4, 4, 4])).is_err());
+    let request = PlanRequest::new([1, 3, 4, 4]);
+    plans.get(&request).unwrap();
+    assert_eq!(allocations(|| drop(plans.get(&request).unwrap())), 0, "a hit allocates nothing");
+    std::thread::scope(|scope| {
+        for side in 1..9 {
+            let plans = &plans;
+            scope.spawn(move || assert_eq!(plans.get(&PlanRequest::new([1, 3, side, 3])).unwrap().output_shape(), [1, 2, side, 3]));
+        }
+    });
+    assert_eq!(plans.len(), 2);
+}

@@ -195,10 +195,10 @@ fn awkward_problems() {
 #[test]
 fn a_batch_norm_that_does_not_fit_is_refused() {
     let layer = || Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 1, 1, 1], &[1f32, 2.]).unwrap()).unwrap();
-    let norm = warpconv::BatchNorm { gamma: &[1.0; 2], beta: &[0.0; 2], mean: &[0.0; 2], variance: &[1.0; 2], epsilon: 1e-5 };
+    let norm = warpconv::BatchNorm { gamma: vec![1.0; 2], beta: vec![0.0; 2], mean: vec![0.0; 2], variance: vec![1.0; 2], epsilon: 1e-5 };
     layer().fold_batch_norm(&norm).unwrap();
-    let refused = layer().fold_batch_norm(&warpconv::BatchNorm { mean: &[0.0; 3], ..norm }).unwrap_err();
+    let refused = layer().fold_batch_norm(&warpconv::BatchNorm { mean: vec![0.0; 3], ..norm.clone() }).unwrap_err();
     assert!(matches!(refused, warpconv::Error::Shape { name: "mean", .. }), "{refused}");
-    let refused = layer().fold_batch_norm(&warpconv::BatchNorm { variance: &[1.0, -1.0], ..norm }).unwrap_err();
+    let refused = layer().fold_batch_norm(&warpconv::BatchNorm { variance: vec![1.0, -1.0], ..norm }).unwrap_err();
     assert!(matches!(refused, warpconv::Error::Attribute { name: "variance + epsilon", .. }), "{refused}");
 }

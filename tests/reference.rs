@@ -82,7 +82,7 @@ fn a_folded_batch_norm_is_a_convolution_and_a_batch_norm() {
     let (weight, bias) = (values(6 * 2 * 9, 1.7), values(6, 2.3));
     let (gamma, beta, mean) = (values(6, 0.7), values(6, 1.1), values(6, 1.3));
     let variance = [0.0, 1e-3, 0.5, 1.0, 2.0, 1e4];
-    let norm = BatchNorm { gamma: &gamma, beta: &beta, mean: &mean, variance: &variance, epsilon: 1e-5 };
+    let norm = BatchNorm { gamma: gamma.clone(), beta: beta.clone(), mean: mean.clone(), variance: variance.to_vec(), epsilon: 1e-5 };
     let x = Array::from_slice([2, 4, 5, 6], &values(2 * 4 * 5 * 6, 0.9)).unwrap();
     let vector = |v: &[f32]| Array::from_slice([v.len()], v).unwrap();
     let of = |p: &Parameter| Array::from_slice(p.shape(), p.values()).unwrap();

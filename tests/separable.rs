@@ -194,8 +194,9 @@ fn batch_norms_fold_into_both_stages() {
     let mid = folded(&first, &conv(&depthwise, &array(&x.shape(), &x.to_vec().unwrap()), &dw_weight));
     let expected = folded(&second, &conv(&Conv2dSpec::default(), &mid, &pw_weight));
 
-    fn statistics(norm: &(Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>)) -> BatchNorm<'_> {
-        BatchNorm { gamma: &norm.0, beta: &norm.1, mean: &norm.2, variance: &norm.3, epsilon: 1e-3 }
+    fn statistics(norm: &(Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>)) -> BatchNorm {
+        let (gamma, beta, mean, variance) = norm.clone();
+        BatchNorm { gamma, beta, mean, variance, epsilon: 1e-3 }
     }
     let layer = DepthwiseSeparableConv2d::new(spec, dw_weight, pw_weight).unwrap();
     let layer = layer.fold_mid_batch_norm(&statistics(&first)).unwrap().fold_batch_norm(&statistics(&second)).unwrap();

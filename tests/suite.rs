@@ -29,6 +29,7 @@ mod tensors;
 mod transposed;
 mod tune;
 mod upsample;
+mod weights;
 
 /// Cargo is told not to look for tests by itself: a file that is left out here would never run.
 #[test]

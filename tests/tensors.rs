@@ -222,3 +222,91 @@ fn tensors_move_between_devices() {
     assert_eq!((y.device(), y.format()), (&b, MemoryFormat::ChannelsLast));
     assert_eq!(x.to_vec().unwrap(), y.to_vec().unwrap());
 }
+
+#[rstest]
+#[case(MemoryFormat::Contiguous)]
+#[case(MemoryFormat::ChannelsLast)]
+fn tensors_are_refilled_and_read_in_place(#[case] format: MemoryFormat) {
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
+    let shape = [3, 4, 2, 5];
+    let values = numbered::<f32>(shape);
+    let mut x = Tensor::zeros(&device, shape, format).unwrap();
+    let allocations = device.allocations();
+    x.write_in_memory_order(&values).unwrap();
+    let mut read = vec![0f32; 120];
+    x.read_in_memory_order(&mut read).unwrap();
+    assert_eq!(read, values);
+    assert_eq!(device.allocations(), allocations, "a copy as the elements lie needs no other memory");
+    x.write(&values).unwrap();
+    x.read(&mut read).unwrap();
+    assert_eq!(read, values);
+    for index in indices(shape) {
+        let memory = x.to_vec_in_memory_order().unwrap();
+        assert_eq!(memory[position(shape, format, index)], values[position(shape, MemoryFormat::Contiguous, index)]);
+    }
+    // parts: channels 1 and 2 of image 1
+    let part = x.images(1..2).unwrap().channels(1..3).unwrap();
+    assert_eq!(part.to_vec().unwrap(), values[50..70]);
+    let in_order = part.to_vec_in_memory_order().unwrap();
+    for index in indices([1, 2, 2, 5]) {
+        assert_eq!(in_order[position([1, 2, 2, 5], format, index)], values[50 + position([1, 2, 2, 5], MemoryFormat::Contiguous, index)]);
+    }
+    x.images_mut(1..2).unwrap().channels(1..3).unwrap().write_in_memory_order(&[7.0; 20]).unwrap();
+    let mut expected = values.clone();
+    expected[50..70].fill(7.0);
+    assert_eq!(x.to_vec().unwrap(), expected, "what lies between is left alone");
+    let (mut first, second) = x.split_channels_mut(3).unwrap();
+    assert_eq!((first.shape(), second.shape()), ([3, 3, 2, 5], [3, 1, 2, 5]));
+    first.write(&[1.0; 90]).unwrap();
+    let is_ones = |n: usize| expected[n * 40 + 30..n * 40 + 40].to_vec();
+    assert_eq!(second.as_view().to_vec().unwrap(), [is_ones(0), is_ones(1), is_ones(2)].concat());
+
+    let name = |error: Error| match error {
+        Error::Length { name, expected, got, .. } => (name, expected, got),
+        other => panic!("{other}"),
+    };
+    assert_eq!(name(x.write(&[0.0; 119]).unwrap_err()), ("values", 120, 119));
+    assert_eq!(name(x.read(&mut [0.0; 121]).unwrap_err()), ("values", 120, 121));
+    assert!(matches!(x.images(2..4), Err(Error::Attribute { name: "the range of images", .. })));
+    assert!(matches!(x.split_channels_mut(5), Err(Error::Attribute { name: "the range of channels", .. })));
+}
+
+#[test]
+fn host_slices_are_read_and_written_where_they_are() {
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
+    let layer = warpconv::PixelShuffle::new(warpconv::PixelShuffleSpec { factor: 2, order: warpconv::ChannelOrder::Crd }).unwrap();
+    let layout = |shape| Layout::packed(shape, MemoryFormat::Contiguous);
+    let (x, mut y) = ([1f32, 2., 3., 4.], [0f32; 5]);
+    let plan = warpconv::Layer::plan::<f32>(&layer, &device, &warpconv::PlanRequest::new([1, 4, 1, 1])).unwrap();
+    let input = TensorView::from_host_slice(&device, &x, layout([1, 4, 1, 1])).unwrap();
+    let output = warpconv::TensorViewMut::from_host_slice(&device, &mut y[1..], layout([1, 1, 2, 2])).unwrap();
+    plan.run(&warpconv::Inputs::new(input), output, warpconv::Workspace::none(), &warpconv::Stream::default_of(&device)).unwrap();
+    assert_eq!(y, [0., 1., 2., 3., 4.]);
+    let short = TensorView::from_host_slice(&device, &x, layout([1, 5, 1, 1])).unwrap_err();
+    assert!(matches!(short, Error::Length { expected: 5, got: 4, .. }), "{short}");
+}
+
+#[test]
+fn a_device_counts_the_bytes_that_it_holds() {
+    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
+    assert_eq!(device.allocated_bytes(), 0);
+    let x = Tensor::<f16>::zeros(&device, [1, 3, 5, 7], MemoryFormat::Contiguous).unwrap();
+    assert_eq!(device.allocated_bytes(), 210);
+    let y = x.cast::<f32>().unwrap();
+    assert_eq!(device.allocated_bytes(), 630);
+    drop((x, y));
+    assert_eq!(device.allocated_bytes(), 0);
+}
+
+#[test]
+fn events_of_a_host_device_are_complete() {
+    let [a, b] = [(); 2].map(|()| Device::host_with(warpconv::HostOptions { threads: 1, ..Default::default() }).unwrap());
+    let event = warpconv::Event::new(&a).unwrap();
+    let stream = warpconv::Stream::new(&a).unwrap();
+    assert!(event.is_complete().unwrap(), "never recorded");
+    stream.record(&event).unwrap();
+    stream.wait(&event).unwrap();
+    event.synchronize().unwrap();
+    assert!(event.is_complete().unwrap());
+    assert!(matches!(warpconv::Stream::new(&b).unwrap().wait(&event), Err(Error::WrongDevice { name: "the event", .. })));
+}

@@ -56,6 +56,19 @@ pub(crate) struct Named {
 }
 
 impl Named {
+    /// The parameters of a layer of this signature.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensor`] for a name that it does not know.
+    fn of(op: &'static str, signature: Signature, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
+        let known = signature.parameters;
+        if let Some(name) = parameters.keys().find(|name| !known.contains(&name.as_str())) {
+            return Err(unexpected(op, name, known));
+        }
+        let names = available(parameters.keys().map(String::as_str));
+        Ok(Self { op, parameters, names })
+    }
+
     /// One that must be there.
     pub fn take(&mut self, name: &'static str) -> Result<Parameter> {
         self.optional(name).ok_or_else(|| Error::MissingTensor { op: self.op, name: name.into(), available: self.names.clone() })
@@ -172,6 +185,16 @@ macro_rules! kinds {
                 }
             }
         }
+
+        $(impl FromParameters for $kind {
+            type Spec = $spec;
+            fn signature(_: &$spec) -> Signature {
+                <$kind as Kind>::SIGNATURE
+            }
+            fn from_parameters(spec: $spec, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
+                <$kind as Kind>::build(spec, &mut Named::of($op, <$kind as Kind>::SIGNATURE, parameters)?)
+            }
+        })*
 
         impl Layer for AnyLayer {
             fn forget_host_weights(&mut self) {
@@ -340,6 +363,33 @@ impl Outline {
     }
 }
 
+/// A layer that can be made of a spec and named parameters: each kind of layer, and [`AnyLayer`], whose spec says which kind it is.
+pub trait FromParameters: Layer {
+    /// The layer's attributes.
+    type Spec;
+
+    /// The names of the layer's parameters and inputs.
+    fn signature(spec: &Self::Spec) -> Signature;
+
+    /// The layer of these attributes with parameters by the names of its [`Signature`].
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] for other names; what the layer itself refuses.
+    fn from_parameters(spec: Self::Spec, parameters: BTreeMap<String, Parameter>) -> Result<Self>;
+}
+
+impl FromParameters for AnyLayer {
+    type Spec = LayerSpec;
+
+    fn signature(spec: &LayerSpec) -> Signature {
+        spec.signature()
+    }
+
+    fn from_parameters(spec: LayerSpec, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
+        AnyLayer::new(spec, parameters)
+    }
+}
+
 impl AnyLayer {
     /// Builds the layer from its spec and its named parameters, as a safetensors file holds them.
     ///
@@ -347,12 +397,7 @@ impl AnyLayer {
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when the names are not those of
     /// [`LayerSpec::signature`]; what the layer itself refuses.
     pub fn new(spec: LayerSpec, parameters: BTreeMap<String, Parameter>) -> Result<Self> {
-        let (op, known) = (spec.op(), spec.signature().parameters);
-        if let Some(name) = parameters.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(unexpected(op, name, known));
-        }
-        let names = available(parameters.keys().map(String::as_str));
-        Self::build(spec, &mut Named { op, parameters, names })
+        Self::build(spec, &mut Named::of(spec.op(), spec.signature(), parameters)?)
     }
 
     /// The shapes of its parameters, which with the spec determine its cost.

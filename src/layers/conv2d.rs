@@ -1,7 +1,9 @@
 //! Conv2d: dense, 1x1, grouped, depthwise and dilated convolution.
 
 use super::activation::ActivationName;
-use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
+use super::{
+    Activation, BatchNorm, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes,
+};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, grouped, positive, rank4};
 use crate::kernels::launch::Stage;
@@ -145,21 +147,6 @@ pub struct GroupPart {
     pub output: Range<usize>,
 }
 
-/// The statistics and affine parameters of a batch normalisation, each of length C_out.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchNorm<'a> {
-    /// Scale (PyTorch's `weight`).
-    pub gamma: &'a [f32],
-    /// Shift (PyTorch's `bias`).
-    pub beta: &'a [f32],
-    /// Running mean.
-    pub mean: &'a [f32],
-    /// Running variance.
-    pub variance: &'a [f32],
-    /// Added to the variance.
-    pub epsilon: f32,
-}
-
 impl Conv2d {
     /// A convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
     ///
@@ -209,32 +196,12 @@ impl Conv2d {
     ///
     /// # Errors
     /// [`Error::Shape`] when a vector's length is not C_out; [`Error::Attribute`] for a variance + epsilon that is not
-    /// positive.
-    pub fn fold_batch_norm(mut self, norm: &BatchNorm<'_>) -> Result<Self> {
-        let c_out = self.weight_shape[0];
-        let named = [("gamma", norm.gamma), ("beta", norm.beta), ("mean", norm.mean), ("variance", norm.variance)];
-        for (name, values) in named {
-            if values.len() != c_out {
-                let expected = format!("shape [{c_out}]: one value for each output channel");
-                return Err(Error::Shape { name, shape: vec![values.len()], expected });
-            }
-        }
-        self.weight.check_kept("fold_batch_norm")?;
-        let mut weight = memory::collect(self.weight.values().iter().copied())?;
-        let mut bias = memory::filled(c_out, 0f32)?;
-        for (channel, filter) in weight.chunks_exact_mut(self.weight.values().len() / c_out).enumerate() {
-            let variance = f64::from(norm.variance[channel]) + f64::from(norm.epsilon);
-            if variance.is_nan() || variance <= 0.0 {
-                return Err(Error::Attribute { name: "variance + epsilon", value: variance.to_string(), requirement: "positive" });
-            }
-            let scale = f64::from(norm.gamma[channel]) / variance.sqrt();
-            filter.iter_mut().for_each(|w| *w = (f64::from(*w) * scale) as f32);
-            let before = self.bias().map_or(0.0, |b| f64::from(b.values()[channel]));
-            bias[channel] = ((before - f64::from(norm.mean[channel])) * scale + f64::from(norm.beta[channel])) as f32;
-        }
-        self.weight = self.weight.derived(&self.weight_shape, |_| Ok(weight))?;
-        self.tail.bias = Some(Parameter::vector(&bias));
-        self.packed = PackedWeights::default();
+    /// positive; [`Error::Forgotten`].
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        let [c_out, group_in, kh, kw] = self.weight_shape;
+        let filter = group_in * kh * kw;
+        let (weight, bias) = norm.fold(&self.weight, self.bias(), c_out, |index| index / filter)?;
+        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
         Ok(self)
     }
 

@@ -1,7 +1,9 @@
 //! ConvTranspose2d: transposed convolution, for learned upsampling.
 
 use super::activation::ActivationName;
-use super::{Activation, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes};
+use super::{
+    Activation, BatchNorm, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes,
+};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, elements, grouped, positive, rank4};
 use crate::kernels::{PackedWeights, conv_transpose};
@@ -197,6 +199,20 @@ impl ConvTranspose2d {
     pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
         self.tail.set_slope(slope)?;
         self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation that follows the layer (and comes before the activation) into weight and bias, by the output
+    /// channels of the weight [C_in, C_out / groups, kh, kw]. As [`crate::Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        let [c_in, group_out, kh, kw] = self.weight_shape;
+        let (taps, group_in) = (kh * kw, c_in / self.spec.groups);
+        let channel_of = |index: usize| index / (group_out * taps) / group_in * group_out + index / taps % group_out;
+        let (weight, bias) = norm.fold(&self.weight, self.bias(), group_out * self.spec.groups, channel_of)?;
+        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
         Ok(self)
     }
 

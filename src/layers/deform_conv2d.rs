@@ -2,7 +2,8 @@
 
 use super::activation::ActivationName;
 use super::{
-    Activation, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, attributes,
+    Activation, BatchNorm, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail,
+    attributes,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{DeformGeometry, rank4};
@@ -186,6 +187,19 @@ impl DeformConv2d {
     pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
         self.tail.set_slope(slope)?;
         self.packed = PackedWeights::default();
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation that follows the layer (and comes before the activation) into weight and bias. As
+    /// [`crate::Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        let [c_out, group_in, kh, kw] = self.weight_shape;
+        let filter = group_in * kh * kw;
+        let (weight, bias) = norm.fold(&self.weight, self.bias(), c_out, |index| index / filter)?;
+        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
         Ok(self)
     }
 

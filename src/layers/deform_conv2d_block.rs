@@ -2,8 +2,8 @@
 
 use super::workspace::padded;
 use super::{
-    Activation, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named,
-    Needs, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Workspace,
+    Activation, BatchNorm, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, Executable, Explanation, Field, Inputs, Kind, Layer,
+    LayerSpec, Named, Needs, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Workspace,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{elements, kernel_span, rank4};
@@ -146,6 +146,16 @@ impl DeformConv2dBlock {
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
     pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
         self.layers.deform = self.layers.deform.with_slope(slope)?;
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation that follows the deformable convolution (and comes before the activation) into its weight and
+    /// bias; the predictors stay as they are. As [`crate::Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        self.layers.deform = self.layers.deform.fold_batch_norm(norm)?;
         Ok(self)
     }
 

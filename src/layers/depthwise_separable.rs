@@ -245,7 +245,7 @@ impl DepthwiseSeparableConv2d {
     ///
     /// # Errors
     /// As there.
-    pub fn fold_mid_batch_norm(mut self, norm: &BatchNorm<'_>) -> Result<Self> {
+    pub fn fold_mid_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.depthwise = self.depthwise.fold_batch_norm(norm)?;
         Ok(self)
     }
@@ -254,7 +254,7 @@ impl DepthwiseSeparableConv2d {
     ///
     /// # Errors
     /// As there.
-    pub fn fold_batch_norm(mut self, norm: &BatchNorm<'_>) -> Result<Self> {
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.pointwise = self.pointwise.fold_batch_norm(norm)?;
         Ok(self)
     }

@@ -2,8 +2,8 @@
 
 use super::sequence::{PAIR, sequence};
 use super::{
-    ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
-    PlanRequest, Shapes, Signature, Tail,
+    BatchNorm, ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffleSpec, PixelUnshuffle,
+    Plan, PlanRequest, Shapes, Signature, Tail,
 };
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -54,7 +54,10 @@ impl Focus {
     /// # Errors
     /// As [`Conv2d::new`]; [`crate::Error::Divisibility`] when the weight's input channels are not four for each of x.
     pub fn new(spec: FocusSpec, weight: Parameter) -> Result<Self> {
-        let conv = Conv2d::of_op("focus", spec.conv, weight)?;
+        Self::around(spec, Conv2d::of_op("focus", spec.conv, weight)?)
+    }
+
+    fn around(spec: FocusSpec, conv: Conv2d) -> Result<Self> {
         let input_channels = conv.weight().shape()[1].saturating_mul(spec.conv.groups);
         crate::geometry::divisible("the weight's C_in", input_channels, "the number of slices", 4)?;
         let fused = (spec.conv.dilation == [1, 1] && spec.conv.groups == 1).then(|| unsliced(conv.weight())).transpose()?;
@@ -75,6 +78,15 @@ impl Focus {
     /// As [`Conv2d::with_slope`].
     pub fn with_slope(self, slope: Parameter) -> Result<Self> {
         Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Folds a batch normalisation that follows the convolution (and comes before the activation) into weight and bias. As
+    /// [`Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
+        Self::around(self.spec, self.conv.fold_batch_norm(norm)?)
     }
 
     /// Its attributes.

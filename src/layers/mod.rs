@@ -6,6 +6,7 @@
 mod activation;
 mod any;
 mod attributes;
+mod batch_norm;
 mod conv2d;
 mod conv_transpose2d;
 mod deform_conv2d;
@@ -17,6 +18,7 @@ mod graph;
 mod parameter;
 mod pixel_shuffle;
 mod plan;
+mod plans;
 mod roi;
 mod rois;
 mod sequence;
@@ -28,11 +30,12 @@ mod upsample;
 mod workspace;
 
 pub use activation::Activation;
-pub use any::{AnyLayer, LayerSpec, Outline, Shapes, Signature};
+pub use any::{AnyLayer, FromParameters, LayerSpec, Outline, Shapes, Signature};
 pub(crate) use any::{Kind, Named, unexpected};
 pub use attributes::Padding;
+pub use batch_norm::BatchNorm;
 pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dSpec, bilinear_kernel};
-pub use conv2d::{BatchNorm, Conv2d, Conv2dSpec, GroupPart};
+pub use conv2d::{Conv2d, Conv2dSpec, GroupPart};
 pub use deform_conv2d::{DeformConv2d, DeformConv2dSpec};
 pub use deform_conv2d_block::{DeformConv2dBlock, DeformConv2dBlockSpec};
 pub use deform_roi_pool_pack::{DeformRoiPoolPack, FullyConnected};
@@ -43,6 +46,7 @@ pub use parameter::Parameter;
 pub use pixel_shuffle::{ChannelOrder, PixelShuffle, PixelShuffleSpec, PixelUnshuffle};
 pub use plan::{Choice, ChosenBy, Explanation, Field, Inputs, Plan, PlanRequest, Precision, Residual};
 pub(crate) use plan::{Executable, Need, Needs};
+pub use plans::{BatchPlans, PlanCache};
 pub use roi::{DeformRoiPool, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
 pub(crate) use roi::{Pool, Pooling};
 pub use rois::{RoIs, RoisView};
@@ -56,7 +60,7 @@ pub use upsample::{UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize};
 pub(crate) use workspace::padded;
 pub use workspace::{Workspace, WorkspaceMemory};
 
-use crate::{Element, Result, Shape, Stream, Tensor};
+use crate::{Device, Element, Result, Shape, Stream, Tensor};
 
 /// A layer of a network: shape inference, planning and running.
 pub trait Layer: Sized + Send + Sync + 'static {
@@ -75,6 +79,14 @@ pub trait Layer: Sized + Send + Sync + 'static {
     /// # Errors
     /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device fails.
     fn plan<T: Element>(&self, device: &crate::Device, request: &PlanRequest) -> Result<Plan<T>>;
+
+    /// A plan for each batch size from 1 to that of `request`, for services whose batches vary.
+    ///
+    /// # Errors
+    /// As [`Layer::plan`]; [`crate::Error::Attribute`] for a batch of 0 or above 4096, and for layers that pool RoIs.
+    fn plan_up_to_batch<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<BatchPlans<T>> {
+        BatchPlans::new(self, device, request)
+    }
 
     /// Drops the weights' values from the host's memory. Plans that were made go on, and so do later ones that take weights of a
     /// device, dtype and order that are packed already: plan all that will be needed first. Bias and slope stay, and so do

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What a plan is made for: the input's shape, the formats, and wishes about the kernel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PlanRequest {
     pub(crate) x: Shape,
     pub(crate) x_format: MemoryFormat,
@@ -23,7 +23,7 @@ pub struct PlanRequest {
 }
 
 /// How f32 layers multiply. The layers of 16-bit types multiply exactly in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {
     /// IEEE f32 products and sums.

@@ -2,8 +2,8 @@
 
 use super::activation::ActivationName;
 use super::{
-    Activation, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail,
-    attributes,
+    Activation, BatchNorm, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature,
+    Tail, attributes,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, divisible, rank4};
@@ -217,6 +217,25 @@ impl SpatiallySeparableConv2d {
             return Err(Error::UnexpectedTensor { op: OP, name: "slope".into(), known });
         }
         self.row = self.row.with_slope(slope)?;
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation between the two stages into the vertical one. As [`Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_mid_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        self.column = self.column.fold_batch_norm(norm)?;
+        Ok(self)
+    }
+
+    /// Folds a batch normalisation that follows the horizontal stage (and comes before the activation) into it. As
+    /// [`Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
+        self.row = self.row.fold_batch_norm(norm)?;
         Ok(self)
     }
 

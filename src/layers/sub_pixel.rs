@@ -2,10 +2,10 @@
 
 use super::sequence::{PAIR, sequence};
 use super::{
-    ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffle, PixelShuffleSpec, Plan,
-    PlanRequest, Shapes, Signature, Tail, attributes,
+    BatchNorm, ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffle, PixelShuffleSpec,
+    Plan, PlanRequest, Shapes, Signature, Tail, attributes,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
 use crate::kernels::{Epilogue, PackedWeights, SubPixel, sub_pixel};
 use crate::numerics::Contract;
@@ -100,6 +100,46 @@ impl SubPixelConv2d {
     /// As [`Conv2d::with_slope`].
     pub fn with_slope(self, slope: Parameter) -> Result<Self> {
         Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Folds a batch normalisation between the convolution and the shuffle, of C * r * r channels, into weight and bias. As
+    /// [`Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
+        Ok(Self { conv: self.conv.fold_batch_norm(norm)?, packed: PackedWeights::default(), ..self })
+    }
+
+    /// Folds a batch normalisation behind the shuffle (and before the activation), of C channels, into weight and bias: each channel
+    /// of the convolution takes the values of the channel of y that it becomes. As [`Conv2d::fold_batch_norm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fold_shuffled_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
+        let squares = self.spec.factor * self.spec.factor;
+        let all = self.conv.weight().shape()[0];
+        let channels = all / squares;
+        let spread = |name, values: &[f32]| {
+            if values.len() != channels {
+                let expected = format!("shape [{channels}]: one value for each channel behind the shuffle");
+                return Err(Error::Shape { name, shape: vec![values.len()], expected });
+            }
+            crate::memory::collect((0..all).map(|channel| {
+                values[match self.spec.order {
+                    ChannelOrder::Crd => channel / squares,
+                    ChannelOrder::Dcr | ChannelOrder::Focus => channel % channels,
+                }]
+            }))
+        };
+        let norm = BatchNorm {
+            gamma: spread("gamma", &norm.gamma)?,
+            beta: spread("beta", &norm.beta)?,
+            mean: spread("mean", &norm.mean)?,
+            variance: spread("variance", &norm.variance)?,
+            epsilon: norm.epsilon,
+        };
+        self.fold_batch_norm(&norm)
     }
 
     /// Its attributes.

@@ -146,10 +146,21 @@ fn child_asks_the_driver() {
         assert!(matches!(error, Error::Limit { what: "the number of blocks along y", value: 65_536, limit: 65_535 }), "{error}");
         assert!(matches!(launch([1, 1, 1], 300_000), Error::Limit { value: 300_000, .. }));
 
+        // an event is complete when its stream has got there, and not before
+        let event = crate::Event::new(&device).unwrap();
+        plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+        stream.record(&event).unwrap();
+        assert!(!event.is_complete().unwrap());
+        fake.take_log();
+        event.synchronize().unwrap();
+        assert_eq!(fake.take_log(), "cuEventSynchronize", "nothing else is waited for");
+        assert!(event.is_complete().unwrap());
+
         // a wait that would spoil a capture is an error of the driver, not a panic
         let cuda = stream.as_cuda().unwrap();
         cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         assert!(matches!(x.to_vec(), Err(Error::Driver { call: "cuCtxSynchronize", .. })));
+        assert!(matches!(stream.record(&event), Err(Error::Capturing)) && matches!(stream.wait(&event), Err(Error::Capturing)));
         assert!(cuda.end_capture(sys::CUgraphInstantiate_flags(0)).is_err());
         stream.synchronize().unwrap();
     }

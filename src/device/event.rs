@@ -1,0 +1,121 @@
+//! Points in a stream's queue of work, for streams that wait for one another and hosts that wait for less than a whole stream.
+
+use super::{Device, Stream, StreamKind, wrong_device};
+use crate::error::Result;
+
+/// A point in a stream's queue of work. Other streams and the host can wait until the stream has got there.
+///
+/// An event is recorded by [`Stream::record`], again and again if need be: each time it means the latest point. One that was never
+/// recorded is complete. On the host device work is done when it is queued, so that every event is complete there.
+///
+/// ```
+/// use warpconv::{Device, Event, Stream};
+/// let device = Device::best()?;
+/// let (copies, layers) = (Stream::new(&device)?, Stream::new(&device)?);
+/// let uploaded = Event::new(&device)?;
+/// // ... queue an upload on `copies` ...
+/// copies.record(&uploaded)?;
+/// layers.wait(&uploaded)?; // what is queued on `layers` from now on finds the upload done; the host does not wait
+/// // ... run plans on `layers` ...
+/// layers.synchronize()?;
+/// assert!(uploaded.is_complete()?);
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Event {
+    #[cfg(feature = "cuda")]
+    cuda: Option<cudarc::driver::CudaEvent>,
+    device: Device,
+}
+
+impl Event {
+    /// An event of the device, not recorded yet. It measures no times.
+    ///
+    /// # Errors
+    /// [`crate::Error::Driver`] or [`crate::Error::DeviceLost`].
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            cuda: match device.cuda_context() {
+                Some(context) => {
+                    let flags = cudarc::driver::sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+                    Some(context.new_event(Some(flags)).map_err(|e| super::cuda::failed(device.watch(), "cuEventCreate", e))?)
+                }
+                None => None,
+            },
+            device: device.clone(),
+        })
+    }
+
+    /// The device whose streams may record it and wait for it.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether the stream that recorded it last has got there. Does not wait.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] when something queued has failed; [`crate::Error::Driver`].
+    pub fn is_complete(&self) -> Result<bool> {
+        #[cfg(feature = "cuda")]
+        if let Some(event) = &self.cuda {
+            return event.try_is_complete().map_err(|e| super::cuda::failed(self.device.watch(), "cuEventQuery", e));
+        }
+        Ok(true)
+    }
+
+    /// Waits until the stream that recorded it last has got there, and for nothing that was queued later.
+    ///
+    /// # Errors
+    /// [`crate::Error::DeviceLost`] when something queued has failed; [`crate::Error::Driver`].
+    pub fn synchronize(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(event) = &self.cuda {
+            event.synchronize().map_err(|e| super::cuda::failed(self.device.watch(), "cuEventSynchronize", e))?;
+            self.device.watch().step();
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Makes `event` mean the point behind all work that is queued on the stream now.
+    ///
+    /// # Errors
+    /// [`crate::Error::WrongDevice`] for an event of another device; [`crate::Error::Capturing`] on a stream that is captured
+    /// without [`Stream::allow_capture`]; [`crate::Error::Driver`].
+    pub fn record(&self, event: &Event) -> Result<()> {
+        self.check_event(event)?;
+        match &self.kind {
+            StreamKind::Immediate => Ok(()),
+            #[cfg(feature = "cuda")]
+            StreamKind::Cuda(stream) => match &event.cuda {
+                Some(event) => event.record(stream).map_err(|e| super::cuda::failed(self.device.watch(), "cuEventRecord", e)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Makes all work that is queued on the stream from now on wait for `event`, as it was last recorded. The host goes on.
+    ///
+    /// # Errors
+    /// As [`Stream::record`].
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        self.check_event(event)?;
+        match &self.kind {
+            StreamKind::Immediate => Ok(()),
+            #[cfg(feature = "cuda")]
+            StreamKind::Cuda(stream) => match &event.cuda {
+                Some(event) => stream.wait(event).map_err(|e| super::cuda::failed(self.device.watch(), "cuStreamWaitEvent", e)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn check_event(&self, event: &Event) -> Result<()> {
+        if event.device != self.device {
+            return Err(wrong_device("the event", &self.device, &event.device));
+        }
+        self.refuse_capture()
+    }
+}
