@@ -23,7 +23,7 @@ fn main() -> warpconv::Result<()> {
     // The block predicts offsets and mask with convolutions of its own. Fresh predictors are zero: the offsets are 0 and the mask
     // is sigmoid(0) = 1/2, so that it begins as half of the plain convolution.
     let deform = DeformConv2dSpec { padding: Padding::all(1), ..Default::default() };
-    let spec = DeformConv2dBlockSpec { deform, modulated: true, ..Default::default() };
+    let spec = DeformConv2dBlockSpec { deform, modulated: true };
     let block = DeformConv2dBlock::new(spec, Parameter::new(&[8, 4, 3, 3], &[0.1f32; 288])?)?;
     let x = Tensor::from_slice(&device, [1, 4, 6, 6], &[1f32; 144])?;
     let y = block.forward(&Inputs::new(&x))?;
