@@ -258,7 +258,7 @@ pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, devi
     }
     let ([c_out, c_in, kh, kw], matrix) = unfolded(kernel)?;
     let geometry = ConvGeometry::conv2d(&Conv2dSpec { stride, padding, dilation, groups, activation }, request.x, [c_out, c_in, kh, kw])?;
-    let dense = Cost { macs: geometry.macs()?, seconds: conv2d::seconds::<T>(device, request, geometry)? };
+    let dense = Cost { macs: geometry.macs()?, seconds: conv2d::time::<T>(device, request, geometry, true)?.seconds };
     let singular_values = Decomposition::new(matrix, false)?.values;
     // from the smallest on, so that none is lost beside a large one
     let mut left: Vec<f64> = singular_values.iter().rev().scan(0.0, |sum, s| Some(std::mem::replace(sum, *sum + s * s))).collect();

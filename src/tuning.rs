@@ -9,7 +9,7 @@ use crate::bench::DeviceInfo;
 use crate::device::{Properties, Time};
 use crate::error::{Error, Result};
 use crate::kernels::{KERNELS, TUNING_TABLES};
-use crate::layers::{Choice, PAIR};
+use crate::layers::{PACK, PAIR};
 use crate::text::parse_json;
 use crate::{Device, DeviceKind, build_info};
 use serde::{Deserialize, Serialize};
@@ -222,9 +222,10 @@ impl TuningTable {
     }
 }
 
-/// A kernel's name, or that of two launches in a row.
+/// The name of a kernel or of several launches.
 fn known(name: &str) -> Option<&'static str> {
-    if name == PAIR { Some(PAIR) } else { KERNELS.iter().find(|kernel| kernel.name == name).map(|kernel| kernel.name) }
+    let launches = [PAIR, PACK].into_iter().find(|launches| *launches == name);
+    launches.or_else(|| KERNELS.iter().find(|kernel| kernel.name == name).map(|kernel| kernel.name))
 }
 
 /// The tables in benches/results at the time of the build.
@@ -251,8 +252,7 @@ impl Active {
         Self { name: table.name.as_str().into(), rows }
     }
 
-    fn fastest(&self, problem: &str, choices: &[Choice]) -> Option<(&'static str, Arc<str>)> {
-        let applies = |name: &str| choices.iter().any(|choice| choice.kernel == name && choice.verdict.is_ok());
+    fn fastest(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
         let times = self.rows.get(problem)?.iter().filter(|(name, _)| applies(name));
         times.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| (*name, self.name.clone()))
     }
@@ -276,8 +276,8 @@ impl Tunings {
     }
 
     /// The fastest of the kernels that apply by the first table that knows the problem, and the table's name.
-    pub fn fastest(&self, problem: &str, choices: &[Choice]) -> Option<(&'static str, Arc<str>)> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|table| table.fastest(problem, choices))
+    pub fn fastest(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|table| table.fastest(problem, applies))
     }
 
     /// The names of the tables and how many problems they know.

@@ -3,9 +3,11 @@
 #![cfg(feature = "host")]
 
 use rstest::rstest;
+use warpconv::cases::{Problem, kinds};
 use warpconv::half::f16;
 use warpconv::{
-    ChosenBy, Conv2d, Conv2dSpec, Device, Error, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Precision, Shape, Tensor,
+    ChosenBy, Conv2d, Conv2dSpec, Device, Error, Explanation, Focus, FocusSpec, Inputs, Layer, MemoryFormat, Padding, Parameter,
+    PlanRequest, Precision, Shape, Tensor,
 };
 
 fn dense(c_in: usize, c_out: usize, kernel: usize, stride: usize, dilation: usize) -> Conv2d {
@@ -94,4 +96,51 @@ fn tuning_measures_every_kernel_that_applies() {
     assert!(tuned.times.is_sorted_by_key(|&(_, time)| time));
     assert_eq!(tuned.plan.explain().kernel, tuned.times[0].0);
     assert_eq!(tuned.plan.explain().chosen_by, ChosenBy::Measurement(applicable));
+}
+
+/// Every kind of layer, and among them those of Focus and SubPixelConv2d that cannot run as one launch: a candidate that is said to
+/// apply runs when it is asked for, one that is said not to apply is refused for that reason, and so is a name that is none.
+#[test]
+fn asking_for_a_kernel_by_name_gives_it_or_an_error() {
+    let device = Device::host().unwrap();
+    let (mut asked, mut pairs) = (0, 0);
+    for kind in kinds() {
+        for index in 0..6 {
+            let problem = Problem::of_kinds(&[kind], 18, index);
+            let own = problem.layer.signature().parameters;
+            let shapes = problem.shapes.iter().filter(|(name, _)| own.contains(&name.as_str()));
+            let outline = problem.layer.outline(shapes.map(|(name, shape)| (name.clone(), shape.clone()))).unwrap();
+            let mut request = PlanRequest::new(problem.x().unwrap()).format(MemoryFormat::ALL[index as usize % 2]);
+            if let Some(rois) = problem.shapes.get("rois") {
+                request = request.rois(rois[0]);
+            }
+            let plan = |name: &str| outline.explain::<f16>(&device, &request.clone().kernel(name));
+            let explanation: Explanation = outline.explain::<f16>(&device, &request).unwrap();
+            let op = problem.layer.op();
+            for choice in &explanation.choices {
+                match (&choice.verdict, plan(choice.kernel)) {
+                    (Ok(_), Ok(plan)) => assert_eq!((plan.kernel, plan.chosen_by), (choice.kernel, ChosenBy::Request), "{op}"),
+                    (Err(reason), Err(Error::NoKernel { reasons, .. })) => assert!(reasons.contains(reason), "{op}: {reasons}"),
+                    (verdict, plan) => panic!("{op}: {} {verdict:?}, but {plan:?}", choice.kernel),
+                }
+                asked += 1;
+                pairs += usize::from(choice.kernel == "pair" && choice.verdict.is_ok());
+            }
+            for wrong in ["nonsense", "cast_f16_to_f32"] {
+                let refused = plan(wrong);
+                assert!(matches!(&refused, Err(Error::NoKernel { reasons, .. }) if reasons.contains(wrong)), "{op}: {wrong} {refused:?}");
+            }
+        }
+    }
+    assert!(asked > 1000 && pairs > 10, "{asked} {pairs}");
+}
+
+/// Two launches are measured as every other candidate.
+#[test]
+fn tuning_measures_two_launches_too() {
+    let device = Device::host().unwrap();
+    let focus = Focus::new(FocusSpec::default(), Parameter::new(&[4, 12, 1, 1], &[0.25f32; 48]).unwrap()).unwrap();
+    let x = Tensor::<f16>::randn(&device, [1, 3, 8, 8], MemoryFormat::ChannelsLast, 3).unwrap();
+    let tuned = focus.tune(&PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast), &Inputs::new(&x)).unwrap();
+    assert!(tuned.times.iter().any(|&(kernel, _)| kernel == "pair"), "{:?}", tuned.times);
 }

@@ -15,7 +15,6 @@ mod watch;
 
 use crate::error::{Error, Result};
 use crate::kernels::{Kernel, KernelInfo};
-use crate::layers::Choice;
 use crate::tuning::{TuningTable, Tunings};
 use std::fmt;
 use std::ops::Deref;
@@ -441,8 +440,8 @@ impl Device {
     }
 
     /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
-    pub(crate) fn tuned(&self, problem: &str, choices: &[Choice]) -> Option<(&'static str, Arc<str>)> {
-        self.0.tunings.fastest(problem, choices)
+    pub(crate) fn tuned(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
+        self.0.tunings.fastest(problem, applies)
     }
 
     /// Waits for all work queued on the device.

@@ -1,6 +1,8 @@
 //! Conv2d's kernels.
 
-use super::launch::{Family, Stage, geometry_params, least_cost, plan as plan_op};
+use super::conv_params::geometry_params;
+use super::cost::Estimate;
+use super::launch::{Family, Stage, least_time, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -9,10 +11,10 @@ use crate::{Device, Element};
 
 pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
     [
-        Family { name: conv_depthwise::FAMILY, cost: conv_depthwise::cost, prepare: conv_depthwise::prepare },
-        Family { name: conv_grouped::FAMILY, cost: conv_grouped::cost, prepare: conv_grouped::prepare },
-        Family { name: conv_gemm::FAMILY, cost: conv_gemm::cost, prepare: conv_gemm::prepare },
-        Family { name: conv_direct::FAMILY, cost: conv_direct::cost, prepare: conv_direct::prepare },
+        Family { name: conv_depthwise::FAMILY, candidate: conv_depthwise::candidate },
+        Family { name: conv_grouped::FAMILY, candidate: conv_grouped::candidate },
+        Family { name: conv_gemm::FAMILY, candidate: conv_gemm::candidate },
+        Family { name: conv_direct::FAMILY, candidate: conv_direct::candidate },
     ]
 }
 
@@ -20,9 +22,9 @@ pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
 ///
 /// # Errors
 /// For sizes that no kernel takes.
-pub(crate) fn seconds<T: Element>(device: &Device, request: &PlanRequest, geometry: ConvGeometry) -> Result<f64> {
+pub(crate) fn time<T: Element>(device: &Device, request: &PlanRequest, geometry: ConvGeometry, finite_weights: bool) -> Result<Estimate> {
     geometry_params(&geometry)?;
-    Ok(least_cost(&families::<T>(), device, request, geometry, true).seconds)
+    Ok(least_time(&families::<T>(), device, request, geometry, finite_weights))
 }
 
 /// Chooses, packs and loads.

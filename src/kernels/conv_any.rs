@@ -1,9 +1,13 @@
 //! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_depthwise::even;
+use super::conv_params::KernelParams;
 use super::cost::{Estimate, Work, least_bytes, warp_cycles};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
+use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
+use super::problem::Problem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
 use crate::{Element, MemoryFormat};
@@ -178,12 +182,8 @@ fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
 }
 
 /// For a depthwise problem in channels_last.
-pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
-    Tiling::of(kernel, problem).map(|tiling| tiling.estimate)
-}
-
-pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let tiling = Tiling::of(kernel, problem).expect("`cost` has found one");
+pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+    let tiling = Tiling::of(kernel, problem)?;
     let params = ConvDepthwiseParams {
         channels: tiling.channels as i32,
         columns: tiling.columns as i32,
@@ -196,14 +196,17 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         ..Default::default()
     };
     let phases = Axis::new(&problem.geometry, 1).stride.min(problem.geometry.kernel[1]);
-    Prepared {
+    let config = LaunchConfig {
         grid: [tiling.tiles.iter().product::<usize>() as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
-        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::Depthwise(params),
         alignment: [vector(kernel) * size_of::<T>(); 2],
         order: if phases > 1 { SumOrder::ChainByPhases(phases) } else { SumOrder::Chain },
-        layout: conv_direct::LAYOUT,
-        pack: conv_direct::pack,
-    }
+        own: ConvConfig {
+            params: KernelParams::Depthwise(params),
+            persistent: false,
+            layout: conv_direct::LAYOUT,
+            pack: conv_direct::pack,
+        },
+    };
+    Ok(Candidate { estimate: tiling.estimate, config })
 }

@@ -1,9 +1,13 @@
 //! The banded kernels of kernels/conv_depthwise.cu: large depthwise kernels on tensor cores.
 
 use super::KernelInfo;
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
 use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
+use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
+use super::problem::Problem;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::layers::Parameter;
@@ -57,11 +61,14 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The fastest by the cost model.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+    /// The fastest by the cost model. Blocks that see a special value sum in another order: where a result may not depend on the
+    /// batch, their channels do not either.
+    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, Reason> {
         let rows = kernel.tag("rows").and_then(|rows| rows.parse().ok()).expect("the manifest has the rows of every banded kernel");
-        let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, problem));
+        let configured = problem.for_configuration();
+        let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, &configured));
         let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
+        let best = best.and_then(|best| Self::new(rows, best.channels, problem));
         best.ok_or_else(|| "what a block sees of 4 channels does not fit shared memory".into())
     }
 
@@ -114,7 +121,7 @@ impl Tiling {
 }
 
 /// For a depthwise problem.
-pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     if g.c_out != g.c_in {
         return Err(format!("it computes one output of an input channel, not {}", g.c_out / g.c_in));
@@ -128,13 +135,7 @@ pub(super) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     if kernel.tag("width") != Some(width(g).to_string().as_str()) {
         return Err(format!("8 neighbouring outputs see {} columns from an even one on", width(g)));
     }
-    Tiling::of(kernel, problem).map(|tiling| tiling.estimate)
-}
-
-pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let g = &problem.geometry;
-    // a block that sees a special value sums in another order, so its channels may not depend on the batch
-    let tiling = Tiling::of(kernel, &problem.for_configuration()).expect("`cost` has found one");
+    let tiling = Tiling::of(kernel, problem)?;
     let params = ConvDepthwiseParams {
         channels: tiling.channels as i32,
         columns: COLUMNS as i32,
@@ -146,17 +147,15 @@ pub(super) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         patch_w: (COLUMNS - BLOCK + width(g)) as i32,
         ..Default::default()
     };
-    Prepared {
+    let config = LaunchConfig {
         grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
-        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::Depthwise(params),
         // it looks at the alignment itself
         alignment: [size_of::<T>(); 2],
         order: SumOrder::Bands,
-        layout: LAYOUTS[g.padding[1] % 2],
-        pack,
-    }
+        own: ConvConfig { params: KernelParams::Depthwise(params), persistent: false, layout: LAYOUTS[g.padding[1] % 2], pack },
+    };
+    Ok(Candidate { estimate: tiling.estimate, config })
 }
 
 /// The rows of a kernel, each in `width` elements after 7 zeros; once as they are, and once without the first zero.

@@ -1,8 +1,12 @@
 //! kernels/conv_depthwise.cu: one input channel an output channel.
 
-use super::cost::{Estimate, Work, least_bytes, multiprocessors};
-use super::launch::{KernelParams, MAX_GRID_Y, Pack, Prepared, Problem, SumOrder};
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
+use super::cost::{Work, least_bytes, multiprocessors};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Pack};
+use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
+use super::problem::Problem;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -162,16 +166,79 @@ impl Tiling {
     fn blocks(&self, g: &ConvGeometry) -> usize {
         self.tiles.iter().product::<usize>() * g.n
     }
+
+    fn work(&self, variant: &Variant, problem: &Problem<'_>) -> Work {
+        let g = &problem.geometry;
+        let blocks = self.blocks(g) as f64;
+        let active = (self.channels * self.columns * self.strips) as f64;
+        let threads = blocks * active;
+        let taps = (g.kernel[0] * g.kernel[1]) as f64;
+        let products = threads * (self.rows * variant.columns * variant.vector) as f64 * taps;
+        // vectors that the threads read: in the unrolled kernels the window of a strip, each once
+        let window = |axis: usize, outputs: usize| ((outputs - 1) * g.stride[axis] + g.kernel[axis]) as f64;
+        let loads = threads * window(0, self.rows) * window(1, variant.columns);
+        let staged = blocks * (self.channels * self.patch[0] * self.patch[1]) as f64;
+        let dense = g.stride[1] == 1 && g.dilation[1] == 1;
+        let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
+        let (instructions, l1_bytes) = match (variant.format, variant.unrolled) {
+            (MemoryFormat::ChannelsLast, _) => {
+                (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64)
+            }
+            (MemoryFormat::Contiguous, Some(_)) => {
+                (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64)
+            }
+            (MemoryFormat::Contiguous, None) => {
+                let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
+                (instructions, (products * overhead / 2.0 + staged) * size_of::<f32>() as f64)
+            }
+        };
+        let idle = variant.threads as f64 / active;
+        Work {
+            blocks,
+            blocks_per_multiprocessor: variant.resident as f64,
+            dram_bytes: least_bytes(problem),
+            shared_bytes: l1_bytes * idle,
+            ffma: instructions * idle,
+            ..Default::default()
+        }
+    }
+
+    fn config<T: Element>(&self, variant: &Variant, g: &ConvGeometry) -> LaunchConfig<ConvConfig<T>> {
+        let [channel_tiles, column_tiles, _] = self.tiles;
+        let params = ConvDepthwiseParams {
+            channels: self.channels as i32,
+            columns: self.columns as i32,
+            strips: self.strips as i32,
+            rows: self.rows as i32,
+            channel_tiles: channel_tiles as i32,
+            column_tiles: column_tiles as i32,
+            patch_h: self.patch[0] as i32,
+            patch_w: self.patch[1] as i32,
+            ..Default::default()
+        };
+        // the contiguous kernels look at the alignment themselves
+        let (layout, pack) = match variant.format {
+            MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as Pack<T>),
+            MemoryFormat::Contiguous => ("[c_out][tap]", pack as Pack<T>),
+        };
+        LaunchConfig {
+            grid: [self.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
+            shared_bytes: self.shared_bytes as u32,
+            alignment: [variant.vector * size_of::<T>(); 2],
+            order: SumOrder::Chain,
+            own: ConvConfig { params: KernelParams::Depthwise(params), persistent: false, layout, pack },
+        }
+    }
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     if g.groups != g.c_in {
         return Err(format!("{} channels in each of {} groups are not depthwise", g.c_in / g.groups, g.groups));
     }
     if conv_banded::is_banded(kernel) {
-        return conv_banded::cost(kernel, problem);
+        return conv_banded::candidate(kernel, problem);
     }
     let variant = Variant::new(kernel);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
@@ -194,80 +261,13 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
         return Err(format!("{} output channels are no multiple of {}", g.c_out, variant.vector));
     }
     if conv_any::is_any(kernel) {
-        return conv_any::cost(kernel, problem);
+        return conv_any::candidate(kernel, problem);
     }
     let tiling = Tiling::new(&variant, problem)?;
     if tiling.tiles.iter().product::<usize>() > i32::MAX as usize {
         return Err("an image has too many tiles".into());
     }
-    let blocks = tiling.blocks(g) as f64;
-    let active = (tiling.channels * tiling.columns * tiling.strips) as f64;
-    let threads = blocks * active;
-    let taps = (g.kernel[0] * g.kernel[1]) as f64;
-    let products = threads * (tiling.rows * variant.columns * variant.vector) as f64 * taps;
-    // vectors that the threads read: in the unrolled kernels the window of a strip, each once
-    let window = |axis: usize, outputs: usize| ((outputs - 1) * g.stride[axis] + g.kernel[axis]) as f64;
-    let loads = threads * window(0, tiling.rows) * window(1, variant.columns);
-    let staged = blocks * (tiling.channels * tiling.patch[0] * tiling.patch[1]) as f64;
-    let dense = g.stride[1] == 1 && g.dilation[1] == 1;
-    let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
-    let (instructions, l1_bytes) = match (variant.format, variant.unrolled) {
-        (MemoryFormat::ChannelsLast, _) => (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64),
-        (MemoryFormat::Contiguous, Some(_)) => (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64),
-        (MemoryFormat::Contiguous, None) => {
-            let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
-            (instructions, (products * overhead / 2.0 + staged) * size_of::<f32>() as f64)
-        }
-    };
-    let idle = variant.threads as f64 / active;
-    let work = Work {
-        blocks,
-        blocks_per_multiprocessor: variant.resident as f64,
-        dram_bytes: least_bytes(problem),
-        shared_bytes: l1_bytes * idle,
-        ffma: instructions * idle,
-        ..Default::default()
-    };
-    Ok(work.estimate(problem))
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    if conv_banded::is_banded(kernel) {
-        return conv_banded::prepare(kernel, problem);
-    }
-    if conv_any::is_any(kernel) {
-        return conv_any::prepare(kernel, problem);
-    }
-    let g = &problem.geometry;
-    let variant = Variant::new(kernel);
-    let tiling = Tiling::new(&variant, problem).expect("cost has accepted it");
-    let [channel_tiles, column_tiles, _] = tiling.tiles;
-    let params = ConvDepthwiseParams {
-        channels: tiling.channels as i32,
-        columns: tiling.columns as i32,
-        strips: tiling.strips as i32,
-        rows: tiling.rows as i32,
-        channel_tiles: channel_tiles as i32,
-        column_tiles: column_tiles as i32,
-        patch_h: tiling.patch[0] as i32,
-        patch_w: tiling.patch[1] as i32,
-        ..Default::default()
-    };
-    // the contiguous kernels look at the alignment themselves
-    let (layout, pack) = match variant.format {
-        MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as Pack<T>),
-        MemoryFormat::Contiguous => ("[c_out][tap]", pack as Pack<T>),
-    };
-    Prepared {
-        grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
-        walks: false,
-        shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::Depthwise(params),
-        alignment: [variant.vector * size_of::<T>(); 2],
-        order: SumOrder::Chain,
-        layout,
-        pack,
-    }
+    Ok(Candidate { estimate: tiling.work(&variant, problem).estimate(problem), config: tiling.config(&variant, g) })
 }
 
 /// The canonical order, for C_in / groups = 1.

@@ -1,7 +1,11 @@
 //! kernels/conv_direct.cu: the kernel beneath every configuration.
 
-use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
+use super::cost::{Work, least_bytes};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
+use super::order::SumOrder;
+use super::problem::Problem;
 use super::{KernelInfo, WeightPlace, pack_rows};
 use crate::Element;
 use crate::error::Result;
@@ -20,7 +24,7 @@ const TAP_INSTRUCTIONS: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
 pub(super) const UNCOALESCED: f64 = 4.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     kernel.check_dtype(problem.dtype)?;
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
@@ -33,7 +37,7 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
         ffma: idle * (macs + macs / (problem.geometry.c_in / problem.geometry.groups) as f64 * TAP_INSTRUCTIONS),
         ..Default::default()
     };
-    Ok(work.estimate(problem))
+    Ok(Candidate { estimate: work.estimate(problem), config: config(kernel, problem) })
 }
 
 /// Blocks of all images, and how many lanes issue for each that has an output.
@@ -44,19 +48,16 @@ pub(super) fn blocks(kernel: &KernelInfo, problem: &Problem<'_>) -> (f64, f64) {
     (blocks as f64 * n as f64, (blocks * threads) as f64 / outputs.max(1) as f64)
 }
 
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
+/// The launch of a kernel that computes each output on its own.
+pub(super) fn config<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> LaunchConfig<ConvConfig<T>> {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
-    let grid = [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1];
-    Prepared {
-        grid,
-        walks: false,
+    LaunchConfig {
+        grid: [blocks as u32, n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: 0,
-        params: KernelParams::default(),
         alignment: [size_of::<T>(); 2],
         order: SumOrder::Chain,
-        layout: LAYOUT,
-        pack,
+        own: ConvConfig { params: KernelParams::default(), persistent: false, layout: LAYOUT, pack },
     }
 }
 

@@ -1,9 +1,13 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
 use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Pack, Prepared, Problem, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, Pack};
+use super::order::SumOrder;
 use super::params::ConvPatchParams;
+use super::problem::Problem;
 use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
 use crate::device::GpuModel;
 use crate::error::Result;
@@ -226,20 +230,55 @@ const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
 pub(super) const SECTOR_BYTES: f64 = 32.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     if kernel.tag("gather") == Some("patches") {
-        return Patch::of(kernel, problem).map(|patch| patch.work(Tile::of(kernel), problem).estimate(problem));
+        let (tile, patch) = (Tile::of(kernel), Patch::of(kernel, problem)?);
+        return Ok(Candidate { estimate: patch.work(tile, problem).estimate(problem), config: patch.config(tile) });
     }
     let multiply = Multiplication::new(kernel, problem)?;
-    if is_split(kernel) { Ok(multiply.split(multiply.parts(problem)?, problem)) } else { Ok(multiply.whole.estimate(problem)) }
+    let Multiplication { tile, tiling, whole, .. } = &multiply;
+    let mut config = config(kernel, tile, tiling, problem);
+    if !is_split(kernel) {
+        return Ok(Candidate { estimate: whole.estimate(problem), config });
+    }
+    let (parts, estimate) = multiply.parts(problem)?;
+    (config.grid[1], config.own.persistent) = (parts as u32, false);
+    Ok(Candidate { estimate, config })
 }
 
-/// The cost of a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
-pub(super) fn cost_as(kernel: &KernelInfo, problem: &Problem<'_>, gemm: ConvGeometry) -> Result<Estimate, String> {
+/// The candidate for a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
+pub(super) fn candidate_as<T: Element>(
+    kernel: &'static KernelInfo,
+    problem: &Problem<'_>,
+    gemm: ConvGeometry,
+) -> Result<ConvCandidate<T>, Reason> {
     let other = Problem { geometry: gemm, ..*problem };
-    let mut work = Multiplication::new(kernel, &other)?.whole;
+    let Multiplication { tile, tiling, whole: mut work, .. } = Multiplication::new(kernel, &other)?;
     work.dram_bytes += least_bytes(problem) - least_bytes(&other);
-    Ok(work.estimate(problem))
+    Ok(Candidate { estimate: work.estimate(problem), config: config(kernel, tile, &tiling, &other) })
+}
+
+/// The launch of a kernel that computes all tiles.
+pub(super) fn config<T: Element>(kernel: &KernelInfo, tile: &Tile, tiling: &Tiling, problem: &Problem<'_>) -> LaunchConfig<ConvConfig<T>> {
+    let x_alignment = match kernel.tag("gather") {
+        Some("vectors" | "matrix") => CHUNK_BYTES,
+        Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
+        _ => size_of::<T>(),
+    };
+    let (layout, pack) = match tile.n {
+        64 if kernel.tag("math").is_some() => {
+            ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
+        }
+        _ => packing(tile),
+    };
+    LaunchConfig {
+        grid: [tiling.blocks() as u32, 1, 1],
+        shared_bytes: (STAGES * tile.stage_bytes()) as u32,
+        // the store takes any output, in vectors where it is aligned
+        alignment: [x_alignment, size_of::<T>()],
+        order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
+        own: ConvConfig { params: KernelParams::default(), persistent: tile.walks(kernel), layout, pack },
+    }
 }
 
 /// What every kernel says of the input.
@@ -327,8 +366,8 @@ impl Multiplication {
         Ok(Self { tile, tiling, step_cycles, whole })
     }
 
-    /// How many parts are the fastest of those that the request allows.
-    fn parts(&self, problem: &Problem<'_>) -> Result<usize, String> {
+    /// How many parts are the fastest of those that the request allows, and the estimated time with them.
+    fn parts(&self, problem: &Problem<'_>) -> Result<(usize, Estimate), Reason> {
         let Problem { geometry: g, dtype, workspace_limit, .. } = problem;
         if problem.batch_invariant {
             return Err("where its sums are split depends on the other images of a batch".into());
@@ -345,8 +384,8 @@ impl Multiplication {
         }
         let allowed = |&parts: &usize| padded(parts_bytes(g, parts)).is_ok_and(|bytes| bytes <= *workspace_limit);
         let possible = (2..=MAX_PARTS.min(self.tiling.steps)).filter(allowed);
-        let fastest = possible.min_by(|&a, &b| self.split(a, problem).seconds.total_cmp(&self.split(b, problem).seconds));
-        fastest.ok_or_else(|| {
+        let timed = possible.map(|parts| (parts, self.split(parts, problem)));
+        timed.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).ok_or_else(|| {
             let bytes = parts_bytes(g, 2);
             format!("two parts need {bytes} bytes of workspace: PlanRequest::workspace_limit allows {workspace_limit}")
         })
@@ -488,6 +527,20 @@ impl Patch {
         }
     }
 
+    fn config<T: Element>(&self, tile: &Tile) -> LaunchConfig<ConvConfig<T>> {
+        let (layout, pack) = match tile.n {
+            64 => ("[group][64 bytes of channels][tap][c_out in tiles of 64]", pack_by_chunk::<T, 64> as Pack<T>),
+            _ => ("[group][64 bytes of channels][tap][c_out in tiles of 128]", pack_by_chunk::<T, 128> as Pack<T>),
+        };
+        LaunchConfig {
+            grid: [self.blocks as u32, 1, 1],
+            shared_bytes: self.shared_bytes as u32,
+            alignment: [size_of::<T>(); 2],
+            order: SumOrder::ChannelChunks,
+            own: ConvConfig { params: KernelParams::Patch(self.params()), persistent: false, layout, pack },
+        }
+    }
+
     fn params(&self) -> ConvPatchParams {
         // all of it fits shared memory, so it fits 32 bits
         let int = |value: usize| value as i32;
@@ -508,50 +561,6 @@ fn chunks(g: &ConvGeometry, element_bytes: usize) -> usize {
 /// Steps of a group where each is of one tap.
 fn chunk_steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     chunks(g, element_bytes) * g.kernel[0] * g.kernel[1]
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let tile = Tile::of(kernel);
-    if kernel.tag("gather") == Some("patches") {
-        let patch = Patch::of(kernel, problem).expect("`cost` has found one");
-        let (layout, pack) = match tile.n {
-            64 => ("[group][64 bytes of channels][tap][c_out in tiles of 64]", pack_by_chunk::<T, 64> as Pack<T>),
-            _ => ("[group][64 bytes of channels][tap][c_out in tiles of 128]", pack_by_chunk::<T, 128> as Pack<T>),
-        };
-        return Prepared {
-            grid: [patch.blocks as u32, 1, 1],
-            walks: false,
-            shared_bytes: patch.shared_bytes as u32,
-            params: KernelParams::Patch(patch.params()),
-            alignment: [size_of::<T>(); 2],
-            order: SumOrder::ChannelChunks,
-            layout,
-            pack,
-        };
-    }
-    let blocks = Tiling::new(&problem.geometry, tile, problem.dtype).blocks();
-    let parts = if is_split(kernel) { Multiplication::new(kernel, problem).and_then(|multiply| multiply.parts(problem)) } else { Ok(1) };
-    let x_alignment = match kernel.tag("gather") {
-        Some("vectors" | "matrix") => CHUNK_BYTES,
-        Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
-        _ => size_of::<T>(),
-    };
-    let (layout, pack) = match tile.n {
-        64 if kernel.tag("math").is_some() => {
-            ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
-        }
-        _ => packing(tile),
-    };
-    Prepared {
-        grid: [blocks as u32, parts.unwrap_or(1) as u32, 1],
-        walks: tile.walks(kernel) && !is_split(kernel),
-        shared_bytes: (STAGES * tile.stage_bytes()) as u32,
-        params: KernelParams::default(),
-        order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
-        alignment: [x_alignment, size_of::<T>()], // the store takes any output, in vectors where it is aligned
-        layout,
-        pack,
-    }
 }
 
 /// The order of the weight for a tile, and the function that packs it so.

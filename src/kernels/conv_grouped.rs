@@ -1,9 +1,13 @@
 //! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
 use super::cost::{Estimate, Work, least_bytes, multiprocessors};
 use super::known::Known;
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
+use super::order::SumOrder;
 use super::params::ConvGroupedParams;
+use super::problem::Problem;
 use super::{KernelInfo, MAX_COUNT};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -392,7 +396,7 @@ fn vector_of(elements: usize) -> usize {
     1 << elements.trailing_zeros().min(VECTOR.ilog2())
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     let variant = Variant::of(kernel);
     kernel.check_dtype(problem.dtype)?;
@@ -422,24 +426,16 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
             return Err(format!("its 16-byte stores are for multiples of 8 output channels, not {run} a warp and {} in all", g.c_out));
         }
     }
-    tiling(kernel, problem).map(|tiling| tiling.estimate)
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let variant = Variant::of(kernel);
-    let tiling = tiling(kernel, problem).expect("`cost` has found one");
-    Prepared {
-        grid: [tiling.blocks as u32, problem.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
-        walks: false,
+    let tiling = tiling(kernel, problem)?;
+    let config = LaunchConfig {
+        grid: [tiling.blocks as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::Grouped(tiling.params(problem)),
         // of contiguous ones the kernel takes any, in vectors where they are aligned
-        alignment: [problem.x_format, problem.y_format]
-            .map(|format| if variant.wide && format == MemoryFormat::ChannelsLast { VECTOR * size_of::<T>() } else { size_of::<T>() }),
+        alignment: channels_last.map(|last| if variant.wide && last { VECTOR * size_of::<T>() } else { size_of::<T>() }),
         order: SumOrder::Slots,
-        layout: LAYOUT,
-        pack,
-    }
+        own: ConvConfig { params: KernelParams::Grouped(tiling.params(problem)), persistent: false, layout: LAYOUT, pack },
+    };
+    Ok(Candidate { estimate: tiling.estimate, config })
 }
 
 /// In the order of the lanes' fragments of B: a lane holds 4 channels of slot `lane % 4` for output `lane / 4`. Zero where a
@@ -482,10 +478,9 @@ mod tests {
         let request = PlanRequest::new(x).format(MemoryFormat::ChannelsLast);
         let geometry = ConvGeometry::conv2d(&spec, x, [64, 8, 3, 3]).unwrap();
         let problem = Problem::new::<f16>(&device, &request, geometry);
-        let applicable: Vec<_> = super::super::family(FAMILY).filter(|kernel| cost(kernel, &problem).is_ok()).collect();
+        let applicable: Vec<_> = super::super::family(FAMILY).filter(|kernel| candidate::<f16>(kernel, &problem).is_ok()).collect();
         assert!(!applicable.is_empty());
         for kernel in applicable {
-            prepare::<f16>(kernel, &problem);
             TILINGS.get(kernel, &problem, || panic!("{} is searched again", kernel.name)).unwrap();
         }
     }

@@ -1,8 +1,11 @@
 //! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result, in one launch.
 
-use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, Prepared, Problem, Stage};
+use super::candidate::{Candidate, Reason};
+use super::conv_params::KernelParams;
+use super::cost::{Work, least_bytes};
+use super::launch::{ConvCandidate, Stage};
 use super::params::ConvSeparableParams;
+use super::problem::Problem;
 use super::{Epilogue, KernelInfo, Packed, conv_gemm};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -22,7 +25,7 @@ const ELEMENT_INSTRUCTIONS: f64 = 8.0;
 /// Of each element in the middle: bias, activation, rounding, and the store to shared memory.
 const FINISH_INSTRUCTIONS: f64 = 8.0;
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let Problem { geometry: pointwise, dtype, .. } = problem;
     kernel.check_dtype(*dtype)?;
     let Some(depthwise) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -42,6 +45,13 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     let tiling = conv_gemm::Tiling::fitting(pointwise, tile, problem)?;
     // what takes the views that are not aligned must fit too
     conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
+    let mut config = conv_gemm::config(kernel, tile, &tiling, problem);
+    (config.own.params, config.own.persistent) = (KernelParams::Separable(ConvSeparableParams::default()), false);
+    Ok(Candidate { estimate: work(problem, depthwise, tile, &tiling, vectors).estimate(problem), config })
+}
+
+fn work(problem: &Problem<'_>, depthwise: &ConvGeometry, tile: &conv_gemm::Tile, tiling: &conv_gemm::Tiling, vectors: bool) -> Work {
+    let dtype = problem.dtype;
     let stages = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
     // each stage: its share of the middle, computed by this block alone
@@ -51,24 +61,23 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     let each = 1.0 + if vectors { VECTOR_INSTRUCTIONS / vector } else { ELEMENT_INSTRUCTIONS };
     let macs = middle * tile.n as f64;
     let bytes = dtype.bytes() as f64;
-    let instructions = middle * (taps * each + FINISH_INSTRUCTIONS) + if *dtype == DType::F32 { macs } else { 0.0 };
+    let instructions = middle * (taps * each + FINISH_INSTRUCTIONS) + if dtype == DType::F32 { macs } else { 0.0 };
     // what a tile sees of x comes from L2 once, its taps from L1
     let (columns, rows) = (tile.m.min(depthwise.output[1]), tile.m.div_ceil(depthwise.output[1].max(1)));
     let window = |axis: usize, outputs: usize| {
         (outputs.max(1) - 1) * depthwise.stride[axis] + (depthwise.kernel[axis] - 1) * depthwise.dilation[axis] + 1
     };
     let seen = (window(0, rows) as f64 * window(1, columns) as f64).min(tile.m as f64 * taps);
-    let work = Work {
+    Work {
         blocks: tiling.blocks() as f64,
         blocks_per_multiprocessor: tile.blocks_per_multiprocessor(problem.device.model) as f64,
         dram_bytes: fused_bytes(problem, depthwise),
         l2_bytes: stages * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
         shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
-        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
+        tensor_macs: if dtype == DType::F32 { 0.0 } else { macs },
         ffma: instructions,
         ..Default::default()
-    };
-    Ok(work.estimate(problem))
+    }
 }
 
 /// Bytes that must move: those of a convolution, with the input of the one before it instead of its own.
@@ -76,11 +85,6 @@ pub(super) fn fused_bytes(problem: &Problem<'_>, before: &ConvGeometry) -> f64 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as f64).product::<f64>();
     let replaced = elements(before.input_shape()) - elements(before.output_shape());
     least_bytes(problem) + replaced * problem.dtype.bytes() as f64
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let pointwise = conv_gemm::prepare(kernel, problem);
-    Prepared { params: KernelParams::Separable(ConvSeparableParams::default()), walks: false, ..pointwise }
 }
 
 /// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.

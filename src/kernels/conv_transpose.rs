@@ -1,9 +1,12 @@
 //! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
 
+use super::candidate::{LaunchConfig, Reason};
 use super::conv_gemm::{MAX_TILE, Tile};
-use super::cost::Estimate;
-use super::launch::{Family, KernelParams, Pack, Prepared, Problem, Stage, SumOrder, plan as plan_op};
+use super::conv_params::KernelParams;
+use super::launch::{ConvCandidate, ConvConfig, Family, Pack, Stage, plan as plan_op};
+use super::order::SumOrder;
 use super::params::ConvTransposeParams;
+use super::problem::Problem;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
@@ -142,22 +145,32 @@ fn is_gemm(kernel: &KernelInfo) -> bool {
     kernel.tag("tile").is_some()
 }
 
-fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
-    if has_columns(kernel) {
-        conv_gemm::cost_as(kernel, problem, as_columns(&problem.geometry)?)
+fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+    let g = &problem.geometry;
+    let mut candidate = if has_columns(kernel) {
+        conv_gemm::candidate_as(kernel, problem, as_columns(g)?)?
     } else if is_gemm(kernel) {
-        conv_gemm::cost(kernel, problem)
+        conv_gemm::candidate(kernel, problem)?
     } else {
-        conv_direct::cost(kernel, problem)
+        conv_direct::candidate(kernel, problem)?
+    };
+    let LaunchConfig { order, own: ConvConfig { params, persistent, layout, pack }, .. } = &mut candidate.config;
+    if has_columns(kernel) {
+        (*layout, *pack) = column_packing(kernel);
     }
+    if is_gemm(kernel) && *order == SumOrder::Chain {
+        // the phases' taps come as a convolution takes them
+        *order = SumOrder::ReversedChain;
+    }
+    (*params, *persistent) = (KernelParams::Transpose(phase_params(g)), false);
+    Ok(candidate)
 }
 
-fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let g = &problem.geometry;
+fn phase_params(g: &ConvGeometry) -> ConvTransposeParams {
     let period = [g.period(0), g.period(1)];
     let reach = [0, 1].map(|axis| g.dilation[axis] / (g.stride[axis] / period[axis]));
     let inverse = [inverse(reach[0], period[0]), inverse(reach[1], period[1])];
-    let params = KernelParams::Transpose(ConvTransposeParams {
+    ConvTransposeParams {
         period_h: period[0] as i32,
         period_w: period[1] as i32,
         reach_h: reach[0] as i32,
@@ -165,19 +178,7 @@ fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T
         inverse_h: inverse[0] as i32,
         inverse_w: inverse[1] as i32,
         ..Default::default()
-    });
-    let prepared = if has_columns(kernel) {
-        let gemm = Problem { geometry: as_columns(g).expect("the kernel applies"), ..*problem };
-        let (layout, pack) = column_packing(kernel);
-        Prepared { layout, pack, ..conv_gemm::prepare(kernel, &gemm) }
-    } else if is_gemm(kernel) {
-        conv_gemm::prepare(kernel, problem)
-    } else {
-        conv_direct::prepare(kernel, problem)
-    };
-    // the phases' taps come as a convolution takes them
-    let order = if is_gemm(kernel) && prepared.order == SumOrder::Chain { SumOrder::ReversedChain } else { prepared.order };
-    Prepared { params, walks: false, order, ..prepared }
+    }
 }
 
 /// Chooses, packs and loads.
@@ -193,7 +194,7 @@ pub(crate) fn plan<T: Element>(
     if period > MAX_PERIOD {
         return Err(Error::Limit { what: "stride / gcd(stride, dilation)", value: period as u128, limit: MAX_PERIOD as u128 });
     }
-    plan_op("conv_transpose2d", &[Family { name: FAMILY, cost, prepare }], device, request, Stage { geometry, weight, epilogue, packed })
+    plan_op("conv_transpose2d", &[Family { name: FAMILY, candidate }], device, request, Stage { geometry, weight, epilogue, packed })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! tensor cores, their FFMA lanes. The multiprocessor with the most blocks ends last; and where a block has one to itself, it is
 //! as slow as its own steps, which wait for each other.
 
-use super::launch::Problem;
+use super::problem::Problem;
 use crate::DeviceKind;
 use crate::device::{GpuModel, Properties};
 use std::fmt;

@@ -1,9 +1,13 @@
 //! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel beneath it.
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
+use super::conv_params::KernelParams;
 use super::cost::{Estimate, Work, least_bytes};
-use super::launch::{KernelParams, Prepared, Problem, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig};
+use super::order::SumOrder;
 use super::params::DeformConvParams;
+use super::problem::Problem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::gcd;
 use crate::{DType, Element, MemoryFormat};
@@ -29,15 +33,29 @@ fn shared_bytes(tile: &Tile) -> usize {
     STAGES * tile.stage_bytes() + segments(tile) * tile.m * SAMPLE_BYTES
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     kernel.check_dtype(problem.dtype)?;
-    match kernel.tag("gather") {
-        Some(gather) => gemm_cost(kernel, gather, problem),
-        None => direct_cost(kernel, problem),
-    }
+    // fits 32 bits, since C_in does
+    let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
+    let Some(gather) = kernel.tag("gather") else {
+        let config = conv_direct::config(kernel, problem);
+        let config = LaunchConfig { own: ConvConfig { params, ..config.own }, ..config };
+        return Ok(Candidate { estimate: direct_estimate(kernel, problem)?, config });
+    };
+    let (tile, vectors) = (Tile::of(kernel), gather == "vectors");
+    let tiling = fitting(tile, gather, problem)?;
+    let (layout, pack) = packing(tile);
+    let config = LaunchConfig {
+        grid: [tiling.blocks() as u32, 1, 1],
+        shared_bytes: shared_bytes(tile) as u32,
+        alignment: [if vectors { CHUNK_BYTES } else { size_of::<T>() }, size_of::<T>()],
+        order: SumOrder::of_gemm(kernel),
+        own: ConvConfig { params, persistent: false, layout, pack },
+    };
+    Ok(Candidate { estimate: gemm_work(tile, &tiling, vectors, problem).estimate(problem), config })
 }
 
-fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+fn direct_estimate(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let (blocks, idle) = conv_direct::blocks(kernel, problem);
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { conv_direct::UNCOALESCED };
@@ -52,7 +70,8 @@ fn direct_cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, S
     Ok(work.estimate(problem))
 }
 
-fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result<Estimate, String> {
+/// How the problem falls into tiles, or why it does not.
+fn fitting(tile: &Tile, gather: &str, problem: &Problem<'_>) -> Result<Tiling, Reason> {
     let Problem { geometry: g, dtype, .. } = problem;
     let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
     if problem.x_format != format {
@@ -63,7 +82,6 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
     if vectors && !(channels.is_multiple_of(chunk) && offset_channels.is_multiple_of(chunk)) {
         return Err(format!("{channels} channels a group, {offset_channels} an offset group are not multiples of {chunk}"));
     }
-    let tile = Tile::of(kernel);
     let step = ROW_BYTES / dtype.bytes();
     // no segment is shorter than the common divisor of the groups' boundaries
     let touched = 1 + (step - 1).div_ceil(gcd(channels, offset_channels));
@@ -77,10 +95,15 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
     if shared_bytes(tile) > problem.device.shared_bytes_per_block as usize {
         return Err(format!("a block has {} bytes of shared memory", problem.device.shared_bytes_per_block));
     }
-    let stages = tiling.stages();
+    Ok(tiling)
+}
+
+fn gemm_work(tile: &Tile, tiling: &Tiling, vectors: bool, problem: &Problem<'_>) -> Work {
+    let dtype = problem.dtype;
+    let (step, stages) = (ROW_BYTES / dtype.bytes(), tiling.stages());
     let macs = stages * (tile.m * tile.n * step) as f64;
     let samples = stages * (tile.m * step) as f64;
-    let work = Work {
+    Work {
         blocks: tiling.blocks() as f64,
         // the sampling of one block keeps a multiprocessor busy
         blocks_per_multiprocessor: 1.0,
@@ -88,30 +111,9 @@ fn gemm_cost(kernel: &KernelInfo, gather: &str, problem: &Problem<'_>) -> Result
         l2_bytes: stages * tile.stage_bytes() as f64,
         shared_bytes: stages * (tile.stage_bytes() + tile.fragment_bytes()) as f64
             + samples * BYTES_PER_SAMPLE[usize::from(!vectors)] * dtype.bytes() as f64 / 2.0,
-        tensor_macs: if *dtype == DType::F32 { 0.0 } else { macs },
-        ffma: samples * FFMA_PER_SAMPLE + if *dtype == DType::F32 { macs } else { 0.0 },
+        tensor_macs: if dtype == DType::F32 { 0.0 } else { macs },
+        ffma: samples * FFMA_PER_SAMPLE + if dtype == DType::F32 { macs } else { 0.0 },
         ..Default::default()
-    };
-    Ok(work.estimate(problem))
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    // fits 32 bits, since C_in does
-    let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
-    let Some(gather) = kernel.tag("gather") else {
-        return Prepared { params, ..conv_direct::prepare(kernel, problem) };
-    };
-    let tile = Tile::of(kernel);
-    let (layout, pack) = packing(tile);
-    Prepared {
-        grid: [Tiling::new(&problem.geometry, tile, problem.dtype).blocks() as u32, 1, 1],
-        walks: false,
-        shared_bytes: shared_bytes(tile) as u32,
-        params,
-        alignment: [if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() }, size_of::<T>()],
-        order: SumOrder::of_gemm(kernel),
-        layout,
-        pack,
     }
 }
 

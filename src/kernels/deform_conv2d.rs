@@ -1,6 +1,7 @@
 //! DeformConv2d's kernels.
 
-use super::launch::{Family, Stage, geometry_params, plan as plan_op};
+use super::conv_params::geometry_params;
+use super::launch::{Family, Stage, plan as plan_op};
 use super::{Epilogue, MAX_POSITION, PackedWeights, at_most, check_image, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
@@ -16,7 +17,7 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    let families = [Family { name: deform_conv::FAMILY, cost: deform_conv::cost, prepare: deform_conv::prepare }];
+    let families = [Family { name: deform_conv::FAMILY, candidate: deform_conv::candidate }];
     let DeformGeometry { conv, offset, mask } = geometry;
     geometry_params(&conv)?;
     for axis in 0..2 {

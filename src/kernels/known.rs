@@ -2,7 +2,7 @@
 //! for the same problem.
 
 use super::KernelInfo;
-use super::launch::Problem;
+use super::problem::Problem;
 use crate::device::Properties;
 use crate::geometry::ConvGeometry;
 use crate::layers::Precision;

@@ -1,5 +1,6 @@
 //! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
 
+mod candidate;
 pub(crate) mod conv2d;
 mod conv_any;
 mod conv_banded;
@@ -7,6 +8,7 @@ mod conv_depthwise;
 mod conv_direct;
 mod conv_gemm;
 mod conv_grouped;
+mod conv_params;
 mod conv_separable;
 pub(crate) mod conv_transpose;
 pub(crate) mod cost;
@@ -14,11 +16,14 @@ mod deform_conv;
 pub(crate) mod deform_conv2d;
 mod known;
 pub(crate) mod launch;
+mod order;
 pub(crate) mod params;
 pub(crate) mod pixel_shuffle;
+mod problem;
 pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
 pub(crate) mod separable;
+pub(crate) mod several;
 mod spatial_gemm;
 mod spatial_separable;
 pub(crate) mod sub_pixel;
@@ -27,9 +32,8 @@ pub(crate) mod upsample;
 
 use crate::device::{Access, Block, Operand, Store};
 use crate::error::{Error, Result};
-use crate::layers::{Activation, ChannelOrder, Choice, ChosenBy, Explanation, Field, Parameter, PlanRequest};
+use crate::layers::{Activation, ChannelOrder, Field, Parameter};
 use crate::tensor::TensorView;
-use crate::text::{listed, nearest};
 use crate::{DType, Device, Element, MemoryFormat, Shape, memory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -374,79 +378,6 @@ impl PackedWeights {
     pub fn len(&self) -> usize {
         locked(&self.0.0).len()
     }
-}
-
-/// A kernel that was chosen, and by whom.
-pub(crate) struct Selection {
-    pub kernel: &'static KernelInfo,
-    /// Every candidate, the chosen one first.
-    pub choices: Vec<Choice>,
-    chosen_by: ChosenBy,
-    problem: String,
-}
-
-impl Selection {
-    pub fn explanation(self, grid: [u32; 3], shared_bytes: u32, note: String) -> Explanation {
-        let Self { kernel, choices, chosen_by, problem } = self;
-        Explanation { kernel: kernel.name, choices, chosen_by, problem, grid, threads: kernel.threads, shared_bytes, note, stages: vec![] }
-    }
-}
-
-/// The kernel that is taken whatever the cost model says, if any: the request's, or the fastest one of a tuning table.
-///
-/// Tables know some batches only, so that they have no say where a result may not depend on the batch.
-pub(crate) fn overruling(device: &Device, request: &PlanRequest, problem: &str, choices: &[Choice]) -> Option<(String, ChosenBy)> {
-    if let Some(name) = &request.kernel {
-        return Some((name.clone(), ChosenBy::Request));
-    }
-    let (kernel, table) = device.tuned(problem, choices).filter(|_| !request.batch_invariant)?;
-    Some((kernel.into(), ChosenBy::Table(table)))
-}
-
-/// The cheapest candidate that applies, unless another is [`overruling`]. `problem` is all that the candidates' times depend on.
-pub(crate) fn choose(
-    op: &'static str,
-    device: &Device,
-    request: &PlanRequest,
-    problem: String,
-    mut choices: Vec<Choice>,
-) -> Result<Selection> {
-    for choice in &mut choices {
-        if let Err(reason) = device.admits(choice.kernel) {
-            choice.verdict = Err(reason);
-        }
-    }
-    let cost = |choice: &Choice| choice.verdict.as_ref().map_or(f64::INFINITY, |estimate| estimate.seconds);
-    choices.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
-    let (wanted, chosen_by) = overruling(device, request, &problem, &choices).unzip();
-    let wanted = wanted.as_deref();
-    let index = match wanted {
-        Some(name) => choices.iter().position(|choice| choice.kernel == name && choice.verdict.is_ok()),
-        None => choices.iter().position(|choice| choice.verdict.is_ok()),
-    };
-    let Some(index) = index else {
-        let matching = choices.iter().filter(|choice| wanted.is_none_or(|name| choice.kernel == name));
-        let reasons: Vec<String> =
-            matching.map(|choice| format!("{}: {}", choice.kernel, choice.verdict.as_ref().err().map_or("", String::as_str))).collect();
-        let reasons = match (reasons.is_empty(), wanted) {
-            (true, Some(name)) => return Err(no_such_kernel(op, name, &choices)),
-            _ => reasons.join("; "),
-        };
-        return Err(Error::NoKernel { op, reasons });
-    };
-    let chosen = choices.remove(index);
-    let kernel = find(chosen.kernel);
-    choices.insert(0, chosen);
-    Ok(Selection { kernel, choices, chosen_by: chosen_by.unwrap_or(ChosenBy::CostModel), problem })
-}
-
-/// What is wrong with the name of a kernel that is no candidate, the nearest one, and those that apply.
-pub(crate) fn no_such_kernel(op: &'static str, name: &str, choices: &[Choice]) -> Error {
-    let names: Vec<&str> = choices.iter().map(|choice| choice.kernel).collect();
-    let what = if KERNELS.iter().any(|kernel| kernel.name == name) { format!("a kernel of {op}") } else { "a kernel".into() };
-    let nearest = nearest(name, &names).map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"));
-    let applying = choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
-    Error::NoKernel { op, reasons: format!("{name} is not the name of {what}{nearest}; those that apply here are {}", listed(applying)) }
 }
 
 /// A view as the launch's checker takes it.

@@ -1,14 +1,16 @@
 //! kernels/rearrange.cu: pixels into channels and back.
 
-use super::cost::Work;
+use super::candidate::{LaunchConfig, Reason};
+use super::cost::{Estimate, Work};
 use super::launch::MAX_GRID_Y;
+use super::order::SumOrder;
 use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
-use super::unweighted::{Unweighted, plan as plan_op};
+use super::unweighted::{self, Unweighted};
 use super::{KernelInfo, check_image, family, to_i32};
 use crate::error::Result;
 use crate::geometry::BlockGeometry;
 use crate::layers::{ChannelOrder, Plan, PlanRequest};
-use crate::{Device, Element, MemoryFormat};
+use crate::{Device, Element, MemoryFormat, Shape};
 
 /// Of a wide access.
 const CHUNK_BYTES: usize = 16;
@@ -31,7 +33,7 @@ const MOVE_INSTRUCTIONS: f64 = 16.0;
 
 /// The axes that both sides are made of: channel, row and column of an r x r block; row and column among the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Axis {
+pub(crate) enum Axis {
     C,
     I,
     J,
@@ -62,7 +64,8 @@ struct Rearrangement {
 }
 
 /// How a kernel divides the axes, the innermost of each group last. On the stack: running allocates nothing.
-struct Division {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Division {
     a: [Axis; 3],
     b: [Axis; 3],
     outer: [Axis; 3],
@@ -224,13 +227,14 @@ impl Rearrangement {
 
 impl Unweighted for Rearrangement {
     type Params = PixelShuffleParams;
+    type Config = Division;
 
     fn kernels(&self) -> Vec<&'static KernelInfo> {
         let bits = (self.element_bytes * 8).to_string();
         family("rearrange").filter(|kernel| kernel.name.starts_with("pixel_") && kernel.tag("bits") == Some(&bits)).collect()
     }
 
-    fn work(&self, kernel: &KernelInfo) -> Result<Work, String> {
+    fn candidate(&self, kernel: &'static KernelInfo) -> Result<(Work, LaunchConfig<Division>), Reason> {
         let division = self.division(kernel)?;
         let bytes = (2 * self.geometry.n * self.elements() * self.element_bytes) as f64;
         let neighbours = self.formats() == (MemoryFormat::ChannelsLast, MemoryFormat::ChannelsLast) && self.order != ChannelOrder::Crd;
@@ -240,35 +244,33 @@ impl Unweighted for Rearrangement {
             (1, false) => SCATTERED,
             _ => 1.0,
         };
-        let blocks = self.blocks(kernel, &division).0 as f64 * self.geometry.n as f64;
-        Ok(Work {
+        let (of_image, shared_bytes) = self.blocks(kernel, &division);
+        let blocks = of_image as f64 * self.geometry.n as f64;
+        let work = Work {
             blocks,
             blocks_per_multiprocessor: BLOCKS_PER_MULTIPROCESSOR,
             block_cycles: if Self::is_tile(kernel) { 2.0 * ACCESS_CYCLES } else { ACCESS_CYCLES },
             dram_bytes: bytes * factor,
             ffma: blocks * self.block_instructions(kernel, &division) / 2.0, // two instructions a cycle and lane
             ..Default::default()
-        })
+        };
+        let wide = kernel.tag("access") == Some("wide") || kernel.tag("factor").is_some();
+        let config = LaunchConfig {
+            // no more blocks than elements of an image, which fit 32 bits
+            grid: [of_image as u32, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
+            shared_bytes: shared_bytes as u32,
+            alignment: [if wide { CHUNK_BYTES } else { self.element_bytes }; 2],
+            order: SumOrder::Only,
+            own: division,
+        };
+        Ok((work, config))
     }
 
     fn attributes(&self) -> String {
         format!("order {:?}", self.order).to_lowercase()
     }
 
-    fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
-        let wide = kernel.tag("access") == Some("wide") || kernel.tag("factor").is_some();
-        [wide.then_some(CHUNK_BYTES); 2]
-    }
-
-    fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
-        let division = self.division(kernel).expect("only kernels that apply are planned");
-        let (blocks, shared) = self.blocks(kernel, &division);
-        let blocks = to_i32("the number of blocks", blocks)? as u32;
-        Ok(([blocks, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], shared as u32))
-    }
-
-    fn params(&self, kernel: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<PixelShuffleParams> {
-        let division = self.division(kernel).expect("only kernels that apply are planned");
+    fn params(&self, kernel: &KernelInfo, division: &Division, x: Tensor4, y: Tensor4) -> Result<PixelShuffleParams> {
         let (deep, wide) = if self.direction == Direction::ToWide { (x, y) } else { (y, x) };
         let chunk_axis = if kernel.tag("factor").is_some() { W } else { C };
         let side = |axis: Axis, tensor: &Tensor4, is_deep: bool| -> Result<i32> {
@@ -302,7 +304,7 @@ impl Unweighted for Rearrangement {
             Ok(CopyAxis { extent: to_i32("a size", self.extent(axis) / chunks)?, x_stride, y_stride })
         };
         let group = |[outer, middle, inner]: [Axis; 3]| Ok::<_, crate::Error>([copy_axis(outer)?, copy_axis(middle)?, copy_axis(inner)?]);
-        let tile = self.tile(&division);
+        let tile = self.tile(division);
         let lanes = |positions: usize| self.lanes(positions, kernel.threads as usize) as i32;
         Ok(PixelShuffleParams {
             x: x.address,
@@ -321,6 +323,20 @@ impl Unweighted for Rearrangement {
     }
 }
 
+/// The op, checked.
+fn rearrangement<T: Element>(
+    request: &PlanRequest,
+    geometry: BlockGeometry,
+    order: ChannelOrder,
+    direction: Direction,
+) -> Result<(Shape, Rearrangement)> {
+    let output = if direction == Direction::ToWide { geometry.wide_shape() } else { geometry.deep_shape() };
+    check_image("the number of elements of an image of y", output)?;
+    check_image("the number of elements of an image of x", request.x)?;
+    let (x_format, y_format) = (request.x_format, request.y_format);
+    Ok((output, Rearrangement { geometry, order, direction, x_format, y_format, element_bytes: size_of::<T>() }))
+}
+
 /// Chooses and loads.
 pub(crate) fn plan<T: Element>(
     op: &'static str,
@@ -330,10 +346,22 @@ pub(crate) fn plan<T: Element>(
     order: ChannelOrder,
     direction: Direction,
 ) -> Result<Plan<T>> {
-    let output = if direction == Direction::ToWide { geometry.wide_shape() } else { geometry.deep_shape() };
-    check_image("the number of elements of an image of y", output)?;
-    check_image("the number of elements of an image of x", request.x)?;
-    let (x_format, y_format) = (request.x_format, request.y_format);
-    let rearrangement = Rearrangement { geometry, order, direction, x_format, y_format, element_bytes: size_of::<T>() };
-    plan_op(op, device, request, output, rearrangement)
+    let (output, rearrangement) = rearrangement::<T>(request, geometry, order, direction)?;
+    unweighted::plan(op, device, request, output, rearrangement)
+}
+
+/// The estimated time of the plan; for one image, where the choice may not depend on the batch.
+///
+/// # Errors
+/// For sizes that no kernel takes.
+pub(crate) fn time<T: Element>(
+    device: &Device,
+    request: &PlanRequest,
+    geometry: BlockGeometry,
+    order: ChannelOrder,
+    direction: Direction,
+) -> Result<Estimate> {
+    let n = if request.batch_invariant { geometry.n.min(1) } else { geometry.n };
+    let (_, rearrangement) = rearrangement::<T>(request, BlockGeometry { n, ..geometry }, order, direction)?;
+    Ok(unweighted::least_time(device, &rearrangement))
 }

@@ -1,15 +1,15 @@
 //! kernels/roi_pool.cu: the choice among its kernels, and their launch.
 
-use super::cost::{Estimate, Work};
-use super::launch::{is_aligned, no_kernel_for_any_alignment};
+use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
+use super::cost::Work;
+use super::launch::is_aligned;
+use super::order::{SumOrder, keep_one_order};
 use super::params::RoiParams;
-use super::{
-    Kernel, KernelInfo, MAX_POSITION, Operands, at_most, check_image, choose, family, field, field_operand, find, operand, tensor4, to_i32,
-};
+use super::{KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, field, field_operand, operand, tensor4, to_i32};
 use crate::device::Access;
 use crate::error::Result;
 use crate::geometry::RoiGeometry;
-use crate::layers::{Choice, Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
+use crate::layers::{Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -67,13 +67,8 @@ impl Variant {
     }
 
     /// In which order the samples of a bin are added up.
-    fn order(&self) -> &'static str {
-        if self.vector.is_some() { "squares of 16 x 16 samples" } else { "rows of samples" }
-    }
-
-    /// To what x must be aligned.
-    fn alignment<T>(&self) -> usize {
-        self.vector.unwrap_or(1) * size_of::<T>()
+    fn order(&self) -> SumOrder {
+        if self.vector.is_some() { SumOrder::SampleSquares } else { SumOrder::SampleRows }
     }
 
     /// Whether it pools so, in this dtype.
@@ -81,8 +76,14 @@ impl Variant {
         self.info.tag("pool") == Some(g.pooling.pool.name()) && self.info.dtype == Some(T::DTYPE)
     }
 
-    /// The estimated time, or why it does not apply.
-    fn cost<T: Element>(&self, g: &RoiGeometry, request: &PlanRequest, device: &Device) -> Result<Estimate, String> {
+    /// The estimated time and the launch with `params`, or why it does not apply.
+    fn candidate<T: Element>(
+        &self,
+        g: &RoiGeometry,
+        params: RoiParams,
+        request: &PlanRequest,
+        device: &Device,
+    ) -> Result<Candidate<RoiParams>, Reason> {
         let pool = self.info.tag("pool").unwrap_or_default();
         if pool != g.pooling.pool.name() {
             return Err(format!("it pools as {pool}, not {}", g.pooling.pool.name()));
@@ -102,7 +103,8 @@ impl Variant {
                 return Err(format!("its loads are of {vector} channels, which do not divide {class_channels}"));
             }
         }
-        let (_, blocks) = self.units(g).map_err(|e| e.to_string())?;
+        let (units, blocks) = self.units(g).map_err(|e| e.to_string())?;
+        let slices = to_i32("the slices of channels", self.slices(g)).map_err(|e| e.to_string())?;
         let reads = if g.pooling.pool == Pool::Align { 4.0 } else { 1.0 };
         let outputs = g.output_shape().iter().map(|&size| size as f64).product::<f64>();
         let values = outputs * g.samples() as f64 * reads;
@@ -124,7 +126,14 @@ impl Variant {
             ffma: issued * instructions / 2.0, // two instructions a cycle and lane
             ..Default::default()
         };
-        Ok(work.estimate_on(device.kind(), device.properties()))
+        let config = LaunchConfig {
+            grid: [blocks, 1, 1],
+            shared_bytes: self.shared_bytes(),
+            alignment: [self.vector.unwrap_or(1) * size_of::<T>(), size_of::<T>()],
+            order: self.order(),
+            own: RoiParams { units: units as u32, slices, ..params },
+        };
+        Ok(Candidate { estimate: work.estimate_on(device.kind(), device.properties()), config })
     }
 }
 
@@ -157,48 +166,26 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     };
     // bins are numbered in 32 bits
     to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
-    let cost = |info: &'static KernelInfo, g: &RoiGeometry| Variant::of(info).cost::<T>(g, request, device);
-    let mut candidates: Vec<Choice> = family(FAMILY).map(|info| Choice { kernel: info.name, verdict: cost(info, &g) }).collect();
+    let list = |g: &RoiGeometry| -> Vec<Entry<RoiParams>> {
+        let entry = |info| Entry::of_kernel(info, Variant::of(info).candidate::<T>(g, params, request, device));
+        family(FAMILY).map(entry).collect()
+    };
+    let mut entries = list(&g);
     let mut order = None;
     if request.batch_invariant {
-        // the order in which one RoI of one image is pooled fastest
         let alone = RoiGeometry { x: [g.x[0].min(1), g.x[1], g.x[2], g.x[3]], rois: g.rois.min(1), ..g };
-        let applicable = family(FAMILY).filter_map(|info| Some((info, cost(info, &alone).ok()?)));
-        order = applicable.min_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds)).map(|(info, _)| Variant::of(info).order());
-        for choice in candidates.iter_mut().filter(|choice| choice.verdict.is_ok()) {
-            let own = Variant::of(find(choice.kernel)).order();
-            if let Some(order) = order.filter(|order| *order != own) {
-                choice.verdict = Err(format!("it sums by {own}, batch-invariant plans of this layer by {order}"));
-            }
-        }
+        order = keep_one_order::<T, _>(&mut entries, &list(&alone));
     }
     // the kernel for any view is beneath every other one: where it cannot count its threads, the error says so
     for planes in family(FAMILY).map(Variant::of).filter(|variant| variant.vector.is_none() && variant.is_for::<T>(&g)) {
         planes.units(&g)?;
     }
-    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), candidates)?;
-    let ready = |info: &'static KernelInfo| -> Result<Ready> {
-        let variant = Variant::of(info);
-        let (units, blocks) = variant.units(&g)?;
-        let slices = to_i32("the slices of channels", variant.slices(&g))?;
-        let params = RoiParams { units: units as u32, slices, ..params };
-        let (shared_bytes, alignment) = (variant.shared_bytes(), variant.alignment::<T>());
-        Ok(Ready { kernel: device.load(info)?, blocks, shared_bytes, alignment, params })
-    };
-    let chosen = ready(selection.kernel)?;
-    let mut note = String::new();
-    let mut narrow = None;
-    if chosen.alignment > size_of::<T>() {
-        let applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
-        let undemanding = applicable.map(ready).find(|ready| ready.as_ref().is_ok_and(|ready| ready.alignment == size_of::<T>()));
-        let ready = undemanding.ok_or_else(|| no_kernel_for_any_alignment(pooling.op, chosen.kernel.info))??;
-        note += &format!("; {} for an x that is not aligned to {} bytes", ready.kernel.info.name, chosen.alignment);
-        narrow = Some(ready);
-    }
+    let selection = choose(pooling.op, device, request, describe::<T>(&g, request), entries)?;
+    let (launch, mut note) = selection.load::<T, _>(|info, config| Loaded::new(device, info, config, config.own))?;
     if let Some(order) = order {
         note += &format!("; batch-invariant: sums by {order} for every number of images and RoIs and every view");
     }
-    let explanation = selection.explanation([chosen.blocks, 1, 1], chosen.shared_bytes, note);
+    let explanation = selection.explain(&launch.chosen, note);
     let fields = |shape| if pooling.deformable { Need::Optional(shape) } else { Need::No };
     Ok(Plan {
         op: pooling.op,
@@ -207,7 +194,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         output: g.output_shape(),
         needs: Needs { offset: fields(g.offset_shape()), mask: fields(g.mask_shape()), rois: true, ..Default::default() },
         workspace_bytes: 0,
-        executable: Box::new(RoiLaunch { device: device.clone(), chosen, narrow, dtype: PhantomData }),
+        executable: Box::new(RoiLaunch { device: device.clone(), launch, dtype: PhantomData }),
         explanation,
     })
 }
@@ -221,43 +208,28 @@ fn describe<T: Element>(g: &RoiGeometry, request: &PlanRequest) -> String {
     )
 }
 
-/// A kernel with all but the tensors.
-#[derive(Debug)]
-struct Ready {
-    kernel: Kernel,
-    blocks: u32,
-    shared_bytes: u32,
-    /// Bytes to which the address and the strides of x must be aligned.
-    alignment: usize,
-    params: RoiParams,
-}
-
 /// A pooling of RoIs, ready to run.
 #[derive(Debug)]
 struct RoiLaunch<T> {
     device: Device,
-    chosen: Ready,
-    /// Where the chosen kernel needs an alignment that an x may not have.
-    narrow: Option<Ready>,
+    launch: ByAlignment<RoiParams>,
     dtype: PhantomData<T>,
 }
 
 impl<T: Element> Executable<T> for RoiLaunch<T> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let ready = match &self.narrow {
-            Some(narrow) if !is_aligned(&inputs.x, self.chosen.alignment) => narrow,
-            _ => &self.chosen,
-        };
+        // whatever the alignment of y, the kernel stores in vectors where it can
+        let Loaded { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _]| is_aligned(&inputs.x, of_x));
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
-        let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..ready.params };
+        let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..*own };
         if let Some(offset) = &inputs.offset {
             (params.offset, params.offset_in_f32) = field(offset)?;
         }
         if let Some(mask) = &inputs.mask {
             (params.mask, params.mask_in_f32) = field(mask)?;
         }
-        params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, ready.alignment)).into();
+        params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, alignment[0])).into();
         let operands = self.device.is_checked().then(|| {
             let mut operands = Operands::new();
             operands.extend([operand("x", &inputs.x, Access::Read), rois.operand()]);
@@ -271,7 +243,7 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
         // the planned shapes and are on the device, and views are valid as long as they exist
         unsafe {
             let (params, operands) = (bytemuck::bytes_of(&params), Operands::of(&operands));
-            self.device.launch(&ready.kernel, [ready.blocks, 1, 1], ready.shared_bytes, params, operands, stream)
+            self.device.launch(kernel, *grid, *shared_bytes, params, operands, stream)
         }
     }
 }

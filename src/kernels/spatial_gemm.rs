@@ -1,10 +1,14 @@
 //! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads its result, in one launch.
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
+use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
 use super::cost::{Estimate, Work, warp_cycles, weight_bytes};
-use super::launch::{KernelParams, Pack, Prepared, Problem, Stage, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, Pack, Stage};
+use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
+use super::problem::Problem;
 use super::{KernelInfo, Packed};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -110,7 +114,7 @@ fn chunks(row: &ConvGeometry, element_bytes: usize) -> usize {
     row.c_in.div_ceil(ROW_BYTES / element_bytes)
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -130,12 +134,6 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     if largest > i32::MAX as usize - MAX_TILE {
         return Err(format!("{:?} output pixels of {} products are above 2^31", row.output, column.products()));
     }
-    Ok(estimate)
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let column = problem.before.as_ref().expect("cost has accepted it");
-    let (tiling, _) = Tiling::of(kernel, problem, column).expect("cost has accepted it");
     let params = SpatialSeparableParams {
         tile_h: tiling.rows as i32,
         tile_w: tiling.columns as i32,
@@ -143,21 +141,19 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         column_tiles: tiling.tiles[1] as i32,
         ..Default::default()
     };
-    let x_alignment = if kernel.tag("gather") == Some("vectors") { CHUNK_BYTES } else { size_of::<T>() };
+    let x_alignment = if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() };
     let (layout, pack) = match Tile::of(kernel).n {
         32 => ("[tap][64 bytes of channels][c_out in tiles of 32]", pack_row::<T, 32> as Pack<T>),
         _ => ("[tap][64 bytes of channels][c_out in tiles of 64]", pack_row::<T, 64> as Pack<T>),
     };
-    Prepared {
-        grid: [tiling.blocks(&problem.geometry) as u32, 1, 1],
-        walks: false,
+    let config = LaunchConfig {
+        grid: [tiling.blocks(row) as u32, 1, 1],
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::SpatialSeparable(params),
         alignment: [x_alignment, size_of::<T>()],
         order: SumOrder::TensorCores,
-        layout,
-        pack,
-    }
+        own: ConvConfig { params: KernelParams::SpatialSeparable(params), persistent: false, layout, pack },
+    };
+    Ok(Candidate { estimate, config })
 }
 
 /// The channels of each tap padded with zeros to whole steps.

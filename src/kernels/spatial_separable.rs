@@ -1,10 +1,14 @@
 //! kernels/spatial_separable.cu: a vertical convolution of each channel and the horizontal one that reads its result, in one
 //! launch.
 
+use super::candidate::{Candidate, LaunchConfig, Reason};
+use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
 use super::cost::{Estimate, Work};
-use super::launch::{KernelParams, MAX_GRID_Y, Prepared, Problem, Stage, SumOrder};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Stage};
+use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
+use super::problem::Problem;
 use super::{KernelInfo, Packed, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -169,7 +173,7 @@ impl Tiling {
     }
 }
 
-pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
@@ -190,14 +194,6 @@ pub(crate) fn cost(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
     if tiling.tiles.iter().try_fold(1, |product: usize, &tiles| product.checked_mul(tiles)).is_none_or(|tiles| tiles > i32::MAX as usize) {
         return Err("an image has too many tiles".into());
     }
-    Ok(estimate)
-}
-
-pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> Prepared<T> {
-    let row = &problem.geometry;
-    let variant = Variant::new(kernel);
-    let column = problem.before.as_ref().expect("cost has accepted it");
-    let (tiling, _) = Tiling::new(&variant, problem, column).expect("cost has accepted it");
     let [channel_tiles, column_tiles, _] = tiling.tiles;
     let params = SpatialSeparableParams {
         channels: tiling.channels as i32,
@@ -208,16 +204,19 @@ pub(crate) fn prepare<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) ->
         column_tiles: column_tiles as i32,
         ..Default::default()
     };
-    Prepared {
+    let config = LaunchConfig {
         grid: [tiling.tiles.iter().product::<usize>() as u32, row.n.clamp(1, MAX_GRID_Y) as u32, 1],
-        walks: false,
         shared_bytes: tiling.shared_bytes as u32,
-        params: KernelParams::SpatialSeparable(params),
         alignment: [variant.vector * size_of::<T>(); 2],
         order: SumOrder::Chain,
-        layout: conv_direct::LAYOUT,
-        pack: conv_direct::pack,
-    }
+        own: ConvConfig {
+            params: KernelParams::SpatialSeparable(params),
+            persistent: false,
+            layout: conv_direct::LAYOUT,
+            pack: conv_direct::pack,
+        },
+    };
+    Ok(Candidate { estimate, config })
 }
 
 /// The vertical weight with its bias, in the order of the horizontal one.

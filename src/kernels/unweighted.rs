@@ -1,53 +1,55 @@
-//! Ops without weights: one tensor in, one out, bound by memory. The choice among their kernels, and their launch.
+//! Ops that move or blend elements and have no weights: one tensor in, one out, bound by memory. The choice among their kernels,
+//! and their launch.
 
-use super::cost::Work;
-use super::launch::{is_aligned, no_kernel_for_any_alignment};
+use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
+use super::cost::{Estimate, Work};
+use super::launch::{is_aligned, least};
 use super::params::Tensor4;
-use super::{Kernel, KernelInfo, choose, find, operand, tensor4};
+use super::{KernelInfo, operand, tensor4};
 use crate::device::Access;
 use crate::error::Result;
-use crate::layers::{Choice, Executable, Inputs, Needs, Plan, PlanRequest, Workspace};
+use crate::layers::{Executable, Inputs, Needs, Plan, PlanRequest, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, Shape, Stream};
 use std::fmt::Debug;
 
 /// An op for one shape and format of its input, which knows its kernels.
 pub(crate) trait Unweighted: Debug + Send + Sync + 'static {
+    /// What a kernel is launched with.
     type Params: bytemuck::NoUninit;
+    /// What the parameters depend on beside the tensors.
+    type Config: Copy + Debug + Send + Sync;
 
     /// The kernels that it may run. At least one applies and needs no more than an element's alignment.
     fn kernels(&self) -> Vec<&'static KernelInfo>;
 
-    /// What a kernel does, or why it does not apply.
-    fn work(&self, kernel: &KernelInfo) -> Result<Work, String>;
+    /// What a kernel does and how it is launched, or why it does not apply.
+    fn candidate(&self, kernel: &'static KernelInfo) -> Result<(Work, LaunchConfig<Self::Config>), Reason>;
 
     /// What its kernels' times depend on beside shapes, formats and dtype.
     fn attributes(&self) -> String;
 
-    /// Bytes to which addresses and strides of x and y must be aligned; `None` for an element's own.
-    fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2];
+    fn params(&self, kernel: &KernelInfo, config: &Self::Config, x: Tensor4, y: Tensor4) -> Result<Self::Params>;
+}
 
-    /// Blocks and shared memory.
-    fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)>;
+fn candidates<O: Unweighted>(device: &Device, op: &O) -> Vec<Entry<O::Config>> {
+    let candidate = |kernel| {
+        let (work, config) = op.candidate(kernel)?;
+        Ok(Candidate { estimate: work.estimate_on(device.kind(), device.properties()), config })
+    };
+    op.kernels().into_iter().map(|kernel| Entry::of_kernel(kernel, candidate(kernel))).collect()
+}
 
-    fn params(&self, kernel: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<Self::Params>;
+/// The estimated time of the plan that the op would get.
+pub(crate) fn least_time<O: Unweighted>(device: &Device, op: &O) -> Estimate {
+    least(&candidates(device, op))
 }
 
 #[derive(Debug)]
-struct Ready {
-    kernel: Kernel,
-    grid: [u32; 3],
-    shared_bytes: u32,
-    alignment: [usize; 2],
-}
-
-#[derive(Debug)]
-struct Launch<O> {
+struct Launch<O: Unweighted> {
     device: Device,
     op: O,
-    chosen: Ready,
-    /// Where the chosen kernel needs an alignment that a view may not have.
-    narrow: Option<Ready>,
+    launch: ByAlignment<O::Config>,
 }
 
 /// Chooses and loads.
@@ -58,32 +60,14 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     output: Shape,
     op: O,
 ) -> Result<Plan<T>> {
-    let estimate = |work: Work| work.estimate_on(device.kind(), device.properties());
-    let choice = |kernel: &KernelInfo| Choice { kernel: kernel.name, verdict: op.work(kernel).map(estimate) };
-    let choices = op.kernels().into_iter().map(choice).collect();
     let (dtype, x, x_format, y_format) = (T::DTYPE, request.x, request.x_format, request.y_format);
     let problem = format!("{name} {dtype}, x {x:?} {x_format}, y {output:?} {y_format}; {}", op.attributes());
-    let selection = choose(name, device, request, problem, choices)?;
-    let undemanding = [size_of::<T>(); 2];
-    let alignment = |kernel: &KernelInfo| op.alignment(kernel).map(|bytes| bytes.unwrap_or(size_of::<T>()));
-    let ready = |kernel: &'static KernelInfo| -> Result<Ready> {
-        let (grid, shared_bytes) = op.grid(kernel)?;
-        Ok(Ready { kernel: device.load(kernel)?, grid, shared_bytes, alignment: alignment(kernel) })
-    };
-    let chosen = ready(selection.kernel)?;
-    let (mut narrow, mut note) = (None, String::new());
-    if chosen.alignment != undemanding {
-        let mut applicable = selection.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| find(choice.kernel));
-        let kernel = applicable
-            .find(|kernel| alignment(kernel) == undemanding)
-            .ok_or_else(|| no_kernel_for_any_alignment(name, selection.kernel))?;
-        note = format!("; {} for views that are not aligned to {} bytes", kernel.name, chosen.alignment[0].max(chosen.alignment[1]));
-        narrow = Some(ready(kernel)?);
-    }
+    let selection = choose(name, device, request, problem, candidates(device, &op))?;
+    let (launch, mut note) = selection.load::<T, _>(|kernel, config| Loaded::new(device, kernel, config, config.own))?;
     if request.batch_invariant {
         note += "; batch-invariant: every candidate computes an output in the same way";
     }
-    let explanation = selection.explanation(chosen.grid, chosen.shared_bytes, note);
+    let explanation = selection.explain(&launch.chosen, note);
     Ok(Plan {
         op: name,
         device: device.clone(),
@@ -91,7 +75,7 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
         output,
         needs: Needs::default(),
         workspace_bytes: 0,
-        executable: Box::new(Launch { device: device.clone(), op, chosen, narrow }),
+        executable: Box::new(Launch { device: device.clone(), op, launch }),
         explanation,
     })
 }
@@ -99,14 +83,12 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
 impl<T: Element, O: Unweighted> Executable<T> for Launch<O> {
     fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let ready = match &self.narrow {
-            Some(narrow) if !is_aligned(&inputs.x, self.chosen.alignment[0]) || !is_aligned(&y, self.chosen.alignment[1]) => narrow,
-            _ => &self.chosen,
-        };
-        let params = self.op.params(ready.kernel.info, tensor4(&inputs.x)?, tensor4(&y)?)?;
+        let Loaded { kernel, grid, shared_bytes, own, .. } =
+            self.launch.of_views(|[of_x, of_y]| is_aligned(&inputs.x, of_x) && is_aligned(&y, of_y));
+        let params = self.op.params(kernel.info, own, tensor4(&inputs.x)?, tensor4(&y)?)?;
         let operands = [operand("x", &inputs.x, Access::Read), operand("y", &y, Access::Write)];
         // SAFETY: the op's kernels take its parameter struct; `Plan::run` has checked that the views have the planned shapes and
         // are on the device, and views are valid as long as they exist
-        unsafe { self.device.launch(&ready.kernel, ready.grid, ready.shared_bytes, bytemuck::bytes_of(&params), &operands, stream) }
+        unsafe { self.device.launch(kernel, *grid, *shared_bytes, bytemuck::bytes_of(&params), &operands, stream) }
     }
 }

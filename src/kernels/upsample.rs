@@ -1,7 +1,9 @@
 //! kernels/upsample.cu: bilinear interpolation.
 
+use super::candidate::{LaunchConfig, Reason};
 use super::cost::Work;
 use super::launch::MAX_GRID_Y;
+use super::order::SumOrder;
 use super::params::{Tensor4, UpsampleParams};
 use super::pixel_shuffle::{ACCESS_CYCLES, BLOCKS_PER_MULTIPROCESSOR};
 use super::unweighted::{Unweighted, plan as plan_op};
@@ -45,12 +47,13 @@ impl Upsampling {
 
 impl Unweighted for Upsampling {
     type Params = UpsampleParams;
+    type Config = ();
 
     fn kernels(&self) -> Vec<&'static KernelInfo> {
         family(FAMILY).filter(|kernel| kernel.dtype == Some(self.dtype)).collect()
     }
 
-    fn work(&self, kernel: &KernelInfo) -> Result<Work, String> {
+    fn candidate(&self, kernel: &'static KernelInfo) -> Result<(Work, LaunchConfig<()>), Reason> {
         let (g, per_thread) = (&self.geometry, self.per_thread(kernel));
         let format = kernel.format.expect("every kernel of the family is for a format of the output");
         if per_thread > 1 {
@@ -71,32 +74,33 @@ impl Unweighted for Upsampling {
             1 => SCATTERED,
             _ => 1.0,
         };
-        let blocks = self.blocks(kernel) as f64 * g.n as f64;
+        let of_image = self.blocks(kernel);
+        let blocks = of_image as f64 * g.n as f64;
         let instructions = POSITION_INSTRUCTIONS + per_thread as f64 * BLEND_INSTRUCTIONS;
-        Ok(Work {
+        let work = Work {
             blocks,
             blocks_per_multiprocessor: BLOCKS_PER_MULTIPROCESSOR,
             block_cycles: ACCESS_CYCLES,
             dram_bytes: bytes as f64 * factor,
             ffma: blocks * f64::from(kernel.threads) * instructions / 2.0, // two instructions a cycle and lane
             ..Default::default()
-        })
+        };
+        let aligned = |wide: bool| if wide { CHUNK_BYTES } else { self.dtype.bytes() };
+        let config = LaunchConfig {
+            grid: [of_image as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
+            shared_bytes: 0,
+            alignment: [aligned(per_thread > 1 && format == MemoryFormat::ChannelsLast), aligned(per_thread > 1)],
+            order: SumOrder::Only,
+            own: (),
+        };
+        Ok((work, config))
     }
 
     fn attributes(&self) -> String {
         format!("align_corners {}", self.geometry.align_corners)
     }
 
-    fn alignment(&self, kernel: &KernelInfo) -> [Option<usize>; 2] {
-        let wide = (kernel.tag("access") == Some("wide")).then_some(CHUNK_BYTES);
-        [wide.filter(|_| kernel.format == Some(MemoryFormat::ChannelsLast)), wide]
-    }
-
-    fn grid(&self, kernel: &KernelInfo) -> Result<([u32; 3], u32)> {
-        Ok(([self.blocks(kernel) as u32, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1], 0))
-    }
-
-    fn params(&self, _: &KernelInfo, x: Tensor4, y: Tensor4) -> Result<UpsampleParams> {
+    fn params(&self, _: &KernelInfo, (): &(), x: Tensor4, y: Tensor4) -> Result<UpsampleParams> {
         let g = &self.geometry;
         Ok(UpsampleParams {
             x,

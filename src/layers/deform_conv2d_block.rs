@@ -1,15 +1,14 @@
 //! DeformConv2dBlock: a deformable convolution that predicts its own offsets and mask.
 
-use super::workspace::padded;
+use super::launches::{Last, Launches, Source};
 use super::{
-    Activation, BatchNorm, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, Executable, Explanation, Field, Inputs, Kind, Layer,
-    LayerSpec, Named, Needs, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Workspace,
+    Activation, BatchNorm, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, Explanation, Kind, Layer, LayerSpec, Named, Padding,
+    Parameter, Plan, PlanRequest, Shapes, Signature,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{elements, kernel_span, rank4};
 use crate::numerics::Contract;
-use crate::tensor::{TensorView, TensorViewMut};
-use crate::{DType, Device, Element, Layout, Shape, Stream, memory};
+use crate::{DType, Device, Element, Shape, memory};
 use serde::{Deserialize, Serialize};
 
 const OP: &str = "deform_conv2d_block";
@@ -250,57 +249,13 @@ impl Layer for DeformConv2dBlock {
         let predict = PlanRequest { kernel: None, ..request.clone() }.format(request.x_format);
         let offset = self.layers.offset.plan::<T>(device, &predict)?;
         let mask = self.layers.mask.as_ref().map(|mask| mask.plan::<T>(device, &predict)).transpose()?;
-        let mut workspace_bytes = [Some(&offset), mask.as_ref(), Some(&deform)].into_iter().flatten().map(Plan::workspace_bytes).max();
-        for plan in [Some(&offset), mask.as_ref()].into_iter().flatten() {
-            let bytes = padded(elements(&plan.output)? * size_of::<T>())?;
-            workspace_bytes = workspace_bytes.and_then(|all| all.checked_add(bytes));
-        }
-        let overflow = || Error::Overflow { what: "the size of a workspace", values: format!("offsets of shape {:?}", offset.output) };
-        let stages = [Some(&offset), mask.as_ref(), Some(&deform)].into_iter().flatten().map(|plan| plan.explanation.clone()).collect();
-        Ok(Plan {
-            op: OP,
-            device: device.clone(),
-            request: request.clone(),
-            output: deform.output,
-            needs: Needs::residual(deform.output),
-            workspace_bytes: workspace_bytes.ok_or_else(overflow)?,
-            explanation: Explanation { stages, ..deform.explanation.clone() },
-            executable: Box::new(Block { offset, mask, deform }),
-        })
-    }
-}
-
-/// The launches of a block, in order.
-#[derive(Debug)]
-struct Block<T: Element> {
-    offset: Plan<T>,
-    mask: Option<Plan<T>>,
-    deform: Plan<T>,
-}
-
-/// A predictor's result in the first part of the workspace, and the rest.
-fn predict<'a, T: Element>(
-    plan: &'a Plan<T>,
-    x: TensorView<'_, T>,
-    workspace: &Workspace<'a>,
-    stream: &Stream,
-) -> Result<(TensorViewMut<'a, T>, Workspace<'a>)> {
-    let (mut field, rest) = workspace.split::<T>(&plan.device, Layout::packed(plan.output, plan.request.y_format))?;
-    plan.run(&Inputs::new(x), field.reborrow(), rest.reborrow(), stream)?;
-    Ok((field, rest))
-}
-
-impl<T: Element> Executable<T> for Block<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
-        let (offset, rest) = predict(&self.offset, inputs.x, &workspace.reborrow(), stream)?;
-        let inputs = Inputs { offset: Some(Field::Native(offset.as_view())), ..*inputs };
-        match &self.mask {
-            None => self.deform.run(&inputs, y.reborrow(), rest, stream),
-            Some(plan) => {
-                let (mask, rest) = predict(plan, inputs.x, &rest, stream)?;
-                self.deform.run(&Inputs { mask: Some(Field::Native(mask.as_view())), ..inputs }, y.reborrow(), rest, stream)
-            }
-        }
+        let mut launches = Launches::new();
+        let mut predict = |plan: Plan<T>| Ok::<_, Error>((launches.push(plan, Source::Input)?, request.x_format));
+        let (offset, mask) = (Some(predict(offset)?), mask.map(&mut predict).transpose()?);
+        // its candidates are those of the deformable convolution, each behind the predictors
+        let of_deform = deform.explanation.clone();
+        let plan = launches.then(of_deform.kernel, OP, request, deform, Last { x: Source::Input, offset, mask })?;
+        Ok(Plan { explanation: Explanation { stages: plan.explanation.stages, ..of_deform }, ..plan })
     }
 }
 

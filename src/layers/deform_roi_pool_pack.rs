@@ -1,19 +1,15 @@
 //! DeformRoiPoolPack: deformable RoI pooling that finds its own offsets.
 
 use super::any::Shapes;
-use super::{
-    Activation, ChosenBy, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Executable, Explanation, Field, Inputs, Kind, Layer, LayerSpec, Named,
-    Need, Needs, Parameter, Plan, PlanRequest, Signature, Workspace, workspace,
-};
+use super::launches::{Last, Launches, PACK, Source};
+use super::{Activation, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Signature};
 use crate::error::{Error, Result};
 use crate::geometry::{RoiGeometry, elements};
-use crate::kernels::roi_pool;
+use crate::kernels::{roi_pool, several};
 use crate::numerics::Contract;
-use crate::tensor::{Layout, TensorView, TensorViewMut};
-use crate::{DType, Device, Element, MemoryFormat, Shape, Stream};
+use crate::{DType, Device, Element, MemoryFormat, Shape};
 
-/// The name under which its plan stands among the candidates.
-const PACK: &str = "pool, fully connected layers, pool";
+const OP: &str = "deform_roi_pool_pack";
 
 /// A fully connected layer: `y = W x + b`.
 #[derive(Debug, Clone)]
@@ -181,61 +177,6 @@ impl DeformRoiPoolPack {
     }
 }
 
-/// What a stage of the fully connected layers leaves, and the rest of the workspace.
-type Left<'a, T> = (TensorView<'a, T>, Workspace<'a>);
-
-/// The stages in their order.
-#[derive(Debug)]
-struct Stages<T: Element> {
-    pool: Plan<T>,
-    offset: Vec<Plan<T>>,
-    mask: Vec<Plan<T>>,
-    last: Plan<T>,
-}
-
-impl<T: Element> Stages<T> {
-    fn between(&self) -> impl Iterator<Item = &Plan<T>> {
-        [&self.pool].into_iter().chain(&self.offset).chain(&self.mask)
-    }
-
-    /// Runs fully connected layers on `x`, and leaves their result in the workspace under the shape `to`.
-    fn connect<'a>(
-        plans: &'a [Plan<T>],
-        x: TensorView<'a, T>,
-        to: Shape,
-        workspace: Workspace<'a>,
-        stream: &Stream,
-    ) -> Result<Left<'a, T>> {
-        let (mut x, mut rest) = (x, workspace);
-        for plan in plans {
-            let input = x.reshaped(plan.request.x, plan.request.x_format)?;
-            let (mut y, after): (TensorViewMut<'a, T>, _) = rest.split(&plan.device, Layout::packed(plan.output, plan.request.y_format))?;
-            plan.run(&Inputs::new(input), y.reborrow(), after.reborrow(), stream)?;
-            (x, rest) = (y.into_view(), after);
-        }
-        Ok((x.reshaped(to, MemoryFormat::Contiguous)?, rest))
-    }
-}
-
-impl<T: Element> Executable<T> for Stages<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
-        let Need::Optional(offset_shape) = self.last.needs.offset else { unreachable!("the last stage is deformable") };
-        let Need::Optional(mask_shape) = self.last.needs.mask else { unreachable!("the last stage is deformable") };
-        let layout = Layout::packed(self.pool.output, MemoryFormat::Contiguous);
-        let (mut pooled, rest) = workspace.split::<T>(&self.pool.device, layout)?;
-        self.pool.run(inputs, pooled.reborrow(), rest.reborrow(), stream)?;
-        let pooled = pooled.into_view();
-        let (offset, rest) = Self::connect(&self.offset, pooled, offset_shape, rest, stream)?;
-        let (mask, rest) = if self.mask.is_empty() {
-            (None, rest)
-        } else {
-            let (mask, rest) = Self::connect(&self.mask, pooled, mask_shape, rest, stream)?;
-            (Some(Field::Native(mask)), rest)
-        };
-        self.last.run(&Inputs { offset: Some(Field::Native(offset)), mask, ..*inputs }, y.reborrow(), rest, stream)
-    }
-}
-
 impl Layer for DeformRoiPoolPack {
     fn spec(&self) -> LayerSpec {
         LayerSpec::DeformRoiPoolPack(self.spec)
@@ -247,44 +188,21 @@ impl Layer for DeformRoiPoolPack {
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         let geometry = self.geometry(request)?;
-        let request = PlanRequest { kernel: None, ..request.clone() };
+        // each launch chooses its own kernel
+        let each = PlanRequest { kernel: None, ..request.clone() };
         let features = elements(&geometry.output_shape()[1..])?;
-        let mask = match &self.mask {
-            Some(mask) => mask.plan(device, "mask", features, geometry.mask_shape(), &request)?,
-            None => vec![],
+        let mut launches = Launches::<T>::new();
+        let pool = roi_pool::plan(device, &each.clone().output_format(MemoryFormat::Contiguous), geometry)?;
+        let pooled = launches.push(pool, Source::Input)?;
+        let mut connect = |chain: &Chain, name, shape| {
+            let plans = chain.plan(device, name, features, shape, &each)?;
+            let result = plans.into_iter().try_fold(pooled, |x, plan| launches.push(plan, x))?;
+            Ok::<_, Error>((result, MemoryFormat::Contiguous))
         };
-        let stages = Stages::<T> {
-            pool: roi_pool::plan(device, &request.clone().output_format(MemoryFormat::Contiguous), geometry)?,
-            offset: self.offset.plan(device, "offset", features, geometry.offset_shape(), &request)?,
-            mask,
-            last: roi_pool::plan(device, &request, geometry)?,
-        };
-        let mut workspace_bytes = 0usize;
-        for plan in stages.between() {
-            debug_assert_eq!(plan.workspace_bytes, 0, "every stage is one launch");
-            workspace_bytes = workspace::together(workspace_bytes, workspace::padded(elements(&plan.output)? * size_of::<T>())?)?;
-        }
-        let explanation = Explanation {
-            kernel: PACK,
-            choices: vec![],
-            chosen_by: ChosenBy::CostModel,
-            problem: String::new(),
-            grid: [0; 3],
-            threads: 0,
-            shared_bytes: 0,
-            note: String::new(),
-            stages: stages.between().chain([&stages.last]).map(|plan| plan.explanation.clone()).collect(),
-        };
-        Ok(Plan {
-            op: "deform_roi_pool_pack",
-            device: device.clone(),
-            output: geometry.output_shape(),
-            needs: Needs { rois: true, ..Default::default() },
-            workspace_bytes,
-            executable: Box::new(stages),
-            explanation,
-            request,
-        })
+        let offset = Some(connect(&self.offset, "offset", geometry.offset_shape())?);
+        let mask = self.mask.as_ref().map(|mask| connect(mask, "mask", geometry.mask_shape())).transpose()?;
+        let last = roi_pool::plan(device, &each, geometry)?;
+        several::only(launches.then(PACK, OP, request, last, Last { x: Source::Input, offset, mask })?)
     }
 }
 

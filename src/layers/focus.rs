@@ -1,16 +1,22 @@
 //! Focus: a convolution of an input whose every 2x2 block has become channels.
 
-use super::sequence::{PAIR, sequence};
 use super::{
-    BatchNorm, ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffleSpec, PixelUnshuffle,
-    Plan, PlanRequest, Shapes, Signature, Tail,
+    BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
+    PlanRequest, Shapes, Signature, Tail, pair,
 };
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
+use crate::kernels::cost::Estimate;
+use crate::kernels::launch::{Stage, plan_among};
+use crate::kernels::several::{Several, only};
 use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape, memory};
 use serde::{Deserialize, Serialize};
+
+const OP: &str = "focus";
+/// The slices, as a rearrangement of the input.
+const SLICES: PixelShuffleSpec = PixelShuffleSpec { factor: 2, order: ChannelOrder::Focus };
 
 /// The attributes of a [`Focus`]: those of its convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -54,7 +60,7 @@ impl Focus {
     /// # Errors
     /// As [`Conv2d::new`]; [`crate::Error::Divisibility`] when the weight's input channels are not four for each of x.
     pub fn new(spec: FocusSpec, weight: Parameter) -> Result<Self> {
-        Self::around(spec, Conv2d::of_op("focus", spec.conv, weight)?)
+        Self::around(spec, Conv2d::of_op(OP, spec.conv, weight)?)
     }
 
     fn around(spec: FocusSpec, conv: Conv2d) -> Result<Self> {
@@ -107,14 +113,26 @@ impl Focus {
         ConvGeometry::focus(&self.spec, x, self.conv.weight_shape())
     }
 
+    /// What is asked of the launch that writes the slices, and of the convolution of them.
+    fn requests(&self, request: &PlanRequest, conv: &ConvGeometry) -> [PlanRequest; 2] {
+        let slices = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
+        let conv = PlanRequest { kernel: None, x: conv.input_shape(), ..request.clone() };
+        [slices, conv]
+    }
+
     /// Slices, then convolution.
-    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        let slices = PixelUnshuffle::new(PixelShuffleSpec { factor: 2, order: ChannelOrder::Focus })?;
-        let first = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
-        let first = slices.plan::<T>(device, &first)?;
-        let second = PlanRequest { kernel: None, x: first.output_shape(), ..request.clone() };
-        let second = self.conv.plan::<T>(device, &second)?;
-        sequence("focus", request, Needs::residual(second.output_shape()), first, second)
+    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Plan<T>> {
+        let [slices, conv] = self.requests(request, geometry);
+        let unshuffle = PixelUnshuffle::new(SLICES)?;
+        pair(OP, request, unshuffle.plan::<T>(device, &slices)?, self.conv.plan::<T>(device, &conv)?)
+    }
+
+    /// The estimated time of the pair.
+    fn pair_time<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Estimate> {
+        let [slices, conv] = self.requests(request, geometry);
+        let unshuffle = PixelUnshuffle::new(SLICES)?;
+        let finite = self.conv.weight().is_finite_in(T::DTYPE);
+        Ok(unshuffle.time::<T>(device, &slices)? + conv2d::time::<T>(device, &conv, *geometry, finite)?)
     }
 }
 
@@ -151,19 +169,14 @@ impl Layer for Focus {
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         self.conv.check_complete()?;
         let geometry = self.geometry(request.x)?;
-        let (mut plan, verdict) = match &self.fused {
-            Some(weight) if request.kernel.as_deref() != Some(PAIR) => {
-                let plan = conv2d::plan("focus", device, request, geometry.focus_fused()?, weight, self.conv.epilogue(), &self.packed)?;
-                (plan, Err("the fused kernels write no slices".into()))
-            }
-            _ => {
-                let plan = self.pair(device, request)?;
-                let cost = plan.explanation.stages.iter().filter_map(|stage| stage.choices.first()?.verdict.clone().ok()).sum();
-                (plan, Ok(cost))
-            }
+        let Some(weight) = &self.fused else { return only(self.pair(device, request, &geometry)?) };
+        let several = Several {
+            name: PAIR,
+            estimate: self.pair_time::<T>(device, request, &geometry).map_err(|error| error.to_string()),
+            plan: Box::new(|| self.pair(device, request, &geometry)),
         };
-        plan.explanation.choices.push(Choice { kernel: PAIR, verdict });
-        Ok(plan)
+        let stage = Stage { geometry: geometry.focus_fused()?, weight, epilogue: self.conv.epilogue(), packed: &self.packed };
+        plan_among(OP, &conv2d::families(), device, request, None, stage, Some(&several))
     }
 }
 

@@ -3,7 +3,8 @@
 use super::{Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, attributes};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, positive};
-use crate::kernels::pixel_shuffle::{Direction, plan};
+use crate::kernels::cost::Estimate;
+use crate::kernels::pixel_shuffle::{Direction, plan, time};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,11 @@ impl PixelShuffle {
     pub fn geometry(&self, x: Shape) -> Result<BlockGeometry> {
         BlockGeometry::deep(x, self.spec.factor)
     }
+
+    /// The estimated time of its plan.
+    pub(crate) fn time<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Estimate> {
+        time::<T>(device, request, self.geometry(request.x)?, self.spec.order, Direction::ToWide)
+    }
 }
 
 impl Layer for PixelShuffle {
@@ -168,6 +174,11 @@ impl PixelUnshuffle {
     /// As [`BlockGeometry::wide`].
     pub fn geometry(&self, x: Shape) -> Result<BlockGeometry> {
         BlockGeometry::wide(x, self.spec.factor)
+    }
+
+    /// The estimated time of its plan.
+    pub(crate) fn time<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Estimate> {
+        time::<T>(device, request, self.geometry(request.x)?, self.spec.order, Direction::ToDeep)
     }
 }
 

@@ -248,6 +248,23 @@ impl Explanation {
     }
 }
 
+impl Explanation {
+    /// An explanation of nothing, to be filled in.
+    pub(crate) fn empty() -> Self {
+        Self {
+            kernel: "",
+            choices: vec![],
+            chosen_by: ChosenBy::CostModel,
+            problem: String::new(),
+            grid: [0; 3],
+            threads: 0,
+            shared_bytes: 0,
+            note: String::new(),
+            stages: vec![],
+        }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, z] = self.grid;

@@ -1,16 +1,20 @@
 //! SubPixelConv2d: convolution and PixelShuffle in one.
 
-use super::sequence::{PAIR, sequence};
 use super::{
-    BatchNorm, ChannelOrder, Choice, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Needs, Parameter, PixelShuffle, PixelShuffleSpec,
-    Plan, PlanRequest, Shapes, Signature, Tail, attributes,
+    BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffle, PixelShuffleSpec, Plan,
+    PlanRequest, Shapes, Signature, Tail, attributes, pair,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
-use crate::kernels::{Epilogue, PackedWeights, SubPixel, sub_pixel};
+use crate::kernels::cost::Estimate;
+use crate::kernels::launch::{Stage, plan_among};
+use crate::kernels::several::{Several, only};
+use crate::kernels::{Epilogue, PackedWeights, SubPixel, conv2d, sub_pixel};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 use serde::{Deserialize, Serialize};
+
+const OP: &str = "sub_pixel_conv";
 
 /// The attributes of a [`SubPixelConv2d`]: those of the convolution, r and the order of the channels.
 ///
@@ -70,7 +74,7 @@ impl SubPixelConv2d {
     /// As [`Conv2d::new`]; [`crate::Error::Attribute`] for a factor of 0; [`crate::Error::Divisibility`] when r * r does not divide
     /// the output channels.
     pub fn new(spec: SubPixelConv2dSpec, weight: Parameter) -> Result<Self> {
-        let conv = Conv2d::of_op("sub_pixel_conv", spec.conv, weight)?;
+        let conv = Conv2d::of_op(OP, spec.conv, weight)?;
         positive("r", spec.factor)?;
         let (c_out, squares) = (conv.weight().shape()[0], spec.factor.saturating_mul(spec.factor));
         divisible("C_out", c_out, "r * r", squares)?;
@@ -161,14 +165,27 @@ impl SubPixelConv2d {
         Ok((conv, BlockGeometry::deep(conv.output_shape(), self.spec.factor)?))
     }
 
+    /// What is asked of the convolution, and of the launch that shuffles its result.
+    fn requests(&self, request: &PlanRequest, conv: &ConvGeometry) -> [PlanRequest; 2] {
+        let shuffle = PlanRequest { kernel: None, x: conv.output_shape(), ..request.clone() };
+        [PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() }, shuffle]
+    }
+
+    fn shuffle(&self) -> Result<PixelShuffle> {
+        PixelShuffle::new(PixelShuffleSpec { factor: self.spec.factor, order: self.spec.order })
+    }
+
     /// Convolution, then shuffle.
-    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        let first = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
-        let first = self.conv.plan::<T>(device, &first)?;
-        let shuffle = PixelShuffle::new(PixelShuffleSpec { factor: self.spec.factor, order: self.spec.order })?;
-        let second = PlanRequest { kernel: None, x: first.output_shape(), ..request.clone() };
-        let second = shuffle.plan::<T>(device, &second)?;
-        sequence("sub_pixel_conv", request, Needs::default(), first, second)
+    fn pair<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Plan<T>> {
+        let [conv, shuffle] = self.requests(request, geometry);
+        pair(OP, request, self.conv.plan::<T>(device, &conv)?, self.shuffle()?.plan::<T>(device, &shuffle)?)
+    }
+
+    /// The estimated time of the pair.
+    fn pair_time<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Estimate> {
+        let [conv, shuffle] = self.requests(request, geometry);
+        let finite = self.conv.weight().is_finite_in(T::DTYPE);
+        Ok(conv2d::time::<T>(device, &conv, *geometry, finite)? + self.shuffle()?.time::<T>(device, &shuffle)?)
     }
 }
 
@@ -188,23 +205,19 @@ impl Layer for SubPixelConv2d {
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         self.conv.check_complete()?;
         let (geometry, _) = self.geometry(request.x)?;
-        let (mut plan, verdict) = match &self.fused {
-            Some(sub_pixel) if request.kernel.as_deref() != Some(PAIR) => {
-                let vector = |parameter: Option<&Parameter>| parameter.map(|p| sub_pixel.permuted(p)).transpose();
-                let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
-                let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));
-                let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation, sub_pixel };
-                let plan = sub_pixel::plan(device, request, geometry, self.conv.weight(), epilogue, &self.packed)?;
-                (plan, Err("the fused kernels write no tensor between".into()))
-            }
-            _ => {
-                let plan = self.pair(device, request)?;
-                let cost = plan.explanation.stages.iter().filter_map(|stage| stage.choices.first()?.verdict.clone().ok()).sum();
-                (plan, Ok(cost))
-            }
+        let Some(sub_pixel) = &self.fused else { return only(self.pair(device, request, &geometry)?) };
+        let several = Several {
+            name: PAIR,
+            estimate: self.pair_time::<T>(device, request, &geometry).map_err(|error| error.to_string()),
+            plan: Box::new(|| self.pair(device, request, &geometry)),
         };
-        plan.explanation.choices.push(Choice { kernel: PAIR, verdict });
-        Ok(plan)
+        // the epilogue's channels are in the order that the store expects; the weight's are canonical
+        let vector = |parameter: Option<&Parameter>| parameter.map(|p| sub_pixel.permuted(p)).transpose();
+        let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
+        let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));
+        let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation, sub_pixel };
+        let stage = Stage { geometry, weight: self.conv.weight(), epilogue, packed: &self.packed };
+        plan_among(OP, &sub_pixel::families(), device, request, None, stage, Some(&several))
     }
 }
 

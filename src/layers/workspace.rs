@@ -71,11 +71,6 @@ impl<'a> Workspace<'a> {
         Ok(Self { device: Some(device), address, bytes, memory: PhantomData })
     }
 
-    /// The same memory, for something that runs before whatever uses `self`.
-    pub(crate) fn reborrow(&self) -> Workspace<'_> {
-        Workspace { device: self.device, address: self.address, bytes: self.bytes, memory: PhantomData }
-    }
-
     pub(crate) fn check(&self, device: &Device, needed: usize) -> Result<()> {
         if self.bytes < needed {
             return Err(Error::Workspace { needed, got: self.bytes });
@@ -86,15 +81,17 @@ impl<'a> Workspace<'a> {
         }
     }
 
-    /// Its first part as a tensor, and the rest. The plan has made sure that it is large enough.
-    pub(crate) fn split<T: Element>(&self, device: &'a Device, layout: Layout) -> Result<(TensorViewMut<'a, T>, Workspace<'a>)> {
-        let bytes = padded(layout.extent() * size_of::<T>())?;
-        self.check(device, bytes)?;
-        // SAFETY: the workspace is memory of the device, as long as it was checked to be, and exclusively ours for 'a
-        let tensor = unsafe { TensorViewMut::from_raw(device, self.address, layout)? };
-        Ok((
-            tensor,
-            Workspace { device: self.device, address: self.address + bytes as u64, bytes: self.bytes - bytes, memory: PhantomData },
-        ))
+    /// A tensor in it, so many bytes from its start. Parts of one run must not overlap, but for a result and those who read it.
+    pub(crate) fn part<T: Element>(&self, device: &'a Device, place: usize, layout: Layout) -> Result<TensorViewMut<'a, T>> {
+        self.check(device, together(place, layout.extent() * size_of::<T>())?)?;
+        // SAFETY: the workspace is memory of the device, at least as long as it was checked to be, and exclusively ours for 'a; the
+        // launches of a run follow one another on one stream
+        unsafe { TensorViewMut::from_raw(device, self.address + place as u64, layout) }
+    }
+
+    /// What lies behind so many bytes of it; nothing where it is no longer.
+    pub(crate) fn after(&self, bytes: usize) -> Workspace<'_> {
+        let bytes = bytes.min(self.bytes);
+        Workspace { device: self.device, address: self.address + bytes as u64, bytes: self.bytes - bytes, memory: PhantomData }
     }
 }

@@ -1,0 +1,234 @@
+//! The ways in which a layer may run, and the choice among them.
+//!
+//! A family answers for each of its kernels with a [`Candidate`]: an estimated time and the launch for which that is the estimate,
+//! so that nothing is computed again when the kernel is chosen. Running a layer as several launches is one more [`Entry`] of the
+//! same list.
+
+use super::cost::Estimate;
+use super::order::SumOrder;
+use super::{KERNELS, Kernel, KernelInfo};
+use crate::error::{Error, Result};
+use crate::layers::{Choice, ChosenBy, Explanation, PlanRequest};
+use crate::text::{listed, nearest};
+use crate::{Device, Element};
+
+/// Why a kernel does not apply, as an explanation prints it.
+pub(crate) type Reason = String;
+
+/// How a kernel is launched, but for the tensors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaunchConfig<C> {
+    /// Blocks along x, y and z.
+    pub grid: [u32; 3],
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Bytes to which the addresses and strides of x and of y must be aligned. Where a view's are not, `run` takes the cheapest
+    /// candidate that needs no more than an element's alignment.
+    pub alignment: [usize; 2],
+    /// In which order the kernel adds up.
+    pub order: SumOrder,
+    /// What only kernels of this kind need.
+    pub own: C,
+}
+
+/// A kernel that applies: its estimated time, and the launch that would take it.
+#[derive(Debug)]
+pub(crate) struct Candidate<C> {
+    pub estimate: Estimate,
+    pub config: LaunchConfig<C>,
+}
+
+/// One way to run a layer.
+#[derive(Debug)]
+pub(crate) enum Way<C> {
+    /// A launch of this kernel.
+    Kernel(&'static KernelInfo, LaunchConfig<C>),
+    /// Several launches with tensors between them in the workspace.
+    Launches,
+}
+
+/// An entry of the list from which a plan chooses.
+#[derive(Debug)]
+pub(crate) struct Entry<C> {
+    /// The name by which [`PlanRequest::kernel`] asks for it.
+    pub name: &'static str,
+    pub verdict: Result<(Estimate, Way<C>), Reason>,
+}
+
+impl<C> Entry<C> {
+    pub fn of_kernel(kernel: &'static KernelInfo, candidate: Result<Candidate<C>, Reason>) -> Self {
+        let verdict = candidate.map(|Candidate { estimate, config }| (estimate, Way::Kernel(kernel, config)));
+        Self { name: kernel.name, verdict }
+    }
+
+    pub fn of_launches(name: &'static str, estimate: Result<Estimate, Reason>) -> Self {
+        Self { name, verdict: estimate.map(|estimate| (estimate, Way::Launches)) }
+    }
+
+    /// The estimated time, where it applies.
+    pub fn estimate(&self) -> Option<Estimate> {
+        self.verdict.as_ref().ok().map(|(estimate, _)| *estimate)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.estimate().map_or(f64::INFINITY, |estimate| estimate.seconds)
+    }
+
+    /// The kernel and its launch, where one launch applies.
+    fn kernel(&self) -> Option<(&'static KernelInfo, &LaunchConfig<C>)> {
+        match &self.verdict {
+            Ok((_, Way::Kernel(kernel, config))) => Some((kernel, config)),
+            _ => None,
+        }
+    }
+
+    fn into_choice(self) -> Choice {
+        Choice { kernel: self.name, verdict: self.verdict.map(|(estimate, _)| estimate) }
+    }
+}
+
+/// The list of a plan, the chosen entry first, the others from the cheapest on.
+pub(crate) struct Selection<C> {
+    op: &'static str,
+    entries: Vec<Entry<C>>,
+    chosen_by: ChosenBy,
+    problem: String,
+}
+
+/// The cheapest entry that applies, unless the request names another or a tuning table knows a faster one. `problem` is all that the
+/// entries' times depend on.
+///
+/// Tuning tables know some batches only: where a result may not depend on the batch, they are not asked.
+///
+/// # Errors
+/// [`Error::NoKernel`] for a name that is none of the entries', for an entry that does not apply, and where none does.
+pub(crate) fn choose<C>(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    problem: String,
+    mut entries: Vec<Entry<C>>,
+) -> Result<Selection<C>> {
+    for entry in &mut entries {
+        if let Err(reason) = device.admits(entry.name) {
+            entry.verdict = Err(reason);
+        }
+    }
+    entries.sort_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    let applies = |name: &str| entries.iter().any(|entry| entry.name == name && entry.verdict.is_ok());
+    let (wanted, chosen_by) = match &request.kernel {
+        Some(name) => (Some(name.as_str()), ChosenBy::Request),
+        None => match device.tuned(&problem, &applies).filter(|_| !request.batch_invariant) {
+            Some((kernel, table)) => (Some(kernel), ChosenBy::Table(table)),
+            None => (None, ChosenBy::CostModel),
+        },
+    };
+    let is_wanted = |entry: &&Entry<C>| wanted.is_none_or(|name| entry.name == name);
+    let Some(index) = entries.iter().position(|entry| is_wanted(&entry) && entry.verdict.is_ok()) else {
+        let reason = |entry: &Entry<C>| Some(format!("{}: {}", entry.name, entry.verdict.as_ref().err()?));
+        let reasons: Vec<String> = entries.iter().filter(is_wanted).filter_map(reason).collect();
+        return Err(match wanted {
+            Some(name) if reasons.is_empty() => no_such_kernel(op, name, &entries),
+            _ => Error::NoKernel { op, reasons: reasons.join("; ") },
+        });
+    };
+    let chosen = entries.remove(index);
+    entries.insert(0, chosen);
+    Ok(Selection { op, entries, chosen_by, problem })
+}
+
+/// What is wrong with a name that no entry has, the nearest name, and those that apply.
+fn no_such_kernel<C>(op: &'static str, name: &str, entries: &[Entry<C>]) -> Error {
+    let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
+    let what = if KERNELS.iter().any(|kernel| kernel.name == name) { format!("a kernel of {op}") } else { "a kernel".into() };
+    let nearest = nearest(name, &names).map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"));
+    let applying = entries.iter().filter(|entry| entry.verdict.is_ok()).map(|entry| entry.name);
+    Error::NoKernel { op, reasons: format!("{name} is not the name of {what}{nearest}; those that apply here are {}", listed(applying)) }
+}
+
+impl<C> Selection<C> {
+    /// Whether the layer runs as several launches.
+    pub fn is_launches(&self) -> bool {
+        self.entries.first().is_some_and(|entry| matches!(entry.verdict, Ok((_, Way::Launches))))
+    }
+
+    /// Loads the kernel that was chosen and, where that needs views that are better aligned than their elements, the cheapest one that
+    /// does not; with what an explanation says of the second.
+    ///
+    /// # Errors
+    /// What `load` returns; [`Error::NoKernel`] where no other kernel takes views of any alignment.
+    pub fn load<T: Element, P>(
+        &self,
+        load: impl Fn(&'static KernelInfo, &LaunchConfig<C>) -> Result<Loaded<P>>,
+    ) -> Result<(ByAlignment<P>, String)> {
+        let kernels = || self.entries.iter().filter_map(Entry::kernel);
+        let nothing = |reasons| Error::NoKernel { op: self.op, reasons };
+        let (kernel, config) = kernels().next().ok_or_else(|| nothing("none applies".into()))?;
+        let chosen = load(kernel, config)?;
+        if takes_any_view::<T>(config.alignment) {
+            return Ok((ByAlignment { chosen, unaligned: None }, String::new()));
+        }
+        let other = kernels().find(|(_, config)| takes_any_view::<T>(config.alignment));
+        let (other, config) =
+            other.ok_or_else(|| nothing(format!("{} takes aligned views only, and none of its order takes others", kernel.name)))?;
+        let bytes = chosen.alignment[0].max(chosen.alignment[1]);
+        let note = format!("; {} for views that are not aligned to {bytes} bytes", other.name);
+        Ok((ByAlignment { chosen, unaligned: Some(load(other, config)?) }, note))
+    }
+
+    /// What the plan says of a kernel that it runs in one launch.
+    pub fn explain<P>(self, chosen: &Loaded<P>, note: String) -> Explanation {
+        let Loaded { kernel, grid, shared_bytes, .. } = chosen;
+        let launched = Explanation { grid: *grid, threads: kernel.info.threads, shared_bytes: *shared_bytes, note, ..Explanation::empty() };
+        self.explain_as(launched)
+    }
+
+    /// The same of what is launched in another way: who chose it, and from what.
+    pub fn explain_as(self, launched: Explanation) -> Explanation {
+        let Self { entries, chosen_by, problem, .. } = self;
+        let choices: Vec<Choice> = entries.into_iter().map(Entry::into_choice).collect();
+        let kernel = choices.first().map_or(launched.kernel, |chosen| chosen.kernel);
+        Explanation { kernel, choices, chosen_by, problem, ..launched }
+    }
+}
+
+/// Whether an alignment of x and of y is no more than that of elements.
+pub(super) fn takes_any_view<T: Element>(alignment: [usize; 2]) -> bool {
+    alignment == [size_of::<T>(); 2]
+}
+
+/// A kernel on its device, with how it is launched.
+#[derive(Debug)]
+pub(crate) struct Loaded<P> {
+    pub kernel: Kernel,
+    pub grid: [u32; 3],
+    pub shared_bytes: u32,
+    pub alignment: [usize; 2],
+    pub own: P,
+}
+
+impl<P> Loaded<P> {
+    /// # Errors
+    /// As [`Device::load`].
+    pub fn new<C>(device: &Device, kernel: &'static KernelInfo, config: &LaunchConfig<C>, own: P) -> Result<Self> {
+        let LaunchConfig { grid, shared_bytes, alignment, .. } = *config;
+        Ok(Self { kernel: device.load(kernel)?, grid, shared_bytes, alignment, own })
+    }
+}
+
+/// The kernel that was chosen, and one for views that are not aligned as it needs them.
+#[derive(Debug)]
+pub(crate) struct ByAlignment<P> {
+    pub chosen: Loaded<P>,
+    unaligned: Option<Loaded<P>>,
+}
+
+impl<P> ByAlignment<P> {
+    /// The one to launch; `fits` says whether the views have an alignment.
+    pub fn of_views(&self, fits: impl FnOnce([usize; 2]) -> bool) -> &Loaded<P> {
+        match &self.unaligned {
+            Some(unaligned) if !fits(self.chosen.alignment) => unaligned,
+            _ => &self.chosen,
+        }
+    }
+}

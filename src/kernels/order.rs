@@ -1,0 +1,91 @@
+//! The orders in which kernels add up, on which the last bits of a result depend.
+
+use super::KernelInfo;
+use super::candidate::{Entry, Way, takes_any_view};
+use crate::{DType, Element};
+use std::fmt;
+
+/// In which order a kernel adds up the products of an output. Kernels of an op that have it in common give the same bits; which
+/// zeros they leave out does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SumOrder {
+    /// Fused multiply-adds along (tap, channel), one after the other.
+    Chain,
+    /// Fused multiply-adds along (tap, channel), with the taps of a row by their remainders modulo so many.
+    ChainByPhases(usize),
+    /// Fused multiply-adds along (tap, channel), with the taps of a phase of a transposed convolution from the last to the first.
+    ReversedChain,
+    /// Tensor cores along (tap, channel).
+    TensorCores,
+    /// Tensor cores along (tap, channel), with operands of tf32.
+    Tf32,
+    /// Tensor cores along (tap, channel), in so many sums that are added up at the end.
+    Slices(usize),
+    /// Tensor cores along (64 bytes of channels, tap, channel of them).
+    ChannelChunks,
+    /// Tensor cores along the slots of narrow groups.
+    Slots,
+    /// Tensor cores along the bands of large depthwise kernels.
+    Bands,
+    /// The samples of a bin of a RoI, row by row.
+    SampleRows,
+    /// The samples of a bin of a RoI, square by square.
+    SampleSquares,
+    /// What adds up nothing, or adds up all in one way.
+    Only,
+    /// Several launches, each with an order of its own.
+    OfLaunches,
+}
+
+impl SumOrder {
+    /// The order of an implicit GEMM along (tap, channel).
+    pub fn of_gemm(kernel: &KernelInfo) -> Self {
+        match (kernel.dtype, kernel.tag("math")) {
+            (_, Some(_)) => SumOrder::Tf32,
+            (Some(DType::F32), None) => SumOrder::Chain,
+            _ => SumOrder::TensorCores,
+        }
+    }
+}
+
+impl fmt::Display for SumOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SumOrder::Chain => f.write_str("multiply-adds along (tap, channel)"),
+            SumOrder::ChainByPhases(phases) => write!(f, "multiply-adds along (row, column modulo {phases}, column)"),
+            SumOrder::ReversedChain => f.write_str("multiply-adds along (tap, channel), the last tap first"),
+            SumOrder::TensorCores => f.write_str("tensor cores along (tap, channel)"),
+            SumOrder::Tf32 => f.write_str("tensor cores along (tap, channel), in tf32"),
+            SumOrder::Slices(slices) => write!(f, "tensor cores along (tap, channel), in {slices} sums"),
+            SumOrder::ChannelChunks => f.write_str("tensor cores along (64 bytes of channels, tap, channel)"),
+            SumOrder::Slots => f.write_str("tensor cores along (row, column, 4 channels)"),
+            SumOrder::Bands => f.write_str("tensor cores along (row, column)"),
+            SumOrder::SampleRows => f.write_str("rows of samples"),
+            SumOrder::SampleSquares => f.write_str("squares of 16 x 16 samples"),
+            SumOrder::Only => f.write_str("the only order"),
+            SumOrder::OfLaunches => f.write_str("the orders of several launches"),
+        }
+    }
+}
+
+/// Leaves, of the entries for a batch, those that add up in one order: that of the cheapest entry for one image (one RoI), `alone`,
+/// of the orders in which some entry takes views of any alignment. The order that is left depends on neither the batch nor the
+/// views. None where no order has such an entry.
+pub(crate) fn keep_one_order<T: Element, C>(entries: &mut [Entry<C>], alone: &[Entry<C>]) -> Option<SumOrder> {
+    let orders = alone.iter().filter_map(|entry| match entry.verdict.as_ref().ok()? {
+        (estimate, Way::Kernel(_, config)) => Some((entry.name, estimate.seconds, config.order, takes_any_view::<T>(config.alignment))),
+        (estimate, Way::Launches) => Some((entry.name, estimate.seconds, SumOrder::OfLaunches, true)),
+    });
+    let orders: Vec<_> = orders.collect();
+    let takes_all = |order: SumOrder| orders.iter().any(|&(_, _, other, any_view)| any_view && other == order);
+    let cheapest = orders.iter().filter(|(_, _, order, _)| takes_all(*order)).min_by(|a, b| a.1.total_cmp(&b.1));
+    let order = cheapest.map(|&(_, _, order, _)| order);
+    for entry in entries.iter_mut().filter(|entry| entry.verdict.is_ok()) {
+        let own = orders.iter().find(|(name, ..)| *name == entry.name).map(|&(_, _, order, _)| order);
+        if own.is_none() || own != order {
+            let [own, order] = [own, order].map(|order| order.map_or("an unknown order".into(), |order| order.to_string()));
+            entry.verdict = Err(format!("it sums by {own}, batch-invariant plans of this layer by {order}"));
+        }
+    }
+    order
+}

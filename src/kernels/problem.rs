@@ -1,0 +1,84 @@
+//! What the choice of a kernel for a convolution depends on.
+
+use crate::device::{DeviceKind, Properties};
+use crate::geometry::ConvGeometry;
+use crate::layers::{PlanRequest, Precision};
+use crate::{DType, Device, Element, MemoryFormat};
+
+/// What a kernel's selection depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Problem<'a> {
+    pub geometry: ConvGeometry,
+    /// Of a convolution whose result is the input of this one and which the same kernel computes.
+    pub before: Option<ConvGeometry>,
+    pub dtype: DType,
+    pub x_format: MemoryFormat,
+    pub y_format: MemoryFormat,
+    pub precision: Precision,
+    pub batch_invariant: bool,
+    /// Whether every weight is finite in the dtype.
+    pub finite_weights: bool,
+    /// Bytes.
+    pub workspace_limit: usize,
+    pub kind: DeviceKind,
+    pub device: &'a Properties,
+    /// Which kernels are left out: see [`Device::leave_out`].
+    pub owner: &'a Device,
+}
+
+impl<'a> Problem<'a> {
+    pub fn new<T: Element>(device: &'a Device, request: &PlanRequest, geometry: ConvGeometry) -> Self {
+        let (x_format, y_format) = (request.x_format, request.y_format);
+        Self {
+            geometry,
+            before: None,
+            dtype: T::DTYPE,
+            x_format,
+            y_format,
+            precision: request.precision,
+            batch_invariant: request.batch_invariant,
+            finite_weights: true,
+            workspace_limit: request.workspace_limit,
+            kind: device.kind(),
+            device: device.properties(),
+            owner: device,
+        }
+    }
+
+    /// The same for one image.
+    pub fn of_one_image(&self) -> Self {
+        let alone = |geometry: ConvGeometry| ConvGeometry { n: geometry.n.min(1), ..geometry };
+        Self { geometry: alone(self.geometry), before: self.before.map(alone), ..*self }
+    }
+
+    /// What a kernel is configured for whose bits depend on its configuration: one image where they may not depend on the batch.
+    pub fn for_configuration(&self) -> Self {
+        if self.batch_invariant { self.of_one_image() } else { *self }
+    }
+
+    /// Whether no tap of a convolution lies in its padding.
+    pub fn is_unpadded(&self) -> bool {
+        let unpadded = |g: &ConvGeometry| g.padding == [0; 4] && !g.transposed;
+        unpadded(&self.geometry) && self.before.iter().all(unpadded)
+    }
+
+    /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
+    /// text tuning tables know it.
+    pub fn describe(&self, op: &str) -> String {
+        let Self { geometry, before, dtype, x_format, y_format, precision, .. } = self;
+        let first = before.as_ref().unwrap_or(geometry);
+        let mut text = format!("{op} {dtype}, x {:?} {x_format}, y {:?} {y_format}", first.input_shape(), geometry.output_shape());
+        for g in before.iter().chain([geometry]) {
+            let ConvGeometry { c_out, kernel, stride, padding, dilation, groups, .. } = g;
+            text +=
+                &format!("; {c_out} filters {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}, groups {groups}");
+        }
+        if geometry.offset_groups != 1 {
+            text += &format!(", offset groups {}", geometry.offset_groups);
+        }
+        if *dtype == DType::F32 && *precision != Precision::Strict {
+            text += &format!("; {precision:?}").to_lowercase();
+        }
+        text
+    }
+}
