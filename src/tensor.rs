@@ -476,18 +476,6 @@ impl<'a, T: Element> TensorView<'a, T> {
         Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
     }
 
-    /// The same memory, which must have no gaps, as a packed tensor of another shape with as many elements.
-    ///
-    /// # Errors
-    /// [`Error::Length`].
-    pub(crate) fn reshaped(&self, shape: Shape, format: MemoryFormat) -> Result<Self> {
-        let (expected, got) = (elements(&shape)?, elements(&self.layout.shape)?);
-        if expected != got || !self.layout.is_packed() {
-            return Err(Error::Length { name: "the reshaped tensor", shape: shape.to_vec(), expected, got });
-        }
-        Ok(Self { layout: Layout::packed(shape, format), ..*self })
-    }
-
     /// Its values in NCHW order, after all work queued on the device.
     ///
     /// # Errors

@@ -29,9 +29,10 @@ pub struct FocusSpec {
 /// The stem of YOLOv5: the slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) of an input of even
 /// height and width as 4 * C channels, then a [`Conv2d`] of them.
 ///
-/// Without dilation and groups it is one convolution of x itself and no slice is ever written: filter tap (i, j) of slice
+/// Without dilation and groups it can run as one convolution of x itself, which writes no slice: filter tap (i, j) of slice
 /// (a, b) is tap (2i + a, 2j + b) of a filter of twice the size, with twice the stride and padding. Every kernel of Conv2d
-/// applies. With dilation or groups the slices are written first, in the workspace.
+/// applies. The other way, and the only one with dilation or groups, is a launch that writes the slices to the workspace and one that
+/// convolves them; the plan chooses by cost, and [`Plan::explain`] says why.
 ///
 /// Source: Jocher, "YOLOv5", 2020, `models/common.py`.
 ///

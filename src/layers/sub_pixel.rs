@@ -41,8 +41,9 @@ pub struct SubPixelConv2dSpec {
 /// Sub-pixel convolution: `y = PixelShuffle(Conv2d(x))`, upsampling with learned filters, a filter for each pixel of an r x r block.
 /// Bias and slope are those of the convolution's channels.
 ///
-/// Nothing is written but y, each byte once: the store of the convolution shuffles. Weight, bias and slope are packed in such an
-/// order that neighbouring channels of the convolution are neighbouring channels of y.
+/// As one launch it writes nothing but y, each byte once: the store of the convolution shuffles. Weight, bias and slope are packed in
+/// such an order that neighbouring channels of the convolution are neighbouring channels of y. The other way is a convolution into
+/// the workspace and a launch that shuffles; the plan chooses by cost, and [`Plan::explain`] says why.
 ///
 /// Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
 /// Network", 2016.
