@@ -24,6 +24,37 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `host` | yes | the host device: the kernels on the CPU, for tests, CI and trying things out |
+//! | `cli` | yes | the `warpconv` program |
+//! | `cuda` | no | GPUs, through [cudarc](https://docs.rs/cudarc); building needs nvcc, running only the driver |
+//! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
+//!
+//! A service that runs on GPUs only: `default-features = false, features = ["cuda"]`. Kernels run on Linux (x86-64 is tested;
+//! aarch64 and macOS for the host device by construction).
+//!
+//! # Threads and streams
+//!
+//! Layers, plans and devices are `Send + Sync`: build them once and share them. [`Plan::run`] takes `&self`, so that many threads may
+//! run one plan, each with its own output.
+//!
+//! - On a GPU, `run` queues work on a [`Stream`] and returns. Work on one stream runs in order; work on two is ordered by an
+//!   [`Event`] ([`Stream::record`], [`Stream::wait`]) or by [`Stream::synchronize`]. Reading a tensor on the host
+//!   ([`Tensor::to_vec`], [`Tensor::read`]) and writing it from there wait for all work of the device first.
+//! - On the host device `run` computes and returns when it is done; it blocks its thread for milliseconds to seconds. In an
+//!   asynchronous program call it by `spawn_blocking` or the like, with a bounded number of permits.
+//! - Freeing a tensor waits for the work that uses it (the driver does), so that no drop is too early.
+//! - A chain of layers that is run often is a [`Graph`], which the GPU replays as one launch.
+//!
+//! # Errors
+//!
+//! Everything that depends on shapes, attributes and weights is refused before a launch, as an [`Error`] that carries the values.
+//! [`Error::kind`] sorts errors by who must act, [`Error::is_sticky`] tells a GPU that is lost to the process, and
+//! [`Error::in_layer`] adds a layer's name. Nothing panics on what a user gives.
 
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
