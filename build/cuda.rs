@@ -80,14 +80,20 @@ pub fn compile(build: &Build, manifest: &Manifest) -> Result<Fatbins, String> {
     let units: Vec<Unit> =
         (0..manifest.shards.len()).map(|shard| Unit::new(build, manifest, shard, &nvcc, &flags)).collect::<Result<_, _>>()?;
     remove_others(build, &units).map_err(|e| format!("{}: {e}", build.out.display()))?;
-    let missing: Vec<&Unit> = units.iter().filter(|unit| !unit.restore(build)).collect();
+    let mut missing: Vec<&Unit> = units.iter().filter(|unit| !unit.restore(build)).collect();
+    // the largest first, so that no core is left with one of them at the end
+    missing.sort_by_key(|unit| std::cmp::Reverse(unit.kernels));
     // of several architectures nvcc compiles some at once where there are more cores than files
     let threads = (Jobs::limit() / missing.len().max(1)).max(1).to_string();
     Jobs::announce(missing.len(), &format!("for {}", code.join(", ")), SECONDS_A_TARGET * code.len() as f64, build.cache.folder());
     build.jobs.run(&missing, |unit| unit.compile(build, &nvcc, &flags, &threads))?;
+    let read = |unit: &Unit| std::fs::read_to_string(&unit.log).map_err(|e| format!("{}: {e}", unit.log.display()));
+    let compiled = missing.iter().map(|unit| read(unit)).collect::<Result<Vec<_>, _>>()?;
+    for line in slowest(&compiled) {
+        println!("{line}"); // cargo build -vv shows it
+    }
     for unit in &units {
-        let log = std::fs::read_to_string(&unit.log).map_err(|e| format!("{}: {e}", unit.log.display()))?;
-        for warning in warnings(&log) {
+        for warning in warnings(&read(unit)?) {
             println!("cargo::warning={warning}");
         }
     }
@@ -114,6 +120,7 @@ struct Unit {
     log: PathBuf,
     /// Its name in the cache.
     cached: String,
+    kernels: usize,
 }
 
 impl Unit {
@@ -131,7 +138,8 @@ impl Unit {
                 key = key.and(build.kernels.to_string_lossy().as_bytes());
             }
         }
-        Ok(Self { family: shard.family.clone(), fatbin: path("fatbin"), log: path("ptxas"), cached: key.to_string(), file })
+        let (family, kernels) = (shard.family.clone(), shard.kernels);
+        Ok(Self { family, fatbin: path("fatbin"), log: path("ptxas"), cached: key.to_string(), file, kernels })
     }
 
     /// The files, and their names in the cache.
@@ -367,4 +375,26 @@ fn warnings(log: &str) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// The kernels that took ptxas longest, with their architecture and seconds. An nvcc that says no times gives none.
+fn slowest(logs: &[String]) -> Vec<String> {
+    const LINES: usize = 10;
+    let mut times: Vec<(f64, &str)> = vec![];
+    for log in logs {
+        let mut entry = "";
+        for line in log.lines() {
+            if let Some((_, names)) = line.split_once("Compiling entry function ") {
+                entry = names;
+            } else if let Some((_, time)) = line.split_once("Compile time = ")
+                && let Some(milliseconds) = time.split_whitespace().next().and_then(|number| number.parse::<f64>().ok())
+            {
+                times.push((milliseconds / 1e3, entry));
+            }
+        }
+    }
+    times.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let total: f64 = times.iter().map(|(seconds, _)| seconds).sum();
+    let head = (!times.is_empty()).then(|| format!("ptxas took {total:.0} s for {} kernels, longest for", times.len()));
+    head.into_iter().chain(times.iter().take(LINES).map(|(seconds, entry)| format!("{seconds:7.2} s  {entry}"))).collect()
 }

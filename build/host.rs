@@ -65,14 +65,16 @@ pub fn compile(build: &Build, manifests: &[&Manifest]) -> Result<Vec<Variant>, S
         for manifest in manifests {
             for (index, shard) in manifest.shards.iter().enumerate() {
                 let name = format!("{}_{}", shard.name, variant.name);
-                units.push(Unit::new(build, compiler, &name, source(build, manifest, index, variant))?);
+                units.push(Unit::new(build, compiler, &name, source(build, manifest, index, variant), shard.kernels)?);
             }
         }
     }
     for name in if crate::feature("checked-host") { &["runtime", "callbacks"][..] } else { &["runtime"] } {
-        units.push(Unit::new(build, &runtime, name, format!("#include \"host/{name}.cpp\"\n"))?);
+        units.push(Unit::new(build, &runtime, name, format!("#include \"host/{name}.cpp\"\n"), 0)?);
     }
-    let missing: Vec<&Unit> = units.iter().filter(|unit| !unit.restore(build)).collect();
+    let mut missing: Vec<&Unit> = units.iter().filter(|unit| !unit.restore(build)).collect();
+    // the largest first, so that no core is left with one of them at the end
+    missing.sort_by_key(|unit| std::cmp::Reverse(unit.kernels));
     Jobs::announce(missing.len(), "for the CPU", SECONDS_A_FILE, build.cache.folder());
     build.jobs.run(&missing, |unit| unit.compile(build))?;
     for compiler in compilers.iter().chain([&runtime]) {
@@ -151,18 +153,19 @@ struct Unit<'a> {
     object: PathBuf,
     /// Its name in the cache.
     cached: Option<String>,
+    kernels: usize,
 }
 
 #[cfg(feature = "host")]
 impl<'a> Unit<'a> {
-    fn new(build: &Build, compiler: &'a Compiler, name: &str, source: String) -> Result<Self, String> {
+    fn new(build: &Build, compiler: &'a Compiler, name: &str, source: String, kernels: usize) -> Result<Self, String> {
         let (file, object) = (build.out.join(format!("{name}.cpp")), build.out.join(format!("{name}.o")));
         let fail = |e: std::io::Error| format!("{}: {e}", file.display());
         std::fs::write(&file, &source).map_err(fail)?;
         let folders: Vec<&Path> = compiler.folders.iter().map(PathBuf::as_path).collect();
         let of_sources = build.sources.digest(&source, &folders).map_err(fail)?;
         let cached = compiler.key.map(|key| format!("{}.o", key.and(of_sources.to_string())));
-        Ok(Self { compiler, file, object, cached })
+        Ok(Self { compiler, file, object, cached, kernels })
     }
 
     /// Takes what an earlier build has made.

@@ -113,7 +113,7 @@ pub struct Shard {
     pub family: String,
     /// "conv_gemm_0"
     pub name: String,
-    kernels: usize,
+    pub kernels: usize,
 }
 
 /// Kernels of a shard, unless one entry of the manifest has more. A compiler takes half a second before it comes to a file's first

@@ -7,7 +7,7 @@ use crate::{Explanation, HostOptions, Outline};
 use std::collections::BTreeMap;
 
 /// The plan's explanation for one configuration, on each of the devices.
-fn explanations(configuration: &Configuration<'_>, devices: &[Device]) -> Result<Vec<Explanation>> {
+pub(super) fn explanations(configuration: &Configuration<'_>, devices: &[Device]) -> Result<Vec<Explanation>> {
     fn of<T: Element>(layer: &Outline, request: &PlanRequest, devices: &[Device]) -> Result<Vec<Explanation>> {
         devices.iter().map(|device| layer.explain::<T>(device, request)).collect()
     }

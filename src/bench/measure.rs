@@ -479,6 +479,9 @@ impl Bench {
 }
 
 #[cfg(all(test, feature = "host"))]
+#[path = "chosen.rs"]
+mod chosen;
+#[cfg(all(test, feature = "host"))]
 #[path = "gpus.rs"]
 mod gpus;
 

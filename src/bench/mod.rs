@@ -1,4 +1,4 @@
-//! Measures layers of real networks: behind `warpconv bench` and `cargo bench`.
+//! Measures layers of real networks: behind `warpconv bench` and benches/criterion.
 //!
 //! [`Suite`] is the rows as data (benches/suite.json); each gives some [`Configuration`]s: a batch, a dtype, a format, with or
 //! without the network's tail. [`Bench`] checks a configuration against the oracle, times it, and sets the time beside the

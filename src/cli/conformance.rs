@@ -2,7 +2,7 @@
 
 use super::keeper::{Findings, KeeperArgs};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
-use regex::Regex;
+use regex_lite::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -277,7 +277,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
             hold().late += 1;
             continue;
         }
-        let filter = format!(" --filter '^{}$'", regex::escape(&entry.path()));
+        let filter = format!(" --filter '^{}$'", regex_lite::escape(&entry.path()));
         let repeat = format!(
             "warpconv conformance {} --device {device}{}{}{filter}{}",
             args.dir.display(),

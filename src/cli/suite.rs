@@ -1,7 +1,7 @@
 //! Which rows of the suite a command runs, and how large: what `bench` and `tune` share.
 
 use super::{LimitArgs, dtype_parser, read_text};
-use regex::Regex;
+use regex_lite::Regex;
 use std::path::PathBuf;
 use std::time::Duration;
 use warpconv::analysis::Limits;

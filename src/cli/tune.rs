@@ -104,7 +104,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
             hold().late += 1;
             continue;
         }
-        let repeat = format!("warpconv tune --device {device}{} --filter '^{}$'", args.keeper.options(), regex::escape(&id));
+        let repeat = format!("warpconv tune --device {device}{} --filter '^{}$'", args.keeper.options(), regex_lite::escape(&id));
         hold().current = Some((id.clone(), repeat));
         let outcome = bench.tune(configuration);
         let mut found = hold();

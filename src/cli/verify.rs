@@ -2,7 +2,7 @@
 
 use super::keeper::{Findings, KeeperArgs};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, Verdict, print, print_json, progress};
-use regex::Regex;
+use regex_lite::Regex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;

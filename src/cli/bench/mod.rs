@@ -166,7 +166,7 @@ impl Args {
             let row = if late {
                 RowResult { message: Some("the time was up".into()), ..RowResult::new(configuration) }
             } else {
-                hold().current = Some((id.clone(), repeat(&format!(" --filter '^{}$'", regex::escape(&id)))));
+                hold().current = Some((id.clone(), repeat(&format!(" --filter '^{}$'", regex_lite::escape(&id)))));
                 bench.run(configuration, &floors)
             };
             let clocks = if index % 20 == 0 || index + 1 == configurations.len() { smi.clocks(start.elapsed()) } else { None };

@@ -1,5 +1,6 @@
-//! How long a plan takes for a layer that has been planned before, which a service does for each new shape: `cargo bench --bench
-//! plans`. It is the choice among kernels and their tilings that is timed; the weights are packed already.
+//! How long a plan takes for a layer that has been planned before, which a service does for each new shape:
+//! `cargo bench --manifest-path benches/criterion/Cargo.toml --bench plans`. It is the choice among kernels and their tilings that
+//! is timed; the weights are packed already.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use half::f16;

@@ -1,4 +1,5 @@
-//! Some rows of the suite under criterion, for who tunes a kernel: `cargo bench --bench layers -- dw3_960x7`.
+//! Some rows of the suite under criterion, for who tunes a kernel:
+//! `cargo bench --manifest-path benches/criterion/Cargo.toml --bench layers -- dw3_960x7`.
 //!
 //! A GPU is timed at full size, by the same events around graph replays as `warpconv bench`; criterion compares with its last
 //! run. Without a GPU the rows are scaled down and the host device's times say nothing of a GPU. Nothing wrong is timed.

@@ -1,5 +1,5 @@
-//! How fast the host device is, on one core: `cargo bench --bench host_device`. It is a device for tests, not a fast CPU
-//! library; these figures say how long a test may take.
+//! How fast the host device is, on one core: `cargo bench --manifest-path benches/criterion/Cargo.toml --bench host_device`. It is a
+//! device for tests, not a fast CPU library; these figures say how long a test may take.
 //!
 //! - `gemm`: the tensor-core tile of tests/kernels/gemm.cu (cp.async, ldmatrix, mma.m16n8k16) in f16, in each build.
 //! - `conv_direct`: a dense 3x3, plain and under the checker.
