@@ -98,7 +98,7 @@ impl<T: Element> BatchPlans<T> {
 /// The plans of a layer for the requests that came last, shared by the threads of a service whose inputs differ in size.
 ///
 /// It holds at most as many plans as it is told, and forgets the one that was used longest ago. A hit takes well under a
-/// microsecond (`cargo bench --bench plans` measures it).
+/// microsecond (benches/criterion/plans.rs measures it).
 ///
 /// ```
 /// use warpconv::{Conv2d, Conv2dSpec, Device, Parameter, PlanCache, PlanRequest};
