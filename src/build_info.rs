@@ -1,6 +1,6 @@
 //! What this build was made with.
 
-use crate::kernels::{CUDA_CODE, HOST_VARIANTS, NVCC};
+use crate::device::kernel::{CUDA_CODE, HOST_VARIANTS, NVCC};
 
 /// What this build was made with: see [`build_info`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -74,7 +74,10 @@ mod kernels;
 pub mod layers;
 mod memory;
 pub mod numerics;
+mod plan;
 pub mod reference;
+mod shape;
+mod spec;
 mod tensor;
 #[cfg(feature = "checked-host")]
 #[doc(hidden)]
@@ -92,9 +95,7 @@ pub use device::{Device, DeviceKind, Event, GpuModel, Properties, Stream};
 pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};
 pub use error::{Error, ErrorKind, Result};
-pub use geometry::Shape;
 pub use half;
-pub use kernels::cost::Estimate;
 pub use layers::{
     Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
     DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
@@ -104,5 +105,7 @@ pub use layers::{
     Slot, SpatiallySeparableConv2d, SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear,
     UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
 };
+pub use plan::Estimate;
+pub use shape::Shape;
 pub use tensor::{AnyTensor, Layout, Tensor, TensorView, TensorViewMut};
 pub use tuning::TuningTable;

@@ -48,7 +48,7 @@
 
 use crate::DType;
 use crate::error::{Error, Result};
-use crate::layers::Activation;
+use crate::spec::Activation;
 
 /// The largest absolute sum of products of multiples of 1/64 that f32 holds exactly: 24 bits above 2^-12.
 pub const EXACT_SCALE: f64 = 4096.0;

@@ -1,11 +1,12 @@
 //! Tensors: a logical shape [N, C, H, W] over memory of a device, in one of two memory formats.
 
+mod copies;
+
 #[cfg(feature = "cuda")]
 use crate::Stream;
-use crate::device::{Memory, download, upload};
+use crate::device::{Access, Memory, Operand, download, upload};
 use crate::error::{Error, Result};
-use crate::geometry::elements;
-use crate::kernels::rearrange;
+use crate::shape::elements;
 use crate::{DType, Device, DeviceKind, Element, MemoryFormat, Shape, memory};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -573,7 +574,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// [`Error::OutOfMemory`] or a failed launch.
     pub fn to_format(&self, format: MemoryFormat) -> Result<Tensor<T>> {
         let mut copy = Tensor::uninitialised(self.device, self.shape(), format)?;
-        rearrange::copy(self, &mut copy.view_mut())?;
+        copies::copy(self, &mut copy.view_mut())?;
         Ok(copy)
     }
 
@@ -583,7 +584,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// As [`TensorView::to_format`].
     pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
         let mut copy = Tensor::uninitialised(self.device, self.shape(), self.format())?;
-        rearrange::cast(self, &mut copy.view_mut())?;
+        copies::cast(self, &mut copy.view_mut())?;
         Ok(copy)
     }
 
@@ -699,7 +700,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         }
         let packed = Tensor::from_slice_in_memory_order(self.0.device, shape, format, values)?;
         self.0.device.synchronize()?;
-        rearrange::copy(&packed.view(), self)
+        copies::copy(&packed.view(), self)
     }
 
     /// The elements of host memory, to be written on a host device without a copy. As [`TensorView::from_host_slice`].
@@ -890,5 +891,18 @@ impl AnyTensor {
 impl<T: Element> From<Tensor<T>> for AnyTensor {
     fn from(tensor: Tensor<T>) -> Self {
         T::into_any(tensor)
+    }
+}
+
+/// A view as the launch's checker takes it.
+pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
+    let layout = view.layout();
+    Operand {
+        name,
+        address: view.address(),
+        element_bytes: size_of::<T>() as u32,
+        shape: layout.shape(),
+        strides: layout.strides(),
+        access,
     }
 }

@@ -1,9 +1,9 @@
 //! Launches the kernels of tests/kernels/ by name: the checker's own tests. Not part of the crate's interface.
 
+use crate::device::kernel::TEST_KERNELS;
 use crate::device::{self, Access};
 use crate::error::{Error, Result};
-use crate::kernels::{TEST_KERNELS, operand};
-use crate::tensor::TensorView;
+use crate::tensor::{TensorView, operand};
 use crate::{Device, Element, Stream};
 
 /// The parameter struct of every test kernel, `TestParams` of tests/kernels/test.h.

@@ -6,10 +6,10 @@
 //! cost model. [`crate::Explanation::chosen_by`] says which it was. The tables in benches/results are built into the crate.
 
 use crate::bench::DeviceInfo;
+use crate::device::kernel::{KERNELS, TUNING_TABLES};
 use crate::device::{Properties, Time};
 use crate::error::{Error, Result};
-use crate::kernels::{KERNELS, TUNING_TABLES};
-use crate::layers::{PACK, PAIR};
+use crate::plan::{PACK, PAIR};
 use crate::text::parse_json;
 use crate::{Device, DeviceKind, build_info};
 use serde::{Deserialize, Serialize};
@@ -284,6 +284,35 @@ impl Tunings {
     pub fn list(&self) -> Vec<(String, usize)> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         tables.iter().map(|table| (table.name.to_string(), table.rows.len())).collect()
+    }
+}
+
+impl Device {
+    /// From now on, plans on this device (and its clones) for problems that the table knows take its fastest kernel. It comes before
+    /// tables that were added earlier and those that are built in. False, and without any effect, where the table has no say:
+    /// [`TuningTable::mismatch`] says why.
+    pub fn add_tuning(&self, table: &TuningTable) -> bool {
+        let applies = table.mismatch(self).is_none();
+        if applies {
+            self.tables().add(table);
+        }
+        applies
+    }
+
+    /// The names of the tuning tables that have a say on this device, each with the number of problems that it knows, in the order
+    /// in which they are asked.
+    pub fn tunings(&self) -> Vec<(String, usize)> {
+        self.tables().list()
+    }
+
+    /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
+    pub(crate) fn tuned(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
+        self.tables().fastest(problem, applies)
+    }
+
+    fn tables(&self) -> &Tunings {
+        let built_in = || Tunings::built_in(self.kind(), self.properties());
+        self.kept(built_in).expect("devices keep nothing but tuning tables")
     }
 }
 

@@ -11,6 +11,7 @@ mod deformable;
 mod depthwise;
 mod extremes;
 mod few_tiles;
+mod floors;
 mod gallery;
 mod graphs;
 mod grouped;

@@ -5,8 +5,8 @@
 
 use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
 use crate::build_info;
+use crate::device::kernel::{FATBINS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
-use crate::kernels::{FATBINS, Kernel, KernelInfo};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::collections::HashMap;

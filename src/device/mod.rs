@@ -10,17 +10,20 @@ mod event;
 mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;
+#[cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
+pub(crate) mod kernel;
+pub(crate) mod params;
 mod timer;
 mod watch;
 
 use crate::error::{Error, Result};
-use crate::kernels::{Kernel, KernelInfo};
-use crate::tuning::{TuningTable, Tunings};
+use kernel::{Kernel, KernelInfo};
+use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 pub(crate) use capture::{Captured, capture};
 pub use event::Event;
@@ -169,7 +172,7 @@ struct Inner {
     allocations: AtomicU64,
     allocated: Arc<AtomicU64>,
     launches: AtomicU64,
-    tunings: Tunings,
+    kept: OnceLock<Box<dyn Any + Send + Sync>>,
     stores: Mutex<Vec<Weak<dyn Store>>>,
     left_out: RwLock<Vec<String>>,
 }
@@ -228,14 +231,13 @@ impl Device {
     fn from_backend(backend: impl Backend) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tunings = Tunings::built_in(backend.kind(), backend.properties());
         Self(Arc::new(Inner {
             id,
             backend: Arc::new(backend),
             allocations: AtomicU64::new(0),
             allocated: Arc::default(),
             launches: AtomicU64::new(0),
-            tunings,
+            kept: OnceLock::new(),
             stores: Mutex::default(),
             left_out: RwLock::default(),
         }))
@@ -422,26 +424,10 @@ impl Device {
         self.0.backend.cache_bytes()
     }
 
-    /// From now on, plans on this device (and its clones) for problems that the table knows take its fastest kernel. It comes before
-    /// tables that were added earlier and those that are built in. False, and without any effect, where the table has no say:
-    /// [`TuningTable::mismatch`] says why.
-    pub fn add_tuning(&self, table: &TuningTable) -> bool {
-        let applies = table.mismatch(self).is_none();
-        if applies {
-            self.0.tunings.add(table);
-        }
-        applies
-    }
-
-    /// The names of the tuning tables that have a say on this device, each with the number of problems that it knows, in the order
-    /// in which they are asked.
-    pub fn tunings(&self) -> Vec<(String, usize)> {
-        self.0.tunings.list()
-    }
-
-    /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
-    pub(crate) fn tuned(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
-        self.0.tunings.fastest(problem, applies)
+    /// What a part of the crate that stands above devices keeps with this one and its clones. There is one such thing: the tuning
+    /// tables. None where something else is kept.
+    pub(crate) fn kept<V: Any + Send + Sync>(&self, first: impl FnOnce() -> V) -> Option<&V> {
+        self.0.kept.get_or_init(|| Box::new(first())).downcast_ref()
     }
 
     /// Waits for all work queued on the device.

@@ -4,11 +4,11 @@
 //! so that nothing is computed again when the kernel is chosen. Running a layer as several launches is one more [`Entry`] of the
 //! same list.
 
-use super::cost::Estimate;
 use super::order::SumOrder;
 use super::{KERNELS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
-use crate::layers::{Choice, ChosenBy, Explanation, PlanRequest};
+use crate::plan::Estimate;
+use crate::plan::{Choice, ChosenBy, Explanation, PlanRequest};
 use crate::text::{listed, nearest};
 use crate::{Device, Element};
 

@@ -3,13 +3,14 @@
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_depthwise::even;
 use super::conv_params::KernelParams;
-use super::cost::{Estimate, Work, least_bytes, warp_cycles};
+use super::cost::{Work, least_bytes, warp_cycles};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
 use super::problem::Problem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
+use crate::plan::Estimate;
 use crate::{Element, MemoryFormat};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;

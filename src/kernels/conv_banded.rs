@@ -3,14 +3,15 @@
 use super::KernelInfo;
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
-use super::cost::{Estimate, Work, least_bytes};
+use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
 use super::problem::Problem;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::layers::Parameter;
+use crate::plan::Estimate;
+use crate::plan::Parameter;
 use crate::{Element, MemoryFormat, memory};
 
 /// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.

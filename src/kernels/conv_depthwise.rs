@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::layers::Parameter;
+use crate::plan::Parameter;
 use crate::{DType, Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_depthwise";

@@ -10,7 +10,7 @@ use super::{KernelInfo, WeightPlace, pack_rows};
 use crate::Element;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::layers::Parameter;
+use crate::plan::Parameter;
 
 pub(crate) const FAMILY: &str = "conv_direct";
 /// Its order of the packed weight.

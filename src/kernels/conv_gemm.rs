@@ -3,7 +3,7 @@
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
-use super::cost::{Estimate, Work, least_bytes, warp_cycles, weight_bytes};
+use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack};
 use super::order::SumOrder;
 use super::params::ConvPatchParams;
@@ -12,7 +12,9 @@ use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
 use crate::device::GpuModel;
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::layers::{Parameter, Precision, padded};
+use crate::plan::Estimate;
+use crate::plan::{Parameter, padded};
+use crate::spec::Precision;
 use crate::{DType, Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_gemm";

@@ -2,7 +2,7 @@
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
-use super::cost::{Estimate, Work, least_bytes, multiprocessors};
+use super::cost::{Work, least_bytes, multiprocessors};
 use super::known::Known;
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
@@ -11,7 +11,8 @@ use super::problem::Problem;
 use super::{KernelInfo, MAX_COUNT};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::layers::Parameter;
+use crate::plan::Estimate;
+use crate::plan::Parameter;
 use crate::{Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_grouped";

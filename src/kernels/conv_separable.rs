@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::{Epilogue, KernelInfo, Packed, conv_gemm};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::layers::Parameter;
+use crate::plan::Parameter;
 use crate::{DType, Device, Element, MemoryFormat, memory};
 use std::sync::Arc;
 

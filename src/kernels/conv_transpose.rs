@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
-use crate::layers::{Parameter, Plan, PlanRequest};
+use crate::plan::{Parameter, Plan, PlanRequest};
 use crate::{Device, Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_transpose";
@@ -200,7 +200,7 @@ pub(crate) fn plan<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layers::ConvTranspose2dSpec;
+    use crate::spec::ConvTranspose2dSpec;
 
     #[test]
     fn the_inverse_is_one() {

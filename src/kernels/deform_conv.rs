@@ -3,13 +3,14 @@
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
 use super::conv_params::KernelParams;
-use super::cost::{Estimate, Work, least_bytes};
+use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig};
 use super::order::SumOrder;
 use super::params::DeformConvParams;
 use super::problem::Problem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::gcd;
+use crate::plan::Estimate;
 use crate::{DType, Element, MemoryFormat};
 
 pub(crate) const FAMILY: &str = "deform_conv";

@@ -5,7 +5,7 @@ use super::launch::{Family, Stage, plan as plan_op};
 use super::{Epilogue, MAX_POSITION, PackedWeights, at_most, check_image, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
-use crate::layers::{Need, Needs, Parameter, Plan, PlanRequest};
+use crate::plan::{Need, Needs, Parameter, Plan, PlanRequest};
 use crate::{Device, Element};
 
 /// Chooses, packs and loads.

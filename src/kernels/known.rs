@@ -5,7 +5,7 @@ use super::KernelInfo;
 use super::problem::Problem;
 use crate::device::Properties;
 use crate::geometry::ConvGeometry;
-use crate::layers::Precision;
+use crate::spec::Precision;
 use crate::{DType, DeviceKind, MemoryFormat};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

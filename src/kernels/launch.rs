@@ -2,7 +2,6 @@
 
 use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
 use super::conv_params::{KernelParams, geometry_params};
-use super::cost::Estimate;
 use super::order::keep_one_order;
 use super::params::{ConvParams, ConvSplitParams, SubPixelParams};
 use super::problem::Problem;
@@ -14,7 +13,8 @@ use super::{
 use crate::device::{Access, Operand};
 use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry};
-use crate::layers::{Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace, padded};
+use crate::plan::Estimate;
+use crate::plan::{Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;

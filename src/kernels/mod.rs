@@ -17,10 +17,8 @@ pub(crate) mod deform_conv2d;
 mod known;
 pub(crate) mod launch;
 mod order;
-pub(crate) mod params;
 pub(crate) mod pixel_shuffle;
 mod problem;
-pub(crate) mod rearrange;
 pub(crate) mod roi_pool;
 pub(crate) mod separable;
 pub(crate) mod several;
@@ -30,72 +28,17 @@ pub(crate) mod sub_pixel;
 mod unweighted;
 pub(crate) mod upsample;
 
+pub(crate) use crate::device::kernel::{KERNELS, Kernel, KernelInfo, family, find};
+pub(crate) use crate::device::params;
 use crate::device::{Access, Block, Operand, Store};
-use crate::error::{Error, Result};
-use crate::layers::{Activation, ChannelOrder, Field, Parameter};
+use crate::error::Result;
+use crate::plan::{Explanation, Field, Parameter};
+pub(crate) use crate::shape::{MAX_COUNT, at_most, to_i32};
+use crate::spec::{Activation, ChannelOrder};
 use crate::tensor::TensorView;
-use crate::{DType, Device, Element, MemoryFormat, Shape, memory};
+pub(crate) use crate::tensor::operand;
+use crate::{DType, Device, Element, Shape, memory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-/// A kernel of the manifest.
-#[derive(Debug)]
-pub(crate) struct KernelInfo {
-    /// Its entry point, and the name that users see.
-    pub name: &'static str,
-    /// The file that it is from.
-    pub family: &'static str,
-    /// Threads a block.
-    pub threads: u32,
-    /// Whether its threads meet.
-    #[cfg_attr(not(feature = "host"), allow(dead_code))]
-    pub collectives: bool,
-    /// sizeof its parameter struct.
-    pub params_bytes: usize,
-    pub dtype: Option<DType>,
-    pub format: Option<MemoryFormat>,
-    /// The manifest's other axes.
-    pub tags: &'static [(&'static str, &'static str)],
-    #[cfg(feature = "host")]
-    pub host: crate::device::host::Entries,
-    /// The fatbin that it is in: an index of `FATBINS`.
-    #[cfg(feature = "cuda")]
-    pub image: usize,
-}
-
-impl KernelInfo {
-    /// Why the kernel cannot take a dtype.
-    pub fn check_dtype(&self, dtype: DType) -> Result<(), String> {
-        if self.dtype == Some(dtype) { Ok(()) } else { Err(format!("it is for {}, not {dtype}", self.dtype.map_or("any", DType::name))) }
-    }
-
-    pub fn tag(&self, axis: &str) -> Option<&'static str> {
-        self.tags.iter().find(|(name, _)| *name == axis).map(|(_, value)| *value)
-    }
-}
-
-/// A kernel loaded on a device.
-#[derive(Debug)]
-pub(crate) struct Kernel {
-    pub info: &'static KernelInfo,
-    #[cfg(feature = "cuda")]
-    pub cuda: Option<crate::device::cuda::Function>,
-}
-
-mod table {
-    use super::*;
-    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-}
-pub(crate) use table::*;
-
-/// The kernels of a family.
-pub(crate) fn family(family: &str) -> impl Iterator<Item = &'static KernelInfo> {
-    KERNELS.iter().filter(move |kernel| kernel.family == family)
-}
-
-/// The one kernel of a family that has these properties. The manifest holds it: a test asks for each.
-pub(crate) fn find(name: &str) -> &'static KernelInfo {
-    KERNELS.iter().find(|kernel| kernel.name == name).expect("the manifest names every kernel that the crate asks for")
-}
 
 /// Whether a kernel of this name multiplies on tensor cores.
 pub(crate) fn on_tensor_cores(name: &str) -> bool {
@@ -106,27 +49,17 @@ pub(crate) fn on_tensor_cores(name: &str) -> bool {
     KERNELS.iter().any(|kernel| kernel.name == name && multiplies(kernel))
 }
 
-/// The largest number that kernels are given to count with in 32 bits: sizes, strides, positions, the elements of an image. What
-/// they count beyond it, the stride of a grid (65,535) and the rows of a block that lie below the image, is less than 2^16.
-pub(crate) const MAX_COUNT: usize = (1 << 31) - (1 << 16);
+impl Explanation {
+    /// Whether some launch multiplies on tensor cores.
+    pub(crate) fn on_tensor_cores(&self) -> bool {
+        on_tensor_cores(self.kernel) || self.stages.iter().any(Explanation::on_tensor_cores)
+    }
+}
+
 /// The most products of an output, over all taps and channels of its group: a position in k, padded to whole steps, fits 32 bits.
 pub(crate) const MAX_PRODUCTS: usize = 1 << 30;
 /// The largest position along an axis that an f32 tells from its neighbours.
 pub(crate) const MAX_POSITION: usize = 1 << 24;
-
-/// Refuses a value above a limit.
-pub(crate) fn at_most(limit: usize, what: &'static str, value: usize) -> Result<()> {
-    if value > limit {
-        return Err(Error::Limit { what, value: value as u128, limit: limit as u128 });
-    }
-    Ok(())
-}
-
-/// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
-pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
-    at_most(MAX_COUNT, what, value)?;
-    Ok(value as i32)
-}
 
 /// Refuses a tensor whose images, packed, are larger than kernels count: what [`tensor4`] would refuse when a plan runs.
 pub(crate) fn check_image(what: &'static str, [_, c, h, w]: Shape) -> Result<()> {
@@ -135,7 +68,7 @@ pub(crate) fn check_image(what: &'static str, [_, c, h, w]: Shape) -> Result<()>
     to_i32(what, count.unwrap_or(usize::MAX)).map(drop)
 }
 
-/// A view as kernels take it. One image must lie within [`MAX_COUNT`] elements.
+/// A view as kernels take it. One image must lie within [`crate::shape::MAX_COUNT`] elements.
 pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Tensor4> {
     let layout = view.layout();
     let [n, c, h, w] = layout.strides();
@@ -380,19 +313,6 @@ impl PackedWeights {
     }
 }
 
-/// A view as the launch's checker takes it.
-pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
-    let layout = view.layout();
-    Operand {
-        name,
-        address: view.address(),
-        element_bytes: size_of::<T>() as u32,
-        shape: layout.shape(),
-        strides: layout.strides(),
-        access,
-    }
-}
-
 /// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
 pub(crate) fn field<T: Element>(field: &Field<'_, T>) -> Result<(params::Tensor4, i32)> {
     match field {
@@ -503,7 +423,7 @@ mod tests {
         let (packed, weight) = (PackedWeights::default(), Parameter::vector(&[1f32; 8]));
         let kept = device();
         for device in [&kept, &device()] {
-            let failure = Err(Error::Forgotten { needed_for: "a test".into() });
+            let failure = Err(crate::Error::Forgotten { needed_for: "a test".into() });
             packed.get::<f32>(device, "a layout", &PLAIN, &weight, |_| failure).unwrap_err();
             packed.get::<f32>(device, "a layout", &PLAIN, &weight, |_| Ok(vec![0f32; 8])).unwrap();
         }

@@ -1,7 +1,7 @@
 //! kernels/rearrange.cu: pixels into channels and back.
 
 use super::candidate::{LaunchConfig, Reason};
-use super::cost::{Estimate, Work};
+use super::cost::Work;
 use super::launch::MAX_GRID_Y;
 use super::order::SumOrder;
 use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
@@ -9,7 +9,9 @@ use super::unweighted::{self, Unweighted};
 use super::{KernelInfo, check_image, family, to_i32};
 use crate::error::Result;
 use crate::geometry::BlockGeometry;
-use crate::layers::{ChannelOrder, Plan, PlanRequest};
+use crate::plan::Estimate;
+use crate::plan::{Plan, PlanRequest};
+use crate::spec::ChannelOrder;
 use crate::{Device, Element, MemoryFormat, Shape};
 
 /// Of a wide access.

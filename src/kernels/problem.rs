@@ -2,7 +2,8 @@
 
 use crate::device::{DeviceKind, Properties};
 use crate::geometry::ConvGeometry;
-use crate::layers::{PlanRequest, Precision};
+use crate::plan::PlanRequest;
+use crate::spec::Precision;
 use crate::{DType, Device, Element, MemoryFormat};
 
 /// What a kernel's selection depends on.

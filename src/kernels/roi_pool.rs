@@ -9,7 +9,8 @@ use super::{KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, fi
 use crate::device::Access;
 use crate::error::Result;
 use crate::geometry::RoiGeometry;
-use crate::layers::{Executable, Inputs, Need, Needs, Plan, PlanRequest, Pool, Pooling, Workspace};
+use crate::plan::{Executable, Inputs, Need, Needs, Plan, PlanRequest, Workspace};
+use crate::spec::{Pool, Pooling};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;

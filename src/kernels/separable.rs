@@ -1,14 +1,14 @@
 //! Two convolutions in a row: by a kernel that computes both, or as a pair of launches.
 
 use super::conv_params::geometry_params;
-use super::cost::Estimate;
 use super::launch::{Before, Family, Stage, candidates, least, least_time, plan_among};
 use super::problem::Problem;
 use super::several::Several;
 use super::{KernelInfo, conv_separable, conv2d, spatial_gemm, spatial_separable};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::layers::{PAIR, Plan, PlanRequest, pair};
+use crate::plan::Estimate;
+use crate::plan::{PAIR, Plan, PlanRequest, pair};
 use crate::{Device, Element, MemoryFormat};
 
 /// The estimated time of two launches (for one image, where the choice may not depend on the batch), and what to ask of each.

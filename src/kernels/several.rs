@@ -1,10 +1,10 @@
 //! Running a layer as several launches: one more candidate beside the kernels that do it in one.
 
 use super::candidate::{Entry, Reason, Selection, choose};
-use super::cost::Estimate;
 use crate::Element;
 use crate::error::Result;
-use crate::layers::Plan;
+use crate::plan::Estimate;
+use crate::plan::Plan;
 
 /// A layer as several launches with tensors between them in the workspace.
 pub(crate) struct Several<'a, T: Element> {

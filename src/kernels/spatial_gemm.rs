@@ -4,7 +4,7 @@ use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
 use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
-use super::cost::{Estimate, Work, warp_cycles, weight_bytes};
+use super::cost::{Work, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack, Stage};
 use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
@@ -12,7 +12,8 @@ use super::problem::Problem;
 use super::{KernelInfo, Packed};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::layers::Parameter;
+use crate::plan::Estimate;
+use crate::plan::Parameter;
 use crate::{Device, Element, MemoryFormat};
 use std::sync::Arc;
 

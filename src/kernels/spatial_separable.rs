@@ -4,7 +4,7 @@
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
-use super::cost::{Estimate, Work};
+use super::cost::Work;
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Stage};
 use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::{KernelInfo, Packed, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
+use crate::plan::{Estimate, Parameter};
 use crate::{Device, Element, MemoryFormat};
 use std::sync::Arc;
 
@@ -221,6 +222,6 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
 
 /// The vertical weight with its bias, in the order of the horizontal one.
 pub(crate) fn pack_column<T: Element>(device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
-    let pack = |weight: &crate::Parameter| conv_direct::pack::<T>(&column.geometry, weight);
+    let pack = |weight: &Parameter| conv_direct::pack::<T>(&column.geometry, weight);
     column.packed.get(device, conv_direct::LAYOUT, &column.epilogue, column.weight, pack)
 }

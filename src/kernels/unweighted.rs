@@ -2,13 +2,14 @@
 //! and their launch.
 
 use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
-use super::cost::{Estimate, Work};
+use super::cost::Work;
 use super::launch::{is_aligned, least};
 use super::params::Tensor4;
 use super::{KernelInfo, operand, tensor4};
 use crate::device::Access;
 use crate::error::Result;
-use crate::layers::{Executable, Inputs, Needs, Plan, PlanRequest, Workspace};
+use crate::plan::Estimate;
+use crate::plan::{Executable, Inputs, Needs, Plan, PlanRequest, Workspace};
 use crate::tensor::TensorViewMut;
 use crate::{Device, Element, Shape, Stream};
 use std::fmt::Debug;

@@ -9,8 +9,9 @@ use super::pixel_shuffle::{ACCESS_CYCLES, BLOCKS_PER_MULTIPROCESSOR};
 use super::unweighted::{Unweighted, plan as plan_op};
 use super::{KernelInfo, MAX_POSITION, at_most, check_image, family, to_i32};
 use crate::error::Result;
-use crate::geometry::{UpsampleGeometry, elements};
-use crate::layers::{Plan, PlanRequest};
+use crate::geometry::UpsampleGeometry;
+use crate::plan::{Plan, PlanRequest};
+use crate::shape::elements;
 use crate::{DType, Device, Element, MemoryFormat};
 
 const FAMILY: &str = "upsample";

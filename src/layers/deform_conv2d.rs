@@ -1,107 +1,14 @@
 //! DeformConv2d: convolution whose taps sample the input where offsets say.
 
-use super::activation::ActivationName;
-use super::{
-    Activation, BatchNorm, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature, Tail,
-    attributes,
-};
+use super::{BatchNorm, DeformConv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
 use crate::error::{Error, Result};
 use crate::geometry::{DeformGeometry, rank4};
 use crate::kernels::{PackedWeights, deform_conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
-use serde::{Deserialize, Serialize};
 
 /// Roundings of a sample in f32: the weights of its four corners, their products, and the mask.
 const SAMPLE_ROUNDINGS: usize = 9;
-
-/// The attributes of a [`DeformConv2d`]: those of [`Conv2dSpec`] and the groups of channels that share their offsets.
-///
-/// ```
-/// use warpconv::{DeformConv2dSpec, Padding};
-/// let spec = DeformConv2dSpec { padding: Padding::all(1), offset_groups: 4, ..Default::default() };
-/// let json = serde_json::to_string(&spec).unwrap();
-/// assert_eq!(json, r#"{"stride":[1,1],"padding":[1,1,1,1],"dilation":[1,1],"groups":1,"offset_groups":4,"activation":"none"}"#);
-/// assert_eq!(serde_json::from_str::<DeformConv2dSpec>(&json).unwrap(), spec);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Attributes", into = "Attributes")]
-pub struct DeformConv2dSpec {
-    /// Vertical and horizontal step between outputs, at least 1.
-    pub stride: [usize; 2],
-    /// Zeros around the input, from which the taps' places are counted.
-    pub padding: Padding,
-    /// Vertical and horizontal distance of neighbouring taps before they are moved, at least 1.
-    pub dilation: [usize; 2],
-    /// Groups of channels, each convolved on its own. Divides C_in and C_out.
-    pub groups: usize,
-    /// Groups of input channels, each with its own offsets and mask. Divides C_in.
-    pub offset_groups: usize,
-    /// The nonlinearity at the end.
-    pub activation: Activation,
-}
-
-impl Default for DeformConv2dSpec {
-    fn default() -> Self {
-        Conv2dSpec::default().into()
-    }
-}
-
-/// One offset group.
-impl From<Conv2dSpec> for DeformConv2dSpec {
-    fn from(spec: Conv2dSpec) -> Self {
-        let Conv2dSpec { stride, padding, dilation, groups, activation } = spec;
-        Self { stride, padding, dilation, groups, offset_groups: 1, activation }
-    }
-}
-
-/// The JSON form.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
-    #[serde(deserialize_with = "attributes::pair")]
-    stride: [usize; 2],
-    padding: Padding,
-    #[serde(deserialize_with = "attributes::pair")]
-    dilation: [usize; 2],
-    #[serde(deserialize_with = "attributes::whole")]
-    groups: usize,
-    #[serde(deserialize_with = "attributes::whole")]
-    offset_groups: usize,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        DeformConv2dSpec::default().into()
-    }
-}
-
-impl From<DeformConv2dSpec> for Attributes {
-    fn from(spec: DeformConv2dSpec) -> Self {
-        let DeformConv2dSpec { stride, padding, dilation, groups, offset_groups, activation } = spec;
-        let (activation, alpha) = activation.into_parts();
-        Self { stride, padding, dilation, groups, offset_groups, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for DeformConv2dSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let Attributes { stride, padding, dilation, groups, offset_groups, activation, alpha } = a;
-        Ok(Self { stride, padding, dilation, groups, offset_groups, activation: Activation::from_parts(activation, alpha)? })
-    }
-}
-
-impl DeformConv2dSpec {
-    /// The convolution that it is where all offsets are zero.
-    pub fn conv2d(&self) -> Conv2dSpec {
-        let Self { stride, padding, dilation, groups, activation, .. } = *self;
-        Conv2dSpec { stride, padding, dilation, groups, activation }
-    }
-}
 
 /// Deformable convolution, v1 and, with a mask, v2 (modulated):
 ///
@@ -180,7 +87,7 @@ impl DeformConv2d {
         Ok(self)
     }
 
-    /// Adds the slope `[C_out]` that [`Activation::Prelu`] needs.
+    /// Adds the slope `[C_out]` that [`crate::Activation::Prelu`] needs.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].

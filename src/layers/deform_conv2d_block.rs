@@ -1,40 +1,16 @@
 //! DeformConv2dBlock: a deformable convolution that predicts its own offsets and mask.
 
-use super::launches::{Last, Launches, Source};
 use super::{
-    Activation, BatchNorm, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, Explanation, Kind, Layer, LayerSpec, Named, Padding,
-    Parameter, Plan, PlanRequest, Shapes, Signature,
+    Activation, BatchNorm, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dBlockSpec, DeformConv2dSpec, Explanation, Kind, Layer, LayerSpec,
+    Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{elements, kernel_span, rank4};
 use crate::numerics::Contract;
+use crate::plan::launches::{Last, Launches, Source};
 use crate::{DType, Device, Element, Shape, memory};
-use serde::{Deserialize, Serialize};
 
 const OP: &str = "deform_conv2d_block";
-
-/// The attributes of a [`DeformConv2dBlock`].
-///
-/// ```
-/// use warpconv::{DeformConv2dBlockSpec, DeformConv2dSpec, Padding};
-/// let spec: DeformConv2dBlockSpec = serde_json::from_str(r#"{"modulated": false, "deform": {"padding": 1}}"#).unwrap();
-/// let deform = DeformConv2dSpec { padding: Padding::all(1), ..Default::default() };
-/// assert_eq!(spec, DeformConv2dBlockSpec { modulated: false, deform });
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DeformConv2dBlockSpec {
-    /// v2, with a mask, unless this is false.
-    pub modulated: bool,
-    /// The deformable convolution.
-    pub deform: DeformConv2dSpec,
-}
-
-impl Default for DeformConv2dBlockSpec {
-    fn default() -> Self {
-        Self { modulated: true, deform: DeformConv2dSpec::default() }
-    }
-}
 
 impl DeformConv2dBlockSpec {
     /// The attributes of a predictor with a kernel of this size beside a deformable convolution with `kernel`: its stride and

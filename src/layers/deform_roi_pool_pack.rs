@@ -1,12 +1,12 @@
 //! DeformRoiPoolPack: deformable RoI pooling that finds its own offsets.
 
 use super::any::Shapes;
-use super::launches::{Last, Launches, PACK, Source};
 use super::{Activation, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Signature};
 use crate::error::{Error, Result};
 use crate::geometry::{RoiGeometry, elements};
 use crate::kernels::{roi_pool, several};
 use crate::numerics::Contract;
+use crate::plan::launches::{Last, Launches, PACK, Source};
 use crate::{DType, Device, Element, MemoryFormat, Shape};
 
 const OP: &str = "deform_roi_pool_pack";

@@ -1,30 +1,21 @@
 //! Focus: a convolution of an input whose every 2x2 block has become channels.
 
 use super::{
-    BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
+    BatchNorm, ChannelOrder, Conv2d, FocusSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
     PlanRequest, Shapes, Signature, Tail, pair,
 };
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::kernels::cost::Estimate;
 use crate::kernels::launch::{Stage, plan_among};
 use crate::kernels::several::{Several, only};
 use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
+use crate::plan::Estimate;
 use crate::{DType, Device, Element, Shape, memory};
-use serde::{Deserialize, Serialize};
 
 const OP: &str = "focus";
 /// The slices, as a rearrangement of the input.
 const SLICES: PixelShuffleSpec = PixelShuffleSpec { factor: 2, order: ChannelOrder::Focus };
-
-/// The attributes of a [`Focus`]: those of its convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FocusSpec {
-    /// The convolution of the slices.
-    pub conv: Conv2dSpec,
-}
 
 /// The stem of YOLOv5: the slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) of an input of even
 /// height and width as 4 * C channels, then a [`Conv2d`] of them.

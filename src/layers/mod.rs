@@ -3,9 +3,7 @@
 //! A layer is a spec (its attributes) with its weights. [`Layer::plan`] turns it into a [`Plan`] for one input shape, and
 //! [`Layer::forward`] plans, allocates the output and runs, all in one.
 
-mod activation;
 mod any;
-mod attributes;
 mod batch_norm;
 mod conv2d;
 mod conv_transpose2d;
@@ -14,52 +12,47 @@ mod deform_conv2d_block;
 mod deform_roi_pool_pack;
 mod depthwise_separable;
 mod focus;
-mod graph;
-mod launches;
-mod parameter;
 mod pixel_shuffle;
-mod plan;
 mod plans;
 mod roi;
-mod rois;
 mod spatially_separable;
 mod sub_pixel;
 mod tail;
 mod tune;
 mod upsample;
-mod workspace;
 
-pub use activation::Activation;
 pub use any::{AnyLayer, FromParameters, LayerSpec, Outline, Shapes, Signature};
 pub(crate) use any::{Kind, Named, unexpected};
-pub use attributes::Padding;
 pub use batch_norm::BatchNorm;
-pub use conv_transpose2d::{ConvTranspose2d, ConvTranspose2dSpec, bilinear_kernel};
-pub use conv2d::{Conv2d, Conv2dSpec, GroupPart};
-pub use deform_conv2d::{DeformConv2d, DeformConv2dSpec};
-pub use deform_conv2d_block::{DeformConv2dBlock, DeformConv2dBlockSpec};
+pub use conv_transpose2d::{ConvTranspose2d, bilinear_kernel};
+pub use conv2d::{Conv2d, GroupPart};
+pub use deform_conv2d::DeformConv2d;
+pub use deform_conv2d_block::DeformConv2dBlock;
 pub use deform_roi_pool_pack::{DeformRoiPoolPack, FullyConnected};
-pub use depthwise_separable::{DepthwiseSeparableConv2d, DepthwiseSeparableSpec};
-pub use focus::{Focus, FocusSpec};
-pub use graph::{Graph, Recorder, Slot, Target, Tensors};
-pub(crate) use launches::{PACK, PAIR, pair};
-pub use parameter::Parameter;
-pub use pixel_shuffle::{ChannelOrder, PixelShuffle, PixelShuffleSpec, PixelUnshuffle};
-pub use plan::{Choice, ChosenBy, Explanation, Field, Inputs, Plan, PlanRequest, Precision, Residual};
-pub(crate) use plan::{Executable, Need, Needs};
+pub use depthwise_separable::DepthwiseSeparableConv2d;
+pub use focus::Focus;
+pub use pixel_shuffle::{PixelShuffle, PixelUnshuffle};
 pub use plans::{BatchPlans, PlanCache};
-pub use roi::{DeformRoiPool, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
-pub(crate) use roi::{Pool, Pooling};
-pub use rois::{RoIs, RoisView};
-pub use spatially_separable::{SpatiallySeparableConv2d, SpatiallySeparableSpec};
-pub use sub_pixel::{SubPixelConv2d, SubPixelConv2dSpec};
+pub use roi::{DeformRoiPool, PsRoiPool, RoiAlign, RoiPool};
+pub use spatially_separable::SpatiallySeparableConv2d;
+pub use sub_pixel::SubPixelConv2d;
 pub(crate) use tail::Tail;
 pub use tune::Tuned;
 pub(crate) use tune::{Measured, measure_all};
-pub use upsample::{UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize};
-pub(crate) use workspace::padded;
-pub use workspace::{Workspace, WorkspaceMemory};
+pub use upsample::UpsampleBilinear;
 
+pub use crate::plan::{
+    Choice, ChosenBy, Explanation, Field, Graph, Inputs, Parameter, Plan, PlanRequest, Recorder, Residual, RoIs, RoisView, Slot, Target,
+    Tensors, Workspace, WorkspaceMemory,
+};
+pub(crate) use crate::plan::{PAIR, pair};
+pub(crate) use crate::spec::attributes;
+pub use crate::spec::{
+    Activation, ChannelOrder, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPoolSpec,
+    DepthwiseSeparableSpec, FocusSpec, Padding, PixelShuffleSpec, Precision, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec,
+    SpatiallySeparableSpec, SubPixelConv2dSpec, UpsampleBilinearSpec, UpsampleSize,
+};
+pub(crate) use crate::spec::{Pool, Pooling};
 use crate::{Device, Element, Result, Shape, Stream, Tensor};
 
 /// A layer of a network: shape inference, planning and running.

@@ -1,49 +1,16 @@
 //! PixelShuffle and PixelUnshuffle: channels into pixels and back.
 
-use super::{Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, attributes};
+use super::{Kind, Layer, LayerSpec, Named, Parameter, PixelShuffleSpec, Plan, PlanRequest, Shapes, Signature};
 use crate::error::Result;
 use crate::geometry::{BlockGeometry, positive};
-use crate::kernels::cost::Estimate;
 use crate::kernels::pixel_shuffle::{Direction, plan, time};
 use crate::numerics::Contract;
+use crate::plan::Estimate;
 use crate::{DType, Device, Element, Shape};
-use serde::{Deserialize, Serialize};
-
-/// In which channel of C * r * r the pixel in row i and column j of a block of channel c is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelOrder {
-    /// c * r * r + i * r + j: PyTorch's `PixelShuffle`; ONNX's `DepthToSpace` in mode CRD.
-    #[default]
-    Crd,
-    /// (i * r + j) * C + c: TensorFlow's `depth_to_space`; ONNX's `DepthToSpace` in mode DCR.
-    Dcr,
-    /// (j * r + i) * C + c: the order of the slices of YOLOv5's Focus for r = 2: `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`,
-    /// `x[1::2, 1::2]`.
-    Focus,
-}
-
-/// The attributes of a [`PixelShuffle`] or a [`PixelUnshuffle`].
-///
-/// ```
-/// use warpconv::{ChannelOrder, PixelShuffleSpec};
-/// let spec: PixelShuffleSpec = serde_json::from_str(r#"{"r": 3, "mode": "dcr"}"#).unwrap();
-/// assert_eq!(spec, PixelShuffleSpec { factor: 3, order: ChannelOrder::Dcr });
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PixelShuffleSpec {
-    /// r: how many times larger height and width become, at least 1.
-    #[serde(rename = "r", deserialize_with = "attributes::whole")]
-    pub factor: usize,
-    /// The order of the channels.
-    #[serde(rename = "mode", default)]
-    pub order: ChannelOrder,
-}
 
 /// Channels into pixels: [N, C * r * r, H, W] becomes [N, C, H * r, W * r]. Elements are moved bit by bit.
 ///
-/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`]. With r = 1 and a plan whose output has another
+/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`](crate::ChannelOrder). With r = 1 and a plan whose output has another
 /// format than its input, it is a change of format that allocates nothing and can be captured in a CUDA graph.
 ///
 /// Sources: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural

@@ -1,42 +1,19 @@
 //! SubPixelConv2d: convolution and PixelShuffle in one.
 
 use super::{
-    BatchNorm, ChannelOrder, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffle, PixelShuffleSpec, Plan,
-    PlanRequest, Shapes, Signature, Tail, attributes, pair,
+    BatchNorm, ChannelOrder, Conv2d, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffle, PixelShuffleSpec, Plan, PlanRequest,
+    Shapes, Signature, SubPixelConv2dSpec, Tail, pair,
 };
 use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
-use crate::kernels::cost::Estimate;
 use crate::kernels::launch::{Stage, plan_among};
 use crate::kernels::several::{Several, only};
 use crate::kernels::{Epilogue, PackedWeights, SubPixel, conv2d, sub_pixel};
 use crate::numerics::Contract;
+use crate::plan::Estimate;
 use crate::{DType, Device, Element, Shape};
-use serde::{Deserialize, Serialize};
 
 const OP: &str = "sub_pixel_conv";
-
-/// The attributes of a [`SubPixelConv2d`]: those of the convolution, r and the order of the channels.
-///
-/// ```
-/// use warpconv::SubPixelConv2dSpec;
-/// let spec: SubPixelConv2dSpec = serde_json::from_str(r#"{"padding": 1, "r": 2, "mode": "crd"}"#).unwrap();
-/// assert_eq!((spec.conv.stride, spec.factor), ([1, 1], 2));
-/// assert!(serde_json::from_str::<SubPixelConv2dSpec>(r#"{"pad": 1, "r": 2}"#).is_err());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SubPixelConv2dSpec {
-    /// The convolution.
-    #[serde(flatten)]
-    pub conv: Conv2dSpec,
-    /// r: how many times larger height and width become, at least 1.
-    #[serde(rename = "r", deserialize_with = "attributes::whole")]
-    pub factor: usize,
-    /// Which output channel of the convolution becomes which pixel.
-    #[serde(rename = "mode", default)]
-    pub order: ChannelOrder,
-}
 
 /// Sub-pixel convolution: `y = PixelShuffle(Conv2d(x))`, upsampling with learned filters, a filter for each pixel of an r x r block.
 /// Bias and slope are those of the convolution's channels.

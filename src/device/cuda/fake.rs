@@ -3,7 +3,7 @@
 
 use super::Launch;
 use crate::device::host::HostDevice;
-use crate::kernels::{KERNELS, find};
+use crate::device::kernel::{KERNELS, find};
 use crate::{Device, HostOptions, Stream};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;

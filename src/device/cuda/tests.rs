@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::bench::{Bench, Scale};
-use crate::kernels::find;
+use crate::device::kernel::find;
 use crate::{Conv2d, Conv2dSpec, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
 use std::ffi::{CStr, c_char};
 use std::path::Path;

@@ -7,8 +7,8 @@ use super::finding::{Finding, Findings, Kind};
 use super::{Entry, HostOptions, STACK_BYTES};
 use crate::device::Launch;
 #[cfg(feature = "checked-host")]
-use crate::kernels::host_set_fuel;
-use crate::kernels::{host_get_lane, host_set_lane};
+use crate::device::kernel::host_set_fuel;
+use crate::device::kernel::{host_get_lane, host_set_lane};
 use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use rand::SeedableRng;

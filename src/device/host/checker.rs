@@ -8,9 +8,9 @@
 use super::block::Block;
 use super::calls::{Act, Calls, Dim3, Lane, Region, barrier_at, block, collective_at, suspend, sync_warp_at};
 use super::finding::{Finding, Findings, Kind};
+use crate::device::kernel::host_checked_calls;
 use crate::device::{Access, Launch, Operand};
 use crate::error::Result;
-use crate::kernels::host_checked_calls;
 use crate::memory;
 use std::collections::VecDeque;
 use std::ffi::c_void;

@@ -16,8 +16,8 @@ mod team;
 pub use checker::{LaunchCounters, OperandCounters};
 
 use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
+use crate::device::kernel::{HOST_VARIANTS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
-use crate::kernels::{HOST_VARIANTS, Kernel, KernelInfo};
 use block::Scratch;
 use finding::Findings;
 use stacks::SETS;

@@ -6,8 +6,8 @@
 //! at a time; who finds none free waits its turn. More blocks at once than cores would not be done sooner anyway.
 
 use super::STACK_BYTES;
+use crate::device::kernel::KERNELS;
 use crate::error::{Error, Result};
-use crate::kernels::KERNELS;
 use corosensei::stack::DefaultStack;
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 

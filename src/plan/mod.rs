@@ -1,9 +1,22 @@
-//! A layer made ready for one input shape on one device.
+//! A layer made ready for one input shape on one device: what is asked of a plan, what it is given, and what it says of itself.
 
-use super::RoisView;
-use super::workspace::Workspace;
+mod estimate;
+mod graph;
+pub(crate) mod launches;
+mod parameter;
+mod rois;
+mod workspace;
+
+pub use estimate::Estimate;
+pub use graph::{Graph, Recorder, Slot, Target, Tensors};
+pub(crate) use launches::{PACK, PAIR, pair};
+pub use parameter::Parameter;
+pub use rois::{RoIs, RoisView};
+pub(crate) use workspace::padded;
+pub use workspace::{Workspace, WorkspaceMemory};
+
 use crate::error::{Error, Result};
-use crate::kernels::cost::Estimate;
+use crate::spec::Precision;
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor};
 use std::fmt;
@@ -20,18 +33,6 @@ pub struct PlanRequest {
     pub(crate) precision: Precision,
     pub(crate) rois: Option<usize>,
     pub(crate) workspace_limit: usize,
-}
-
-/// How f32 layers multiply. The layers of 16-bit types multiply exactly in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Precision {
-    /// IEEE f32 products and sums.
-    #[default]
-    Strict,
-    /// Kernels on tensor cores may round what they multiply to tf32 (10 bits of mantissa, to nearest): errors up to 2^-10 of the
-    /// absolute sum. Subnormal numbers lose digits, down to zero.
-    Tf32,
 }
 
 impl From<Shape> for PlanRequest {
@@ -239,13 +240,6 @@ pub struct Explanation {
     pub note: String,
     /// Where a layer runs as several launches: each of them, in order.
     pub stages: Vec<Explanation>,
-}
-
-impl Explanation {
-    /// Whether some launch multiplies on tensor cores.
-    pub(crate) fn on_tensor_cores(&self) -> bool {
-        crate::kernels::on_tensor_cores(self.kernel) || self.stages.iter().any(Explanation::on_tensor_cores)
-    }
 }
 
 impl Explanation {

@@ -1,10 +1,11 @@
 //! Copies between formats and dtypes. kernels/rearrange.cu.
 
-use super::params::{CastParams, TransposeParams};
-use super::{KernelInfo, family, find, operand, to_i32};
+use super::{TensorView, TensorViewMut, operand};
 use crate::device::Access;
+use crate::device::kernel::{KernelInfo, family, find};
+use crate::device::params::{CastParams, TransposeParams};
 use crate::error::Result;
-use crate::tensor::{TensorView, TensorViewMut};
+use crate::shape::to_i32;
 use crate::{DType, Element, MemoryFormat, Stream};
 
 /// The tile of `TransposeTile` in rearrange.cu, and the bytes that pad its rows.

@@ -1,7 +1,7 @@
 //! Weights as the user gives them.
 
 use crate::error::{Error, Result};
-use crate::geometry::elements;
+use crate::shape::elements;
 use crate::{DType, Element, memory};
 use std::sync::Arc;
 

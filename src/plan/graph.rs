@@ -1,9 +1,8 @@
 //! A chain of plans that is captured once and replayed often.
 
-use super::Inputs;
-use super::plan::Plan;
 use super::rois::{RoIs, RoisView};
 use super::workspace::WorkspaceMemory;
+use super::{Inputs, Plan};
 use crate::device::{Captured, capture};
 use crate::error::{Error, Result};
 use crate::{Device, Element, Stream, Tensor, TensorView, TensorViewMut};

@@ -1,16 +1,15 @@
 //! Plans of several launches: the results of all but the last lie in the workspace.
 
-use super::plan::{Executable, Need, Needs};
 use super::workspace::{Workspace, padded, together};
-use super::{Explanation, Field, Inputs, Plan, PlanRequest};
+use super::{Executable, Explanation, Field, Inputs, Need, Needs, Plan, PlanRequest};
 use crate::error::Result;
-use crate::geometry::elements;
+use crate::shape::elements;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{Element, MemoryFormat, Shape, Stream};
 
 /// The name under which two launches stand among the candidates for a layer.
 pub(crate) const PAIR: &str = "pair";
-/// The name under which a [`super::DeformRoiPoolPack`] runs.
+/// The name under which a [`crate::DeformRoiPoolPack`] runs.
 pub(crate) const PACK: &str = "pool, fully connected layers, pool";
 
 /// A tensor that a launch reads.

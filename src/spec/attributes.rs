@@ -1,7 +1,7 @@
 //! Attributes that several layers share, and how they are written in JSON.
 
 use crate::error::{Error, Result};
-use crate::geometry::kernel_span;
+use crate::shape::kernel_span;
 use crate::text::with_hint;
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -148,7 +148,7 @@ pub(crate) fn some_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<O
 
 /// Attributes that have not been looked at, each of which occurs once.
 #[derive(Default)]
-pub(super) struct Unread(Map<String, Value>);
+pub(crate) struct Unread(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Unread {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -174,7 +174,7 @@ impl<'de> Deserialize<'de> for Unread {
 }
 
 /// The attributes of `op`; or what is wrong with them, and with which of them.
-pub(super) fn of<S: DeserializeOwned>(op: &str, Unread(attributes): Unread) -> Result<S, String> {
+pub(crate) fn of<S: DeserializeOwned>(op: &str, Unread(attributes): Unread) -> Result<S, String> {
     let read = |attributes: &Map<String, Value>| S::deserialize(Value::Object(attributes.clone())).map_err(|error| error.to_string());
     let message = match read(&attributes) {
         Ok(spec) => return Ok(spec),

@@ -1,0 +1,113 @@
+//! The attributes of ConvTranspose2d.
+
+use super::activation::ActivationName;
+use super::{Activation, Padding, attributes};
+use crate::error::{Error, Result};
+use crate::shape::{Shape, grouped, positive};
+use serde::{Deserialize, Serialize};
+
+/// The attributes of a [`ConvTranspose2d`](crate::ConvTranspose2d). PyTorch's semantics, with padding for each side.
+///
+/// ```
+/// use warpconv::ConvTranspose2dSpec;
+/// let spec = ConvTranspose2dSpec { stride: [2, 2], padding: [1; 4], output_padding: [1, 1], ..Default::default() };
+/// let json = serde_json::to_string(&spec).unwrap();
+/// assert!(json.starts_with(r#"{"stride":[2,2],"padding":[1,1,1,1],"output_padding":[1,1],"dilation":[1,1],"groups":1"#));
+/// assert_eq!(serde_json::from_str::<ConvTranspose2dSpec>(r#"{"stride": 2, "padding": 1, "output_padding": 1}"#).unwrap(), spec);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Attributes", into = "Attributes")]
+pub struct ConvTranspose2dSpec {
+    /// Vertical and horizontal distance of the outputs that neighbouring inputs are spread from, at least 1.
+    pub stride: [usize; 2],
+    /// Rows and columns cut off the result at the top, left, bottom and right: the padding of the convolution that this is the
+    /// transpose of.
+    pub padding: [usize; 4],
+    /// Rows at the bottom and columns at the right beyond what the kernel reaches, below stride or dilation: they tell apart the
+    /// input sizes that a strided convolution maps to one output size. They hold bias and residual alone where no tap reaches.
+    pub output_padding: [usize; 2],
+    /// Vertical and horizontal distance of neighbouring taps, at least 1.
+    pub dilation: [usize; 2],
+    /// Groups of channels, each on its own. Divides C_in.
+    pub groups: usize,
+    /// The nonlinearity at the end.
+    pub activation: Activation,
+}
+
+impl Default for ConvTranspose2dSpec {
+    fn default() -> Self {
+        let activation = Activation::None;
+        Self { stride: [1, 1], padding: [0; 4], output_padding: [0, 0], dilation: [1, 1], groups: 1, activation }
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Attributes {
+    #[serde(deserialize_with = "attributes::pair")]
+    stride: [usize; 2],
+    padding: Padding,
+    #[serde(deserialize_with = "attributes::pair")]
+    output_padding: [usize; 2],
+    #[serde(deserialize_with = "attributes::pair")]
+    dilation: [usize; 2],
+    #[serde(deserialize_with = "attributes::whole")]
+    groups: usize,
+    activation: ActivationName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpha: Option<f32>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        ConvTranspose2dSpec::default().into()
+    }
+}
+
+impl From<ConvTranspose2dSpec> for Attributes {
+    fn from(spec: ConvTranspose2dSpec) -> Self {
+        let ConvTranspose2dSpec { stride, padding, output_padding, dilation, groups, activation } = spec;
+        let (activation, alpha) = activation.into_parts();
+        Self { stride, padding: Padding::Explicit(padding), output_padding, dilation, groups, activation, alpha }
+    }
+}
+
+impl TryFrom<Attributes> for ConvTranspose2dSpec {
+    type Error = String;
+    fn try_from(a: Attributes) -> Result<Self, String> {
+        let Padding::Explicit(padding) = a.padding else {
+            return Err("padding \"same\" is not defined for a transposed convolution".into());
+        };
+        let activation = Activation::from_parts(a.activation, a.alpha)?;
+        let Attributes { stride, output_padding, dilation, groups, .. } = a;
+        Ok(Self { stride, padding, output_padding, dilation, groups, activation })
+    }
+}
+
+impl ConvTranspose2dSpec {
+    /// Whether these attributes can be applied with a weight [C_in, C_out / groups, kh, kw].
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] for a stride, dilation or groups of 0, an output_padding that is not below stride or dilation, or a
+    /// weight without channels or taps; [`Error::Divisibility`] when the groups do not divide C_in.
+    pub fn check_weight(&self, weight: Shape) -> Result<()> {
+        positive("stride", self.stride[0].min(self.stride[1]))?;
+        positive("dilation", self.dilation[0].min(self.dilation[1]))?;
+        positive("groups", self.groups)?;
+        for axis in 0..2 {
+            if self.output_padding[axis] >= self.stride[axis].max(self.dilation[axis]) {
+                let value = format!("{:?} with stride {:?} and dilation {:?}", self.output_padding, self.stride, self.dilation);
+                let requirement = "below the stride or the dilation of its axis";
+                return Err(Error::Attribute { name: "output_padding", value, requirement });
+            }
+        }
+        let [c_in, group_out, kh, kw] = weight;
+        positive("C_in", c_in)?;
+        positive("C_out / groups", group_out)?;
+        positive("kernel height", kh)?;
+        positive("kernel width", kw)?;
+        let c_out = group_out.checked_mul(self.groups).map_or(format!("{} * {group_out}", self.groups), |c_out| c_out.to_string());
+        grouped("C_in", c_in, self.groups, weight, &c_in.to_string(), &c_out)
+    }
+}
