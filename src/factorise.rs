@@ -25,9 +25,7 @@ use crate::geometry::{ConvGeometry, positive};
 use crate::kernels::{conv2d, separable};
 use crate::layers::{Conv2dSpec, Parameter, PlanRequest, SpatiallySeparableSpec};
 use crate::{Device, Element, Shape, memory};
-use svd::{Columns, Svd, matrix};
-
-mod svd;
+use nalgebra::{DMatrix, DVector, SVD};
 
 /// A filter of rank 1: `column[i] * row[j]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,16 +87,21 @@ pub fn separate(kernel: &Parameter) -> Result<Separated> {
         let column: Vec<f64> = (0..kh).map(|i| if row[q] == 0.0 { 0.0 } else { at(i, q) / row[q] + 0.0 }).collect();
         return Ok(Separated { column: vector(&column), row: vector(&row), error: 0.0 });
     }
-    let svd = Svd::new(matrix(kh, kw, at), true)?;
+    let matrix = DMatrix::from_fn(kh, kw, at);
+    let svd = Decomposition::new(matrix.clone(), true)?;
     let (first, second) = (svd.values[0], svd.values[1]);
     if second > first * f64::from(f32::EPSILON) {
         return Err(Error::NotSeparable { first, second });
     }
+    // The decomposition turns a pair of vectors by up to 1e-6 when their values lie far apart. A step of the power iteration leaves
+    // (second / first)^2 of that.
+    let left = (&matrix * svd.right(0)).normalize();
+    let right = matrix.tr_mul(&left).normalize();
     let scale = first.sqrt();
     // the sign is free: the largest element of the row is positive
-    let sign = svd.right[0].iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).map_or(1.0, f64::signum);
-    let scaled = |factor: &[f64]| vector(&factor.iter().map(|v| v * scale * sign).collect::<Vec<_>>());
-    Ok(Separated { column: scaled(&svd.left[0]), row: scaled(&svd.right[0]), error: second })
+    let sign = right[right.iamax()].signum();
+    let scaled = |factor: DVector<f64>| vector(&factor.iter().map(|v| v * scale * sign).collect::<Vec<_>>());
+    Ok(Separated { column: scaled(left), row: scaled(right), error: second })
 }
 
 /// A dense layer as a vertical and a horizontal one with `c_mid` channels between them.
@@ -151,20 +154,21 @@ pub struct LowRank {
 /// `min(C_in * kh, C_out * kw)`.
 pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
     let ([c_out, c_in, kh, kw], matrix) = unfolded(kernel)?;
-    let most = matrix.len().min(matrix[0].len());
+    let most = matrix.nrows().min(matrix.ncols());
     if !(1..=most).contains(&c_mid) {
         let value = format!("{c_mid}, where the filter has at most {most} singular values");
         return Err(Error::Attribute { name: "c_mid", value, requirement: "at least 1 and at most min(C_in * kh, C_out * kw)" });
     }
-    let svd = Svd::new(matrix, true)?;
+    let svd = Decomposition::new(matrix.clone(), true)?;
     let mut col_weight = memory::filled(c_mid * c_in * kh, 0f32)?;
     let mut row_weight = memory::filled(c_out * c_mid * kw, 0f32)?;
     for m in 0..c_mid {
-        let scale = svd.values[m].sqrt();
-        for (index, value) in svd.left[m].iter().enumerate() {
-            col_weight[m * c_in * kh + index] = (value * scale) as f32;
+        let (scale, right) = (svd.values[m].sqrt(), svd.right(m));
+        // the projection on the right vector, which is nearer to the filter than the decomposition's own left one
+        for (index, value) in (&matrix * &right).iter().enumerate() {
+            col_weight[m * c_in * kh + index] = if scale > 0.0 { (value / scale) as f32 } else { 0.0 };
         }
-        for (index, value) in svd.right[m].iter().enumerate() {
+        for (index, value) in right.iter().enumerate() {
             let (o, j) = (index / kw, index % kw);
             row_weight[(o * c_mid + m) * kw + j] = (value * scale) as f32;
         }
@@ -255,7 +259,7 @@ pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, devi
     let ([c_out, c_in, kh, kw], matrix) = unfolded(kernel)?;
     let geometry = ConvGeometry::conv2d(&Conv2dSpec { stride, padding, dilation, groups, activation }, request.x, [c_out, c_in, kh, kw])?;
     let dense = Cost { macs: geometry.macs()?, seconds: conv2d::time::<T>(device, request, geometry, true)?.seconds };
-    let singular_values = Svd::new(matrix, false)?.values;
+    let singular_values = Decomposition::new(matrix, false)?.values;
     // from the smallest on, so that none is lost beside a large one
     let mut left: Vec<f64> = singular_values.iter().rev().scan(0.0, |sum, s| Some(std::mem::replace(sum, *sum + s * s))).collect();
     left.reverse();
@@ -274,7 +278,7 @@ pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, devi
 }
 
 /// The shape [C_out, C_in, kh, kw] of a dense filter, and the filter as a matrix [(c, i), (o, j)].
-fn unfolded(kernel: &Parameter) -> Result<(Shape, Columns)> {
+fn unfolded(kernel: &Parameter) -> Result<(Shape, DMatrix<f64>)> {
     let &[c_out, c_in, kh, kw] = kernel.shape() else {
         let (shape, meaning) = (kernel.shape().to_vec(), "[C_out, C_in, kernel height, kernel width]");
         return Err(Error::Rank { name: "kernel", shape, expected: 4, meaning });
@@ -290,7 +294,32 @@ fn unfolded(kernel: &Parameter) -> Result<(Shape, Columns)> {
     let (rows, columns) = (c_in * kh, c_out * kw);
     // the decomposition holds the matrix and both factors
     memory::check(rows.saturating_mul(columns).saturating_mul(3 * size_of::<f64>()))?;
-    Ok(([c_out, c_in, kh, kw], matrix(rows, columns, at)))
+    Ok(([c_out, c_in, kh, kw], DMatrix::from_fn(rows, columns, at)))
+}
+
+/// A singular value decomposition, the values in falling order; the vectors only where they are wanted.
+struct Decomposition {
+    values: Vec<f64>,
+    svd: SVD<f64, nalgebra::Dyn, nalgebra::Dyn>,
+}
+
+impl Decomposition {
+    fn new(matrix: DMatrix<f64>, vectors: bool) -> Result<Self> {
+        /// Steps of the iteration for each row and column; it takes two or three.
+        const STEPS: usize = 1000;
+        let steps = STEPS * (matrix.nrows() + matrix.ncols());
+        let failed = || Error::Attribute {
+            name: "kernel",
+            value: "a matrix whose decomposition does not converge".into(),
+            requirement: "one whose does",
+        };
+        let svd = SVD::try_new(matrix, false, vectors, f64::EPSILON, steps).ok_or_else(failed)?;
+        Ok(Self { values: svd.singular_values.iter().copied().collect(), svd })
+    }
+
+    fn right(&self, index: usize) -> DVector<f64> {
+        self.svd.v_t.as_ref().map_or_else(|| DVector::zeros(0), |v| v.row(index).transpose())
+    }
 }
 
 fn vector(values: &[f64]) -> Parameter {

@@ -32,6 +32,7 @@
 //! | `host` | yes | the host device: the kernels on the CPU, for tests, CI and trying things out |
 //! | `cli` | yes | the `warpconv` program |
 //! | `cuda` | no | GPUs, through [cudarc](https://docs.rs/cudarc); building needs nvcc, running only the driver |
+//! | `factorise` | yes | [`factorise`]: filters as products of vertical and horizontal ones (singular values, by nalgebra) |
 //! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
 //!
 //! A service that runs on GPUs only: `default-features = false, features = ["cuda"]`. Kernels run on Linux (x86-64 is tested;
@@ -67,6 +68,8 @@ pub mod check;
 mod device;
 mod dtype;
 mod error;
+#[cfg(feature = "factorise")]
+#[cfg_attr(docsrs, doc(cfg(feature = "factorise")))]
 pub mod factorise;
 pub mod geometry;
 pub mod io;
