@@ -36,7 +36,7 @@ fn cheapest_pair<T: Element>(
 ///
 /// # Errors
 /// For sizes that no kernel takes.
-#[cfg(feature = "factorise")]
+#[cfg_attr(not(feature = "factorise"), allow(dead_code))]
 pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest, geometries: [ConvGeometry; 2]) -> Result<f64> {
     let [column, row] = geometries;
     geometry_params(&column)?;
