@@ -123,12 +123,18 @@ const SHARD_KERNELS: usize = 8;
 pub struct Manifest {
     pub kernels: Vec<Kernel>,
     pub shards: Vec<Shard>,
+    cpp: Spellings,
     /// Where its families' files are.
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
     pub folder: PathBuf,
 }
 
 impl Manifest {
+    /// Without kernels.
+    pub fn empty(folder: PathBuf) -> Self {
+        Self { kernels: vec![], shards: vec![], cpp: Spellings::new(), folder }
+    }
+
     pub fn read(folder: &Path) -> Result<Self, String> {
         let path = folder.join("manifest.toml");
         let fail = |message: String| format!("{}: {message}", path.display());
@@ -170,7 +176,7 @@ impl Manifest {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(fail(format!("two kernels are named {}", twice[0])));
         }
-        Ok(Self { kernels, shards, folder: folder.into() })
+        Ok(Self { kernels, shards, cpp, folder: folder.into() })
     }
 
     /// The kernels of a shard.
@@ -196,15 +202,12 @@ impl Manifest {
                 Some(value) => format!("Some({})", values.iter().find(|(k, _)| k == value).unwrap_or_else(|| panic!("{name} {value}")).1),
                 None => "None".into(),
             };
-            let tags: Vec<String> = kernel
-                .axes
-                .iter()
-                .filter(|(k, _)| !["dtype", "format"].contains(&k.as_str()))
-                .map(|(k, v)| format!("({k:?}, {v:?})"))
-                .collect();
+            // `what` is the axis of the kernels of tests/kernels
+            let others = kernel.axes.iter().filter(|(axis, _)| !["dtype", "format", "what"].contains(&axis.as_str()));
+            let axes: String = others.map(|(axis, value)| format!("{axis}: Some({}), ", self.typed(axis, value))).collect();
             write!(
                 out,
-                "    KernelInfo {{ name: {:?}, family: {:?}, threads: {}, collectives: {}, params_bytes: size_of::<{params}::{}>(), dtype: {}, format: {}, tags: &[{}]",
+                "    KernelInfo {{ name: {:?}, family: {:?}, threads: {}, collectives: {}, params_bytes: size_of::<{params}::{}>(), dtype: {}, format: {}, axes: Axes {{ {axes}..Axes::NONE }}",
                 kernel.name,
                 kernel.family,
                 kernel.threads,
@@ -212,7 +215,6 @@ impl Manifest {
                 kernel.params,
                 axis("dtype", &[("f32", "DType::F32"), ("f16", "DType::F16"), ("bf16", "DType::Bf16")]),
                 axis("format", &[("contiguous", "MemoryFormat::Contiguous"), ("channels_last", "MemoryFormat::ChannelsLast")]),
-                tags.join(", "),
             )
             .unwrap();
             if !variants.is_empty() {
@@ -236,6 +238,30 @@ impl Manifest {
         }
         out += "];\n";
         out
+    }
+
+    /// The value of an axis as `Axes` of src/device/kernel.rs has it.
+    fn typed(&self, axis: &str, value: &str) -> String {
+        let capital = || value[..1].to_uppercase() + &value[1..];
+        let cpp =
+            || self.cpp.get(axis).and_then(|values| values.get(value)).unwrap_or_else(|| panic!("{axis} {value} has no C++ spelling"));
+        match axis {
+            "vector" | "size" | "stride" | "width" | "rows" | "factor" | "bits" => value.into(),
+            "gather" | "access" | "math" | "form" | "parts" | "pool" => format!("{}::{}", axis[..1].to_uppercase() + &axis[1..], capital()),
+            "to" => format!("Side::{}", capital()),
+            "from" => format!("DType::{}", capital()),
+            "outputs" => {
+                let (tiles, own) = cpp().split_once(", ").unwrap_or_else(|| panic!("outputs {value}"));
+                format!("Outputs {{ tiles: {tiles}, own: {own} }}")
+            }
+            "tile" => {
+                let sizes: Vec<&str> = cpp().trim_start_matches("Tile<").trim_end_matches('>').split(", ").collect();
+                let &[m, n, warp_m, warp_n, ref slices @ ..] = &sizes[..] else { panic!("tile {value}") };
+                let slices = slices.first().unwrap_or(&"1");
+                format!("Tile {{ m: {m}, n: {n}, warp_m: {warp_m}, warp_n: {warp_n}, slices: {slices} }}")
+            }
+            _ => panic!("the axis {axis} is not in src/device/kernel.rs"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The table of all kernels, which build.rs writes from kernels/manifest.toml.
 
 use super::params;
+use crate::spec::Pool;
 use crate::{DType, MemoryFormat};
 
 /// A kernel of the manifest.
@@ -20,7 +21,7 @@ pub(crate) struct KernelInfo {
     pub dtype: Option<DType>,
     pub format: Option<MemoryFormat>,
     /// The manifest's other axes.
-    pub tags: &'static [(&'static str, &'static str)],
+    pub axes: Axes,
     #[cfg(feature = "host")]
     pub host: crate::device::host::Entries,
     /// The fatbin that it is in: an index of `FATBINS`.
@@ -29,14 +30,155 @@ pub(crate) struct KernelInfo {
 }
 
 impl KernelInfo {
+    /// How a kernel of an implicit GEMM reads its pixels.
+    pub fn gather(&self) -> Gather {
+        self.axes.gather.expect("the manifest has the gather of every implicit GEMM")
+    }
+
     /// Why the kernel cannot take a dtype.
     pub fn check_dtype(&self, dtype: DType) -> Result<(), String> {
         if self.dtype == Some(dtype) { Ok(()) } else { Err(format!("it is for {}, not {dtype}", self.dtype.map_or("any", DType::name))) }
     }
+}
 
-    pub fn tag(&self, axis: &str) -> Option<&'static str> {
-        self.tags.iter().find(|(name, _)| *name == axis).map(|(_, value)| *value)
+/// What sets a kernel apart from the others of its family: the axes of the manifest that it has.
+#[derive(Debug)]
+pub(crate) struct Axes {
+    pub gather: Option<Gather>,
+    pub access: Option<Access>,
+    pub tile: Option<Tile>,
+    pub math: Option<Math>,
+    pub form: Option<Form>,
+    pub parts: Option<Parts>,
+    pub outputs: Option<Outputs>,
+    pub pool: Option<Pool>,
+    pub to: Option<Side>,
+    /// The dtype that a copy reads.
+    pub from: Option<DType>,
+    /// Channels of a thread.
+    pub vector: Option<usize>,
+    /// Height and width of the filters that an unrolled kernel is for.
+    pub size: Option<usize>,
+    /// The stride that an unrolled kernel is for.
+    pub stride: Option<usize>,
+    /// Columns of a band.
+    pub width: Option<usize>,
+    /// Output rows of a block of bands.
+    pub rows: Option<usize>,
+    /// r of a rearrangement.
+    pub factor: Option<usize>,
+    /// Bits of the elements that a rearrangement moves.
+    pub bits: Option<usize>,
+}
+
+impl Axes {
+    pub const NONE: Self = Self {
+        gather: None,
+        access: None,
+        tile: None,
+        math: None,
+        form: None,
+        parts: None,
+        outputs: None,
+        pool: None,
+        to: None,
+        from: None,
+        vector: None,
+        size: None,
+        stride: None,
+        width: None,
+        rows: None,
+        factor: None,
+        bits: None,
+    };
+}
+
+/// How an implicit GEMM reads its pixels (kernels/device/gather.cuh).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// 16 bytes of channels at once.
+    Vectors,
+    /// 16 bytes of channels at once, where pixels are the rows of a matrix.
+    Matrix,
+    /// Channel by channel, of a channels_last input.
+    Channels,
+    /// Pixel by pixel, of a contiguous input.
+    Pixels,
+    /// Runs of pixels, of a contiguous input whose pixels are the columns of a matrix.
+    Planes,
+    /// Once for all taps, of a contiguous input.
+    Patches,
+}
+
+impl Gather {
+    /// Whether pixels are read in vectors of channels.
+    pub fn is_vectors(self) -> bool {
+        matches!(self, Gather::Vectors | Gather::Matrix)
     }
+
+    /// Whether elements pass through registers one by one.
+    pub fn is_through_registers(self) -> bool {
+        matches!(self, Gather::Channels | Gather::Pixels)
+    }
+
+    /// The format of the inputs that it reads.
+    pub fn format(self) -> MemoryFormat {
+        match self {
+            Gather::Vectors | Gather::Matrix | Gather::Channels => MemoryFormat::ChannelsLast,
+            Gather::Pixels | Gather::Planes | Gather::Patches => MemoryFormat::Contiguous,
+        }
+    }
+}
+
+/// Whether a kernel moves 16 bytes at once or single elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Wide,
+    Narrow,
+}
+
+/// What f32 operands are rounded to before they are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Math {
+    Tf32,
+}
+
+/// How a transposed convolution is a GEMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// All phases are columns of one.
+    Columns,
+}
+
+/// Where k is split over blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    Split,
+}
+
+/// The side of a rearrangement that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Wide,
+    Deep,
+}
+
+/// The output channels of a warp of conv_grouped.cu: so many times 8, each of them a group of its own or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outputs {
+    pub tiles: usize,
+    pub own: bool,
+}
+
+/// Pixels x output channels of a block and of its warps, in an implicit GEMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tile {
+    pub m: usize,
+    pub n: usize,
+    pub warp_m: usize,
+    pub warp_n: usize,
+    /// Sets of warps that share the steps of a block.
+    pub slices: usize,
 }
 
 /// A kernel loaded on a device.

@@ -7,8 +7,7 @@
 use super::order::SumOrder;
 use super::{KERNELS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
-use crate::plan::Estimate;
-use crate::plan::{Choice, ChosenBy, Explanation, PlanRequest};
+use crate::plan::{Choice, ChosenBy, Estimate, Explanation, PlanRequest};
 use crate::text::{listed, nearest};
 use crate::{Device, Element};
 

@@ -5,8 +5,7 @@ use super::launch::{Family, Stage, least_time, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::plan::Estimate;
-use crate::plan::{Parameter, Plan, PlanRequest};
+use crate::plan::{Estimate, Parameter, Plan, PlanRequest};
 use crate::{Device, Element};
 
 pub(crate) fn families<T: Element>() -> [Family<T>; 4] {

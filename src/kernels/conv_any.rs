@@ -41,12 +41,12 @@ const START_SECONDS: f64 = 1e-6;
 
 /// Whether a kernel of the family is one of these.
 pub(super) fn is_any(kernel: &KernelInfo) -> bool {
-    kernel.format == Some(MemoryFormat::ChannelsLast) && kernel.tag("size").is_none()
+    kernel.format == Some(MemoryFormat::ChannelsLast) && kernel.axes.size.is_none()
 }
 
 /// Channels of an access.
 fn vector(kernel: &KernelInfo) -> usize {
-    kernel.tag("vector").and_then(|vector| vector.parse().ok()).expect("the manifest has the vector of every such kernel")
+    kernel.axes.vector.expect("the manifest has the vector of every such kernel")
 }
 
 /// One axis without its dilation, as `spread` of the kernel has it.

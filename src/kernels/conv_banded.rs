@@ -10,8 +10,7 @@ use super::params::ConvDepthwiseParams;
 use super::problem::Problem;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::plan::Estimate;
-use crate::plan::Parameter;
+use crate::plan::{Estimate, Parameter};
 use crate::{Element, MemoryFormat, memory};
 
 /// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.
@@ -46,7 +45,7 @@ fn band_elements(g: &ConvGeometry) -> usize {
 
 /// Whether a kernel of the family is one of these.
 pub(super) fn is_banded(kernel: &KernelInfo) -> bool {
-    kernel.tag("width").is_some()
+    kernel.axes.width.is_some()
 }
 
 /// How a launch is cut into blocks.
@@ -65,7 +64,7 @@ impl Tiling {
     /// The fastest by the cost model. Blocks that see a special value sum in another order: where a result may not depend on the
     /// batch, their channels do not either.
     fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, Reason> {
-        let rows = kernel.tag("rows").and_then(|rows| rows.parse().ok()).expect("the manifest has the rows of every banded kernel");
+        let rows = kernel.axes.rows.expect("the manifest has the rows of every banded kernel");
         let configured = problem.for_configuration();
         let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, &configured));
         let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
@@ -133,7 +132,7 @@ pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if g.kernel == [3; 2] || g.kernel == [5; 2] {
         return Err(format!("memory bounds {0}x{0}, which has kernels of its own", g.kernel[0]));
     }
-    if kernel.tag("width") != Some(width(g).to_string().as_str()) {
+    if kernel.axes.width != Some(width(g)) {
         return Err(format!("8 neighbouring outputs see {} columns from an even one on", width(g)));
     }
     let tiling = Tiling::of(kernel, problem)?;

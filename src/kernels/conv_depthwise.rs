@@ -51,9 +51,8 @@ struct Variant {
 
 impl Variant {
     fn new(kernel: &KernelInfo) -> Self {
-        let tag = |axis| kernel.tag(axis).map(|value| value.parse::<usize>().expect("the manifest's axes are numbers"));
-        let vector = tag("vector").unwrap_or(1);
-        let unrolled = tag("size").zip(tag("stride")).map(|(size, stride)| [size, stride]);
+        let vector = kernel.axes.vector.unwrap_or(1);
+        let unrolled = kernel.axes.size.zip(kernel.axes.stride).map(|(size, stride)| [size, stride]);
         let format = kernel.format.expect("every kernel of the family is for one format");
         let resident = match (format, unrolled) {
             (MemoryFormat::ChannelsLast, Some([size, _])) if size == 7 || vector == 8 => 2,

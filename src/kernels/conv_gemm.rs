@@ -10,12 +10,13 @@ use super::params::ConvPatchParams;
 use super::problem::Problem;
 use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
 use crate::device::GpuModel;
+use crate::device::kernel::Gather;
+pub(super) use crate::device::kernel::Tile;
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::plan::Estimate;
-use crate::plan::{Parameter, padded};
+use crate::plan::{Estimate, Parameter, padded};
 use crate::spec::Precision;
-use crate::{DType, Element, MemoryFormat, memory};
+use crate::{DType, Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_gemm";
 
@@ -37,41 +38,17 @@ const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
 /// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
 const MIN_PATCH_CHANNELS: usize = 16;
 
-/// Pixels x output channels of a block and of its warps: the manifest's `tile`.
-#[derive(Debug)]
-pub(super) struct Tile {
-    name: &'static str,
-    pub m: usize,
-    pub n: usize,
-    warp_m: usize,
-    warp_n: usize,
-    /// Sets of warps that share the steps of a block.
-    slices: usize,
-}
-
-const TILES: [Tile; 11] = [
-    Tile { name: "256x128", m: 256, n: 128, warp_m: 64, warp_n: 64, slices: 1 },
-    Tile { name: "128x128", m: 128, n: 128, warp_m: 64, warp_n: 32, slices: 1 },
-    Tile { name: "128x64", m: 128, n: 64, warp_m: 64, warp_n: 32, slices: 1 },
-    Tile { name: "64x128", m: 64, n: 128, warp_m: 64, warp_n: 32, slices: 1 },
-    Tile { name: "64x64", m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 1 },
-    Tile { name: "128x32", m: 128, n: 32, warp_m: 32, warp_n: 32, slices: 1 },
-    Tile { name: "64x256", m: 64, n: 256, warp_m: 32, warp_n: 64, slices: 1 },
-    Tile { name: "32x128", m: 32, n: 128, warp_m: 32, warp_n: 32, slices: 1 },
-    Tile { name: "32x64", m: 32, n: 64, warp_m: 32, warp_n: 16, slices: 1 },
-    Tile { name: "64x64_k2", m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 2 },
-    Tile { name: "32x64_k4", m: 32, n: 64, warp_m: 32, warp_n: 64, slices: 4 },
-];
+/// The tile that every gather has.
+const EVERY_GATHER: Tile = Tile { m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 1 };
 
 impl Tile {
-    pub fn of(kernel: &KernelInfo) -> &'static Self {
-        let tile = TILES.iter().find(|tile| Some(tile.name) == kernel.tag("tile"));
-        tile.expect("every tile of the manifest is in the table: a test compares them")
+    pub fn of(kernel: &'static KernelInfo) -> &'static Self {
+        kernel.axes.tile.as_ref().expect("every kernel of an implicit GEMM has a tile: a test asks each")
     }
 
     /// 64x64, which every gather has.
     pub fn of_every_gather() -> &'static Self {
-        TILES.iter().find(|tile| tile.name == "64x64").expect("it is in the table")
+        &EVERY_GATHER
     }
 
     fn step_bytes(&self) -> usize {
@@ -99,7 +76,7 @@ impl Tile {
 
     /// Whether a block takes one tile after the other: `kWalks` of kernels/device/implicit_gemm.cuh.
     fn walks(&self, kernel: &KernelInfo) -> bool {
-        let through_registers = ["channels", "pixels"].contains(&kernel.tag("gather").unwrap_or_default());
+        let through_registers = kernel.gather().is_through_registers();
         !through_registers && self.m >= 64 && self.slices == 1 && [self.m, self.n] != [128; 2]
     }
 
@@ -233,7 +210,7 @@ const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 pub(super) const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
-    if kernel.tag("gather") == Some("patches") {
+    if kernel.gather() == Gather::Patches {
         let (tile, patch) = (Tile::of(kernel), Patch::of(kernel, problem)?);
         return Ok(Candidate { estimate: patch.work(tile, problem).estimate(problem), config: patch.config(tile) });
     }
@@ -262,13 +239,13 @@ pub(super) fn candidate_as<T: Element>(
 
 /// The launch of a kernel that computes all tiles.
 pub(super) fn config<T: Element>(kernel: &KernelInfo, tile: &Tile, tiling: &Tiling, problem: &Problem<'_>) -> LaunchConfig<ConvConfig<T>> {
-    let x_alignment = match kernel.tag("gather") {
-        Some("vectors" | "matrix") => CHUNK_BYTES,
-        Some("planes") => plane_copy(&problem.geometry, size_of::<T>()),
+    let x_alignment = match kernel.gather() {
+        Gather::Vectors | Gather::Matrix => CHUNK_BYTES,
+        Gather::Planes => plane_copy(&problem.geometry, size_of::<T>()),
         _ => size_of::<T>(),
     };
     let (layout, pack) = match tile.n {
-        64 if kernel.tag("math").is_some() => {
+        64 if kernel.axes.math.is_some() => {
             ("[group][64 bytes of (tap, channel)][c_out in tiles of 64], tf32", pack_tf32::<T, 64> as Pack<T>)
         }
         _ => packing(tile),
@@ -288,8 +265,7 @@ fn check_input(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<(), String>
     if kernel.dtype != Some(problem.dtype) {
         return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
     }
-    let contiguous = ["pixels", "planes", "patches"].contains(&kernel.tag("gather").unwrap_or_default());
-    let format = if contiguous { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let format = kernel.gather().format();
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
@@ -306,23 +282,23 @@ struct Multiplication {
 }
 
 impl Multiplication {
-    fn new(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+    fn new(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
         let Problem { geometry: g, dtype, .. } = problem;
         check_input(kernel, problem)?;
-        let tf32 = kernel.tag("math").is_some();
+        let tf32 = kernel.axes.math.is_some();
         if tf32 && problem.precision != Precision::Tf32 {
             return Err("it rounds what it multiplies to tf32: PlanRequest::precision allows that".into());
         }
-        let gather = kernel.tag("gather").unwrap_or_default();
+        let gather = kernel.gather();
         let channels = g.c_in / g.groups;
-        let vectors = gather == "vectors" || gather == "matrix";
+        let vectors = gather.is_vectors();
         if vectors && channels * dtype.bytes() % CHUNK_BYTES != 0 {
             return Err(format!("{channels} channels a group are not a multiple of {}", CHUNK_BYTES / dtype.bytes()));
         }
-        if (gather == "planes" || gather == "matrix") && (g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4]) {
+        if (gather == Gather::Planes || gather == Gather::Matrix) && (g.kernel != [1, 1] || g.stride != [1, 1] || g.padding != [0; 4]) {
             return Err("it is for 1x1 with stride 1 and no padding".into());
         }
-        if gather == "planes" && plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
+        if gather == Gather::Planes && plane_copy(g, dtype.bytes()) < CHUNK_BYTES / 2 {
             let pixels = CHUNK_BYTES / 2 / dtype.bytes();
             return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
         }
@@ -331,8 +307,8 @@ impl Multiplication {
         let stages = tiling.stages();
         let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
         let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
-        let through_registers = gather == "channels" || gather == "pixels";
-        if gather == "planes" {
+        let through_registers = gather.is_through_registers();
+        if gather == Gather::Planes {
             // twice as many copies where they are half as wide
             shared_bytes += stages * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
         } else if through_registers {
@@ -415,7 +391,7 @@ impl Multiplication {
 
 /// Whether the kernel leaves the sums of parts of k to split_sum.cu.
 pub(super) fn is_split(kernel: &KernelInfo) -> bool {
-    kernel.tag("parts").is_some()
+    kernel.axes.parts.is_some()
 }
 
 /// Bytes of the sums of so many parts, in the workspace.
@@ -448,7 +424,7 @@ struct Patch {
 
 impl Patch {
     /// The rectangles that load the least, or why there are none.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+    fn of(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
         check_input(kernel, problem)?;
         let g = &problem.geometry;
         let channels = g.c_in / g.groups;
@@ -646,17 +622,11 @@ mod tests {
 
     #[test]
     fn the_manifest_has_these_tiles() {
-        let tiled = |kernel: &&KernelInfo| kernel.tag("tile").is_some();
+        let tiled = |kernel: &&KernelInfo| kernel.axes.tile.is_some();
         for kernel in family(FAMILY).chain(family(conv_transpose::FAMILY)).chain(family("conv_separable")).filter(tiled) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
-            let slices = if tile.slices > 1 { format!("_k{}", tile.slices) } else { String::new() };
-            assert_eq!(tile.name, format!("{}x{}{slices}", tile.m, tile.n));
             assert!(tile.m <= MAX_TILE && [32, 64, 128, 256].contains(&tile.n));
-            let Tile { m, n, warp_m, warp_n, slices, .. } = tile;
-            let slices = if *slices > 1 { format!(", {slices}") } else { String::new() };
-            let line = format!("\n{} = \"Tile<{m}, {n}, {warp_m}, {warp_n}{slices}>\"\n", tile.name);
-            assert!(include_str!("../../kernels/manifest.toml").contains(&line), "the manifest has no{line}");
         }
     }
 }

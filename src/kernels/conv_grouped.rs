@@ -9,10 +9,10 @@ use super::order::SumOrder;
 use super::params::ConvGroupedParams;
 use super::problem::Problem;
 use super::{KernelInfo, MAX_COUNT};
+use crate::device::kernel::{Access, Outputs};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::plan::Estimate;
-use crate::plan::Parameter;
+use crate::plan::{Estimate, Parameter};
 use crate::{Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "conv_grouped";
@@ -55,13 +55,8 @@ struct Variant {
 
 impl Variant {
     fn of(kernel: &KernelInfo) -> Self {
-        let (tiles, own) = match kernel.tag("outputs") {
-            Some("4x8") => (4, true),
-            Some("16") => (2, false),
-            Some("24") => (3, false),
-            _ => (4, false),
-        };
-        Self { tiles, own, wide: kernel.tag("access") == Some("wide") }
+        let Outputs { tiles, own } = kernel.axes.outputs.expect("every kernel of the family has its output channels");
+        Self { tiles, own, wide: kernel.axes.access == Some(Access::Wide) }
     }
 
     /// Warps' sums in shared memory, as `staging_words` of the kernel has it.

@@ -7,10 +7,11 @@ use super::launch::{ConvCandidate, Stage};
 use super::params::ConvSeparableParams;
 use super::problem::Problem;
 use super::{Epilogue, KernelInfo, Packed, conv_gemm};
+use crate::device::kernel::Gather;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::Parameter;
-use crate::{DType, Device, Element, MemoryFormat, memory};
+use crate::{DType, Device, Element, memory};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "conv_separable";
@@ -29,12 +30,12 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     let Problem { geometry: pointwise, dtype, .. } = problem;
     kernel.check_dtype(*dtype)?;
     let Some(depthwise) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
-    let gather = kernel.tag("gather").unwrap_or_default();
-    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let gather = kernel.gather();
+    let format = gather.format();
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
-    let vectors = gather == "vectors";
+    let vectors = gather == Gather::Vectors;
     if vectors && depthwise.c_out != depthwise.c_in {
         return Err(format!("{} depthwise outputs are not one for each of {} input channels", depthwise.c_out, depthwise.c_in));
     }

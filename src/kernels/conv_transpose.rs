@@ -8,6 +8,7 @@ use super::order::SumOrder;
 use super::params::ConvTransposeParams;
 use super::problem::Problem;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
+use crate::device::kernel::Gather;
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
 use crate::plan::{Parameter, Plan, PlanRequest};
@@ -75,12 +76,12 @@ fn inverse(value: usize, modulus: usize) -> usize {
 
 /// Whether the kernel has all phases in the columns of one GEMM.
 fn has_columns(kernel: &KernelInfo) -> bool {
-    kernel.tag("form").is_some()
+    kernel.axes.form.is_some()
 }
 
 /// Whether its columns have the columns of a block of outputs inside, not the channels.
 fn along_rows(kernel: &KernelInfo) -> bool {
-    kernel.tag("gather") == Some("pixels")
+    kernel.axes.gather == Some(Gather::Pixels)
 }
 
 /// The convolution of stride 1 that computes, for each block of stride x stride outputs which see the same inputs, all of their
@@ -131,7 +132,7 @@ fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &Con
 }
 
 /// The order of the weight for a kernel, and the function that packs it so.
-fn column_packing<T: Element>(kernel: &KernelInfo) -> (&'static str, Pack<T>) {
+fn column_packing<T: Element>(kernel: &'static KernelInfo) -> (&'static str, Pack<T>) {
     match (Tile::of(kernel).n, along_rows(kernel)) {
         (32, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 32]", pack_columns::<T, 32, false>),
         (64, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 64]", pack_columns::<T, 64, false>),
@@ -142,7 +143,7 @@ fn column_packing<T: Element>(kernel: &KernelInfo) -> (&'static str, Pack<T>) {
 }
 
 fn is_gemm(kernel: &KernelInfo) -> bool {
-    kernel.tag("tile").is_some()
+    kernel.axes.tile.is_some()
 }
 
 fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {

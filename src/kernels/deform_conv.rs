@@ -9,9 +9,10 @@ use super::order::SumOrder;
 use super::params::DeformConvParams;
 use super::problem::Problem;
 use super::{KernelInfo, conv_direct};
+use crate::device::kernel::Gather;
 use crate::geometry::gcd;
 use crate::plan::Estimate;
-use crate::{DType, Element, MemoryFormat};
+use crate::{DType, Element};
 
 pub(crate) const FAMILY: &str = "deform_conv";
 
@@ -38,12 +39,12 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     kernel.check_dtype(problem.dtype)?;
     // fits 32 bits, since C_in does
     let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
-    let Some(gather) = kernel.tag("gather") else {
+    let Some(gather) = kernel.axes.gather else {
         let config = conv_direct::config(kernel, problem);
         let config = LaunchConfig { own: ConvConfig { params, ..config.own }, ..config };
         return Ok(Candidate { estimate: direct_estimate(kernel, problem)?, config });
     };
-    let (tile, vectors) = (Tile::of(kernel), gather == "vectors");
+    let (tile, vectors) = (Tile::of(kernel), gather == Gather::Vectors);
     let tiling = fitting(tile, gather, problem)?;
     let (layout, pack) = packing(tile);
     let config = LaunchConfig {
@@ -72,14 +73,14 @@ fn direct_estimate(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
 }
 
 /// How the problem falls into tiles, or why it does not.
-fn fitting(tile: &Tile, gather: &str, problem: &Problem<'_>) -> Result<Tiling, Reason> {
+fn fitting(tile: &Tile, gather: Gather, problem: &Problem<'_>) -> Result<Tiling, Reason> {
     let Problem { geometry: g, dtype, .. } = problem;
-    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let format = gather.format();
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
     let (channels, offset_channels) = (g.c_in / g.groups, g.c_in / g.offset_groups);
-    let (vectors, chunk) = (gather == "vectors", CHUNK_BYTES / dtype.bytes());
+    let (vectors, chunk) = (gather == Gather::Vectors, CHUNK_BYTES / dtype.bytes());
     if vectors && !(channels.is_multiple_of(chunk) && offset_channels.is_multiple_of(chunk)) {
         return Err(format!("{channels} channels a group, {offset_channels} an offset group are not multiples of {chunk}"));
     }
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_manifest_has_these_tiles() {
-        for kernel in family(FAMILY).filter(|kernel| kernel.tag("gather").is_some()) {
+        for kernel in family(FAMILY).filter(|kernel| kernel.axes.gather.is_some()) {
             let tile = Tile::of(kernel);
             assert_eq!(kernel.threads as usize, tile.threads(), "{}", kernel.name);
             assert!((kernel.threads as usize).is_multiple_of(tile.m), "{}: a thread fills the table for one pixel", kernel.name);

@@ -13,8 +13,7 @@ use super::{
 use crate::device::{Access, Operand};
 use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry};
-use crate::plan::Estimate;
-use crate::plan::{Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace, padded};
+use crate::plan::{Estimate, Executable, Inputs, Needs, Parameter, Plan, PlanRequest, Residual, Workspace, padded};
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
@@ -28,7 +27,7 @@ pub(crate) const MAX_GRID_Y: usize = 65_535;
 pub(crate) struct Before<'a> {
     pub stage: Stage<'a>,
     /// Its weight, bias and slope as a kernel wants them.
-    pub pack: fn(&KernelInfo, &Device, &Stage<'_>) -> Result<Arc<Packed>>,
+    pub pack: fn(&'static KernelInfo, &Device, &Stage<'_>) -> Result<Arc<Packed>>,
     /// What findings call those.
     pub names: [&'static str; 3],
 }
@@ -168,7 +167,7 @@ pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Ve
 /// Whether a kernel makes no product of what lies in the padding. Samples of a deformable convolution are none of it: outside the
 /// image they are zeros by definition.
 fn leaves_padding_out(kernel: &KernelInfo) -> bool {
-    let direct = kernel.family == conv_transpose::FAMILY && kernel.tag("tile").is_none();
+    let direct = kernel.family == conv_transpose::FAMILY && kernel.axes.tile.is_none();
     direct || [conv_direct::FAMILY, deform_conv::FAMILY].contains(&kernel.family)
 }
 

@@ -42,8 +42,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Whether a kernel of this name multiplies on tensor cores.
 pub(crate) fn on_tensor_cores(name: &str) -> bool {
-    let multiplies = |kernel: &KernelInfo| match kernel.tag("tile") {
-        Some(_) => kernel.dtype != Some(DType::F32) || kernel.tag("math").is_some(),
+    let multiplies = |kernel: &KernelInfo| match kernel.axes.tile {
+        Some(_) => kernel.dtype != Some(DType::F32) || kernel.axes.math.is_some(),
         None => kernel.family == conv_grouped::FAMILY || conv_banded::is_banded(kernel),
     };
     KERNELS.iter().any(|kernel| kernel.name == name && multiplies(kernel))

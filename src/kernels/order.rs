@@ -40,7 +40,7 @@ pub(crate) enum SumOrder {
 impl SumOrder {
     /// The order of an implicit GEMM along (tap, channel).
     pub fn of_gemm(kernel: &KernelInfo) -> Self {
-        match (kernel.dtype, kernel.tag("math")) {
+        match (kernel.dtype, kernel.axes.math) {
             (_, Some(_)) => SumOrder::Tf32,
             (Some(DType::F32), None) => SumOrder::Chain,
             _ => SumOrder::TensorCores,

@@ -7,10 +7,10 @@ use super::order::SumOrder;
 use super::params::{CopyAxis, PixelShuffleParams, Tensor4};
 use super::unweighted::{self, Unweighted};
 use super::{KernelInfo, check_image, family, to_i32};
+use crate::device::kernel::{Access, Side};
 use crate::error::Result;
 use crate::geometry::BlockGeometry;
-use crate::plan::Estimate;
-use crate::plan::{Plan, PlanRequest};
+use crate::plan::{Estimate, Plan, PlanRequest};
 use crate::spec::ChannelOrder;
 use crate::{Device, Element, MemoryFormat, Shape};
 
@@ -121,8 +121,8 @@ impl Rearrangement {
         let per_chunk = CHUNK_BYTES / self.element_bytes;
         let [first, second, a @ ..] = self.y_order();
         let runs = |chunk| Ok(Division { a, b: [One; 3], outer: [One, first, second], chunk });
-        match (kernel.tag("access"), kernel.tag("factor")) {
-            (Some("narrow"), _) => runs(1),
+        match (kernel.axes.access, kernel.axes.factor) {
+            (Some(Access::Narrow), _) => runs(1),
             (Some(_), _) => {
                 if (deep, wide) != (ChannelsLast, ChannelsLast) || crd {
                     return Err("input and output have no runs of channels in common".into());
@@ -133,10 +133,10 @@ impl Rearrangement {
                 runs(per_chunk)
             }
             (None, Some(factor)) => {
-                if kernel.tag("to") != Some(if self.direction == Direction::ToWide { "wide" } else { "deep" }) {
+                if kernel.axes.to != Some(if self.direction == Direction::ToWide { Side::Wide } else { Side::Deep }) {
                     return Err("it moves the other way".into());
                 }
-                if factor.parse() != Ok(self.geometry.factor) {
+                if factor != self.geometry.factor {
                     return Err(format!("it is for r = {factor}"));
                 }
                 if (deep, wide) != (Contiguous, Contiguous) {
@@ -185,7 +185,7 @@ impl Rearrangement {
             let pitch = (a.div_ceil(per_word) | 1) * per_word;
             (tiles * self.extents(&division.outer), (a + b) * 8 + b * pitch * self.element_bytes)
         } else {
-            let per_thread = if kernel.tag("factor").is_some() { division.chunk * self.geometry.factor } else { division.chunk };
+            let per_thread = if kernel.axes.factor.is_some() { division.chunk * self.geometry.factor } else { division.chunk };
             ((self.elements() / per_thread).div_ceil(kernel.threads as usize), 0)
         }
     }
@@ -223,7 +223,7 @@ impl Rearrangement {
     }
 
     fn is_tile(kernel: &KernelInfo) -> bool {
-        kernel.tag("access").is_none() && kernel.tag("factor").is_none()
+        kernel.axes.access.is_none() && kernel.axes.factor.is_none()
     }
 }
 
@@ -232,8 +232,8 @@ impl Unweighted for Rearrangement {
     type Config = Division;
 
     fn kernels(&self) -> Vec<&'static KernelInfo> {
-        let bits = (self.element_bytes * 8).to_string();
-        family("rearrange").filter(|kernel| kernel.name.starts_with("pixel_") && kernel.tag("bits") == Some(&bits)).collect()
+        let bits = self.element_bytes * 8;
+        family("rearrange").filter(|kernel| kernel.name.starts_with("pixel_") && kernel.axes.bits == Some(bits)).collect()
     }
 
     fn candidate(&self, kernel: &'static KernelInfo) -> Result<(Work, LaunchConfig<Division>), Reason> {
@@ -256,7 +256,7 @@ impl Unweighted for Rearrangement {
             ffma: blocks * self.block_instructions(kernel, &division) / 2.0, // two instructions a cycle and lane
             ..Default::default()
         };
-        let wide = kernel.tag("access") == Some("wide") || kernel.tag("factor").is_some();
+        let wide = kernel.axes.access == Some(Access::Wide) || kernel.axes.factor.is_some();
         let config = LaunchConfig {
             // no more blocks than elements of an image, which fit 32 bits
             grid: [of_image as u32, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
@@ -274,7 +274,7 @@ impl Unweighted for Rearrangement {
 
     fn params(&self, kernel: &KernelInfo, division: &Division, x: Tensor4, y: Tensor4) -> Result<PixelShuffleParams> {
         let (deep, wide) = if self.direction == Direction::ToWide { (x, y) } else { (y, x) };
-        let chunk_axis = if kernel.tag("factor").is_some() { W } else { C };
+        let chunk_axis = if kernel.axes.factor.is_some() { W } else { C };
         let side = |axis: Axis, tensor: &Tensor4, is_deep: bool| -> Result<i32> {
             let (r, c) = (self.geometry.factor as i64, self.geometry.channels as i64);
             let channel = i64::from(tensor.stride_c);

@@ -42,7 +42,7 @@ struct Variant {
 
 impl Variant {
     fn of(info: &'static KernelInfo) -> Self {
-        Self { info, vector: info.tag("vector").map(|v| v.parse().expect("the manifest's axes are numbers")) }
+        Self { info, vector: info.axes.vector }
     }
 
     /// Output channels of a warp or a thread.
@@ -74,7 +74,7 @@ impl Variant {
 
     /// Whether it pools so, in this dtype.
     fn is_for<T: Element>(&self, g: &RoiGeometry) -> bool {
-        self.info.tag("pool") == Some(g.pooling.pool.name()) && self.info.dtype == Some(T::DTYPE)
+        self.info.axes.pool == Some(g.pooling.pool) && self.info.dtype == Some(T::DTYPE)
     }
 
     /// The estimated time and the launch with `params`, or why it does not apply.
@@ -85,9 +85,8 @@ impl Variant {
         request: &PlanRequest,
         device: &Device,
     ) -> Result<Candidate<RoiParams>, Reason> {
-        let pool = self.info.tag("pool").unwrap_or_default();
-        if pool != g.pooling.pool.name() {
-            return Err(format!("it pools as {pool}, not {}", g.pooling.pool.name()));
+        if let Some(pool) = self.info.axes.pool.filter(|pool| *pool != g.pooling.pool) {
+            return Err(format!("it pools as {}, not {}", pool.name(), g.pooling.pool.name()));
         }
         self.info.check_dtype(T::DTYPE)?;
         let bytes = size_of::<T>() as f64;

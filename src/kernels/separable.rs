@@ -7,8 +7,7 @@ use super::several::Several;
 use super::{KernelInfo, conv_separable, conv2d, spatial_gemm, spatial_separable};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::plan::Estimate;
-use crate::plan::{PAIR, Plan, PlanRequest, pair};
+use crate::plan::{Estimate, PAIR, Plan, PlanRequest, pair};
 use crate::{Device, Element, MemoryFormat};
 
 /// The estimated time of two launches (for one image, where the choice may not depend on the batch), and what to ask of each.
@@ -49,7 +48,7 @@ pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest
 /// A vertical and a horizontal convolution.
 pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
     let [column, row] = stages;
-    let pack = |kernel: &KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
+    let pack = |kernel: &'static KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
         spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(kernel, device, column),
         _ => spatial_separable::pack_column::<T>(device, column),
     };
@@ -69,7 +68,7 @@ fn spatial_families<T: Element>() -> [Family<T>; 2] {
 pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
     let [depthwise, pointwise] = stages;
     let families = [Family { name: conv_separable::FAMILY, candidate: conv_separable::candidate }];
-    let pack = |_: &KernelInfo, device: &Device, depthwise: &Stage<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
+    let pack = |_: &'static KernelInfo, device: &Device, depthwise: &Stage<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
     let before = Before { stage: depthwise, pack, names: ["dw_weight", "dw_bias", "mid_slope"] };
     either(op, device, request, &families, before, pointwise)
 }

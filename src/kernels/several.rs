@@ -3,8 +3,7 @@
 use super::candidate::{Entry, Reason, Selection, choose};
 use crate::Element;
 use crate::error::Result;
-use crate::plan::Estimate;
-use crate::plan::Plan;
+use crate::plan::{Estimate, Plan};
 
 /// A layer as several launches with tensors between them in the workspace.
 pub(crate) struct Several<'a, T: Element> {

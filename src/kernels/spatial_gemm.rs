@@ -10,11 +10,11 @@ use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
 use super::problem::Problem;
 use super::{KernelInfo, Packed};
+use crate::device::kernel::Gather;
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
-use crate::plan::Estimate;
-use crate::plan::Parameter;
-use crate::{Device, Element, MemoryFormat};
+use crate::plan::{Estimate, Parameter};
+use crate::{Device, Element};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_gemm";
@@ -39,7 +39,7 @@ struct Tiling {
 
 impl Tiling {
     /// The fastest one by the cost model, with its estimated time; or why there is none.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
+    fn of(kernel: &'static KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let [height, width] = problem.geometry.output;
         let tile = Tile::of(kernel);
         let mut best: Option<(Self, Estimate)> = None;
@@ -76,7 +76,7 @@ impl Tiling {
         row.n.saturating_mul(self.tiles[0]).saturating_mul(self.tiles[1])
     }
 
-    fn work(&self, kernel: &KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
+    fn work(&self, kernel: &'static KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
         let (tile, row, element) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes());
         let step = (ROW_BYTES / element) as f64;
         let column_steps = column.products().div_ceil(ROW_BYTES / element);
@@ -85,7 +85,7 @@ impl Tiling {
         let (first_steps, second_steps) = ((first * column_steps) as f64, (second * row.kernel[1] * chunks(row, element)) as f64);
         let (blocks, steps) = (self.blocks(row) as f64, first_steps + second_steps);
         let warp = warp_cycles(problem.device.model, tile.warp_macs(problem.dtype), 0.0);
-        let vectors = kernel.tag("gather") == Some("vectors");
+        let vectors = kernel.axes.gather == Some(Gather::Vectors);
         // what goes through registers is loaded beside the products of one step
         let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
         // a run of channels that is shorter than a sector of L2 costs a whole one
@@ -122,12 +122,12 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if row.groups != 1 {
         return Err(format!("it is for stages of one group, not {}", row.groups));
     }
-    let gather = kernel.tag("gather").unwrap_or_default();
-    let format = if gather == "pixels" { MemoryFormat::Contiguous } else { MemoryFormat::ChannelsLast };
+    let gather = kernel.gather();
+    let format = gather.format();
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
     }
-    if gather == "vectors" && !(column.c_in * problem.dtype.bytes()).is_multiple_of(CHUNK_BYTES) {
+    if gather == Gather::Vectors && !(column.c_in * problem.dtype.bytes()).is_multiple_of(CHUNK_BYTES) {
         return Err(format!("{} channels are not a multiple of {}", column.c_in, CHUNK_BYTES / problem.dtype.bytes()));
     }
     let (tiling, estimate) = Tiling::of(kernel, problem, column)?;
@@ -142,7 +142,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
         column_tiles: tiling.tiles[1] as i32,
         ..Default::default()
     };
-    let x_alignment = if gather == "vectors" { CHUNK_BYTES } else { size_of::<T>() };
+    let x_alignment = if gather == Gather::Vectors { CHUNK_BYTES } else { size_of::<T>() };
     let (layout, pack) = match Tile::of(kernel).n {
         32 => ("[tap][64 bytes of channels][c_out in tiles of 32]", pack_row::<T, 32> as Pack<T>),
         _ => ("[tap][64 bytes of channels][c_out in tiles of 64]", pack_row::<T, 64> as Pack<T>),
@@ -164,7 +164,7 @@ fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parame
 }
 
 /// The vertical weight with its bias, in the order of conv_gemm.cu.
-pub(crate) fn pack_column<T: Element>(kernel: &KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+pub(crate) fn pack_column<T: Element>(kernel: &'static KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
     let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
     column.packed.get(device, layout, &column.epilogue, column.weight, |weight| pack(&column.geometry, weight))
 }

@@ -52,7 +52,7 @@ struct Variant {
 
 impl Variant {
     fn new(kernel: &KernelInfo) -> Self {
-        let vector = kernel.tag("vector").map_or(1, |value| value.parse().expect("the manifest's axes are numbers"));
+        let vector = kernel.axes.vector.unwrap_or(1);
         Self { format: kernel.format.expect("every kernel of the family is for one format"), vector, threads: kernel.threads as usize }
     }
 }

@@ -8,6 +8,7 @@ use super::params::{Tensor4, UpsampleParams};
 use super::pixel_shuffle::{ACCESS_CYCLES, BLOCKS_PER_MULTIPROCESSOR};
 use super::unweighted::{Unweighted, plan as plan_op};
 use super::{KernelInfo, MAX_POSITION, at_most, check_image, family, to_i32};
+use crate::device::kernel::Access;
 use crate::error::Result;
 use crate::geometry::UpsampleGeometry;
 use crate::plan::{Plan, PlanRequest};
@@ -36,7 +37,7 @@ struct Upsampling {
 
 impl Upsampling {
     fn per_thread(&self, kernel: &KernelInfo) -> usize {
-        if kernel.tag("access") == Some("wide") { CHUNK_BYTES / self.dtype.bytes() } else { 1 }
+        if kernel.axes.access == Some(Access::Wide) { CHUNK_BYTES / self.dtype.bytes() } else { 1 }
     }
 
     /// Blocks of an image, whose elements fit 32 bits.

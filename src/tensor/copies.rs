@@ -99,5 +99,5 @@ fn runs<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) ->
 /// The kernel that converts between two dtypes.
 fn cast_kernel(from: DType, to: DType) -> &'static KernelInfo {
     let mut kernels = family("rearrange");
-    kernels.find(|k| k.tag("from") == Some(from.name()) && k.dtype == Some(to)).expect("the manifest lists every pair of dtypes")
+    kernels.find(|k| k.axes.from == Some(from) && k.dtype == Some(to)).expect("the manifest lists every pair of dtypes")
 }
