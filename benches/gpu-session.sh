@@ -2,20 +2,24 @@
 # A visit to a machine with a GPU, nine minutes in all: which kernels are right, how fast they are beside PyTorch, and a tuning
 # table. It needs the prebuilt program and this folder; no Rust, no nvcc. It changes none of the GPU's settings.
 #
-#   benches/gpu-session.sh [FOLDER]      FOLDER: target/gpu-session unless given
+#   benches/gpu-session.sh [FOLDER]      FOLDER, for session.tgz: target/gpu-session unless given
 #   benches/gpu-session.sh --plan        the steps and their seconds
+#   benches/gpu-session.sh --control     the control rows, as a regex
 #
 #   WARPCONV_BIN   the program, as scripts/pack-for-gpu packs it     target/release/warpconv
 #   WITH_GPU       the tests for GPUs, as a program                  with_gpu beside the program; none: not run
+#   WORK           where all files are written that session.tgz holds   FOLDER
 #   DEVICE         cuda:N                                            cuda:0
 #   PYTHON         the Python that has PyTorch                       python3
 #   VISIT          1: the first visit; 2: more of the same           1
 #   SECONDS_IN_ALL what there is in all                              540
 #   STEPS          only these steps                                  all of the visit
-#   FILTER         only rows of the suite that match               all core rows
+#   FILTER         only rows of the suite that match                 all core rows
+#   CONTROL        the control rows                                  eight: see --control
+#   WATCHDOG       seconds after which a kernel that has not ended is taken for one that hangs   10
 #   BENCH_OPTIONS, VERIFY_OPTIONS   further options of the program, such as --tiny
 #
-# Everything is in FOLDER, and after each step once more in FOLDER/session.tgz. A kernel that takes the GPU down or hangs ends its
+# After each step session.tgz is written anew, with all that there is. A kernel that takes the GPU down or hangs ends its
 # step with exit code 3: it is named in lost.txt with the line that repeats it, and the step goes on without it, at most 5 times.
 # Exit code: 0 all is well; 1 something is wrong or did not run; 3 a kernel took the GPU down.
 set -uo pipefail
@@ -28,11 +32,12 @@ first_visit="facts 15
 with_gpu 60
 verify 120
 tune 90
-bench 75
-peers 110
+bench 70
+before 18
+peers 104
+after 18
 merge 10
-control 20
-memcheck 40"
+memcheck 35"
 second_visit="facts 15
 verify_more 90
 bench_more 120
@@ -44,14 +49,25 @@ ncu 60
 conformance 40"
 plan=$first_visit
 [ "$visit" = 1 ] || plan=$second_visit
-if [ "${1:-}" = --plan ]; then
-  echo "$plan"
-  echo "$plan" | awk '{ sum += $2 } END { print "in all " sum }'
-  exit 0
-fi
+# Eight rows of ours that are timed right before the peers and right after them: how far the machine has moved meanwhile.
+control_rows='^(resnet50/(stage2_3x3_64x56|stage2_1x1_64to256)|vgg16/3x3_256to256x56|mobilenet_v2/dw3_144x56|convnext_t/dw7_96x56'
+control_rows+='|resnext50_32x4d/g32_256x28|efficientnet_b0/1x1_16to96x112|edsr/pixel_shuffle_256x96) b8 f16 channels_last$'
+case ${1:-} in
+  --plan)
+    echo "$plan"
+    echo "$plan" | awk '{ sum += $2 } END { print "in all " sum }'
+    exit 0
+    ;;
+  --control)
+    echo "$control_rows"
+    exit 0
+    ;;
+esac
 
-mkdir -p "${1:-$here/../target/gpu-session}"
-folder=$(cd "${1:-$here/../target/gpu-session}" && pwd)
+given=${1:-$here/../target/gpu-session}
+mkdir -p "$given" "${WORK:-$given}" || exit 2
+given=$(cd "$given" && pwd)
+folder=$(cd "${WORK:-$given}" && pwd)
 bin=${WARPCONV_BIN:-$here/../target/release/warpconv}
 device=${DEVICE:-cuda:0} python=${PYTHON:-python3}
 with_gpu=${WITH_GPU:-$(dirname "$bin")/with_gpu}
@@ -64,20 +80,23 @@ failed=0
 skips=()
 child=
 # whatever is in the background when the script ends
-trap 'kill $(jobs -p) 2>/dev/null' EXIT
+background=()
+trap '[ ${#background[@]} = 0 ] || kill "${background[@]}" 2>/dev/null' EXIT
 
 left() { echo $((end - SECONDS)); }
 
-# The archive is written anew, and replaces the old one in one go.
+# The archive is written anew, and replaces the old one in one go. tar ends with 1 where a file grew meanwhile, as clocks.csv does.
 pack() {
-  tar -C "$folder" --exclude='./session.tgz*' -czf "$folder/session.tgz.part" . 2>/dev/null && mv "$folder/session.tgz.part" "$folder/session.tgz"
+  tar -C "$folder" --exclude='./session.tgz*' -czf "$given/session.tgz.part" . 2>/dev/null
+  [ $? -le 1 ] && mv "$given/session.tgz.part" "$given/session.tgz"
 }
 
 leave() {
   trap '' TERM INT
   # the step under way, with all that it started
   [ -z "$child" ] || kill -TERM -- "-$child" 2>/dev/null
-  [ -z "$child" ] || { sleep 1; kill -KILL -- "-$child" 2>/dev/null; }
+  # the program saves what it has, which takes it a moment
+  [ -z "$child" ] || { sleep 2; kill -KILL -- "-$child" 2>/dev/null; }
   echo "cut off from outside" >>"$folder/steps.txt"
   pack
   exit 1
@@ -114,8 +133,9 @@ step() {
     failed=1
     return 0
   fi
+  # a program has to start at least
+  [ "$seconds" -ge 5 ] || seconds=5
   [ "$seconds" -le "$left" ] || seconds=$left
-  [ "$seconds" -ge 1 ] || seconds=1
   echo "== $name (at most $seconds s)"
   : >"$folder/$name.txt"
   "$@" "$seconds" || code=$?
@@ -168,8 +188,10 @@ persevere() {
 facts() {
   # read, never set; until the session ends
   nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv -lms 500 >"$folder/clocks.csv" 2>/dev/null &
+  background+=($!)
   # the first import of torch takes long: its files are read while other steps run
-  ("$python" -c 'import torch, torchvision' >/dev/null 2>&1 || true) &
+  "$python" -c 'import torch, torchvision' >/dev/null 2>&1 &
+  background+=($!)
   describe() {
     date -u
     uname -a
@@ -210,7 +232,10 @@ bench_rows() {
   persevere "$name" "$seconds" "$bin" bench --device "$device" --suite "$here/suite.json" ${tables[@]+"${tables[@]}"} "$@" \
     --json "$folder/$name-{}.json" ${BENCH_OPTIONS:-} || code=$?
   for table in "$folder/$name"-[1-6].json; do [ ! -s "$table" ] || parts+=("$table"); done
-  [ ${#parts[@]} -gt 0 ] || return "${code:-1}"
+  if [ ${#parts[@]} = 0 ]; then
+    [ "$code" != 0 ] || code=1
+    return "$code"
+  fi
   "$python" "$here/merge_results.py" "$folder/$name.json" "${parts[@]}" >>"$folder/$name.txt" 2>&1 || [ "$code" != 0 ] || code=1
   return "$code"
 }
@@ -238,14 +263,16 @@ merge_rows() {
 merge() { merge_rows merge bench peers "$1"; }
 merge_more() { merge_rows merge_more bench_more peers_more "$1"; }
 
-# Eight rows once more, after the peers: how far the machine has moved meanwhile.
-control_rows='^(resnet50/|mobilenet_v2/dw3|convnext|efficientnet_b0/1x1).* b8 f16 channels_last$'
-control() {
+before() { bench_rows before "$1" --core --filter "${CONTROL:-$control_rows}"; }
+after() {
   local code=0
-  [ -s "$folder/bench.json" ] || return 77
-  persevere control "$1" "$bin" bench --device "$device" --suite "$here/suite.json" --core --filter "${CONTROL:-$control_rows}" \
-    --json "$folder/control-{}.json" ${BENCH_OPTIONS:-} || code=$?
-  "$python" "$here/merge_results.py" --drift "$folder/bench.json" "$folder"/control-[1-6].json | tee -a "$folder/control.txt"
+  bench_rows after "$1" --core --filter "${CONTROL:-$control_rows}" || code=$?
+  if [ ! -s "$folder/before.json" ] || [ ! -s "$folder/after.json" ]; then
+    [ "$code" != 0 ] || code=1
+    return "$code"
+  fi
+  "$python" "$here/merge_results.py" --drift "$folder/before.json" "$folder/after.json" >"$folder/drift.txt" || code=1
+  cat "$folder/drift.txt" >>"$folder/after.txt"
   return "$code"
 }
 
@@ -284,19 +311,21 @@ step verify_more verify_more
 step tune tune
 step bench bench
 step bench_more bench_more
+step before before
 step peers peers
 step peers_more peers_more
+step after after
 step merge merge
 step merge_more merge_more
-step control control
 step memcheck memcheck
 step racecheck racecheck
 step synccheck synccheck
 step ncu counters
 step conformance corpus
 
-echo "== $folder"
+echo "== $given"
 cat "$folder/steps.txt"
+[ ! -s "$folder/drift.txt" ] || cat "$folder/drift.txt"
 [ ! -s "$folder/lost.txt" ] || { echo "== kernels that took the GPU down"; cat "$folder/lost.txt"; }
 pack
 exit "$failed"

@@ -2,6 +2,8 @@
 
 mod copies;
 
+pub(crate) use copies::queue_cast;
+
 #[cfg(feature = "cuda")]
 use crate::Stream;
 use crate::device::{Access, Memory, Operand, download, upload};

@@ -542,3 +542,40 @@ fn verify_reaches_every_kernel_early() {
     let runs: u64 = value["kernels"].as_array().unwrap().iter().map(|row| row["passed"].as_u64().unwrap()).sum();
     assert_eq!(runs, names.len() as u64, "each once: {value}");
 }
+
+/// What a program that is told to end has found so far is there, and its exit code names the signal.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_command_with_its_table() {
+    for (signal, name, code) in [(libc::SIGTERM, "SIGTERM", 143), (libc::SIGINT, "SIGINT", 130)] {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("trace.txt");
+        let mut command = Command::new(PROGRAM);
+        command.args(["verify", "--device", "host", "--cases", "1000000", "--filter", "^pixel_shuffle/", "--trace"]).arg(&trace);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // it is at work when it has named a kernel
+        let start = std::time::Instant::now();
+        while fs::read_to_string(&trace).unwrap_or_default().trim().is_empty() {
+            assert!(start.elapsed().as_secs() < 60, "the program does not begin");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // SAFETY: a signal to a child that has not been waited for
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        let finished = Finished::from(child.wait_with_output().unwrap());
+        assert_eq!(finished.code, Some(code), "{}{}", finished.stdout, finished.stderr);
+        let lines: Vec<&str> = finished.stdout.lines().collect();
+        assert!(lines[0].starts_with("CUT OFF in pixel_shuffle/") && lines[0].ends_with(name), "{}", finished.stdout);
+        assert!(lines.last().unwrap().ends_with(" passed, 0 failed"), "{}", finished.stdout);
+    }
+}
+
+#[test]
+fn every_kernel_can_be_skipped_and_nothing_else() {
+    warpconv(&["verify", "--device", "host", "--cases", "1", "--skip", "conv_direct_f16_channel_last"])
+        .refuses(&["conv_direct_f16_channel_last", "did you mean conv_direct_f16_channels_last"]);
+    let helpers = ["transpose_16", "transpose_32", "cast_f32_f32", "cast_f32_f16", "split_sum_f16", "split_sum_bf16"];
+    let options = helpers.iter().flat_map(|name| ["--skip", name]);
+    let options: Vec<&str> = ["--cases", "3", "--filter", "^conv2d/plain/"].into_iter().chain(options).collect();
+    let (names, value) = verified(&options);
+    assert_eq!((&value["passed"], &value["failed"]), (&Value::from(3), &Value::from(0)), "{names:?}");
+}

@@ -141,6 +141,12 @@ fn few_tiles_take_small_or_sliced_ones(#[case] shape: [usize; 4], #[case] c_out:
     assert!(allowed.explain().kernel.ends_with("_split"), "{}", allowed.explain());
     assert!((1..=WORKSPACE).contains(&allowed.workspace_bytes()));
     assert!(allowed.explain().note.contains("bytes of workspace"), "{}", allowed.explain());
+
+    // who leaves out the kernel that adds up the parts has no parts
+    let without = Device::host_with(warpconv::HostOptions::default()).unwrap();
+    without.leave_out(["split_sum_f16".to_string()]).unwrap();
+    let plan = layer.plan::<f16>(&without, &request(shape).workspace_limit(WORKSPACE)).unwrap();
+    assert!(!plan.explain().kernel.ends_with("_split") && plan.workspace_bytes() == 0, "{}", plan.explain());
 }
 
 #[test]

@@ -49,10 +49,20 @@ fn formats_are_permutations(#[case] shape: Shape) {
         assert_eq!(y.to_format(MemoryFormat::ChannelsLast).unwrap().to_vec_in_memory_order().unwrap(), memory);
         assert_eq!(y.to_format(MemoryFormat::Contiguous).unwrap().to_vec_in_memory_order().unwrap(), values);
     }
-    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
-    check::<f32>(&device, shape);
-    check::<f16>(&device, shape);
-    check::<bf16>(&device, shape);
+    for device in with_and_without_copies() {
+        check::<f32>(&device, shape);
+        check::<f16>(&device, shape);
+        check::<bf16>(&device, shape);
+    }
+}
+
+/// A host device, and one that leaves out the kernels that copy between formats and dtypes: there the host does their work.
+fn with_and_without_copies() -> [Device; 2] {
+    let devices = [(); 2].map(|()| Device::host_with(warpconv::HostOptions::default()).unwrap());
+    let dtypes = DType::ALL.map(DType::name);
+    let casts = dtypes.iter().flat_map(|from| dtypes.map(|to| format!("cast_{from}_{to}")));
+    devices[1].leave_out(casts.chain(["transpose_16", "transpose_32"].map(String::from))).unwrap();
+    devices
 }
 
 #[test]
@@ -106,11 +116,14 @@ fn all_builds_of_the_kernels_agree(#[values(MemoryFormat::Contiguous, MemoryForm
 }
 
 #[rstest]
-fn channel_slices_read_and_write_in_place(#[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat) {
-    let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
+fn channel_slices_read_and_write_in_place(
+    #[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat,
+    #[values(0, 1)] without_copies: usize,
+) {
+    let device = &with_and_without_copies()[without_copies];
     let shape = [2, 7, 3, 5];
     let values = numbered::<f32>(shape);
-    let x = Tensor::from_slice(&device, shape, &values).unwrap().to_format(format).unwrap();
+    let mut x = Tensor::from_slice(device, shape, &values).unwrap().to_format(format).unwrap();
     let slice = x.channels(2..5).unwrap();
     assert_eq!(slice.shape(), [2, 3, 3, 5]);
     assert_eq!(slice.layout().channel_stride(), 7);
@@ -128,6 +141,14 @@ fn channel_slices_read_and_write_in_place(#[values(MemoryFormat::Contiguous, Mem
     let reversed = x.channels(5..4);
     assert!(matches!(reversed, Err(Error::Attribute { .. })));
     assert_eq!(x.channels(7..7).unwrap().to_vec().unwrap(), Vec::<f32>::new());
+    let launches = device.launches();
+    // what is written is the slice, and not its neighbours
+    x.channels_mut(2..5).unwrap().write(&vec![-1.0; expected.len()]).unwrap();
+    let kept = |index: [usize; 4]| !(2..5).contains(&index[1]);
+    let place = |index| values[position(shape, MemoryFormat::Contiguous, index)];
+    let written: Vec<f32> = indices(shape).map(|index| if kept(index) { place(index) } else { -1.0 }).collect();
+    assert_eq!(x.to_vec().unwrap(), written);
+    assert_eq!(device.launches() > launches, without_copies == 0, "the host does what the kernels would");
 }
 
 #[test]

@@ -203,13 +203,28 @@ class Machine:
             found["cudnn"] = str(self.torch.backends.cudnn.version())
         return found
 
-    def matrix_rate(self, size=8192):
-        """Operations a second of a large f16 matrix product on random data: a ceiling that is not ours. Warms the GPU up too."""
+    def ceilings(self):
+        """Operations a second of the fastest large matrix product on random data, for each unit: ceilings that are not ours.
+
+        Warms the GPU up too."""
         torch = self.torch
-        a, b = (torch.randn(size, size, device=self.device, dtype=torch.float16) for _ in range(2))
-        with torch.inference_mode():
-            self.samples(lambda: a @ b, 0.3, 3, 1000)
-            return 2 * size**3 / statistics.median(self.samples(lambda: a @ b, 0.1, 11, 200))
+        found = {"how": {}}
+        for unit, dtypes, sizes in (("tensor", ("float16", "bfloat16"), (4096, 8192)), ("ffma", ("float32",), (4096,))):
+            best = 0.0
+            for dtype in dtypes:
+                for size in sizes:
+                    a, b = (torch.randn(size, size, device=self.device, dtype=getattr(torch, dtype)) for _ in range(2))
+                    c = torch.empty_like(a)
+                    once = lambda: torch.mm(a, b, out=c)  # noqa: E731
+                    self.samples(once, 0.0 if best else 0.3, 3, 1000)
+                    rate = 2 * size**3 / statistics.median(self.samples(once, 0.1, 7, 200))
+                    if rate > best:
+                        best = rate
+                        found[f"{unit}_flops_per_second"] = rate
+                        found["how"][unit] = f"PyTorch's product of two {size}x{size} matrices of random {dtype}"
+                    del a, b, c
+        torch.cuda.empty_cache()
+        return found
 
     def tensor(self, name, shape, dtype, channels_last, own_dtype, rois):
         torch = self.torch
@@ -410,14 +425,16 @@ def main():
         sys.exit("PyTorch sees no GPU; --device cpu tries this program without one")
     machine = Machine(torch, arguments.device)
     peer = {"name": f"PyTorch {torch.__version__}", "versions": machine.versions(), "device": machine.name}
+    ceilings = {}
     if machine.cuda:
-        peer["versions"]["f16 matrix product, TFLOP/s"] = f"{machine.matrix_rate() * 1e-12:.1f}"
+        with torch.inference_mode():
+            ceilings = machine.ceilings()
     found, saved = [], time.monotonic()
 
     def save():
         if arguments.json:
             with open(arguments.json + ".part", "w", encoding="utf-8") as file:
-                json.dump({"format": 1, "peer": peer, "rows": found}, file, indent=1)
+                json.dump({"format": 1, "peer": peer, "ceilings": ceilings, "rows": found}, file, indent=1)
             os.replace(arguments.json + ".part", arguments.json)
 
     try:

@@ -4,23 +4,28 @@ use super::measure::{Bench, Scale};
 use crate::analysis::LayerReport;
 use crate::cases::Problem;
 use crate::device::{Effort, Time};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::Conv2dSpec;
-use crate::{DType, DeviceKind, Padding};
+use crate::tensor::{TensorView, TensorViewMut, queue_cast};
+use crate::{DType, DeviceKind, Layout, MemoryFormat, Padding, Stream};
 use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Copies in one sample.
+const COPIES: usize = 4;
+
 /// The device's rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Floors {
     /// Bytes a second of a copy within device memory, those read and those written both counted.
     pub copy_bytes_per_second: f64,
-    /// 16-bit tensor cores: the best of some large convolutions of this crate, so less than the hardware's rate.
+    /// 16-bit tensor cores: the best of some large convolutions of this crate, or of another library's matrix products where
+    /// those are faster: see [`Floors::raise`].
     pub tensor_flops_per_second: f64,
-    /// f32 multiply-adds: the best of some large convolutions of this crate, so less than the hardware's rate.
+    /// f32 multiply-adds, likewise.
     pub ffma_flops_per_second: f64,
     /// Seconds of a graph node that does next to nothing.
     pub empty_node_seconds: f64,
@@ -35,6 +40,35 @@ pub struct Floor {
     pub seconds: f64,
     /// Which it is: "memory", "tensor cores", "ffma" or "launch".
     pub bound: String,
+    /// Every term, in seconds.
+    #[serde(default)]
+    pub terms: BTreeMap<String, f64>,
+}
+
+/// Rates of the device that another library has reached on it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Of 16-bit tensor cores.
+    #[serde(default)]
+    pub tensor_flops_per_second: Option<f64>,
+    /// Of f32 multiply-adds.
+    #[serde(default)]
+    pub ffma_flops_per_second: Option<f64>,
+    /// How each was measured, by "tensor" and "ffma".
+    #[serde(default)]
+    pub how: BTreeMap<String, String>,
+}
+
+const TENSOR_CORES: &str = "tensor cores";
+const FFMA: &str = "ffma";
+
+impl Floor {
+    /// The largest of the terms.
+    fn of(terms: BTreeMap<String, f64>) -> Self {
+        let largest = terms.iter().max_by(|a, b| a.1.total_cmp(b.1));
+        let (bound, seconds) = largest.map_or_else(Default::default, |(name, &seconds)| (name.clone(), seconds));
+        Self { seconds, bound, terms }
+    }
 }
 
 impl Floors {
@@ -57,12 +91,35 @@ impl Floors {
         // zeros move faster than what networks compute
         let mut random = StdRng::seed_from_u64(1);
         from.upload(&(0..bytes / 8).flat_map(|_| random.random::<u64>().to_le_bytes()).collect::<Vec<u8>>())?;
-        // SAFETY: both memories outlive the call
-        let copy = unsafe { bench.timer.measure(effort, 4, |stream| (0..4).try_for_each(|_| to.queue_copy(&from, stream)))? };
+        let layout = Layout::packed([1, 1, 1, bytes / size_of::<f32>()], MemoryFormat::Contiguous);
+        let kernel = |stream: &Stream| {
+            // SAFETY: both memories hold the layout's elements, of which any bits are values, and outlive the call; nobody else uses them
+            let (x, mut y) = unsafe {
+                let x = TensorView::<f32>::from_raw(&bench.device, from.address(), layout)?;
+                (x, TensorViewMut::<f32>::from_raw(&bench.device, to.address(), layout)?)
+            };
+            (0..COPIES).try_for_each(|_| queue_cast(&x, &mut y, stream))
+        };
+        let driver = |stream: &Stream| (0..COPIES).try_for_each(|_| to.queue_copy(&from, stream));
+        // SAFETY: both memories outlive the calls
+        let (driver, kernel) = unsafe {
+            let kernel = match bench.timer.measure(effort, COPIES, kernel) {
+                Err(Error::NoKernel { .. }) => None, // left out on this device
+                kernel => Some(kernel?.median),
+            };
+            (bench.timer.measure(effort, COPIES, driver)?.median, kernel)
+        };
         drop((from, to));
+        let rate = |seconds: f64| (2 * bytes) as f64 / seconds;
+        let copy = rate(kernel.map_or(driver, |kernel| kernel.min(driver)));
+        let kernel = kernel.map_or_else(|| "left out".into(), |kernel| format!("{:.1} GB/s", rate(kernel) * 1e-9));
         how.insert(
             "copy".into(),
-            format!("copies of {} MiB of random bytes within device memory, read and written bytes counted", bytes >> 20),
+            format!(
+                "{} MiB of random bytes within device memory, read and written bytes counted: the faster of our copy kernel ({kernel}) and the driver's copy ({:.1} GB/s)",
+                bytes >> 20,
+                rate(driver) * 1e-9
+            ),
         );
 
         let dense = |c, h, k: usize, n| {
@@ -92,7 +149,7 @@ impl Floors {
         let empty: Time = bench.time_alone::<f32>(&Problem::conv2d(Conv2dSpec::default(), [1, 1, 1, 1], [1, 1, 1, 1]), effort, true)?.0;
         how.insert("empty".into(), "a 1x1 convolution of one pixel, one node of a graph of 512 such".into());
         Ok(Self {
-            copy_bytes_per_second: (2 * bytes) as f64 / copy.median,
+            copy_bytes_per_second: copy,
             tensor_flops_per_second: tensor,
             ffma_flops_per_second: ffma,
             empty_node_seconds: empty.median,
@@ -100,23 +157,60 @@ impl Floors {
         })
     }
 
+    /// Takes the rates that another library has reached on the same device where they are higher than ours; true if any is.
+    pub fn raise(&mut self, ceilings: &Ceilings) -> bool {
+        let mut any = false;
+        for (own, theirs, name) in [
+            (&mut self.tensor_flops_per_second, ceilings.tensor_flops_per_second, "tensor"),
+            (&mut self.ffma_flops_per_second, ceilings.ffma_flops_per_second, "ffma"),
+        ] {
+            let Some(theirs) = theirs.filter(|theirs| *theirs > *own && theirs.is_finite()) else { continue };
+            let how = ceilings.how.get(name).map_or("", String::as_str);
+            let before = self.how.remove(name).unwrap_or_default();
+            self.how.insert(name.into(), format!("{how}; less ({:.4} TFLOP/s): {before}", *own * 1e-12));
+            (*own, any) = (theirs, true);
+        }
+        any
+    }
+
+    /// A floor by these rates, where it was measured by others.
+    pub(super) fn floor_again(&self, floor: &Floor, before: &Floors) -> Floor {
+        let mut floor = floor.clone();
+        if floor.terms.is_empty() {
+            return floor; // of an earlier version
+        }
+        for (name, old, new) in [
+            (TENSOR_CORES, before.tensor_flops_per_second, self.tensor_flops_per_second),
+            (FFMA, before.ffma_flops_per_second, self.ffma_flops_per_second),
+        ] {
+            if let Some(seconds) = floor.terms.get_mut(name) {
+                *seconds *= old / new;
+            }
+        }
+        Floor::of(floor.terms)
+    }
+
     /// The floor of a layer.
     pub(super) fn floor(&self, problem: &Problem, report: &LayerReport) -> Floor {
         // sums over several channels can go to tensor cores in 16 bits; depthwise ones, samples and f32 cannot
         let sums = problem.shapes.iter().any(|(name, shape)| name.ends_with("weight") && shape.get(1).is_some_and(|&c| c > 1));
         let (unit, rate) = match (report.dtype, sums) {
-            (DType::F16 | DType::Bf16, true) => ("tensor cores", self.tensor_flops_per_second),
-            _ => ("ffma", self.ffma_flops_per_second),
+            (DType::F16 | DType::Bf16, true) => (TENSOR_CORES, self.tensor_flops_per_second),
+            _ => (FFMA, self.ffma_flops_per_second),
         };
         let products = 2.0 * report.operations.macs as f64;
         let sampling = report.operations.sampling_flops as f64 / self.ffma_flops_per_second;
         let terms = [
             ("memory", (report.bytes.read + report.bytes.written) as f64 / self.copy_bytes_per_second),
             (unit, products / rate),
-            ("ffma", sampling),
+            (FFMA, sampling),
             ("launch", self.empty_node_seconds),
         ];
-        let (bound, seconds) = terms.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("four terms");
-        Floor { seconds, bound: bound.into() }
+        let mut largest = BTreeMap::new();
+        for (name, seconds) in terms {
+            let term = largest.entry(name.to_string()).or_insert(seconds);
+            *term = seconds.max(*term);
+        }
+        Floor::of(largest)
     }
 }

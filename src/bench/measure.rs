@@ -10,11 +10,11 @@ use crate::cases::Problem;
 use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
 use crate::error::{Error, Result};
-use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all};
+use crate::layers::{AnyLayer, Conv2dSpec, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all};
 use crate::reference::{self, Array};
 use crate::tensor::TensorView;
 use crate::tuning::{TunedKernel, TuningRow};
-use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Shape, Stream, Tensor};
+use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Padding, Shape, Stream, Tensor};
 use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +43,7 @@ const SETS: [usize; 2] = [2, 1024];
 const LEAST_LAUNCHES: usize = 16;
 /// Launches in the graph that measures an empty node: so many that nothing else shows.
 const EMPTY_LAUNCHES: usize = 512;
-/// A look at a kernel before it is measured.
+/// A single sample: a look at a kernel before it is measured.
 const ONCE: Effort = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 1, most: 1 };
 /// How many times the best so far one launch may take of a kernel that is measured further.
 const HOPELESS: f64 = 3.0;
@@ -167,11 +167,30 @@ impl Bench {
         Self { oracle, ..self }
     }
 
-    /// Measures the device's floors.
+    /// Brings a GPU's clocks to what they are under load, before the first measurement.
+    ///
+    /// # Errors
+    /// What a launch or an allocation returns.
+    pub fn warm_up(&self) -> Result<()> {
+        if self.device.kind() == DeviceKind::Host {
+            return Ok(());
+        }
+        let effort = Effort { warm_up: Duration::from_millis(300), ..ONCE };
+        let spec = Conv2dSpec { padding: Padding::all(1), ..Default::default() };
+        let problem = if self.scale == Scale::Tiny {
+            Problem::conv2d(spec, [1, 32, 8, 8], [32, 32, 3, 3])
+        } else {
+            Problem::conv2d(spec, [32, 256, 56, 56], [256, 256, 3, 3])
+        };
+        self.time_alone::<f16>(&problem, &effort, false).map(drop)
+    }
+
+    /// Measures the device's floors, after a [`Bench::warm_up`].
     ///
     /// # Errors
     /// What a launch or an allocation returns.
     pub fn floors(&self) -> Result<Floors> {
+        self.warm_up()?;
         Floors::measure(self, &self.effort)
     }
 

@@ -29,7 +29,7 @@ mod suite;
 mod values;
 
 pub use crate::device::{Effort, Time, Timer};
-pub use floors::{Floor, Floors};
+pub use floors::{Ceilings, Floor, Floors};
 pub use measure::{Bench, Oracle, Prepared, Scale};
 pub use overhead::LaunchOverhead;
 pub(crate) use results::now;

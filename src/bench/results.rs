@@ -1,7 +1,7 @@
 //! The results as JSON: benches/results/README.md is the schema in words.
 
 use super::LaunchOverhead;
-use super::floors::{Floor, Floors};
+use super::floors::{Ceilings, Floor, Floors};
 use super::suite::Configuration;
 use crate::analysis::LayerReport;
 use crate::device::Time;
@@ -225,6 +225,9 @@ pub struct Peers {
     pub format: u32,
     /// Who.
     pub peer: Peer,
+    /// What it reaches on large matrix products.
+    #[serde(default)]
+    pub ceilings: Ceilings,
     /// The rows.
     pub rows: Vec<PeerRow>,
 }
@@ -365,9 +368,17 @@ impl Results {
         parse(source, text, |results: &Results| results.format)
     }
 
-    /// Sets another library's times beside ours where both ran the same shape, and computes the ratios.
+    /// Sets another library's times beside ours where both ran the same shape, and computes the ratios. Where it ran on the same
+    /// device, the rates that it reached raise the floors.
     pub fn merge(&mut self, peers: Peers) {
-        let Peers { peer, rows, .. } = peers;
+        let Peers { peer, rows, ceilings, .. } = peers;
+        let before = self.floors.clone();
+        if peer.device == self.device.name && self.floors.raise(&ceilings) {
+            for row in &mut self.rows {
+                row.floor = row.floor.as_ref().map(|floor| self.floors.floor_again(floor, &before));
+                row.percent_of_floor = row.floor.as_ref().zip(row.time).map(|(floor, time)| 100.0 * floor.seconds / time.median);
+            }
+        }
         let mut by_key: BTreeMap<String, PeerRow> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
         for result in &mut self.rows {
             // two formats of ours have the same peers
@@ -523,13 +534,41 @@ mod tests {
             peer(&ours.rows[2], &[1, 2, 3, 4], vec![time("faster than we", 5e-6)]),
         ];
         let who = Peer { name: "torch".into(), versions: BTreeMap::new(), device: "g".into() };
-        ours.merge(Peers { format: 1, peer: who, rows });
+        ours.merge(Peers { format: 1, peer: who, ceilings: Ceilings::default(), rows });
         assert_eq!(ours.rows[0].peers[0].name, "fast");
         assert!((ours.rows[0].ratio.unwrap() - 2.0).abs() < 1e-12 && ours.rows[0].peer_workspace_bytes == Some(64));
         assert_eq!((ours.rows[1].ratio, ours.rows[1].peers.len()), (None, 0));
         let summary = summary(&ours.rows, RowResult::is_headline);
         assert_eq!((summary[0].timed, summary[0].compared, summary[0].wins), (3, 2, 1));
         assert!((summary[0].ratio - 1.0).abs() < 1e-12 && (summary[0].percent_of_floor - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_peer_on_the_same_device_raises_the_floors() {
+        let mut ours = results(vec![row(0, 1e-5, 1e-7), row(1, 1e-5, 1e-7)]);
+        ours.floors = Floors { tensor_flops_per_second: 4e14, ffma_flops_per_second: 5e13, ..ours.floors };
+        let floor = |memory: f64, tensor: f64| Floor {
+            seconds: memory.max(tensor),
+            bound: if memory > tensor { "memory" } else { "tensor cores" }.into(),
+            terms: BTreeMap::from([("memory".to_string(), memory), ("tensor cores".to_string(), tensor)]),
+        };
+        ours.rows[0].floor = Some(floor(3e-6, 8e-6));
+        ours.rows[1].floor = Some(floor(2e-6, 3e-6));
+        let ceilings = Ceilings { tensor_flops_per_second: Some(8e14), ffma_flops_per_second: Some(1e13), how: BTreeMap::new() };
+        let peers = |device: &str| Peers {
+            format: 1,
+            peer: Peer { name: "torch".into(), versions: BTreeMap::new(), device: device.into() },
+            ceilings: ceilings.clone(),
+            rows: vec![],
+        };
+        let before = ours.clone();
+        ours.merge(peers("another"));
+        assert_eq!((&ours.floors, &ours.rows), (&before.floors, &before.rows), "another device says nothing of this one");
+        ours.merge(peers("g"));
+        assert_eq!((ours.floors.tensor_flops_per_second, ours.floors.ffma_flops_per_second), (8e14, 5e13), "the higher one counts");
+        assert_eq!(ours.rows[0].floor, Some(floor(3e-6, 4e-6)));
+        assert!((ours.rows[0].percent_of_floor.unwrap() - 40.0).abs() < 1e-9);
+        assert_eq!(ours.rows[1].floor, Some(floor(2e-6, 1.5e-6)), "another term is the largest now");
     }
 
     #[test]

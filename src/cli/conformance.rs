@@ -1,6 +1,6 @@
 //! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
 
-use super::keeper::{Findings, KeeperArgs};
+use super::keeper::{Ending, Findings, KeeperArgs, Signal};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
 use regex_lite::Regex;
 use serde::Deserialize;
@@ -206,7 +206,7 @@ struct Found {
 }
 
 impl Findings for Found {
-    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+    fn tell(&mut self, ending: Ending<'_>) -> Result<Verdict> {
         let skips = self.skipped.values().sum::<usize>();
         if skips > 0 {
             let ops: Vec<String> = self.skipped.iter().map(|(op, count)| format!("{op} ({count})")).collect();
@@ -215,26 +215,26 @@ impl Findings for Found {
         if self.late > 0 {
             note(format_args!("not run, since the time was up: {} cases", self.late));
         }
-        let current = lost.zip(self.current.as_ref());
         if self.json {
+            let current = ending.lost().zip(self.current.as_ref());
             let lost = current.map(|(error, (case, repeat))| json!({ "case": case, "failure": error.to_string(), "repeat": repeat }));
             let (device, passed, failed) = (&self.device, self.passed, self.failed);
             let mut value = json!({ "device": device, "passed": passed, "failed": failed, "skipped": skips, "cases": self.report });
             if let Some(lost) = lost {
                 value["lost"] = lost;
             }
+            if let Ending::Signal(number) = ending {
+                value["cut_off"] = json!(Signal(number).to_string());
+            }
             print_json(&value)?;
         } else {
-            if let Some((error, (case, repeat))) = current {
-                print(format_args!("DEVICE LOST in {case}: {error}\n  repeat: {repeat}"))?;
+            if let Some(headline) = self.current.as_ref().and_then(|(case, repeat)| ending.headline(case, repeat)) {
+                print(headline)?;
             }
             print(format_args!("{} passed, {} failed, {skips} skipped", self.passed, self.failed))?;
         }
-        Ok(match lost {
-            Some(_) => Verdict::Lost,
-            None if self.failed > 0 || self.deny_skips && skips > 0 => Verdict::Failed,
-            None => Verdict::Passed,
-        })
+        let failed = self.failed > 0 || self.deny_skips && skips > 0;
+        Ok(ending.verdict(if failed { Verdict::Failed } else { Verdict::Passed }))
     }
 }
 
@@ -307,9 +307,9 @@ pub fn execute(args: Args) -> Result<Verdict> {
         found.report.push(json!({ "case": entry.path(), "outcome": "failed", "failures": lines }));
         if let Err(error) = device.alive() {
             bar.finish_and_clear();
-            return found.tell(Some(&error));
+            return found.tell(Ending::Lost(&error));
         }
     }
     bar.finish_and_clear();
-    hold().tell(None)
+    hold().tell(Ending::Done)
 }

@@ -47,6 +47,7 @@ Exit codes:
   1  a check failed
   2  wrong usage, bad input, or a device or file that failed
   3  a kernel took the GPU down or hung: it is named, and what was found before is there
+  130, 143  SIGINT or SIGTERM ended verify, bench, tune or conformance: what was found before is there
 
 Results go to stdout; progress and messages go to stderr.";
 

@@ -1,7 +1,7 @@
 //! `warpconv tune`: every kernel that applies to the rows of the suite, measured, beside what the cost model chooses.
 
 use super::bench::{Smi, seconds};
-use super::keeper::{Findings, KeeperArgs};
+use super::keeper::{Ending, Findings, KeeperArgs};
 use super::suite::{SuiteArgs, TINY};
 use super::{DeviceArgs, Verdict, column, note, print, progress};
 use std::path::{Path, PathBuf};
@@ -54,10 +54,10 @@ struct Found {
 }
 
 impl Findings for Found {
-    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
+    fn tell(&mut self, ending: Ending<'_>) -> Result<Verdict> {
         save(&self.path, &self.table)?;
-        if let (Some(error), Some((row, repeat))) = (lost, &self.current) {
-            print(format_args!("DEVICE LOST in {row}: {error}\n  repeat: {repeat}"))?;
+        if let Some(headline) = self.current.as_ref().and_then(|(row, repeat)| ending.headline(row, repeat)) {
+            print(headline)?;
         }
         print(text(&self.table))?;
         if self.without > 0 {
@@ -70,11 +70,7 @@ impl Findings for Found {
             print(format_args!("NOT TIMED: {trouble}"))?;
         }
         note(format_args!("wrote {}", self.path.display()));
-        Ok(match lost {
-            Some(_) => Verdict::Lost,
-            None if self.troubles.is_empty() => Verdict::Passed,
-            None => Verdict::Failed,
-        })
+        Ok(ending.verdict(if self.troubles.is_empty() { Verdict::Passed } else { Verdict::Failed }))
     }
 }
 
@@ -97,6 +93,14 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let bar = progress(configurations.len() as u64, "configurations");
     bar.enable_steady_tick(Duration::from_millis(200));
     let (start, mut saved) = (Instant::now(), Instant::now());
+    hold().current = Some(("the warm-up".into(), format!("warpconv tune --device {device}{}", args.keeper.options())));
+    bar.set_message("the warm-up");
+    let warm = bench.warm_up();
+    if let Err(error) = device.alive() {
+        bar.finish_and_clear();
+        return hold().tell(Ending::Lost(&error));
+    }
+    warm?;
     for configuration in &configurations {
         let id = configuration.id();
         bar.set_message(id.clone());
@@ -110,7 +114,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
         let mut found = hold();
         if let Err(error) = device.alive() {
             bar.finish_and_clear();
-            return found.tell(Some(&error));
+            return found.tell(Ending::Lost(&error));
         }
         match outcome {
             Ok(Some(row)) => {
@@ -129,7 +133,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
         }
     }
     bar.finish_and_clear();
-    hold().tell(None)
+    hold().tell(Ending::Done)
 }
 
 fn save(path: &Path, table: &TuningTable) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `warpconv verify`: random awkward problems through every kernel that applies, against the oracle.
 
-use super::keeper::{Findings, KeeperArgs};
+use super::keeper::{Ending, Findings, KeeperArgs, Signal};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, Verdict, print, print_json, progress};
 use regex_lite::Regex;
 use serde_json::{Value, json};
@@ -115,14 +115,15 @@ impl Found {
 }
 
 impl Findings for Found {
-    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
-        let lost = lost.zip(self.current.as_ref()).map(|(error, (case, repeat))| {
+    fn tell(&mut self, ending: Ending<'_>) -> Result<Verdict> {
+        let lost = ending.lost().zip(self.current.as_ref()).map(|(error, (case, repeat))| {
             // the last of several kernels under way is the likeliest
             let kernel = match error {
                 Error::DeviceLost { kernel, .. } => kernel.rsplit(", ").next().unwrap_or_default().to_string(),
                 _ => String::new(),
             };
-            let only = if kernel.is_empty() { String::new() } else { format!(" --kernel {kernel}") };
+            // copies and sums are no kernels that a case is run with
+            let only = if kernel_names().any(|name| name == kernel) { format!(" --kernel {kernel}") } else { String::new() };
             (error, case, format!("{repeat}{only}"), kernel)
         });
         let reached = self.reached();
@@ -133,10 +134,18 @@ impl Findings for Found {
             if let Some((error, case, repeat, kernel)) = &lost {
                 value["lost"] = json!({ "kernel": kernel, "case": case, "failure": error.to_string(), "repeat": repeat });
             }
+            if let Ending::Signal(number) = ending {
+                value["cut_off"] = json!(Signal(number).to_string());
+            }
             print_json(&value)?;
         } else {
-            if let Some((error, case, repeat, _)) = &lost {
-                print(format_args!("DEVICE LOST in {case}: {error}\n  repeat: {repeat}"))?;
+            let (case, repeat) = match (&lost, &self.current) {
+                (Some((_, case, repeat, _)), _) => (case.as_str(), repeat.as_str()),
+                (None, Some((case, repeat))) => (case.as_str(), repeat.as_str()),
+                (None, None) => ("the start", ""),
+            };
+            if let Some(headline) = ending.headline(case, repeat) {
+                print(headline)?;
             }
             print(format_args!(
                 "{:<36} {:>9} {:>9} {:>12} {:>10} {:>16}",
@@ -154,11 +163,7 @@ impl Findings for Found {
             }
             print(format_args!("{} passed, {} failed", self.passed, self.failed))?;
         }
-        Ok(match lost {
-            Some(_) => Verdict::Lost,
-            None if self.failed > 0 => Verdict::Failed,
-            None => Verdict::Passed,
-        })
+        Ok(ending.verdict(if self.failed > 0 { Verdict::Failed } else { Verdict::Passed }))
     }
 }
 
@@ -275,7 +280,7 @@ impl Session<'_> {
             self.bar.finish_and_clear();
             let mut found = self.hold();
             found.count(&runs.unwrap_or_default());
-            return found.tell(Some(&error)).map(Some);
+            return found.tell(Ending::Lost(&error)).map(Some);
         }
         let runs = runs?;
         if runs.is_empty() {
@@ -317,7 +322,8 @@ impl Session<'_> {
     /// Runs every kernel once, on the first problem that reaches it.
     fn every_kernel(&mut self) -> Result<Option<Verdict>> {
         const PROBLEMS: u64 = 1000;
-        let mut missing: BTreeSet<&'static str> = kernel_names().filter(|name| self.args.wants_kernel(name)).collect();
+        let wanted = |name: &&'static str| self.args.wants_kernel(name) && !self.args.keeper.skips(name);
+        let mut missing: BTreeSet<&'static str> = kernel_names().filter(wanted).collect();
         let kinds = self.args.kinds();
         self.hold().every = Some((missing.len(), 0));
         for index in 0..PROBLEMS {
@@ -403,5 +409,5 @@ pub fn execute(args: Args) -> Result<Verdict> {
         };
         return Err(Error::Parse { source_name: format!("--filter {filter:?}"), message });
     }
-    found.tell(None)
+    found.tell(Ending::Done)
 }

@@ -1,14 +1,17 @@
 //! GPUs, through cudarc.
 //!
-//! Memory comes from cuMemAlloc and is freed by cuMemFree, which wait for the work that uses it: no stream is favoured.
+//! Memory comes from cuMemAlloc and is freed by cuMemFree once every stream with work of ours is done: no stream is favoured.
 //! Launches go past cudarc's launch builder and its events: a launch is one cuLaunchKernel, so it can be captured in a graph.
+//!
+//! Whatever CUDA cudarc is bound to, every function of the driver that is called here is one of CUDA 12.0 or older: cudarc
+//! panics where a driver lacks one. fake_driver.c, on which this is tested, has no other.
 
 use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
 use crate::build_info;
 use crate::device::kernel::{FATBINS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute, CUresult};
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -76,10 +79,11 @@ fn gpus() -> Result<Vec<Gpu>, String> {
     all().map_err(|e| driver_error("listing the GPUs", e).to_string())
 }
 
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
 /// Initialises the driver, or says why that is impossible. Nothing else of cudarc may be called before: it panics when there
 /// is no driver.
 fn driver() -> Result<(), String> {
-    const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER
         .get_or_init(|| {
@@ -101,6 +105,27 @@ fn driver() -> Result<(), String> {
             }
         })
         .clone()
+}
+
+/// Milliseconds between two events that have come to pass. cudarc's own call is of a function that drivers before CUDA 12.8 lack,
+/// where it is bound to CUDA 13.
+pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverError> {
+    type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> CUresult;
+    static FUNCTION: OnceLock<Option<ElapsedTime>> = OnceLock::new();
+    let function = FUNCTION.get_or_init(|| {
+        // SAFETY: the driver's library is loaded already, and it has had this function, with this signature, from the start
+        unsafe {
+            let library = libloading::Library::new(LIBRARY).ok()?;
+            let function = *library.get::<ElapsedTime>(b"cuEventElapsedTime\0").ok()?;
+            std::mem::forget(library); // with the function
+            Some(function)
+        }
+    });
+    let function = function.ok_or(DriverError(CUresult::CUDA_ERROR_NOT_FOUND))?;
+    let mut milliseconds = 0.0;
+    // SAFETY: both events are alive; the function writes one number
+    unsafe { function(&mut milliseconds, start.cu_event(), end.cu_event()) }.result()?;
+    Ok(milliseconds)
 }
 
 /// The newest CUDA that the driver supports, as (13, 0).
@@ -208,6 +233,8 @@ pub(crate) struct CudaDevice {
     grid_limit: [u32; 3],
     driver: (u32, u32),
     watch: Watch,
+    /// Streams on which work was queued since memory was last freed.
+    busy: Mutex<Vec<Arc<CudaStream>>>,
     context: Arc<CudaContext>,
 }
 
@@ -247,6 +274,7 @@ impl CudaDevice {
             ],
             driver: driver_version()?,
             watch: Watch::default(),
+            busy: Mutex::default(),
             context,
         })
     }
@@ -259,6 +287,24 @@ impl CudaDevice {
     /// Makes the device's context current on this thread.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("cuCtxSetCurrent"))
+    }
+
+    /// Remembers that work is about to be queued on a stream.
+    fn queued(&self, stream: &Arc<CudaStream>) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.iter().all(|known| known.cu_stream() != stream.cu_stream()) {
+            busy.push(stream.clone());
+        }
+    }
+
+    /// Waits for everything that was queued. A stream that is being captured is left out, since nobody may wait for it: a capture
+    /// runs nothing, and whoever replays it answers for the memory in it.
+    fn settle(&self) {
+        let busy = std::mem::take(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner));
+        for stream in busy.iter().filter(|stream| matches!(is_capturing(stream), Ok(false))) {
+            // an error is remembered as the device's loss, or can only repeat one that a stream has reported
+            let _ = stream.synchronize().map_err(self.failed("cuStreamSynchronize"));
+        }
     }
 
     /// A fatbin's code, loaded when it is first asked for.
@@ -335,9 +381,10 @@ impl Backend for CudaDevice {
 
     unsafe fn free(&self, address: u64, _: usize) {
         if self.bind().is_ok() {
-            // SAFETY: from `allocate`, and no new work uses it, the caller says. cuMemFree waits for what is under way: the driver API's
-            // reference excepts only memory of cuMemAllocAsync and of pools from that. An error
-            // could only repeat one that a stream has reported.
+            // of cuMemFree the driver API's reference says only that it "may perform implicit synchronization"
+            self.settle();
+            // SAFETY: from `allocate`, and no new work uses it, the caller says; what was queued is done. An error could only repeat
+            // one that a stream has reported.
             let _ = unsafe { result::free_sync(address) };
         }
     }
@@ -368,6 +415,7 @@ impl Backend for CudaDevice {
             return Err(Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: "the host device".into() });
         };
         self.bind()?;
+        self.queued(stream);
         // SAFETY: the caller promises valid memory until the stream has run the copy
         unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoDAsync"))
     }
@@ -415,9 +463,16 @@ impl Backend for CudaDevice {
         }
         check_limit("the shared memory of a block in bytes", launch.shared_bytes, self.properties.shared_bytes_per_block)?;
         self.bind()?;
+        self.queued(stream);
         // SAFETY: as the caller promises; the context is bound
         unsafe { function.launch(launch.grid, launch.kernel.info.threads, launch.shared_bytes, launch.params, stream) }
             .map_err(self.failed("cuLaunchKernel"))
+    }
+
+    fn queued_on(&self, stream: &Stream) {
+        if let Some(stream) = stream.as_cuda() {
+            self.queued(stream);
+        }
     }
 
     fn default_stream(&self) -> StreamKind {

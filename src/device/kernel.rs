@@ -1,7 +1,9 @@
 //! The table of all kernels, which build.rs writes from kernels/manifest.toml.
 
 use super::params;
+use crate::error::{Error, Result};
 use crate::spec::Pool;
+use crate::text::nearest;
 use crate::{DType, MemoryFormat};
 
 /// A kernel of the manifest.
@@ -198,6 +200,17 @@ pub(crate) use table::*;
 /// The kernels of a family.
 pub(crate) fn family(family: &str) -> impl Iterator<Item = &'static KernelInfo> {
     KERNELS.iter().filter(move |kernel| kernel.family == family)
+}
+
+/// # Errors
+/// [`Error::NoKernel`] where no kernel has this name, with the nearest one.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if KERNELS.iter().any(|kernel| kernel.name == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+    let nearest = nearest(name, &names).map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"));
+    Err(Error::NoKernel { op: "any layer", reasons: format!("{name} is not the name of a kernel{nearest}") })
 }
 
 /// The one kernel of a family that has these properties. The manifest holds it: a test asks for each.

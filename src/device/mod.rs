@@ -157,6 +157,9 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()>;
+    /// Work that did not come by way of `launch` or `copy`, such as a graph, is about to be queued on a stream.
+    #[cfg(feature = "cuda")]
+    fn queued_on(&self, _stream: &Stream) {}
     fn default_stream(&self) -> StreamKind;
     fn new_stream(&self) -> Result<StreamKind>;
     fn synchronize(&self) -> Result<()>;
@@ -459,10 +462,16 @@ impl Device {
         self.watch().under_way()
     }
 
-    /// Leaves kernels of these names out of every choice from now on: for a GPU on which one of them fails. Copies between formats
-    /// and dtypes have no choice and stay.
-    pub fn leave_out(&self, kernels: impl IntoIterator<Item = String>) {
+    /// Plans no launch of kernels of these names from now on: for a GPU on which one of them fails. Layers choose among the others,
+    /// and where none applies they say so; copies between formats and dtypes go through the host.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] when a name is not that of a kernel.
+    pub fn leave_out(&self, kernels: impl IntoIterator<Item = String>) -> Result<()> {
+        let kernels: Vec<String> = kernels.into_iter().collect();
+        kernels.iter().try_for_each(|name| kernel::check_name(name))?;
         self.0.left_out.write().unwrap_or_else(PoisonError::into_inner).extend(kernels);
+        Ok(())
     }
 
     /// Whether plans may choose a kernel.
@@ -499,7 +508,11 @@ impl Device {
         self.0.backend.is_checked()
     }
 
+    /// # Errors
+    /// [`Error::NoKernel`] for a kernel that is left out; what the driver says.
     pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
+        let refuse = |reason| Error::NoKernel { op: "this launch", reasons: format!("{} {reason}", kernel.name) };
+        self.admits(kernel.name).map_err(refuse)?;
         self.0.backend.load(kernel)
     }
 

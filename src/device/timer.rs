@@ -1,7 +1,7 @@
 //! How long work on a device takes: on a GPU by events around replays of a CUDA graph, on the host device by the clock.
 
 use super::{Device, Stream, StreamKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ pub struct Effort {
     pub warm_up: Duration,
     /// Samples go on until they have taken this long ...
     pub budget: Duration,
-    /// ... but there are at least so many ...
+    /// ... but there are at least so many, and at least one ...
     pub least: usize,
     /// ... and at most so many.
     pub most: usize,
@@ -53,15 +53,16 @@ pub struct Time {
 }
 
 impl Time {
-    /// From the seconds of each sample, all of so many launches.
-    ///
-    /// # Panics
-    /// Without a sample.
-    pub fn of(samples: &[f64], launches: usize) -> Self {
+    /// From the seconds of each sample, all of so many launches; `None` without a sample or a launch.
+    pub fn of(samples: &[f64], launches: usize) -> Option<Self> {
+        if launches == 0 {
+            return None;
+        }
         let each = sorted(samples.iter().map(|s| s / launches as f64));
+        let (&min, &max) = (each.first()?, each.last()?);
         let median = middle(&each);
         let distances = sorted(each.iter().map(|s| (s - median).abs()));
-        Self { median, min: each[0], max: each[each.len() - 1], mad: middle(&distances), samples: each.len(), launches }
+        Some(Self { median, min, max, mad: middle(&distances), samples: each.len(), launches })
     }
 }
 
@@ -95,11 +96,15 @@ impl Timer {
     /// second time into a graph, whose replays are timed: it may neither allocate nor wait.
     ///
     /// # Errors
-    /// What `queue` returns; [`crate::Error::Driver`].
+    /// [`Error::Attribute`] when `launches` is 0; what `queue` returns; [`Error::Driver`].
     ///
     /// # Safety
     /// What the queued work uses lives as long as this call: `queue` frees none of it.
     pub unsafe fn measure(&self, effort: &Effort, launches: usize, mut queue: impl FnMut(&Stream) -> Result<()>) -> Result<Time> {
+        let none = || Error::Attribute { name: "launches", value: launches.to_string(), requirement: "1 or more: they share a sample's time" };
+        if launches == 0 {
+            return Err(none());
+        }
         queue(&self.stream)?;
         self.stream.synchronize()?;
         let samples = match &self.stream.kind {
@@ -112,12 +117,9 @@ impl Timer {
                 sample(effort, &mut once)?
             }
             #[cfg(feature = "cuda")]
-            StreamKind::Cuda(stream) => cuda::replays(self.stream.device(), stream, effort, || {
-                // SAFETY: the caller keeps alive what is captured, and the graph does not outlive this call
-                queue(&unsafe { self.stream.clone().allow_capture() })
-            })?,
+            StreamKind::Cuda(stream) => cuda::replays(&self.stream, stream, effort, &mut queue)?,
         };
-        Ok(Time::of(&samples, launches))
+        Time::of(&samples, launches).ok_or_else(none)
     }
 }
 
@@ -129,7 +131,7 @@ fn sample(effort: &Effort, once: &mut dyn FnMut() -> Result<f64>) -> Result<Vec<
     }
     let start = Instant::now();
     let mut samples = Vec::new();
-    while samples.len() < effort.least || start.elapsed() < effort.budget && samples.len() < effort.most {
+    while samples.len() < effort.least.max(1) || start.elapsed() < effort.budget && samples.len() < effort.most {
         samples.push(once()?);
     }
     Ok(samples)
@@ -138,44 +140,40 @@ fn sample(effort: &Effort, once: &mut dyn FnMut() -> Result<f64>) -> Result<Vec<
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::{Effort, sample};
-    use crate::device::Device;
-    use crate::device::cuda::failed;
-    use crate::error::{Error, Result};
-    use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+    use crate::Stream;
+    use crate::device::capture::cuda::Executable;
+    use crate::device::cuda::{elapsed, failed};
+    use crate::error::Result;
+    use cudarc::driver::sys::CUevent_flags;
     use cudarc::driver::{CudaStream, DriverError};
     use std::sync::Arc;
 
-    /// Seconds of each replay of what `queue` queues.
+    /// Seconds of each replay of what `queue` queues. The caller keeps alive what that uses.
     pub(super) fn replays(
-        device: &Device,
-        stream: &Arc<CudaStream>,
+        stream: &Stream,
+        cuda: &Arc<CudaStream>,
         effort: &Effort,
-        queue: impl FnOnce() -> Result<()>,
+        queue: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Result<Vec<f64>> {
-        let failed = |call: &'static str| move |error: DriverError| failed(device.watch(), call, error);
-        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed("cuStreamBeginCapture"))?;
-        let queued = queue();
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).map_err(failed("cuStreamEndCapture"));
-        queued?; // rather than what it did to the capture
-        let nothing = || Error::Driver { call: "cuStreamEndCapture", code: 0, message: "nothing was captured".into() };
-        let graph = graph?.ok_or_else(nothing)?;
-        graph.upload().map_err(failed("cuGraphUpload"))?;
-        let event = || stream.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("cuEventCreate"));
+        let watch = stream.device().watch();
+        let failed = |call: &'static str| move |error: DriverError| failed(watch, call, error);
+        let mut graph = Executable::capture(stream, queue)?;
+        let event = || cuda.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("cuEventCreate"));
         let (start, end) = (event()?, event()?);
         let mut once = || {
             // an untimed replay first: the timed one is queued behind it while it runs, so that no launch shows
-            graph.launch().map_err(failed("cuGraphLaunch"))?;
-            start.record(stream).map_err(failed("cuEventRecord"))?;
-            graph.launch().map_err(failed("cuGraphLaunch"))?;
-            end.record(stream).map_err(failed("cuEventRecord"))?;
-            let milliseconds = start.elapsed_ms(&end).map_err(failed("cuEventElapsedTime"))?;
-            device.watch().step();
+            graph.launch(stream)?;
+            start.record(cuda).map_err(failed("cuEventRecord"))?;
+            graph.launch(stream)?;
+            end.record(cuda).map_err(failed("cuEventRecord"))?;
+            end.synchronize().map_err(failed("cuEventSynchronize"))?;
+            let milliseconds = elapsed(&start, &end).map_err(failed("cuEventElapsedTime"))?;
+            watch.step();
             Ok(f64::from(milliseconds) * 1e-3)
         };
         let samples = sample(effort, &mut once);
         // nothing of the graph may be under way when it goes
-        stream.synchronize().map_err(failed("cuStreamSynchronize"))?;
-        device.watch().waited();
+        stream.synchronize()?;
         samples
     }
 }
@@ -186,9 +184,10 @@ mod tests {
 
     #[test]
     fn statistics() {
-        let time = Time::of(&[4.0, 2.0, 8.0, 2.0, 200.0], 2);
+        let time = Time::of(&[4.0, 2.0, 8.0, 2.0, 200.0], 2).unwrap();
         assert_eq!(time, Time { median: 2.0, min: 1.0, max: 100.0, mad: 1.0, samples: 5, launches: 2 });
-        assert_eq!(Time::of(&[1.0, 3.0], 1).median, 2.0);
+        assert_eq!(Time::of(&[1.0, 3.0], 1).unwrap().median, 2.0);
+        assert_eq!((Time::of(&[], 1), Time::of(&[1.0], 0)), (None, None));
     }
 
     #[cfg(feature = "host")]
@@ -205,5 +204,10 @@ mod tests {
         let time = unsafe { timer.measure(&Effort { budget: Duration::ZERO, ..Effort::host() }, 2, sleep) }.unwrap();
         assert_eq!((time.samples, runs), (3, 4));
         assert!(time.min >= 0.002 && time.min <= time.median && time.median <= time.max);
+        let nothing = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 0, most: 0 };
+        // SAFETY: nothing is launched
+        let [one, none] = [1, 0].map(|launches| unsafe { timer.measure(&nothing, launches, |_| Ok(())) });
+        assert_eq!(one.unwrap().samples, 1, "an effort that allows no sample gives one");
+        assert!(matches!(none, Err(Error::Attribute { name: "launches", .. })));
     }
 }

@@ -153,6 +153,10 @@ pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Ve
         let candidate = family.candidate;
         let verdict = move |kernel: &'static KernelInfo| {
             problem.owner.admits(kernel.name)?;
+            if conv_gemm::is_split(kernel) {
+                let sum = conv_gemm::sum_kernel(problem.dtype).name;
+                problem.owner.admits(sum).map_err(|reason| format!("{sum}, which adds up its parts, {reason}"))?;
+            }
             let candidate = candidate(kernel, problem)?;
             if problem.finite_weights || problem.is_unpadded() || leaves_padding_out(kernel) {
                 return Ok(candidate);

@@ -1,10 +1,11 @@
 //! Copies between formats and dtypes. kernels/rearrange.cu.
 
 use super::{TensorView, TensorViewMut, operand};
-use crate::device::Access;
 use crate::device::kernel::{KernelInfo, family, find};
 use crate::device::params::{CastParams, TransposeParams};
+use crate::device::{Access, download, upload};
 use crate::error::Result;
+use crate::memory;
 use crate::shape::to_i32;
 use crate::{DType, Element, MemoryFormat, Stream};
 
@@ -47,7 +48,11 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let tiles = rows.div_ceil(TILE) * columns.div_ceil(TILE);
     let grid = [to_i32("the number of tiles", tiles)? as u32, n.min(MAX_GRID_Y) as u32, 1];
     let device = x.device();
-    let kernel = device.load(find(if size_of::<T>() == 2 { "transpose_16" } else { "transpose_32" }))?;
+    let kernel = find(if size_of::<T>() == 2 { "transpose_16" } else { "transpose_32" });
+    if device.admits(kernel.name).is_err() {
+        return through_the_host(x, &y);
+    }
+    let kernel = device.load(kernel)?;
     let shared_bytes = (TILE * (TILE * size_of::<T>() + PADDING_BYTES)) as u32;
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
@@ -58,6 +63,13 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
 
 /// Copies `x` into `y` of the same shape and format, converting each element. Done on return.
 pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
+    let stream = Stream::default_of(x.device());
+    queue_cast(x, y, &stream)?;
+    stream.synchronize()
+}
+
+/// As [`cast`], queued: the caller keeps both until the stream has run it.
+pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>, stream: &Stream) -> Result<()> {
     let y = y.as_view();
     if x.shape().contains(&0) {
         return Ok(());
@@ -72,15 +84,49 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
         batch: batch as i64,
     };
     let device = x.device();
-    let kernel = device.load(cast_kernel(T::DTYPE, U::DTYPE))?;
+    let kernel = cast_kernel(T::DTYPE, U::DTYPE);
+    if device.admits(kernel.name).is_err() {
+        return through_the_host(x, &y);
+    }
+    let kernel = device.load(kernel)?;
     let per_thread = CHUNK_BYTES / size_of::<T>().max(size_of::<U>());
     let blocks = length.div_ceil(kernel.info.threads as usize * per_thread).min(MAX_GRID_X);
     let grid = [blocks as u32, batch.min(MAX_GRID_Y) as u32, 1];
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
-    let stream = Stream::default_of(device);
     // SAFETY: the kernel takes CastParams; both views are valid, of one shape and on this device
-    unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, &stream)? };
-    stream.synchronize()
+    unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, stream) }
+}
+
+/// The same without a kernel, for one that is left out: after all work queued on the device, done on return.
+fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Result<()> {
+    let (device, [n, c, h, w]) = (x.device(), x.shape());
+    let (from, to) = (x.layout(), y.layout());
+    let mut values = memory::filled(from.extent(), T::zeroed())?;
+    // SAFETY: a valid view is over memory of this extent
+    unsafe { download(device, x.address(), bytemuck::cast_slice_mut(&mut values))? };
+    // y is written in runs of consecutive elements: what lies between them belongs to others
+    let [y_batch, _, y_row, y_column] = to.strides();
+    let (outer, length) = match to.format() {
+        MemoryFormat::Contiguous => (1, c * h * w),
+        MemoryFormat::ChannelsLast => (h * w, c),
+    };
+    let [x_batch, x_channel, x_row, x_column] = from.strides();
+    let element = |image: usize, channel: usize, pixel: usize| {
+        U::from_f32(values[image * x_batch + channel * x_channel + pixel / w * x_row + pixel % w * x_column].to_f32())
+    };
+    for image in 0..n {
+        for pixel in 0..outer {
+            let run = (0..length).map(|index| match to.format() {
+                MemoryFormat::Contiguous => element(image, index / (h * w), index % (h * w)),
+                MemoryFormat::ChannelsLast => element(image, index, pixel),
+            });
+            let run: Vec<U> = memory::collect(run)?;
+            let start = image * y_batch + pixel / w * y_row + pixel % w * y_column;
+            // SAFETY: within the extent of a valid view that this call alone uses
+            unsafe { upload(device, y.address() + (start * size_of::<U>()) as u64, bytemuck::cast_slice(&run))? };
+        }
+    }
+    Ok(())
 }
 
 /// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts.

@@ -4,9 +4,10 @@ mod plots;
 mod smi;
 mod table;
 
-use super::keeper::{Findings, KeeperArgs};
+use super::keeper::{Ending, Findings, KeeperArgs};
 use super::suite::SuiteArgs;
 use super::{DeviceArgs, Verdict, note, print, progress, read_text};
+use smi::Sampler;
 pub use smi::Smi;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -62,22 +63,34 @@ pub struct Args {
 /// What was measured so far.
 struct Found {
     results: Results,
+    sampler: Option<Sampler>,
     /// Where it is saved while it comes.
     json: Option<PathBuf>,
     /// The row under way, and the line that repeats it.
     current: Option<(String, String)>,
 }
 
-impl Findings for Found {
-    fn tell(&mut self, lost: Option<&Error>) -> Result<Verdict> {
-        if let Some(path) = &self.json {
-            save(path, &self.results)?;
+impl Found {
+    /// Saves what there is.
+    fn save(&mut self) -> Result<()> {
+        if let Some(sampler) = &self.sampler {
+            self.results.clocks = sampler.clocks();
         }
-        if let (Some(error), Some((row, repeat))) = (lost, &self.current) {
-            print(format_args!("DEVICE LOST in {row}: {error}\n  repeat: {repeat}"))?;
+        self.json.as_ref().map_or(Ok(()), |path| save(path, &self.results))
+    }
+}
+
+impl Findings for Found {
+    fn tell(&mut self, ending: Ending<'_>) -> Result<Verdict> {
+        self.save()?;
+        if let Some(sampler) = &mut self.sampler {
+            sampler.end(); // the program may end without dropping it
+        }
+        if let Some(headline) = self.current.as_ref().and_then(|(row, repeat)| ending.headline(row, repeat)) {
+            print(headline)?;
             print(table::text(&self.results))?;
         }
-        Ok(if lost.is_some() { Verdict::Lost } else { Verdict::Passed })
+        Ok(ending.verdict(Verdict::Passed))
     }
 }
 
@@ -135,19 +148,20 @@ impl Args {
         let device = self.device.device()?;
         let scale = self.suite.scale(&device)?;
         let results = Results::new(&device, Floors::none(), scale == Scale::Tiny);
-        let found = self.keeper.watch(&device, Found { results, json: self.json.clone(), current: None })?;
+        let smi = Smi::new(&device);
+        let found = Found { results, sampler: smi.sampler(), json: self.json.clone(), current: None };
+        let found = self.keeper.watch(&device, found)?;
         let hold = || found.lock().unwrap_or_else(PoisonError::into_inner);
         let repeat = |of: &str| format!("warpconv bench --device {device}{}{of}", self.keeper.options());
         hold().current = Some(("the device's floors".into(), repeat("")));
         let (bench, start) = (Bench::new(&device, scale)?.limits(self.suite.work(&device)), Instant::now());
-        let smi = Smi::new(&device);
         let bar = progress(configurations.len() as u64, "configurations");
         bar.set_message("the device's floors");
         bar.enable_steady_tick(Duration::from_millis(200));
         let measured = bench.floors().and_then(|floors| Ok((floors, bench.launch_overhead()?)));
         if let Err(error) = device.alive() {
             let mut found = hold();
-            let verdict = found.tell(Some(&error))?;
+            let verdict = found.tell(Ending::Lost(&error))?;
             return Ok((found.results.clone(), verdict));
         }
         let (floors, launch) = measured?;
@@ -169,27 +183,26 @@ impl Args {
                 hold().current = Some((id.clone(), repeat(&format!(" --filter '^{}$'", regex_lite::escape(&id)))));
                 bench.run(configuration, &floors)
             };
-            let clocks = if index % 20 == 0 || index + 1 == configurations.len() { smi.clocks(start.elapsed()) } else { None };
             let mut found = hold();
             found.results.rows.push(row);
-            found.results.clocks.extend(clocks);
             bar.inc(1);
             if let Err(error) = device.alive() {
                 let rest = configurations[index + 1..].iter();
                 let rest = rest.map(|c| RowResult { message: Some("the device was lost".into()), ..RowResult::new(c) });
                 found.results.rows.extend(rest);
                 bar.finish_and_clear();
-                let verdict = found.tell(Some(&error))?;
+                let verdict = found.tell(Ending::Lost(&error))?;
                 return Ok((found.results.clone(), verdict));
             }
-            if let Some(path) = self.json.as_ref().filter(|_| saved.elapsed() > SAVE_EVERY) {
-                save(path, &found.results)?;
+            if saved.elapsed() > SAVE_EVERY {
+                found.save()?;
                 saved = Instant::now();
             }
         }
         bar.finish_and_clear();
-        let results = hold().results.clone();
-        Ok((results, Verdict::Passed))
+        let mut found = hold();
+        let verdict = found.tell(Ending::Done)?;
+        Ok((found.results.clone(), verdict))
     }
 }
 

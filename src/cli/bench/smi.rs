@@ -1,7 +1,9 @@
 //! Clocks and the driver's version, from nvidia-smi where it is there. Settings are read, never changed.
 
-use std::process::Command;
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use warpconv::bench::Clocks;
 use warpconv::{Device, DeviceKind};
 
@@ -23,22 +25,64 @@ impl Smi {
         Self { gpu }
     }
 
-    fn query(&self, fields: &str) -> Option<Vec<String>> {
+    fn command(&self, fields: &str) -> Option<Command> {
         let gpu = self.gpu.as_ref()?;
-        let query = [format!("--query-gpu={fields}"), "--format=csv,noheader,nounits".into(), format!("--id={gpu}")];
-        let output = Command::new("nvidia-smi").args(query).output().ok().filter(|output| output.status.success())?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        Some(text.lines().next()?.split(',').map(|field| field.trim().to_string()).collect())
+        let mut command = Command::new("nvidia-smi");
+        command.args([format!("--query-gpu={fields}"), "--format=csv,noheader,nounits".into(), format!("--id={gpu}")]);
+        Some(command)
     }
 
     pub fn driver(&self) -> Option<String> {
-        self.query("driver_version")?.into_iter().next()
+        let output = self.command("driver_version")?.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.lines().next()?.trim().to_string())
     }
 
-    pub fn clocks(&self, at: Duration) -> Option<Clocks> {
-        let fields = self.query("clocks.sm,clocks.mem,temperature.gpu,power.draw")?;
-        let number = |index: usize| fields.get(index)?.parse::<f64>().ok();
-        let (sm_mhz, memory_mhz) = (number(0)?, number(1)?);
-        Some(Clocks { at: at.as_secs_f64(), sm_mhz, memory_mhz, celsius: number(2).unwrap_or(0.0), watts: number(3).unwrap_or(0.0) })
+    /// Begins to sample clocks, temperature and power in the background; `None` where nvidia-smi or the GPU is not there.
+    pub fn sampler(&self) -> Option<Sampler> {
+        const EVERY_MILLISECONDS: &str = "500";
+        let mut command = self.command("clocks.sm,clocks.mem,temperature.gpu,power.draw")?;
+        command.args(["-lms", EVERY_MILLISECONDS]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().ok()?;
+        let (output, start, samples) = (child.stdout.take()?, Instant::now(), Arc::new(Mutex::new(Vec::new())));
+        let theirs = samples.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(clocks) = clocks(start.elapsed().as_secs_f64(), &line) {
+                    theirs.lock().unwrap_or_else(PoisonError::into_inner).push(clocks);
+                }
+            }
+        });
+        Some(Sampler { child, samples })
+    }
+}
+
+/// A line of nvidia-smi.
+fn clocks(at: f64, line: &str) -> Option<Clocks> {
+    let fields: Vec<Option<f64>> = line.split(',').map(|field| field.trim().parse().ok()).collect();
+    let field = |index: usize| fields.get(index).copied().flatten();
+    Some(Clocks { at, sm_mhz: field(0)?, memory_mhz: field(1)?, celsius: field(2).unwrap_or(0.0), watts: field(3).unwrap_or(0.0) })
+}
+
+/// A process that reads the clocks, ended when this goes.
+pub struct Sampler {
+    child: Child,
+    samples: Arc<Mutex<Vec<Clocks>>>,
+}
+
+impl Sampler {
+    /// What was read so far.
+    pub fn clocks(&self) -> Vec<Clocks> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the process. An error would say that it has ended already.
+    pub fn end(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -1,7 +1,8 @@
 // A stand-in for libcuda.so.1, for tests on machines without a GPU: device memory is the process's own, and kernels are run by
 // a callback (the host device). It is as lazy as the driver may be: what is queued on a stream runs when somebody waits for
 // it, so a missing wait shows as a wrong result. It refuses what the driver refuses: calls without a current context, grids
-// and shared memory above the limits, allocation and waiting during a capture.
+// and shared memory above the limits, allocation and waiting during a capture. It has the functions of CUDA 12.0 only, and
+// freeing waits for nothing: what is queued and still uses the memory finds NaN there.
 //
 // It fails when it is told to: WARPCONV_FAKE_FAULT is one of
 //   illegal:WHERE    an illegal access, after which every call fails as on a real GPU
@@ -120,6 +121,7 @@ typedef struct Block {
     size_t bytes;
 } Block;
 static Block* blocks;
+static Block* gone; // freed while something was queued
 static Result lost; // what every call returns from an illegal access on
 enum { NO_FAULT, ILLEGAL, HANG, SLOW, WRONG, MEMORY };
 static struct {
@@ -211,6 +213,19 @@ static void drain_all(void) {
     for (Stream* s = streams; s; s = s->next)
         if (!s->capturing) drain(s);
 }
+static void free_all(Block* b) {
+    while (b) {
+        Block* next = b->next;
+        free(b->start);
+        free(b);
+        b = next;
+    }
+}
+static int is_idle(void) {
+    for (Stream* s = streams; s; s = s->next)
+        if (s->first) return 0;
+    return 1;
+}
 static void* copied(const void* from, size_t bytes) { return memcpy(malloc(bytes ? bytes : 1), from, bytes); }
 
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
@@ -278,14 +293,14 @@ Result cuMemAlloc_v2(Address* a, size_t bytes) {
 }
 Result cuMemFree_v2(Address a) {
     NEEDS_CONTEXT("cuMemFree") REFUSED_IN_CAPTURE
-    drain_all();
     for (Block** b = &blocks; *b; b = &(*b)->next) {
         Block* block = *b;
         if ((Address)block->start != a) continue;
         *b = block->next;
         bytes_in_use -= block->bytes;
-        free(block->start);
-        free(block);
+        memset(block->start, 0xff, block->bytes);
+        block->next = gone, gone = block;
+        if (is_idle()) free_all(gone), gone = 0;
         return lost;
     }
     return INVALID_VALUE;
@@ -459,7 +474,6 @@ Result cuEventElapsedTime(float* ms, Event* start, Event* end) {
     double between = 1e3 * (end->seconds - start->seconds);
     return *ms = between > 1e-3 ? (float)between : 1e-3f, SUCCESS;
 }
-Result cuEventElapsedTime_v2(float* ms, Event* start, Event* end) { return cuEventElapsedTime(ms, start, end); }
 Result cuEventDestroy_v2(Event* e) {
     LOCK
     for (Stream* s = streams; s; s = s->next)

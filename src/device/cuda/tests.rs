@@ -231,6 +231,43 @@ fn child_has_no_gpu() {
 }
 
 #[test]
+fn what_is_freed_is_not_in_use() {
+    in_a_process("what_is_freed_is_not_in_use", child_frees_what_is_in_use);
+}
+
+/// The work is queued, and runs when somebody waits for it.
+fn child_frees_what_is_in_use() {
+    let fake = fake();
+    let device = Device::cuda(0).unwrap();
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 3, 3], &[0.5f32; 54]).unwrap()).unwrap();
+    let shape = [1, 3, 8, 8];
+    let x = || Tensor::<f32>::randn(&device, shape, MemoryFormat::Contiguous, 1).unwrap();
+    let expected = layer.forward(&Inputs::new(&x())).unwrap().to_vec().unwrap();
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new(shape)).unwrap();
+    for stream in [Stream::default_of(&device), Stream::new(&device).unwrap()] {
+        let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+        let used = x();
+        plan.run(&Inputs::new(&used), &mut y, Workspace::none(), &stream).unwrap();
+        drop((used, stream));
+        assert_eq!(y.to_vec().unwrap(), expected);
+    }
+    // a replay is work too
+    let shared = std::sync::Arc::new(layer.plan::<f32>(&device, &PlanRequest::new(shape)).unwrap());
+    let mut graph = crate::Graph::capture(&device, |recorder| {
+        let [x, y] = [shape, plan.output_shape()].map(|shape| Tensor::<f32>::zeros(&device, shape, MemoryFormat::Contiguous).unwrap());
+        let (x, y) = (recorder.tensor(x), recorder.tensor(y));
+        recorder.run(shared, move |tensors| Ok(Inputs::new(tensors.view(x)?)), y)
+    })
+    .unwrap();
+    fake.take_log();
+    graph.replay(&Stream::new(&device).unwrap()).unwrap();
+    drop(x());
+    let log = fake.take_log();
+    let waits = log.find("cuStreamSynchronize").zip(log.find("cuMemFree")).is_some_and(|(wait, free)| wait < free);
+    assert!(waits, "{log}");
+}
+
+#[test]
 fn an_illegal_access_loses_the_device() {
     in_a_process("an_illegal_access_loses_the_device", child_loses_the_device);
 }
