@@ -17,6 +17,7 @@
 #   FILTER         only rows of the suite that match                 all core rows
 #   CONTROL        the control rows                                  eight: see --control
 #   WATCHDOG       seconds after which a kernel that has not ended is taken for one that hangs   10
+#   CASES          the most cases that verify runs, here and under the sanitizer   as many as there is time for
 #   BENCH_OPTIONS, VERIFY_OPTIONS   further options of the program, such as --tiny
 #
 # After each step session.tgz is written anew, with all that there is. A kernel that takes the GPU down or hangs ends its
@@ -213,9 +214,9 @@ tests() {
 }
 
 # shellcheck disable=SC2086 # several options
-verify() { persevere verify "$1" "$bin" verify --device "$device" --every-kernel --cases 100000 --seed 1 ${VERIFY_OPTIONS:-}; }
+verify() { persevere verify "$1" "$bin" verify --device "$device" --every-kernel --cases "${CASES:-100000}" --seed 1 ${VERIFY_OPTIONS:-}; }
 # shellcheck disable=SC2086
-verify_more() { persevere verify_more "$1" "$bin" verify --device "$device" --cases 100000 --seed 2 ${VERIFY_OPTIONS:-}; }
+verify_more() { persevere verify_more "$1" "$bin" verify --device "$device" --cases "${CASES:-100000}" --seed 2 ${VERIFY_OPTIONS:-}; }
 
 # shellcheck disable=SC2086
 tune() {
@@ -278,7 +279,7 @@ after() {
 
 # Under the sanitizer a launch takes thousands of times as long: few cases.
 sanitizer() {
-  local tool=$1 cases=$2 seconds=$3 code=0
+  local tool=$1 cases=${CASES:-$2} seconds=$3 code=0
   command -v compute-sanitizer >/dev/null || return 77
   limited "$((seconds + 5))" "$folder/$tool.txt" compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
     "$bin" verify --device "$device" --cases "$cases" --seed 3 --time-limit "$((seconds > 10 ? seconds - 5 : seconds))" --watchdog 0 \

@@ -86,7 +86,7 @@ impl Floors {
     pub(super) fn measure(bench: &Bench, effort: &Effort) -> Result<Self> {
         let tiny = bench.scale == Scale::Tiny || bench.device.kind() == DeviceKind::Host;
         let mut how = BTreeMap::new();
-        let bytes = if tiny { 8 << 20 } else { 512 << 20 };
+        let bytes = if tiny { 1 << 20 } else { 512 << 20 };
         let (from, to) = (bench.device.allocate(bytes)?, bench.device.allocate(bytes)?);
         // zeros move faster than what networks compute
         let mut random = StdRng::seed_from_u64(1);
@@ -127,7 +127,7 @@ impl Floors {
             Problem::conv2d(spec, [n, c, h, h], [c, c, k, k])
         };
         let shapes =
-            if tiny { vec![dense(64, 8, 3, 1)] } else { vec![dense(512, 28, 3, 32), dense(1024, 32, 1, 32), dense(256, 56, 3, 32)] };
+            if tiny { vec![dense(32, 8, 3, 1)] } else { vec![dense(512, 28, 3, 32), dense(1024, 32, 1, 32), dense(256, 56, 3, 32)] };
         let [tensor, ffma] = [DType::F16, DType::F32].map(|dtype| -> Result<(f64, String)> {
             let mut best = (0.0, String::new());
             for problem in &shapes {

@@ -10,7 +10,9 @@ use crate::cases::Problem;
 use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
 use crate::error::{Error, Result};
-use crate::layers::{AnyLayer, Conv2dSpec, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all};
+use crate::layers::{
+    AnyLayer, Conv2dSpec, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all,
+};
 use crate::reference::{self, Array};
 use crate::tensor::TensorView;
 use crate::tuning::{TunedKernel, TuningRow};

@@ -101,7 +101,7 @@ pub fn main() -> ExitCode {
         Ok(Verdict::Lost) => ExitCode::from(EXIT_LOST),
         Err(error) => {
             report(&error);
-            ExitCode::from(if matches!(error, Error::DeviceLost { .. }) { EXIT_LOST } else { EXIT_ERROR })
+            ExitCode::from(if error.is_sticky() { EXIT_LOST } else { EXIT_ERROR })
         }
     }
 }

@@ -101,7 +101,8 @@ impl Timer {
     /// # Safety
     /// What the queued work uses lives as long as this call: `queue` frees none of it.
     pub unsafe fn measure(&self, effort: &Effort, launches: usize, mut queue: impl FnMut(&Stream) -> Result<()>) -> Result<Time> {
-        let none = || Error::Attribute { name: "launches", value: launches.to_string(), requirement: "1 or more: they share a sample's time" };
+        let none =
+            || Error::Attribute { name: "launches", value: launches.to_string(), requirement: "1 or more: they share a sample's time" };
         if launches == 0 {
             return Err(none());
         }
