@@ -11,7 +11,8 @@ pub struct Jobs(Option<jobserver::Client>);
 impl Jobs {
     /// To be called first of all.
     pub fn new() -> Self {
-        // SAFETY: nothing has been opened yet that the descriptors in cargo's variables could be taken for
+        // SAFETY: called first of all, so that the program has opened nothing that the descriptors in cargo's variables could be
+        // taken for
         Self(unsafe { jobserver::Client::from_env() })
     }
 

@@ -7,9 +7,10 @@ use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
 use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, in_tf32, on_exact_grid};
-use crate::reference::{self, Array};
+use crate::reference::{self, Array, InDtype};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView, memory};
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -39,6 +40,8 @@ pub struct Case {
     weights: Vec<Array>,
     output: Array,
     scale: Vec<f64>,
+    /// Of a reference that rounds between stages: how far from it a right result may be, element by element. Empty for none.
+    moved: Vec<f64>,
     ref_atol: f64,
     coord_atol: f64,
     x_margin: [usize; 2],
@@ -114,11 +117,20 @@ pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Re
             continue;
         }
         let tensors = problem.tensors(dtype)?;
-        let (output, scale) = reference::layer(&problem.layer, &tensors)?;
+        let (output, scale, moved) = match problem.layer {
+            LayerSpec::DeformConv2dBlock(spec) => {
+                let InDtype { y, scale, moved } = reference::deform_conv2d_block(&spec, &tensors, dtype)?;
+                (y, scale, moved.into_data())
+            }
+            layer => {
+                let (output, scale) = reference::layer(&layer, &tensors)?;
+                (output, scale, vec![])
+            }
+        };
         let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
+        let case = Case { moved, ..case };
         for pair in pairs {
-            let (_, x, y) = pair;
-            runs.extend(case.check_some(dtype, x, y, Kernels::All, device, &|kernel| wanted(pair, Some(kernel))));
+            runs.extend(case.check_some(pair, Kernels::All, device, &|kernel| wanted(pair, Some(kernel))));
             if device.alive().is_err() {
                 return Ok(runs);
             }
@@ -240,7 +252,7 @@ impl Case {
         let on_grid = tensors.values().all(|array| on_exact_grid(array.data()));
         let weights = weights.map(|(_, array)| array.clone()).collect();
         let (ref_atol, coord_atol, x_margin, y_margin) = (0.0, 0.0, [0, 0], [0, 0]);
-        Ok(Self { layer, inputs, weights, output, scale, ref_atol, coord_atol, x_margin, y_margin, on_grid })
+        Ok(Self { layer, inputs, weights, output, scale, moved: vec![], ref_atol, coord_atol, x_margin, y_margin, on_grid })
     }
 
     /// Allows for the inaccuracy of the reference and of f32 coordinates.
@@ -257,34 +269,20 @@ impl Case {
     /// where both formats are the same, through [`Layer::forward`], which must give the same bits. Never panics and never ends
     /// early: what goes wrong is in the runs.
     pub fn check(&self, dtype: DType, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
-        self.check_some(dtype, x_format, y_format, kernels, device, &|_| true)
+        self.check_some((dtype, x_format, y_format), kernels, device, &|_| true)
     }
 
     /// As [`Case::check`], of the kernels whose names are `wanted`.
-    fn check_some(
-        &self,
-        dtype: DType,
-        x_format: MemoryFormat,
-        y_format: MemoryFormat,
-        kernels: Kernels,
-        device: &Device,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Vec<Run> {
-        match dtype {
-            DType::F32 => self.check_as::<f32>(x_format, y_format, kernels, device, wanted),
-            DType::F16 => self.check_as::<half::f16>(x_format, y_format, kernels, device, wanted),
-            DType::Bf16 => self.check_as::<half::bf16>(x_format, y_format, kernels, device, wanted),
+    fn check_some(&self, variant: Variant, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
+        match variant.0 {
+            DType::F32 => self.check_as::<f32>(variant, kernels, device, wanted),
+            DType::F16 => self.check_as::<half::f16>(variant, kernels, device, wanted),
+            DType::Bf16 => self.check_as::<half::bf16>(variant, kernels, device, wanted),
         }
     }
 
-    fn check_as<T: Element>(
-        &self,
-        x_format: MemoryFormat,
-        y_format: MemoryFormat,
-        kernels: Kernels,
-        device: &Device,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Vec<Run> {
+    fn check_as<T: Element>(&self, variant: Variant, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
+        let (_, x_format, y_format) = variant;
         let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome, digest: None, open_subnormals: false };
         let prepared = catch(|| {
             let inputs = self.place::<T>(x_format, device)?;
@@ -324,7 +322,8 @@ impl Case {
             let outcome = catch_failure(|| {
                 let (y, tensor_cores) = self.run(&inputs, &request, shape, device)?;
                 digest = Some(hash(&y));
-                let check = |contract: Contract| contract.check(&y, self.output.data(), &self.scale).map_err(Failure::Error);
+                let scale = self.scale_of(&contract).map_err(Failure::Error)?;
+                let check = |contract: Contract| contract.check(&y, self.output.data(), &scale).map_err(Failure::Error);
                 let mut report = check(contract)?;
                 if !report.passed() && tensor_cores && self.has_subnormals(T::DTYPE) {
                     let open = check(contract.subnormals_open().magnified(self.magnitude()))?;
@@ -352,6 +351,15 @@ impl Case {
         let exact = contract.exact && self.on_grid && rounded == 0;
         let contract = contract.exact(exact).rounded(rounded).magnified(self.magnitude());
         Ok(contract.tolerate(self.ref_atol, self.coord_atol))
+    }
+
+    /// The scale with what may have moved.
+    fn scale_of(&self, contract: &Contract) -> Result<Cow<'_, [f64]>> {
+        if self.moved.is_empty() {
+            return Ok(Cow::Borrowed(&self.scale));
+        }
+        let scale = self.scale.iter().zip(&self.moved).map(|(&scale, &moved)| contract.moved(scale, moved));
+        memory::collect(scale).map(Cow::Owned)
     }
 
     /// What is multiplied with one another.
@@ -463,9 +471,13 @@ fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanReque
     let mut names: Vec<(&'static str, PlanRequest)> = Vec::new();
     for request in requests {
         let Ok(plan) = catch(|| layer.plan::<T>(device, &request)) else { continue };
-        for choice in plan.explain().choices.iter().filter(|choice| choice.verdict.is_ok()) {
-            if names.iter().all(|(known, _)| *known != choice.kernel) {
-                names.push((choice.kernel, request.clone()));
+        let explanation = plan.explain();
+        let applying = explanation.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
+        // a layer whose launches are chosen one by one has no choice of its own
+        let only = explanation.choices.is_empty().then_some(explanation.kernel);
+        for kernel in applying.chain(only) {
+            if names.iter().all(|(known, _)| *known != kernel) {
+                names.push((kernel, request.clone()));
             }
         }
     }
@@ -696,6 +708,15 @@ mod tests {
             }
         }
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    /// A layer of several launches that are chosen one by one is run as it is.
+    #[test]
+    fn a_layer_without_a_choice_is_run_too() {
+        let spec = LayerSpec::from_json(r#"{"op": "deform_roi_pool_pack", "attrs": {"output_size": 2, "spatial_scale": 1.0}}"#).unwrap();
+        let problem = Problem::new(spec, &[("x", &[1, 3, 5, 5]), ("rois", &[2, 5]), ("offset_fc1_weight", &[8, 12])]);
+        let runs = runs_of(&problem, &Device::host().unwrap()).unwrap();
+        assert!(runs.len() == 12 && runs.iter().all(|(_, kernels)| kernels.len() == 1), "{runs:?}");
     }
 
     /// A layer of 1x1 with one weight, on one pixel, in f32 and strict precision or tf32 beside it.

@@ -57,7 +57,7 @@
 //! [`Error::kind`] sorts errors by who must act, [`Error::is_sticky`] tells a GPU that is lost to the process, and
 //! [`Error::in_layer`] adds a layer's name. Nothing panics on what a user gives.
 
-#![deny(missing_docs, unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+#![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod analysis;

@@ -26,6 +26,10 @@
 //! The terms of `tiny` are absolute errors: what is rounded before a product is multiplied by the other factors, so those terms
 //! are multiplied by the largest of them ([`Contract::magnified`]).
 //!
+//! **Computed offsets.** A layer that computes its own offsets and mask rounds them to T, which moves samples. The reference does the
+//! same ([`crate::reference::deform_conv2d_block`]): then nothing is left of it, but where f32 sums cannot tell to which side an
+//! offset is rounded. There `scale` gets what the other side would change, divided by `acc(K) + stage`.
+//!
 //! A looser bound would hide work left out: in bf16, 2^-7 * scale passes when 64 of 2304 products are missing.
 //!
 //! **Bit for bit.** Products of multiples of 1/64 are multiples of 2^-12, so sums of them are exact in f32, in any order, while
@@ -193,13 +197,30 @@ impl Contract {
         Self { exact, ..self }
     }
 
+    /// What multiplies the scale in [`Contract::bound`], before the gain.
+    fn of_scale(&self) -> f64 {
+        2f64.powi(-23) * (8.0 + (self.products as f64).sqrt()) + self.stage
+    }
+
+    /// A scale that allows, beside the error in proportion to `scale`, one of `moved` before the activation.
+    ///
+    /// ```
+    /// use warpconv::{DType, numerics::Contract};
+    /// let contract = Contract::new(DType::F16, 9);
+    /// let more = contract.bound(0.0, contract.moved(2.0, 0.25)) - contract.bound(0.0, 2.0);
+    /// assert!((more - 0.25).abs() < 1e-12);
+    /// assert_eq!(contract.moved(2.0, 0.0), 2.0);
+    /// ```
+    pub fn moved(&self, scale: f64, moved: f64) -> f64 {
+        scale + moved / self.of_scale()
+    }
+
     /// How far from `reference` a result may be. An infinite scale, as special values of the input give it, allows no error in
     /// proportion to it.
     pub fn bound(&self, reference: f64, scale: f64) -> f64 {
         let scale = if scale.is_finite() { scale } else { reference.abs() };
-        let accumulation = 2f64.powi(-23) * (8.0 + (self.products as f64).sqrt());
         (2.0 * self.dtype.unit_roundoff() + self.activation) * reference.abs()
-            + (accumulation + self.stage) * self.gain * scale
+            + self.of_scale() * self.gain * scale
             + self.ref_atol
             + self.coord_atol
             + self.dtype.smallest_subnormal()

@@ -522,7 +522,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     fn read_as(&self, format: MemoryFormat, values: &mut [T]) -> Result<()> {
         check_values(self.shape(), values.len())?;
         if self.format() == format && self.layout.is_packed() {
-            // SAFETY: a packed view is over as many elements as its shape has
+            // SAFETY: a packed view is over as many elements as its shape has, and nobody writes them while it is there
             return unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(values)) };
         }
         // another stream may still write it
@@ -549,7 +549,7 @@ impl<'a, T: Element> TensorView<'a, T> {
             let mut piece = memory::filled(count.min(PIECE), T::zeroed())?;
             for start in (0..count).step_by(PIECE) {
                 let piece = &mut piece[..PIECE.min(count - start)];
-                // SAFETY: a packed view is over as many elements as its shape has, in NCHW order where one of the axes is 1
+                // SAFETY: the piece lies within the view, which is packed and over as many elements as its shape has
                 unsafe { download(self.device, self.address + (start * size_of::<T>()) as u64, bytemuck::cast_slice_mut(piece))? };
                 take(piece)?;
             }
@@ -642,7 +642,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     /// As [`TensorView::from_cuda`].
     ///
     /// # Safety
-    /// As [`TensorView::from_cuda`].
+    /// As [`TensorView::from_cuda`]; and nobody else reads the elements meanwhile.
     #[cfg(feature = "cuda")]
     pub unsafe fn from_cuda(
         device: &'a Device,

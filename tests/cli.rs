@@ -374,6 +374,48 @@ fn info_needs_no_weights() {
     }
 }
 
+/// The program with a terminal of 120 columns as its stderr: its exit code, and what it showed there.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(folder: &Folder, arguments: &[&str]) -> (Option<i32>, String) {
+    use std::io::Read;
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let (mut ours, mut its) = (-1, -1);
+    let size = libc::winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: writes two descriptors and reads a size
+    let opened = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: both were just opened, and nobody else has them
+    let (ours, its) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) };
+    let mut program = Command::new(PROGRAM);
+    program.current_dir(folder.0.path()).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(its));
+    let mut child = program.spawn().unwrap();
+    drop(program); // with its side of the terminal
+    // reading ends in an error when the program has gone
+    let (mut shown, mut buffer, mut terminal) = (Vec::new(), [0; 4096], fs::File::from(ours));
+    while let Ok(bytes @ 1..) = terminal.read(&mut buffer) {
+        shown.extend_from_slice(&buffer[..bytes]);
+    }
+    (child.wait().unwrap().code(), String::from_utf8_lossy(&shown).into_owned())
+}
+
+/// Above a fiftieth of what is allowed, a run is announced with its figures and shows how far it is; below that it does neither.
+#[cfg(target_os = "linux")]
+#[test]
+fn long_runs_say_what_they_do_and_how_far_they_are() {
+    let folder = Folder::new();
+    // 9 products and a bias for each of 8 outputs
+    let files = ["run", "--layer", "layer.json", "--weights", "w.safetensors", "--input", "x.safetensors", "--output", "y.safetensors"];
+    let run = |most: &str| on_a_terminal(&folder, &[&files[..], &["--device", "host", "--max-flops", most]].concat());
+    let (code, shown) = run("1000");
+    assert_eq!(code, Some(0), "{shown}");
+    for part in ["work: ", " FLOPs, ", " B to read and write", "0% 00:00:0", "running conv2d, "] {
+        assert!(shown.contains(part), "no {part:?} in {shown:?}");
+    }
+    let (code, shown) = run("1e9");
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(!shown.contains("work: ") && !shown.contains("running"), "{shown:?}");
+}
+
 #[test]
 fn too_much_work_is_refused_with_its_figures() {
     let folder = Folder::new();

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use rstest::rstest;
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
-use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Case, Kernels};
+use warpconv::cases::{Kind, Problem, Values, kinds};
+use warpconv::check::{Case, Kernels, every_run};
 use warpconv::numerics::Contract;
-use warpconv::reference::{self, Array, Deformed, deform_conv2d, deform_conv2d_scale, deform_samples};
+use warpconv::reference::{self, Array, Deformed, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
 use warpconv::{
     Activation, AnyLayer, Conv2d, Conv2dSpec, DType, DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, Device,
     Element, Error, Field, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor,
@@ -506,4 +506,55 @@ fn each_offset_is_read_once() {
         }
     }
     assert_eq!(kernels, 7);
+}
+
+/// A block on values whose predicted offsets and masks no dtype holds.
+fn random_block(modulated: bool, seed: u64) -> Problem {
+    let deform = DeformConv2dSpec { stride: [1, 2], padding: Padding::all(2), offset_groups: 2, ..Default::default() };
+    let shapes: [(&str, &[usize]); 5] = [
+        ("x", &[2, 8, 7, 8]),
+        ("weight", &[12, 8, 3, 3]),
+        ("offset_weight", &[36, 8, 3, 3]),
+        ("offset_bias", &[36]),
+        ("mask_weight", &[18, 8, 1, 1]),
+    ];
+    let layer = LayerSpec::DeformConv2dBlock(DeformConv2dBlockSpec { modulated, deform });
+    Problem { values: Values::FullMantissa, seed, ..Problem::new(layer, &shapes[..if modulated { 5 } else { 4 }]) }
+}
+
+#[rstest]
+fn a_block_of_random_values_is_right(#[values(false, true)] modulated: bool, #[values(1, 2, 3)] seed: u64) {
+    for run in every_run(&random_block(modulated, seed), &DEVICE).unwrap() {
+        assert!(run.outcome.is_ok(), "{run}");
+    }
+}
+
+/// What is allowed for offsets that may be rounded to either side hides no mistake, in any dtype: an offset that is off by a quarter
+/// of a pixel, a tap that is left out, a mask that is off by a sixteenth.
+#[rstest]
+fn a_wrong_block_is_caught(#[values(DType::F32, DType::F16, DType::Bf16)] dtype: DType, #[values(0, 1, 2)] mistake: usize) {
+    let problem = random_block(true, 1);
+    let LayerSpec::DeformConv2dBlock(spec) = problem.layer else { unreachable!("made so") };
+    let tensors = problem.tensors(dtype).unwrap();
+    let right = deform_conv2d_block(&spec, &tensors, dtype).unwrap();
+    let mut wrong = tensors.clone();
+    let mut change = |name: &str, change: &dyn Fn(usize, f64) -> f64| {
+        let array = &tensors[name];
+        let values = array.data().iter().enumerate().map(|(index, &value)| change(index, value)).collect();
+        wrong.insert(name.into(), Array::new(array.shape(), values).unwrap());
+    };
+    match mistake {
+        0 => change("offset_bias", &|channel, bias| if channel == 5 { bias + 0.25 } else { bias }),
+        // of the first output channel
+        1 => change("weight", &|index, weight| if index < 72 && index % 9 == 7 { 0.0 } else { weight }),
+        _ => drop(wrong.insert("mask_bias".into(), Array::new([18], vec![0.25; 18]).unwrap())),
+    }
+    let wrong = deform_conv2d_block(&spec, &wrong, dtype).unwrap();
+    let contract = Contract::new(dtype, 8 * 9).rounded(1);
+    let scale: Vec<f64> = right.scale.data().iter().zip(right.moved.data()).map(|(&scale, &moved)| contract.moved(scale, moved)).collect();
+    let check = |y: &Array| {
+        let y: Vec<f32> = y.data().iter().map(|&v| dtype.round(v) as f32).collect();
+        contract.check(&y, right.y.data(), &scale).unwrap()
+    };
+    assert!(check(&right.y).passed() && !check(&wrong.y).passed(), "{dtype} {mistake}: {:?}", check(&wrong.y));
 }

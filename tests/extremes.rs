@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use warpconv::cases::Problem;
-use warpconv::check::{Case, Failure, Kernels, every_run};
+use warpconv::check::{Case, Kernels, every_run};
 use warpconv::geometry::elements;
 use warpconv::reference::{self, Array};
 use warpconv::testing::{Operand, launch};
@@ -113,11 +113,7 @@ fn nothing_is_touched_outside_of_what_is_there(#[case] change: fn(Sizes, usize) 
                 continue;
             }
             for run in every_run(&problem, &device).unwrap() {
-                // a predicted offset is rounded to 16 bits, which moves a sample further than any bound of its value
-                let moved = run.dtype != DType::F32
-                    && problem.layer.op() == "deform_conv2d_block"
-                    && matches!(run.outcome, Err(Failure::Values { .. }));
-                assert!(run.outcome.is_ok() || moved, "{run}: {}", serde_json::to_string(&problem).unwrap());
+                assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(&problem).unwrap());
                 ran.insert(problem.layer.op());
             }
         }

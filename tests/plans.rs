@@ -1,42 +1,13 @@
 //! Plans on the host device: what `run` refuses, what it writes, views, in-place addition, and that it allocates nothing.
 
+use crate::heap::allocations;
 use half::f16;
 use rstest::rstest;
-use std::alloc::{GlobalAlloc, Layout as AllocLayout, System};
 use warpconv::{
     Activation, AnyLayer, Conv2d, Conv2dSpec, DeformConv2d, DeformConv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device,
     Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, RoIs,
     RoiAlign, RoiAlignSpec, Stream, Tensor, Workspace, WorkspaceMemory,
 };
-
-/// Counts the allocations of the thread that asks for it.
-struct Counting;
-
-thread_local! {
-    static COUNT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
-}
-
-// SAFETY: passes every call on to the system's allocator
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: AllocLayout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get().map(|n| n + 1)));
-        // SAFETY: as the caller promises
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: AllocLayout) {
-        // SAFETY: as the caller promises
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> u64 {
-    COUNT.set(Some(0));
-    work();
-    COUNT.replace(None).expect("set above")
-}
 
 fn layer(c_in: usize, c_out: usize, activation: Activation) -> Conv2d {
     let weight: Vec<f32> = (0..c_out * c_in * 9).map(|i| ((i * 37) % 129) as f32 / 64.0 - 1.0).collect();

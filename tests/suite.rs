@@ -15,6 +15,7 @@ mod floors;
 mod gallery;
 mod graphs;
 mod grouped;
+mod heap;
 mod host_device;
 mod invariance;
 mod many_tiles;

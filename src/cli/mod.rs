@@ -22,6 +22,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 use warpconv::analysis::Limits;
 use warpconv::io::{TensorFile, read_text};
 use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result, TuningTable};
@@ -165,12 +167,35 @@ pub fn progress(length: u64, what: &'static str) -> ProgressBar {
     ProgressBar::new(length).with_style(style).with_prefix(what)
 }
 
-/// A bar on stderr for what cannot say how far it is, with the time that it has taken; invisible when that is no terminal.
-pub fn waiting(what: String) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {elapsed_precise}  {wide_msg}").expect("the template is valid");
-    let bar = ProgressBar::new_spinner().with_style(style).with_message(what);
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar
+/// Does `work`, which runs so many blocks of kernels on a device, under a bar on stderr that shows how many of them have ended and
+/// the time that it has taken; where the device does not tell how far it is, the time alone. Invisible when stderr is no terminal.
+pub fn watched<R>(device: &Device, blocks: u64, what: String, work: impl FnOnce() -> R) -> R {
+    const TICK: Duration = Duration::from_millis(100);
+    let before = device.blocks_done();
+    let template = match before {
+        Some(_) => "{bar:30} {percent}% {elapsed_precise}  {wide_msg}",
+        None => "{spinner} {elapsed_precise}  {wide_msg}",
+    };
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let bar = ProgressBar::new(blocks).with_style(style).with_message(what);
+    bar.tick();
+    let done = || Some(device.blocks_done()?.saturating_sub(before?).min(blocks));
+    let result = std::thread::scope(|scope| {
+        let (working, ended) = std::sync::mpsc::channel::<()>();
+        let (bar, done) = (&bar, &done);
+        scope.spawn(move || {
+            // nothing is ever sent: the end of the work closes the channel
+            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                done().into_iter().for_each(|done| bar.set_position(done));
+                bar.tick();
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    });
+    bar.finish_and_clear();
+    result
 }
 
 /// Reads a layer's operation and attributes, `{"op": ..., "attrs": {...}}`.

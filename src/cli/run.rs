@@ -1,14 +1,14 @@
 //! `warpconv run`: one layer on the user's data.
 
 use super::{
-    DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, of_file, print, print_json, read_layer, waiting,
+    DeviceArgs, LimitArgs, Verdict, dtype_parser, format_parser, layer_from_files, note, of_file, print, print_json, read_layer, watched,
 };
 use indicatif::{BinaryBytes, HumanCount};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use warpconv::analysis::{LayerReport, Limits, Operands, analyse};
+use warpconv::analysis::{Limits, Operands, analyse};
 use warpconv::geometry::rank4;
 use warpconv::io::{TensorFile, save};
 use warpconv::{
@@ -100,18 +100,19 @@ impl InputFile {
     }
 }
 
-/// What a run costs; refused when it is beyond the limits, and said when it will take a while.
-fn announce(layer: &AnyLayer, request: &PlanRequest, operands: Operands, limits: Limits) -> Result<LayerReport> {
+/// Refuses a run that is beyond the limits. Of one that will take a while it says what it costs, and gives words for a bar.
+fn announce(layer: &AnyLayer, request: &PlanRequest, operands: Operands, limits: Limits) -> Result<Option<String>> {
     /// The part of the limits from which on it is worth a line.
     const LONG: u64 = 50;
     let report = analyse(&layer.spec(), &layer.parameter_shapes(), request, operands)?;
     limits.check(&report)?;
     let short = Limits { flops: limits.flops / LONG, bytes: limits.bytes / LONG };
-    if short.check(&report).is_err() {
-        let moved = BinaryBytes(report.bytes.read + report.bytes.written);
-        note(format_args!("work: {} FLOPs, {moved} to read and write", HumanCount(report.operations.flops)));
+    if short.check(&report).is_ok() {
+        return Ok(None);
     }
-    Ok(report)
+    let (flops, moved) = (HumanCount(report.operations.flops), BinaryBytes(report.bytes.read + report.bytes.written));
+    note(format_args!("work: {flops} FLOPs, {moved} to read and write"));
+    Ok(Some(format!("running {}, {flops} FLOPs", report.op)))
 }
 
 /// What a run leaves.
@@ -145,17 +146,21 @@ fn run<T: Element>(layer: &AnyLayer, inputs: InputFile, format: MemoryFormat, de
     }
     let operands = Operands::new(T::DTYPE).residual(tensors.contains_key("residual")).mask(tensors.contains_key("mask"));
     let plan = layer.plan::<T>(device, &request)?;
-    let report = announce(layer, &request, operands, limits)?;
+    let long = announce(layer, &request, operands, limits)?;
     let mut y = Tensor::zeros(device, plan.output_shape(), format)?;
     let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
     device.synchronize()?;
     let planning = start.elapsed();
     let start = Instant::now();
-    let bar = waiting(format!("running {}, {} FLOPs", report.op, HumanCount(report.operations.flops)));
-    plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))?;
-    device.synchronize()?;
+    let mut work = || {
+        plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))?;
+        device.synchronize()
+    };
+    match long {
+        Some(what) => watched(device, plan.explain().blocks(), what, work),
+        None => work(),
+    }?;
     let running = start.elapsed();
-    bar.finish_and_clear();
     Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
 }
 

@@ -131,7 +131,7 @@ pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverE
 /// The newest CUDA that the driver supports, as (13, 0).
 fn driver_version() -> Result<(u32, u32)> {
     let mut version = 0;
-    // SAFETY: writes one integer
+    // SAFETY: writes one integer, which is there; the driver is loaded, or there would be no context
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| driver_error("cuDriverGetVersion", e))?;
     Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
@@ -176,7 +176,8 @@ struct Module {
     context: Arc<CudaContext>,
 }
 
-// SAFETY: the driver allows the use of a module from any thread
+// SAFETY: a module is a handle, which the driver lets any thread use whose current context is the module's; that is made current
+// before each use
 unsafe impl Send for Module {}
 // SAFETY: as above
 unsafe impl Sync for Module {}
@@ -184,8 +185,11 @@ unsafe impl Sync for Module {}
 impl Drop for Module {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // SAFETY: loaded by `CudaDevice::module`; every function of it holds this module. An error could only repeat one
-            // that a stream has reported.
+            // kernels of it may be under way on a stream that the caller owns: nothing says that unloading waits for them. Errors
+            // could only repeat what a stream has reported.
+            let _ = self.context.synchronize();
+            // SAFETY: loaded by `CudaDevice::module`; every function of it holds this module, so that none is left, and nothing that
+            // was launched of them is under way
             let _ = unsafe { result::module::unload(self.handle) };
         }
     }
@@ -213,13 +217,13 @@ impl Function {
         stream: &CudaStream,
     ) -> Result<(), DriverError> {
         let mut params = [params.as_ptr().cast::<c_void>().cast_mut()];
-        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies; the rest is passed on to
-        // the caller
+        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies before it returns; the
+        // module that the function is of is loaded as long as `self`; the rest is passed on to the caller
         unsafe { result::launch_kernel(self.handle, (x, y, z), (threads, 1, 1), shared, stream.cu_stream(), &mut params) }
     }
 }
 
-// SAFETY: the driver allows the use of a function from any thread
+// SAFETY: as a module's handle
 unsafe impl Send for Function {}
 // SAFETY: as above
 unsafe impl Sync for Function {}
@@ -317,7 +321,7 @@ impl CudaDevice {
         let Some(image) = FATBINS.get(index).filter(|_| build_info().runs_on(capability)) else {
             return Err(no_kernel_image(&self.properties.name, capability));
         };
-        // SAFETY: the image is a whole fatbin, as nvcc wrote it
+        // SAFETY: the image is a whole fatbin, as nvcc wrote it, aligned by `Aligned`; the context is bound by `load`
         let handle = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| self.load_error(e))?;
         let module = Arc::new(Module { handle, context: self.context.clone() });
         modules.insert(index, module.clone());
@@ -429,7 +433,7 @@ impl Backend for CudaDevice {
         self.bind()?;
         let module = self.module(info.image)?;
         let name = CString::new(info.name).expect("names in the manifest have no NUL");
-        // SAFETY: the module is loaded
+        // SAFETY: the module is loaded, the name ends in a NUL, and the context is bound
         let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(self.failed("cuModuleGetFunction"))?;
         // kernels have no static shared memory: all that a block can have is dynamic. Set once, so that a launch is one call.
         let shared_bytes = self.properties.shared_bytes_per_block;
@@ -445,7 +449,7 @@ impl Backend for CudaDevice {
             return Err(Error::WrongDevice { name: "the kernel", expected: "a GPU".into(), got: "the host device".into() });
         };
         self.bind()?;
-        // SAFETY: the function is loaded, and the context is bound
+        // SAFETY: the function's module is loaded, and the context is bound
         let of_each = unsafe {
             result::occupancy::max_active_block_per_multiprocessor(function.handle, kernel.info.threads as i32, shared_bytes as usize)
         };

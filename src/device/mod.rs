@@ -124,16 +124,17 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     }
     /// Memory aligned to at least 128 bytes; `bytes` is above 0. Its content is arbitrary.
     fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// Waits for the work that still uses the memory.
     /// # Safety
-    /// `address` is from `allocate(bytes)` and not used any more.
+    /// `address` is from `allocate(bytes)`, not freed yet, and no new work will use it.
     unsafe fn free(&self, address: u64, bytes: usize);
     /// Done on return.
     /// # Safety
-    /// `bytes` from `address` on are valid memory of this device.
+    /// From `address` on, as many bytes are memory of this device that nobody else uses meanwhile.
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()>;
     /// Waits for all work queued before.
     /// # Safety
-    /// As `upload`.
+    /// From `address` on, as many bytes are initialised memory of this device that nobody writes meanwhile.
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()>;
     /// Done on return.
     /// # Safety
@@ -147,6 +148,10 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn cache_bytes(&self) -> Option<usize> {
         None
     }
+    /// Blocks that have ended so far; `None` where that is not known.
+    fn blocks_done(&self) -> Option<u64> {
+        None
+    }
     /// Whether launches need their operands.
     fn is_checked(&self) -> bool {
         false
@@ -155,7 +160,8 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Blocks of a kernel that are under way at the same time.
     fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32>;
     /// # Safety
-    /// The parameters' addresses are valid for what the kernel does with them, until the stream has run it.
+    /// `params` is the kernel's parameter struct, whose addresses are valid for what the kernel does with them until the stream has
+    /// run it. Where the device is checked, the operands are memory that the kernel may touch in the way that they say.
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()>;
     /// Work that did not come by way of `launch` or `copy`, such as a graph, is about to be queued on a stream.
     #[cfg(feature = "cuda")]
@@ -462,6 +468,27 @@ impl Device {
         self.watch().under_way()
     }
 
+    /// Blocks of kernels that have ended on the device so far; `None` on a GPU, which does not tell. Beside
+    /// [`Explanation::blocks`](crate::Explanation::blocks) it says how far a run is, for who watches from another thread. (A plan that
+    /// splits its sums ends a few more blocks than that.)
+    ///
+    /// ```
+    /// # #[cfg(feature = "host")] {
+    /// use warpconv::{Device, HostOptions, Inputs, Layer, MemoryFormat, PixelShuffle, PixelShuffleSpec, PlanRequest, Tensor};
+    /// let device = Device::host_with(HostOptions::default())?;
+    /// let layer = PixelShuffle::new(PixelShuffleSpec { factor: 2, ..Default::default() })?;
+    /// let x = Tensor::<f32>::zeros(&device, [1, 8, 64, 64], MemoryFormat::Contiguous)?;
+    /// let blocks = layer.plan::<f32>(&device, &PlanRequest::new(x.shape()))?.explain().blocks();
+    /// assert_eq!(device.blocks_done(), Some(0));
+    /// layer.forward(&Inputs::new(&x))?;
+    /// assert_eq!(device.blocks_done(), Some(blocks));
+    /// # }
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    pub fn blocks_done(&self) -> Option<u64> {
+        self.0.backend.blocks_done()
+    }
+
     /// Plans no launch of kernels of these names from now on: for a GPU on which one of them fails. Layers choose among the others,
     /// and where none applies they say so; copies between formats and dtypes go through the host.
     ///
@@ -596,12 +623,12 @@ impl Block {
 
     pub fn upload(&self, from: &[u8]) -> Result<()> {
         assert!(from.len() <= self.bytes, "an upload fits its memory");
-        // SAFETY: this memory is alive and long enough
+        // SAFETY: this memory is alive and long enough, and so far only its owner, who uploads, has its address
         if from.is_empty() { Ok(()) } else { unsafe { self.backend.upload(self.address, from) } }
     }
 
     pub fn fill_zero(&self) -> Result<()> {
-        // SAFETY: this memory is alive
+        // SAFETY: this memory is alive, of this length, and so far only its owner has its address
         if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.fill_zero(self.address, self.bytes) } }
     }
 }
@@ -610,7 +637,8 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.allocated.fetch_sub(self.bytes as u64, Ordering::Relaxed);
         if self.bytes > 0 {
-            // SAFETY: it came from `allocate` with these bytes, and its only owner goes
+            // SAFETY: it came from `allocate` with these bytes, and its only owner goes; what borrowed it is gone, but for work under
+            // way, which `free` waits for
             unsafe { self.backend.free(self.address, self.bytes) }
         }
     }
@@ -648,8 +676,8 @@ impl Memory {
 
     /// Queues a copy of all of `from`, which is as long. The caller keeps both until the stream has run it.
     pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
-        assert!(from.bytes == self.bytes && from.device == self.device, "a copy is between equals");
-        // SAFETY: both are alive and of this length, and two memories do not overlap
+        assert!(from.bytes == self.bytes && from.device == self.device && !std::ptr::eq(from, self), "a copy is between equals");
+        // SAFETY: both are alive and of this length, and two memories do not overlap. Freeing them waits for the copy.
         if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.copy(self.address, from.address, self.bytes, stream) } }
     }
 }
@@ -667,7 +695,7 @@ pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Resul
 /// Copies device memory to the host, after all work queued before.
 ///
 /// # Safety
-/// `to.len()` bytes from `address` on are memory of `device`.
+/// `to.len()` bytes from `address` on are initialised memory of `device`, which nobody writes meanwhile.
 pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
     if !to.is_empty() {
         // SAFETY: passed on to the caller

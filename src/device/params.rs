@@ -1,5 +1,5 @@
 //! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.
-#![allow(missing_docs, non_upper_case_globals, dead_code, clippy::undocumented_unsafe_blocks)]
+#![allow(missing_docs, non_upper_case_globals, dead_code)]
 use bytemuck::{Pod, Zeroable};
 
 #[repr(C)]

@@ -371,7 +371,7 @@ impl Loaded<ConvLoad> {
 }
 
 impl<T: Element> Executable<T> for ConvLaunch<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
+    unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         let loaded = self.of_views(inputs, &y);
         let mut params = loaded.params(inputs, &y)?;
@@ -392,8 +392,9 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
             });
             sum = Some((split, second, reads));
         }
-        // SAFETY: the plan was made for this kernel and its parameter struct; `Plan::run` has checked that the views have the
-        // planned shapes and are on the device, views are valid as long as they exist, and the packed weights and the workspace are ours
+        // SAFETY: the plan was made for this kernel and its parameter struct; the views have the planned shapes and are on the device,
+        // the caller says, and are valid as long as they exist. The packed weights live as long as the plan, and the part of the
+        // workspace is as long as the sums. Freeing any of them waits for work under way (`Backend::free`).
         unsafe {
             self.device.launch(&loaded.kernel, loaded.grid, loaded.shared_bytes, params.bytes(), Operands::of(&operands), stream)?;
             match &sum {

@@ -31,7 +31,7 @@ pub(crate) mod upsample;
 pub(crate) use crate::device::kernel::{KERNELS, Kernel, KernelInfo, family, find};
 pub(crate) use crate::device::params;
 use crate::device::{Access, Block, Operand, Store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Explanation, Field, Parameter};
 pub(crate) use crate::shape::{MAX_COUNT, at_most, to_i32};
 use crate::spec::{Activation, ChannelOrder};
@@ -61,11 +61,19 @@ pub(crate) const MAX_PRODUCTS: usize = 1 << 30;
 /// The largest position along an axis that an f32 tells from its neighbours.
 pub(crate) const MAX_POSITION: usize = 1 << 24;
 
+/// A product of sizes, or an error that names it and its factors.
+pub(crate) fn product(what: &'static str, factors: &[usize]) -> Result<usize> {
+    if factors.contains(&0) {
+        return Ok(0);
+    }
+    let product = factors.iter().try_fold(1usize, |product, &factor| product.checked_mul(factor));
+    product.ok_or_else(|| Error::Overflow { what, values: format!("the product of {factors:?}") })
+}
+
 /// Refuses a tensor whose images, packed, are larger than kernels count: what [`tensor4`] would refuse when a plan runs.
 pub(crate) fn check_image(what: &'static str, [_, c, h, w]: Shape) -> Result<()> {
     // an empty tensor has strides, too
-    let count = [c, h, w].iter().try_fold(1usize, |count, &size| count.checked_mul(size.max(1)));
-    to_i32(what, count.unwrap_or(usize::MAX)).map(drop)
+    to_i32(what, product(what, &[c, h, w].map(|size| size.max(1)))?).map(drop)
 }
 
 /// A view as kernels take it. One image must lie within [`crate::shape::MAX_COUNT`] elements.

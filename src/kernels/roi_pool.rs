@@ -5,7 +5,7 @@ use super::cost::Work;
 use super::launch::is_aligned;
 use super::order::{SumOrder, keep_one_order};
 use super::params::RoiParams;
-use super::{KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, field, field_operand, operand, tensor4, to_i32};
+use super::{KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, field, field_operand, operand, product, tensor4, to_i32};
 use crate::device::Access;
 use crate::error::Result;
 use crate::geometry::RoiGeometry;
@@ -57,10 +57,10 @@ impl Variant {
 
     /// Warps or threads with something to do, and blocks of them.
     fn units(&self, g: &RoiGeometry) -> Result<(i32, u32)> {
-        let factors = [g.rois, g.classes, self.slices(g), g.pooled[0], g.pooled[1]];
-        let units = factors.iter().try_fold(1usize, |product, &f| product.checked_mul(f)).unwrap_or(usize::MAX);
+        let what = "the number of bins times slices of channels";
+        let units = product(what, &[g.rois, g.classes, self.slices(g), g.pooled[0], g.pooled[1]])?;
         let of_block = if self.vector.is_some() { self.info.threads / 32 } else { self.info.threads };
-        Ok((to_i32("the number of bins times slices of channels", units)?, units.div_ceil(of_block as usize) as u32))
+        Ok((to_i32(what, units)?, units.div_ceil(of_block as usize) as u32))
     }
 
     fn shared_bytes(&self) -> u32 {
@@ -165,7 +165,8 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         ..Default::default()
     };
     // bins are numbered in 32 bits
-    to_i32("the number of bins", g.pooled[0].saturating_mul(g.pooled[1]))?;
+    let what = "the number of bins";
+    to_i32(what, product(what, &g.pooled)?)?;
     let list = |g: &RoiGeometry| -> Vec<Entry<RoiParams>> {
         let entry = |info| Entry::of_kernel(info, Variant::of(info).candidate::<T>(g, params, request, device));
         family(FAMILY).map(entry).collect()
@@ -217,7 +218,7 @@ struct RoiLaunch<T> {
 }
 
 impl<T: Element> Executable<T> for RoiLaunch<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
+    unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         // whatever the alignment of y, the kernel stores in vectors where it can
         let Loaded { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _]| is_aligned(&inputs.x, of_x));
@@ -239,8 +240,8 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
             operands.push(operand("y", &y, Access::Write));
             operands
         });
-        // SAFETY: the plan was made for this kernel, whose parameters are RoiParams; `Plan::run` has checked that the views have
-        // the planned shapes and are on the device, and views are valid as long as they exist
+        // SAFETY: the plan was made for this kernel, whose parameters are RoiParams; the views have the planned shapes and are on the
+        // device, the caller says, and are valid as long as they exist; the kernel makes nothing of a batch index that is no image's
         unsafe {
             let (params, operands) = (bytemuck::bytes_of(&params), Operands::of(&operands));
             self.device.launch(kernel, *grid, *shared_bytes, params, operands, stream)

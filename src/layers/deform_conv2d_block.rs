@@ -282,7 +282,8 @@ impl Kind for DeformConv2dBlock {
         all
     }
 
-    /// For predictors whose results the dtype holds: how far rounded offsets move a sample depends on the image.
+    /// Of the result on offsets and a mask that are rounded to the dtype: [`crate::reference::deform_conv2d_block`] says where else a
+    /// right result may be.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         Kind::contract(&self.layers.deform, dtype, request)
     }

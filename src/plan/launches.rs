@@ -133,7 +133,7 @@ fn field<'a, T: Element>(
 }
 
 impl<T: Element> Executable<T> for Sequence<T> {
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
+    unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let Self { launches: Launches { steps, bytes }, last, reads } = self;
         let as_read = |plan: &Plan<T>| (plan.request.x, plan.request.x_format);
         for Step { plan, x, place } in steps {

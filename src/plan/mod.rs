@@ -243,6 +243,14 @@ pub struct Explanation {
 }
 
 impl Explanation {
+    /// Blocks of all launches: what [`Device::blocks_done`] counts while the plan runs once.
+    pub fn blocks(&self) -> u64 {
+        match &self.stages[..] {
+            [] => self.grid.iter().map(|&size| u64::from(size)).product(),
+            stages => stages.iter().map(Explanation::blocks).sum(),
+        }
+    }
+
     /// An explanation of nothing, to be filled in.
     pub(crate) fn empty() -> Self {
         Self {
@@ -291,7 +299,11 @@ impl fmt::Display for Explanation {
 /// What a kernel family prepares: everything but the addresses of the tensors.
 pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// Launches on checked tensors.
-    fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
+    ///
+    /// # Safety
+    /// [`Plan::run`] of the plan that owns this has accepted the tensors, the workspace and the stream: shapes, formats and devices
+    /// are those that were planned, nothing overlaps y, and the workspace has the plan's bytes.
+    unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
 
     /// The parameters with which a convolution of one launch is launched, for who compares `run` with the launch alone.
     #[cfg(feature = "cuda")]
@@ -395,7 +407,8 @@ impl<T: Element> Plan<T> {
         if self.output.contains(&0) {
             return Ok(());
         }
-        self.executable.run(inputs, &mut y, &workspace, stream)
+        // SAFETY: everything was checked above against this plan, of which the executable is a part
+        unsafe { self.executable.run(inputs, &mut y, &workspace, stream) }
     }
 
     /// Refuses tensors and a stream's device that are not what the plan was built for.

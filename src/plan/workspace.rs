@@ -62,8 +62,8 @@ impl<'a> Workspace<'a> {
     /// [`Error::Alignment`] when the address is not a multiple of 256.
     ///
     /// # Safety
-    /// From `address` on, `bytes` bytes must be initialised memory (whatever is in it) of `device` that nobody else uses or frees while work queued with the
-    /// workspace runs.
+    /// From `address` on, `bytes` bytes must be initialised memory (whatever is in it) of `device` that nobody else uses or frees while
+    /// work queued with the workspace runs.
     pub unsafe fn from_raw(device: &'a Device, address: u64, bytes: usize) -> Result<Self> {
         if !address.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Alignment { name: "the workspace", address, alignment: ALIGNMENT });

@@ -3,7 +3,9 @@
 use super::conv2d::Taps;
 use super::{Array, conv2d, conv2d_scale};
 use crate::error::{Error, Result};
-use crate::{Conv2dSpec, DeformConv2dSpec, Padding};
+use crate::numerics::Contract;
+use crate::{Activation, Conv2dSpec, DType, DeformConv2dBlockSpec, DeformConv2dSpec, Padding, memory};
+use std::collections::BTreeMap;
 
 /// The tensors that a deformable convolution samples.
 #[derive(Debug, Clone, Copy)]
@@ -71,12 +73,120 @@ pub fn deform_conv2d_scale(
     conv2d_scale(&plain, &samples, weight, bias, residual)
 }
 
+/// A result with what passes between a layer's stages rounded to a dtype.
+#[derive(Debug)]
+pub struct InDtype {
+    /// The result.
+    pub y: Array,
+    /// As that of [`deform_conv2d_scale`], for `y`.
+    pub scale: Array,
+    /// How far from `y` a right result may be, element by element and before the activation, since the stage before is right too if it
+    /// rounds its results another way.
+    pub moved: Array,
+}
+
+/// [`deform_conv2d`] on offsets, and a mask, that two convolutions of x compute and round to `dtype`.
+///
+/// What f32 sums give may be a little off the convolution's exact result, within its own contract ([`crate::numerics`]). Mostly both
+/// round to the same number of the dtype, and the sample is where it is here. Where they need not, the offset may be another one: that
+/// moves the sample by at most the difference of the two times the steepest slope of the channel's plane, which is the largest
+/// difference of neighbouring pixels (zeros around the image included), since a bilinear image is continuous. Another mask is a
+/// factor of the sample.
+///
+/// # Errors
+/// [`Error::MissingTensor`]; as [`conv2d`] and [`deform_conv2d`].
+pub fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, tensors: &BTreeMap<String, Array>, dtype: DType) -> Result<InDtype> {
+    let optional = |name: &str| tensors.get(name);
+    let missing = |name: &str| Error::MissingTensor { op: "deform_conv2d_block", name: name.into(), available: String::new() };
+    let needed = |name: &str| optional(name).ok_or_else(|| missing(name));
+    let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
+    let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
+    // the rounded results, and how far apart two right ones may be
+    let predict = |weight: &str, bias: &str, activation| -> Result<(Array, Array)> {
+        let weight = needed(weight)?;
+        let [_, c_in, ph, pw] = weight.dimensions("a predictor's weight", "[channels, C_in, height, width]")?;
+        let spec = spec.predictor([kh, kw], [ph, pw], activation)?;
+        let (exact, scale) = (conv2d(&spec, x, weight, optional(bias), None, None)?, conv2d_scale(&spec, x, weight, optional(bias), None)?);
+        let sum = Contract::new(DType::F32, c_in.saturating_mul(ph).saturating_mul(pw)).activation(activation);
+        let mut apart = exact.clone();
+        for (value, scale) in apart.data_mut().iter_mut().zip(scale.data()) {
+            let error = sum.bound(*value, *scale);
+            *value = dtype.round(*value + error) - dtype.round(*value - error);
+        }
+        Ok((exact.rounded(dtype), apart))
+    };
+    let (offset, offset_apart) = predict("offset_weight", "offset_bias", Activation::None)?;
+    let mask = spec.modulated.then(|| predict("mask_weight", "mask_bias", Activation::Sigmoid)).transpose()?;
+    let (mask, mask_apart) = mask.as_ref().map(|(mask, apart)| (mask, apart)).unzip();
+    let input = Deformed { x, offset: &offset, mask };
+    let y = deform_conv2d(&spec.deform, &input, weight, bias, optional("slope"), residual)?;
+    let scale = deform_conv2d_scale(&spec.deform, &input, weight, bias, residual)?;
+
+    let [n, c_in, h, w] = x.dimensions("x", "[N, C_in, H, W]")?;
+    let absolute = x.abs();
+    let plane = |plane: usize| slopes(&x.data()[plane * h * w..][..h * w], [h, w]);
+    let slopes = memory::collect((0..n.saturating_mul(c_in)).map(plane))?;
+    let moves = of_taps(&spec.deform, &input, [kh, kw], |tap| {
+        let at = tap.moved(&offset);
+        let sample = bilinear(&absolute.data()[tap.plane * h * w..][..h * w], [h, w], at);
+        let moved = |axis: usize| match offset_apart.data()[tap.offset[axis]] {
+            0.0 => 0.0,
+            // and the sum with the position is rounded to f32
+            apart => slopes[tap.plane][axis] * (apart + 2.0 * DType::F32.unit_roundoff() * f64::from(at[axis]).abs()),
+        };
+        let largest = mask.map_or(1.0, |mask| mask.data()[tap.mask].abs()) + mask_apart.map_or(0.0, |apart| apart.data()[tap.mask]);
+        largest * (moved(0) + moved(1)) + mask_apart.map_or(0.0, |apart| apart.data()[tap.mask]) * sample
+    })?;
+    let moved = conv2d_scale(&of_samples(&spec.deform, [kh, kw]), &moves, weight, None, None)?;
+    Ok(InDtype { y, scale, moved })
+}
+
+/// The largest differences of neighbouring pixels, vertically and horizontally, with the zeros around the plane.
+fn slopes(plane: &[f64], [h, w]: [usize; 2]) -> [f64; 2] {
+    let pixel = |y: usize, x: usize| if y < h && x < w { plane[y * w + x] } else { 0.0 };
+    let (mut vertical, mut horizontal) = (0f64, 0f64);
+    for y in 0..h {
+        for x in 0..w {
+            // the neighbours behind; before the first there is a zero
+            vertical = vertical.max((pixel(y + 1, x) - pixel(y, x)).abs()).max(if y == 0 { pixel(y, x).abs() } else { 0.0 });
+            horizontal = horizontal.max((pixel(y, x + 1) - pixel(y, x)).abs()).max(if x == 0 { pixel(y, x).abs() } else { 0.0 });
+        }
+    }
+    [vertical, horizontal]
+}
+
 /// All that the taps of a kernel of size (kh, kw) read, `[N, C_in, H_out * kh, W_out * kw]`: tap (i, j) of output pixel (y, x) is
 /// at (y * kh + i, x * kw + j). A convolution of it with stride (kh, kw) is the deformable convolution.
 ///
 /// # Errors
 /// As [`deform_conv2d`].
 pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2]) -> Result<Array> {
+    let [_, _, h, w] = input.x.dimensions("x", "[N, C_in, H, W]")?;
+    of_taps(spec, input, kernel, |tap| {
+        let sample = bilinear(&input.x.data()[tap.plane * h * w..][..h * w], [h, w], tap.moved(input.offset));
+        sample * input.mask.map_or(1.0, |mask| mask.data()[tap.mask])
+    })
+}
+
+/// What a tap of an output pixel reads.
+struct Tap {
+    /// The image and channel, as the number of the plane.
+    plane: usize,
+    /// The position before it is moved, vertically and horizontally.
+    before: [i64; 2],
+    /// Indices of the two offsets and of the mask's element.
+    offset: [usize; 2],
+    mask: usize,
+}
+
+impl Tap {
+    fn moved(&self, offset: &Array) -> [f32; 2] {
+        [0, 1].map(|axis| self.before[axis] as f32 + offset.data()[self.offset[axis]] as f32)
+    }
+}
+
+/// A value of each tap, in the order of [`deform_samples`].
+fn of_taps(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2], value_of: impl Fn(&Tap) -> f64) -> Result<Array> {
     let [n, c_in, h, w] = input.x.dimensions("x", "[N, C_in, H, W]")?;
     let [kh, kw] = kernel;
     for (name, value) in [("offset_groups", spec.offset_groups), ("kh", kh), ("kw", kw)] {
@@ -100,9 +210,7 @@ pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [us
     if let Some(mask) = input.mask {
         mask.check_shape("mask", &[n, channels, h_out, w_out])?;
     }
-    let field = |array: &Array, image: usize, channel: usize, y: usize, x: usize| {
-        array.data()[((image * array.shape()[1] + channel) * h_out + y) * w_out + x]
-    };
+    let field = |image: usize, channels: usize, channel: usize, y: usize, x: usize| ((image * channels + channel) * h_out + y) * w_out + x;
     let shape = [h_out.saturating_mul(kh), w_out.saturating_mul(kw)];
     let mut samples = Array::zeros([n, c_in, shape[0], shape[1]])?;
     for (index, value) in samples.data_mut().iter_mut().enumerate() {
@@ -110,10 +218,12 @@ pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [us
         let (image, c) = (plane / c_in, plane % c_in);
         let (y, i, x, j) = (row / kh, row % kh, column / kw, column % kw);
         let tap = c / (c_in / spec.offset_groups) * taps + i * kw + j;
-        let moved = |before: i64, axis: usize| before as f32 + field(input.offset, image, 2 * tap + axis, y, x) as f32;
-        let at = [moved(rows.unchecked(i, y), 0), moved(columns.unchecked(j, x), 1)];
-        let sample = bilinear(&input.x.data()[plane * h * w..][..h * w], [h, w], at);
-        *value = sample * input.mask.map_or(1.0, |mask| field(mask, image, tap, y, x));
+        *value = value_of(&Tap {
+            plane,
+            before: [rows.unchecked(i, y), columns.unchecked(j, x)],
+            offset: [0, 1].map(|axis| field(image, 2 * channels, 2 * tap + axis, y, x)),
+            mask: field(image, channels, tap, y, x),
+        });
     }
     Ok(samples)
 }
@@ -122,7 +232,12 @@ pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [us
 fn sampled(spec: &DeformConv2dSpec, input: &Deformed<'_>, weight: &Array) -> Result<(Array, Conv2dSpec)> {
     let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
     let samples = deform_samples(spec, input, [kh, kw])?;
-    Ok((samples, Conv2dSpec { stride: [kh, kw], padding: Padding::default(), dilation: [1, 1], ..spec.conv2d() }))
+    Ok((samples, of_samples(spec, [kh, kw])))
+}
+
+/// The plain convolution of the samples.
+fn of_samples(spec: &DeformConv2dSpec, kernel: [usize; 2]) -> Conv2dSpec {
+    Conv2dSpec { stride: kernel, padding: Padding::default(), dilation: [1, 1], ..spec.conv2d() }
 }
 
 /// A plane between its pixels.
@@ -149,7 +264,6 @@ fn bilinear(plane: &[f64], [h, w]: [usize; 2], [y, x]: [f32; 2]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Activation;
 
     fn array<const N: usize>(shape: [usize; N], data: &[f64]) -> Array {
         Array::new(shape, data.to_vec()).unwrap()
@@ -180,6 +294,42 @@ mod tests {
         }
         assert!(moved(9.0, 0.0, f64::INFINITY).is_nan());
         assert_eq!(moved(0.0, 0.0, f64::INFINITY), f64::INFINITY);
+    }
+
+    /// Whatever an offset is off by, the sample is off by no more than that times the slopes.
+    #[test]
+    fn slopes_bound_what_moves() {
+        let x = array([1, 1, 3, 3], &[1.0, -2.0, 4.0, 0.5, 8.0, -1.0, 3.0, 3.0, -5.0]);
+        let [vertical, horizontal] = slopes(x.data(), [3, 3]);
+        assert_eq!([vertical, horizontal], [10.0, 9.0]);
+        assert_eq!(slopes(&[], [0, 3]), [0.0, 0.0]);
+        let at = |dy: f64, dx: f64| bilinear(x.data(), [3, 3], [dy as f32, dx as f32]);
+        for step in 0..400 {
+            let (dy, dx) = (f64::from(step % 20) * 0.25 - 1.5, f64::from(step / 20) * 0.25 - 1.5);
+            for moved in [1.0 / 1024.0, 0.375, 2.0] {
+                let allowed = moved * (vertical + horizontal);
+                assert!((at(dy + moved, dx - moved) - at(dy, dx)).abs() <= allowed + 1e-12, "{dy} {dx} {moved}");
+            }
+        }
+    }
+
+    /// Where f32 cannot tell on which side of a tie an offset lies, both of its neighbours are right.
+    #[test]
+    fn an_offset_at_a_tie_may_be_either_neighbour() {
+        let one = |value: f64| array([1, 1, 1, 1], &[value]);
+        let spec = DeformConv2dBlockSpec { modulated: false, deform: DeformConv2dSpec::default() };
+        let block = |dx: f64| {
+            let (x, bias) = (array([1, 1, 1, 2], &[1.0, 5.0]), array([2], &[0.0, dx]));
+            let weights = [("x", x), ("weight", one(2.0)), ("offset_weight", Array::zeros([2, 1, 1, 1]).unwrap()), ("offset_bias", bias)];
+            let tensors = weights.into_iter().map(|(name, array)| (name.to_string(), array)).collect();
+            deform_conv2d_block(&spec, &tensors, DType::Bf16).unwrap()
+        };
+        let whole = block(0.5);
+        assert_eq!((whole.y.data(), whole.moved.data()), (&[6.0, 5.0][..], &[0.0, 0.0][..]));
+        let between = block(0.5 + 1.0 / 512.0);
+        assert_eq!(between.y.data(), [6.0, 5.0], "ties to even");
+        let apart = 1.0 / 256.0 + 2f64.powi(-23) * 0.5;
+        assert_eq!(between.moved.data()[0], 2.0 * 5.0 * apart);
     }
 
     #[test]

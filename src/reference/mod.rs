@@ -39,7 +39,7 @@ pub use array::Array;
 pub use batch_norm::batch_norm;
 pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
-pub use deform_conv2d::{Deformed, deform_conv2d, deform_conv2d_scale, deform_samples};
+pub use deform_conv2d::{Deformed, InDtype, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
 pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};

@@ -19,7 +19,13 @@ const MAX_GRID_X: usize = 1 << 20;
 
 /// Copies `x` into `y` of the same shape, whatever their formats. Done on return, so that any stream may use `y`.
 pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
+    assert_alike(x, &y.as_view());
     if x.format() == y.format() { cast(x, y) } else { transpose(x, y) }
+}
+
+/// What the launches below rely on.
+fn assert_alike<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) {
+    assert!(x.shape() == y.shape() && x.device() == y.device(), "a copy is between tensors of one shape on one device");
 }
 
 fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
@@ -56,7 +62,8 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let shared_bytes = (TILE * (TILE * size_of::<T>() + PADDING_BYTES)) as u32;
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     let stream = Stream::default_of(device);
-    // SAFETY: the kernel takes TransposeParams; both views are valid, of one shape and on this device
+    // SAFETY: the kernel takes TransposeParams; both views are of one shape and on this device, as `copy` has made sure, and stay valid
+    // until the work is waited for
     unsafe { device.launch(&kernel, grid, shared_bytes, bytemuck::bytes_of(&params), &operands, &stream)? };
     stream.synchronize()
 }
@@ -71,6 +78,8 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
 /// As [`cast`], queued: the caller keeps both until the stream has run it.
 pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>, stream: &Stream) -> Result<()> {
     let y = y.as_view();
+    assert_alike(x, &y);
+    assert_eq!(x.format(), y.format(), "a cast keeps the format");
     if x.shape().contains(&0) {
         return Ok(());
     }
@@ -93,7 +102,8 @@ pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut 
     let blocks = length.div_ceil(kernel.info.threads as usize * per_thread).min(MAX_GRID_X);
     let grid = [blocks as u32, batch.min(MAX_GRID_Y) as u32, 1];
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
-    // SAFETY: the kernel takes CastParams; both views are valid, of one shape and on this device
+    // SAFETY: the kernel takes CastParams; both views are of one shape and format and on this device, as was made sure above, and stay
+    // valid until the stream has run it, as the caller promises
     unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, stream) }
 }
 

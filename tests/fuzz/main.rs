@@ -1,4 +1,5 @@
-//! Mutated inputs of every kind that the crate reads. None may make it panic, abort, hang for 20 seconds or need more than 2 GB.
+//! Mutated inputs of every kind that the crate reads. None may make it panic, abort, hang for 20 seconds (in which it was given a
+//! processor) or need more than 2 GB.
 //!
 //! ```sh
 //! cargo test --test fuzz                                  # two seconds a target, as part of `cargo test`
@@ -31,8 +32,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use targets::{TARGETS, Target};
 
-/// What is longer silent hangs.
+/// What is longer silent hangs, if it has had a processor meanwhile ...
 const PATIENCE: Duration = Duration::from_secs(20);
+/// ... for this part of the time; else only after so many times as long. On a busy machine it waits for its turn.
+const BUSY: f64 = 0.25;
+const STARVED: u32 = 10;
 /// KiB of address space of a target's process.
 const ADDRESS_SPACE: u64 = 2 << 20;
 /// Kinds of findings of one target after which it ends.
@@ -191,6 +195,7 @@ fn watch(target: &'static Target, options: &Options) -> usize {
     let mut first = 0;
     let mut total = Total::default();
     let mut kinds = BTreeSet::new();
+    let mut count = 0;
     let mut found = |index: u64, what: &str| {
         // the place of a panic tells it from others; numbers in messages do not
         let kind: String = what.chars().filter(|c| !c.is_ascii_digit()).take(120).collect();
@@ -205,10 +210,12 @@ fn watch(target: &'static Target, options: &Options) -> usize {
         let mut child = spawn(target, options, first, seconds);
         let lines = lines(&mut child);
         let mut current = None;
-        let mut count = 0;
+        // how often it was silent for as long as that, one after the other, and its CPU time the last time
+        let (mut silent, mut used) = (0, 0.0);
         let how = loop {
             match lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
+                    silent = 0;
                     let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
                     match word {
                         "begin" => {
@@ -226,7 +233,14 @@ fn watch(target: &'static Target, options: &Options) -> usize {
                         break None;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => break Some(format!("hung for {} seconds", PATIENCE.as_secs())),
+                Err(RecvTimeoutError::Timeout) => {
+                    silent += 1;
+                    let before = std::mem::replace(&mut used, cpu_seconds(child.id()).unwrap_or(f64::INFINITY));
+                    // what it has used before it fell silent is not known: one more wait tells
+                    if silent > 1 && used - before >= BUSY * PATIENCE.as_secs_f64() || used.is_infinite() || silent >= STARVED {
+                        break Some(format!("hung for {} seconds", silent * PATIENCE.as_secs() as u32));
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = child.wait().expect("the process was started");
                     break (!status.success()).then(|| format!("the process ended: {status}"));
@@ -284,6 +298,16 @@ fn spawn(target: &Target, options: &Options, first: u64, seconds: f64) -> Child 
     command.args(["--target", target.name, "--first", &first.to_string(), "--seed", &options.seed.to_string()]);
     command.args(["--seconds", &seconds.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a shell")
+}
+
+/// CPU time of a process; `None` where the system does not say.
+fn cpu_seconds(process: u32) -> Option<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // behind the name, which may hold anything: the state, ..., and at 11 and 12 the user's and the system's ticks
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
 /// The lines that a process prints, as they come.

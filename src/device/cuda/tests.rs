@@ -35,7 +35,7 @@ impl Fake {
     }
 
     fn set(&self, setting: Setting, value: i64) {
-        // SAFETY: as in `load`
+        // SAFETY: as in `load`, which made sure of the library
         unsafe { self.0.get::<unsafe extern "C" fn(i32, i64)>(b"fake_set\0").unwrap()(setting as i32, value) }
     }
 
@@ -57,12 +57,12 @@ impl Fake {
 const DIRECTORY: &str = "WARPCONV_FAKE_DRIVER";
 
 /// Runs `body`, that of the test of this name, in a process of its own, for which the fake driver is the driver: the test starts
-/// itself again there.
-fn in_a_process(test: &str, body: impl FnOnce()) {
+/// itself again there, with a fault of fake_driver.c if one is wanted.
+fn in_a_process(test: &str, fault: Option<&str>, body: impl FnOnce()) {
     if std::env::var_os(DIRECTORY).is_some() {
         return body();
     }
-    // SAFETY: as in `driver`
+    // SAFETY: the driver's library may be loaded by any program at any time
     if unsafe { libloading::Library::new("libcuda.so.1") }.is_ok() {
         eprintln!("there is a real driver: tests/cuda.rs tests with it");
         return;
@@ -76,6 +76,7 @@ fn in_a_process(test: &str, body: impl FnOnce()) {
     let name = format!("device::cuda::tests::{test}");
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", &name, "--nocapture"]).env(DIRECTORY, directory.path());
+    child.envs(fault.map(|fault| ("WARPCONV_FAKE_FAULT", fault)));
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
@@ -92,7 +93,7 @@ fn fake() -> Fake {
 
 #[test]
 fn the_tests_for_gpus_pass_on_a_fake_driver() {
-    in_a_process("the_tests_for_gpus_pass_on_a_fake_driver", child_runs_the_tests_for_gpus);
+    in_a_process("the_tests_for_gpus_pass_on_a_fake_driver", None, child_runs_the_tests_for_gpus);
 }
 
 fn child_runs_the_tests_for_gpus() {
@@ -104,7 +105,7 @@ fn child_runs_the_tests_for_gpus() {
 
 #[test]
 fn what_is_asked_of_the_driver() {
-    in_a_process("what_is_asked_of_the_driver", child_asks_the_driver);
+    in_a_process("what_is_asked_of_the_driver", None, child_asks_the_driver);
 }
 
 fn child_asks_the_driver() {
@@ -139,7 +140,7 @@ fn child_asks_the_driver() {
         let kernel = device.load(find("transpose_32")).unwrap();
         let launch = |grid, shared_bytes| {
             let launch = Launch { kernel: &kernel, grid, shared_bytes, params: &[], operands: &[] };
-            // SAFETY: refused
+            // SAFETY: refused before the driver is called
             unsafe { device.0.backend.launch(&launch, &stream) }.unwrap_err()
         };
         let error = launch([1, 65_536, 1], 0);
@@ -164,6 +165,8 @@ fn child_asks_the_driver() {
         assert!(cuda.end_capture(sys::CUgraphInstantiate_flags(0)).is_err());
         stream.synchronize().unwrap();
     }
+    let end = fake.take_log();
+    assert!(end.contains("cuCtxSynchronize cuModuleUnload"), "code is unloaded when nothing can run it any more: {end}");
     drop(layer); // the packed weights with it
     assert_eq!(fake.bytes_in_use(), 0, "everything is freed");
 }
@@ -171,7 +174,7 @@ fn child_asks_the_driver() {
 /// Above the calls of the driver, which are the same for both: this is the crate's own work.
 #[test]
 fn what_a_plan_adds_to_a_launch_is_measured() {
-    in_a_process("what_a_plan_adds_to_a_launch_is_measured", child_measures_a_launch);
+    in_a_process("what_a_plan_adds_to_a_launch_is_measured", None, child_measures_a_launch);
 }
 
 fn child_measures_a_launch() {
@@ -184,7 +187,7 @@ fn child_measures_a_launch() {
 
 #[test]
 fn code_that_does_not_run_is_told_apart() {
-    in_a_process("code_that_does_not_run_is_told_apart", child_loads_what_does_not_run);
+    in_a_process("code_that_does_not_run_is_told_apart", None, child_loads_what_does_not_run);
 }
 
 fn child_loads_what_does_not_run() {
@@ -219,7 +222,7 @@ fn child_loads_what_does_not_run() {
 
 #[test]
 fn a_driver_without_a_gpu_is_no_device() {
-    in_a_process("a_driver_without_a_gpu_is_no_device", child_has_no_gpu);
+    in_a_process("a_driver_without_a_gpu_is_no_device", None, child_has_no_gpu);
 }
 
 fn child_has_no_gpu() {
@@ -269,12 +272,11 @@ fn child_frees_what_is_in_use() {
 
 #[test]
 fn an_illegal_access_loses_the_device() {
-    in_a_process("an_illegal_access_loses_the_device", child_loses_the_device);
+    let fault = "illegal:conv_direct_f32_contiguous";
+    in_a_process("an_illegal_access_loses_the_device", Some(fault), child_loses_the_device);
 }
 
 fn child_loses_the_device() {
-    // SAFETY: this process has one thread yet
-    unsafe { std::env::set_var("WARPCONV_FAKE_FAULT", "illegal:conv_direct_f32_contiguous") };
     let fake = fake();
     let device = Device::cuda(0).unwrap();
     let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[2, 3, 3, 3], &[0.5f32; 54]).unwrap()).unwrap();

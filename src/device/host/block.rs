@@ -160,7 +160,7 @@ pub(super) struct Scratch {
 }
 
 // SAFETY: between two blocks, which is when it changes threads, nobody follows the addresses in `block` and `lanes`, and `fibers`
-// is empty
+// is empty: a block that ends by a panic drops its scratch where it ran
 unsafe impl Send for Scratch {}
 
 impl std::fmt::Debug for Scratch {
@@ -212,8 +212,10 @@ impl Job<'_> {
     pub fn run_plain(&self, index: u64) {
         let block = Dim3::of_linear(index, self.launch.grid);
         let mut lane = self.lane(block, 0, std::ptr::null_mut(), std::ptr::null_mut(), &raw const CALLS);
+        assert_eq!(self.launch.shared_bytes, 0, "threads that never meet share nothing");
         // SAFETY: the lane lives until `host_set_lane(outer)`; the entry's parameters are of its struct, valid by `launch`'s
-        // contract. A kernel without collectives makes no host call, so the null pointers are not read.
+        // contract. A kernel without collectives makes no host call and has no shared memory, so the null pointers are not read:
+        // the checker refuses a kernel that the manifest calls so and that meets others.
         unsafe {
             let outer = host_get_lane();
             host_set_lane((&raw mut lane).cast());
@@ -249,7 +251,7 @@ impl Job<'_> {
             calls = checker::calls();
             block.checked = true;
             block.check.start(launch, linear, threads, Region { start: base as usize, bytes: self.launch.shared_bytes as usize });
-            // SAFETY: sets a number of this OS thread
+            // SAFETY: sets a number that is this OS thread's own
             unsafe { host_set_fuel(self.options.max_steps) };
         }
         let block: *mut Block = block;
@@ -263,7 +265,8 @@ impl Job<'_> {
         order.extend(0..threads as u32);
         let mut rng =
             (self.options.seed != 0).then(|| SmallRng::seed_from_u64(self.options.seed ^ linear.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        // SAFETY: `lanes` outlives the calls; `block` is only touched between two lanes' turns
+        // SAFETY: `lanes`, `shared` and the parameters outlive the calls; while they run, `block` is reached by this address alone, by
+        // one at a time: a lane's host call, which is over before the lane is suspended, or the scheduler between two lanes' turns
         unsafe {
             let outer = host_get_lane();
             if together {
@@ -276,7 +279,7 @@ impl Job<'_> {
             }
             host_set_lane(outer);
         }
-        // SAFETY: no lane runs any more
+        // SAFETY: no lane runs any more, and nobody else has the address
         let block = unsafe { &mut *block };
         #[cfg(feature = "checked-host")]
         if let Some(launch) = self.check {
@@ -288,7 +291,7 @@ impl Job<'_> {
     /// Runs one lane after the other in one coroutine.
     ///
     /// # Safety
-    /// `block` is the state of `lanes`, and nobody else touches either meanwhile.
+    /// `block` is the state of `lanes`, and nobody else touches either meanwhile. The entry may be run with the launch's parameters.
     unsafe fn run_in_turn(&self, block: *mut Block, lanes: &mut [Lane], order: &[u32], stacks: &mut Vec<DefaultStack>) {
         let (entry, params) = (self.entry, self.launch.params.as_ptr());
         let (lanes, order) = (lanes.as_mut_ptr(), order as *const [u32]);
@@ -362,7 +365,9 @@ impl Job<'_> {
                     }
                     progress |= turn;
                     if steps > self.options.max_steps {
-                        let what = format!("the block's threads have taken {steps} turns, more than HostOptions::max_steps");
+                        let what = format!(
+                            "the block's threads have taken {steps} turns, more than HostOptions::max_steps allows: it never ends, or does more than that"
+                        );
                         // SAFETY: no lane runs now
                         unsafe { (*block).fault(Kind::Endless, 0, 0, what) };
                         break 'block;

@@ -72,7 +72,7 @@ pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_as
 /// `lane` is the lane that runs on this OS thread, called from its kernel. The scheduler does not touch the block while a
 /// lane runs, and the borrow must end before the lane is suspended.
 pub(super) unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
-    // SAFETY: see above; `state` is set by `Block::start` and outlives its lanes
+    // SAFETY: the caller's lane is alive; its `state` was set by `Job::lane` and outlives it
     unsafe { (&mut *(*lane).state, (*lane).linear as usize) }
 }
 
@@ -137,7 +137,7 @@ pub(super) unsafe fn sync_warp_at(lane: *mut Lane, place: usize) {
 /// # Safety
 /// As [`block`]; `act` may be run over the arguments of the warp's lanes.
 pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_void, place: usize) {
-    // SAFETY: called by a kernel on its own lane
+    // SAFETY: passed on to the caller; no borrow of the block is used after a `suspend`
     unsafe {
         refuse_meeting(lane, place);
         let (block, index) = block(lane);
@@ -163,7 +163,7 @@ pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_v
             let warp = &mut block.warps[index / 32];
             warp.arrived = 0;
             let arguments = warp.arguments.as_mut_ptr();
-            // the arguments lie on the stacks of 32 suspended (or this) lanes
+            // the arguments lie on the stacks of 32 suspended (or this) lanes; `act` is not instrumented, so that it calls nothing here
             act(arguments);
             block.release_warp(index / 32, std::ptr::fn_addr_eq(act, noop as Act));
         } else {
@@ -189,7 +189,7 @@ unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void
 }
 
 unsafe extern "C" fn copy_async(_lane: *mut Lane, shared: *mut u8, global: *const u8, bytes: u32, valid: u32) {
-    // SAFETY: the kernel promises both addresses, as it does to the hardware
+    // SAFETY: the kernel promises both addresses, as it does to the hardware, and `valid <= bytes` (kernels/device/async_copy.cuh)
     unsafe {
         if valid > 0 {
             std::ptr::copy_nonoverlapping(global, shared, valid as usize);

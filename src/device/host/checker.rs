@@ -944,7 +944,12 @@ unsafe extern "C" fn endless(lane: *mut Lane, place: usize) {
     // SAFETY: called by a kernel on its own lane
     unsafe {
         let (block, index) = block(lane);
-        block.fault(Kind::Endless, index, place, "the block's threads have taken all the steps that HostOptions::max_steps allows".into());
+        block.fault(
+            Kind::Endless,
+            index,
+            place,
+            "the block's threads have taken all the steps that HostOptions::max_steps allows: it never ends, or does more than that".into(),
+        );
         suspend(lane);
     }
     unreachable!("a faulted lane is never resumed");

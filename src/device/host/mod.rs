@@ -117,6 +117,7 @@ pub(crate) struct HostDevice {
     /// What launches have left for later ones.
     scratch: Mutex<Vec<Scratch>>,
     watch: Watch,
+    blocks_done: AtomicU64,
     #[cfg(feature = "checked-host")]
     counters: Mutex<Vec<LaunchCounters>>,
 }
@@ -153,6 +154,7 @@ impl HostDevice {
             team,
             scratch: Mutex::default(),
             watch: Watch::default(),
+            blocks_done: AtomicU64::new(0),
             #[cfg(feature = "checked-host")]
             counters: Mutex::default(),
         })
@@ -236,7 +238,7 @@ impl Backend for HostDevice {
         let fail = |message: &str| Error::OutOfMemory { bytes, device: "the host device".into(), message: message.into() };
         let layout = memory_layout(bytes).ok_or_else(|| fail("the size is too large"))?;
         crate::memory::check(bytes)?;
-        // SAFETY: the caller (`Device::allocate`) never asks for 0 bytes
+        // SAFETY: the caller (`Device::block`) never asks for 0 bytes
         let pointer = unsafe { alloc(layout) };
         if pointer.is_null() {
             return Err(fail("the system has no more memory"));
@@ -254,13 +256,14 @@ impl Backend for HostDevice {
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
-        // SAFETY: the caller promises valid memory; a slice of the caller's cannot overlap memory that only devices hold
+        // SAFETY: the caller promises valid memory that nobody else uses meanwhile: the slice cannot overlap it
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
         Ok(())
     }
 
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
-        // SAFETY: as in `upload`
+        // SAFETY: the caller promises initialised memory (`allocate` fills it) that nobody writes meanwhile: the exclusive slice cannot
+        // overlap it
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
@@ -275,6 +278,10 @@ impl Backend for HostDevice {
         // SAFETY: the caller promises two valid ranges that do not overlap
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         Ok(())
+    }
+
+    fn blocks_done(&self) -> Option<u64> {
+        Some(self.blocks_done.load(Ordering::Relaxed))
     }
 
     fn is_checked(&self) -> bool {
@@ -303,7 +310,7 @@ impl Backend for HostDevice {
         }
         self.team.as_ref().map_or(Ok(()), Team::check_process)?;
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product::<u64>();
-        // SAFETY: the caller promises that the launch's addresses are valid
+        // SAFETY: the caller promises that the operands are memory that this launch may touch
         #[cfg(feature = "checked-host")]
         let check = self.options.checked.then(|| unsafe { checker::LaunchCheck::new(launch) }).transpose()?;
         let job = block::Job {
@@ -324,6 +331,7 @@ impl Backend for HostDevice {
             if stacks == 0 {
                 while let Some(turn) = next() {
                     job.run_plain(order.block(turn));
+                    self.blocks_done.fetch_add(1, Ordering::Relaxed);
                 }
                 return;
             }
@@ -339,6 +347,7 @@ impl Backend for HostDevice {
             let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
             while let Some(turn) = next() {
                 let mut found = job.run_fibers(order.block(turn), &mut scratch, &mut set.stacks);
+                self.blocks_done.fetch_add(1, Ordering::Relaxed);
                 if !found.is_empty() {
                     // a checked block that fails harms nobody else, and the others may find more
                     let last = !self.options.checked || found.iter().any(|f| f.kind.ends_launch());
