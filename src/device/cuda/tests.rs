@@ -235,7 +235,7 @@ fn child_has_no_gpu() {
 
 #[test]
 fn what_is_freed_is_not_in_use() {
-    in_a_process("what_is_freed_is_not_in_use", child_frees_what_is_in_use);
+    in_a_process("what_is_freed_is_not_in_use", None, child_frees_what_is_in_use);
 }
 
 /// The work is queued, and runs when somebody waits for it.
