@@ -146,7 +146,8 @@ impl KeeperArgs {
     }
 }
 
-/// SIGTERM and SIGINT while a command has findings. The second one, and every one before or afterwards, has its usual effect.
+/// SIGTERM and SIGINT while a command has findings. A second SIGINT, and every signal before or afterwards, has its usual effect. A
+/// second SIGTERM has none: `timeout` passes on what its group of processes got already.
 struct Signals {
     /// The number of the signal that was caught; 0: none yet.
     #[cfg(unix)]
@@ -164,7 +165,9 @@ impl Signals {
             use signal_hook::flag;
             let number = signal as i32;
             flag::register_conditional_default(number, signals.usual.clone()).map_err(fail)?;
-            flag::register(number, signals.usual.clone()).map_err(fail)?;
+            if signal == SIGINT {
+                flag::register(number, signals.usual.clone()).map_err(fail)?;
+            }
             flag::register_usize(number, signals.caught.clone(), signal).map_err(fail)?;
         }
         Ok(signals)
