@@ -476,7 +476,7 @@ impl Device {
     /// # #[cfg(feature = "host")] {
     /// use warpconv::{Device, HostOptions, Inputs, Layer, MemoryFormat, PixelShuffle, PixelShuffleSpec, PlanRequest, Tensor};
     /// let device = Device::host_with(HostOptions::default())?;
-    /// let layer = PixelShuffle::new(PixelShuffleSpec { factor: 2, ..Default::default() })?;
+    /// let layer = PixelShuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() })?;
     /// let x = Tensor::<f32>::zeros(&device, [1, 8, 64, 64], MemoryFormat::Contiguous)?;
     /// let blocks = layer.plan::<f32>(&device, &PlanRequest::new(x.shape()))?.explain().blocks();
     /// assert_eq!(device.blocks_done(), Some(0));
