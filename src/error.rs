@@ -301,7 +301,8 @@ pub enum Error {
     Driver {
         /// The call.
         call: &'static str,
-        /// The driver's number for the failure (`CUresult`), such as 2 for out of memory.
+        /// The driver's number for the failure (`CUresult`), such as 2 for out of memory; 0 where the call itself succeeded and what it
+        /// gave is of no use.
         code: u32,
         /// The driver's words.
         message: String,

@@ -48,7 +48,7 @@
 //!   ([`Tensor::to_vec`], [`Tensor::read`]) and writing it from there wait for all work of the device first.
 //! - On the host device `run` computes and returns when it is done; it blocks its thread for milliseconds to seconds. In an
 //!   asynchronous program call it by `spawn_blocking` or the like, with a bounded number of permits.
-//! - Freeing a tensor waits for the work that uses it (the driver does), so that no drop is too early.
+//! - Freeing a tensor waits for the work that is queued on its device, so that no drop is too early.
 //! - A chain of layers that is run often is a [`Graph`], which the GPU replays as one launch.
 //!
 //! # Errors
