@@ -261,7 +261,7 @@ struct Work {
     coordinates: [u64; 2],
     activation: Activation,
     sees: Sees,
-    before: Option<Before>,
+    first_stage: Option<FirstStage>,
 }
 
 /// What an output pixel sees of the input.
@@ -282,8 +282,8 @@ impl Sees {
     }
 }
 
-/// The tail of a first stage.
-struct Before {
+/// The tail of the first of two stages.
+struct FirstStage {
     outputs: u64,
     /// The name of its bias.
     bias: &'static str,
@@ -299,7 +299,7 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
         coordinates: [0, 0],
         activation: spec.activation,
         sees: Sees::All(ReceptiveField::input().then_conv2d(spec, geometry.kernel)?),
-        before: None,
+        first_stage: None,
     })
 }
 
@@ -314,7 +314,7 @@ fn two_stages(geometries: [ConvGeometry; 2], bias: &'static str, mid_activation:
         coordinates: [0, 0],
         activation,
         sees: Sees::All(then(then(ReceptiveField::input(), &first)?, &second)?),
-        before: Some(Before { outputs: count(&first.output_shape())?, bias, activation: mid_activation }),
+        first_stage: Some(FirstStage { outputs: count(&first.output_shape())?, bias, activation: mid_activation }),
     })
 }
 
@@ -327,13 +327,13 @@ fn conv_transpose2d(spec: &ConvTranspose2dSpec, weight: Shape, x: Shape) -> Resu
         coordinates: [0, 0],
         activation: spec.activation,
         sees: Sees::AtMost([0, 1].map(|axis| geometry.transposed_reach(axis))),
-        before: None,
+        first_stage: None,
     })
 }
 
 /// A layer that computes nothing.
 fn moved(output: Shape, sees: Sees) -> Work {
-    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation: Activation::None, sees, before: None }
+    Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation: Activation::None, sees, first_stage: None }
 }
 
 /// Three blends, each of two products and a sum.
@@ -394,7 +394,7 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
         coordinates: [sum("the number of coordinates", [offset, mask])?, count(&[geometry.rois, 5])?],
         activation: Activation::None,
         sees: Sees::All(ReceptiveField::input()),
-        before: None,
+        first_stage: None,
     })
 }
 
@@ -420,10 +420,11 @@ impl Work {
         let weight = all - bias - slope;
         let outputs = count(&self.output)?;
         let macs = self.macs;
-        let before = self.before.unwrap_or(Before { outputs: 0, bias: "", activation: Activation::None });
-        let (between, first_activation) = (before.outputs, before.activation);
+        let first_stage = self.first_stage.unwrap_or(FirstStage { outputs: 0, bias: "", activation: Activation::None });
+        let (between, first_activation) = (first_stage.outputs, first_stage.activation);
         let biases = || parameters.iter().filter(|(name, _)| name.ends_with("bias"));
-        let (first_bias, last_bias) = (biases().any(|(name, _)| *name == before.bias), biases().any(|(name, _)| *name != before.bias));
+        let (first_bias, last_bias) =
+            (biases().any(|(name, _)| *name == first_stage.bias), biases().any(|(name, _)| *name != first_stage.bias));
         let operations = Operations {
             macs,
             sampling_flops: self.sampling_flops,

@@ -5,7 +5,7 @@
 use crate::cases::Problem;
 use crate::error::{Error, Result};
 use crate::geometry::{elements, rank4};
-use crate::layers::{AnyLayer, Field, Inputs, Layer, LayerSpec, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
+use crate::layers::{AnyLayer, Inputs, Layer, LayerSpec, OffsetOrMask, Parameter, PlanRequest, Precision, RoIs, WorkspaceMemory};
 use crate::numerics::{Contract, Report, in_tf32, on_exact_grid};
 use crate::reference::{self, Array, InDtype};
 use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, Tensor, TensorView, memory};
@@ -97,10 +97,10 @@ pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
 }
 
 /// The dtype of a run and the formats of its input and its output.
-pub type Variant = (DType, MemoryFormat, MemoryFormat);
+pub type DTypeAndFormats = (DType, MemoryFormat, MemoryFormat);
 
 /// Whether a run is wanted: asked with its variant and no kernel (whether there may be such a run at all), then with the kernel's name.
-pub type Wanted<'a> = dyn Fn(Variant, Option<&str>) -> bool + 'a;
+pub type Wanted<'a> = dyn Fn(DTypeAndFormats, Option<&str>) -> bool + 'a;
 
 /// As [`every_run`], of the runs that are `wanted`, which is asked before anything is launched. A lost device ends
 /// the runs: the last of them says so.
@@ -143,7 +143,7 @@ pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Re
 ///
 /// # Errors
 /// What the layer refuses.
-pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(Variant, Vec<&'static str>)>> {
+pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(DTypeAndFormats, Vec<&'static str>)>> {
     let named = problem.layer.signature().parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?)));
     let zeros = |(name, shape): (&str, &Vec<usize>)| Ok((name.to_string(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
     let layer = AnyLayer::new(problem.layer, named.map(zeros).collect::<Result<_>>()?)?;
@@ -273,7 +273,7 @@ impl Case {
     }
 
     /// As [`Case::check`], of the kernels whose names are `wanted`.
-    fn check_some(&self, variant: Variant, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
+    fn check_some(&self, variant: DTypeAndFormats, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
         match variant.0 {
             DType::F32 => self.check_as::<f32>(variant, kernels, device, wanted),
             DType::F16 => self.check_as::<half::f16>(variant, kernels, device, wanted),
@@ -281,7 +281,7 @@ impl Case {
         }
     }
 
-    fn check_as<T: Element>(&self, variant: Variant, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
+    fn check_as<T: Element>(&self, variant: DTypeAndFormats, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
         let (_, x_format, y_format) = variant;
         let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome, digest: None, open_subnormals: false };
         let prepared = catch(|| {
@@ -558,8 +558,8 @@ impl<T: Element> Placed<T> {
         let views = views.collect::<Result<BTreeMap<&str, TensorView<'_, T>>>>()?;
         let mut inputs = Inputs::from_named(&layer.spec(), &views, self.rois.as_ref().map(RoIs::view))?;
         if fields == Fields::F32 {
-            inputs.offset = self.offset.as_ref().map(|tensor| Field::F32(tensor.view())).or(inputs.offset);
-            inputs.mask = self.mask.as_ref().map(|tensor| Field::F32(tensor.view())).or(inputs.mask);
+            inputs.offset = self.offset.as_ref().map(|tensor| OffsetOrMask::F32(tensor.view())).or(inputs.offset);
+            inputs.mask = self.mask.as_ref().map(|tensor| OffsetOrMask::F32(tensor.view())).or(inputs.mask);
         }
         Ok(inputs)
     }

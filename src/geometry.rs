@@ -470,7 +470,7 @@ pub struct RoiGeometry {
     /// Height and width of the output.
     pub pooled: [usize; 2],
     /// Groups of output channels that have offsets and a mask of their own.
-    pub classes: usize,
+    pub offset_groups: usize,
     pub(crate) pooling: Pooling,
 }
 
@@ -493,10 +493,10 @@ impl RoiGeometry {
         } else {
             c
         };
-        divisible("C_out", c_out, "offset_groups", pooling.classes)?;
+        divisible("C_out", c_out, "offset_groups", pooling.offset_groups)?;
         // groups without channels may be any number
-        elements(&[pooling.classes, 2])?;
-        let geometry = Self { x, rois, c_out, pooled, classes: pooling.classes, pooling };
+        elements(&[pooling.offset_groups, 2])?;
+        let geometry = Self { x, rois, c_out, pooled, offset_groups: pooling.offset_groups, pooling };
         elements(&x)?;
         for shape in [geometry.output_shape(), geometry.offset_shape(), geometry.mask_shape()] {
             elements(&shape)?;
@@ -509,14 +509,14 @@ impl RoiGeometry {
         [self.rois, self.c_out, self.pooled[0], self.pooled[1]]
     }
 
-    /// [K, 2 * classes, ph, pw]: right and down for each.
+    /// [K, 2 * offset_groups, ph, pw]: right and down for each.
     pub fn offset_shape(&self) -> Shape {
-        [self.rois, 2 * self.classes, self.pooled[0], self.pooled[1]]
+        [self.rois, 2 * self.offset_groups, self.pooled[0], self.pooled[1]]
     }
 
-    /// [K, classes, ph, pw].
+    /// [K, offset_groups, ph, pw].
     pub fn mask_shape(&self) -> Shape {
-        [self.rois, self.classes, self.pooled[0], self.pooled[1]]
+        [self.rois, self.offset_groups, self.pooled[0], self.pooled[1]]
     }
 
     /// What one bin of one channel is taken to read, as (samples or pixels): those of its grid where the attributes fix it, else

@@ -102,8 +102,8 @@ pub use half;
 pub use layers::{
     Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
     DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
-    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Field, Focus, FocusSpec, FromParameters, FullyConnected, Graph,
-    GroupPart, Inputs, Layer, LayerSpec, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache,
+    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Focus, FocusSpec, FromParameters, FullyConnected, Graph, GroupPart,
+    Inputs, Layer, LayerSpec, OffsetOrMask, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache,
     PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec, Recorder, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView,
     Slot, SpatiallySeparableConv2d, SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear,
     UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,

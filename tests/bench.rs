@@ -125,12 +125,12 @@ fn a_suite_of_ones_own_its_peers_and_its_baseline() {
     let mut faster = results.clone();
     for row in &mut faster.rows {
         if let Some(time) = &mut row.time {
-            (time.median, time.mad) = (time.median / 1e3, 0.0);
+            (time.median, time.median_deviation) = (time.median / 1e3, 0.0);
         }
     }
     let mut slower = results;
     for time in slower.rows.iter_mut().filter_map(|row| row.time.as_mut()) {
-        time.mad = 0.0;
+        time.median_deviation = 0.0;
     }
     fs::write(folder.path().join("fast.json"), serde_json::to_string(&faster).unwrap()).unwrap();
     fs::write(folder.path().join("slow.json"), serde_json::to_string(&slower).unwrap()).unwrap();

@@ -12,8 +12,8 @@ use warpconv::numerics::Contract;
 use warpconv::reference::{self, Array, Deformed, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
 use warpconv::{
     Activation, AnyLayer, Conv2d, Conv2dSpec, DType, DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, Device,
-    Element, Error, Field, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor,
-    Workspace,
+    Element, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, OffsetOrMask, Padding, Parameter, PlanRequest, Shape, Stream,
+    Tensor, Workspace,
 };
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
@@ -247,7 +247,7 @@ fn positions_far_outside_read_nothing(#[values(0, 1, 2, 3, 4)] channels: usize) 
         for format in MemoryFormat::ALL {
             let x = Tensor::from_slice(&device, deform.x.0, &deform.x.1).unwrap().to_format(format).unwrap().cast::<f16>().unwrap();
             let offset = Tensor::from_slice(&device, geometry.offset, &deform.offset).unwrap();
-            let y = layer.forward(&Inputs::new(&x).offset(Field::F32(offset.view()))).unwrap();
+            let y = layer.forward(&Inputs::new(&x).offset(OffsetOrMask::F32(offset.view()))).unwrap();
             assert!(floats(&y).iter().all(|&y| y == 0.5), "{far}");
         }
     }
@@ -269,7 +269,7 @@ fn offsets_in_f32_keep_their_precision_beside_16_bits() {
         let x = tensor::<bf16>(deform.x.0, &deform.x.1, x_format);
         let offset = tensor::<f32>(geometry.offset, &deform.offset, field_format);
         let mask = tensor::<f32>(geometry.mask, &mask, field_format);
-        let inputs = Inputs::new(&x).offset(Field::F32(offset.view())).mask(Field::F32(mask.view()));
+        let inputs = Inputs::new(&x).offset(OffsetOrMask::F32(offset.view())).mask(OffsetOrMask::F32(mask.view()));
         let y = floats(&layer.forward(&inputs).unwrap());
         let contract = Contract::new(DType::Bf16, geometry.conv.products()).rounded(1);
         let report = contract.check(&y, expected.data(), scale.data()).unwrap();

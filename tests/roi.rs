@@ -12,9 +12,9 @@ use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::every_run;
 use warpconv::reference::{self, Array};
 use warpconv::{
-    DType, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Device, Element, Error, Field, FullyConnected, HostOptions, Inputs, Layer,
-    LayerSpec, MemoryFormat, Parameter, PlanRequest, PsRoiPool, PsRoiPoolSpec, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec,
-    RoisView, Stream, Tensor, Workspace, WorkspaceMemory,
+    DType, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Device, Element, Error, FullyConnected, HostOptions, Inputs, Layer,
+    LayerSpec, MemoryFormat, OffsetOrMask, Parameter, PlanRequest, PsRoiPool, PsRoiPoolSpec, RoIs, RoiAlign, RoiAlignSpec, RoiPool,
+    RoiPoolSpec, RoisView, Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
 const OPS: [&str; 4] = ["roi_align", "roi_pool", "ps_roi_pool", "deform_roi_pool"];
@@ -217,7 +217,7 @@ fn zero_offset_is_roi_align_in<T: Element>(format: MemoryFormat, sampling_ratio:
     let (zeros, ones) = (Tensor::<T>::zeros(&device, [3, 2, 3, 5], format).unwrap(), vec![1f32; 3 * 15]);
     let (zeros_f32, ones) = (zeros.cast::<f32>().unwrap(), Tensor::from_slice(&device, [3, 1, 3, 5], &ones).unwrap());
     let bits = |y: &[T]| y.iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
-    let in_f32 = |tensor| Field::F32(Tensor::view(tensor));
+    let in_f32 = |tensor| OffsetOrMask::F32(Tensor::view(tensor));
     for inputs in [inputs, inputs.offset(&zeros), inputs.offset(in_f32(&zeros_f32)), inputs.mask(in_f32(&ones))] {
         assert_eq!(bits(&deform.forward(&inputs).unwrap().to_vec().unwrap()), bits(&align), "{format} {sampling_ratio}");
     }

@@ -32,7 +32,7 @@ fn explain<T: Element>(layer: &impl Layer, device: &Device, request: &PlanReques
 }
 
 fn time(median: f64) -> Time {
-    Time { median, min: median, max: median, mad: 0.0, samples: 3, launches: 1 }
+    Time { median, min: median, max: median, median_deviation: 0.0, samples: 3, launches: 1 }
 }
 
 /// A row in which the kernels that apply are the faster, the dearer the cost model takes them to be.

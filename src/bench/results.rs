@@ -402,7 +402,7 @@ impl Results {
         for row in &self.rows {
             let before = earlier.rows.iter().find(|before| before.id == row.id && before.x == row.x).and_then(|before| before.time);
             if let (Some(now), Some(before)) = (row.time, before) {
-                let spread = 3.0 * (now.mad + before.mad) + NOISE * before.median;
+                let spread = 3.0 * (now.median_deviation + before.median_deviation) + NOISE * before.median;
                 if now.median > before.median + spread {
                     slower.push((row, now.median / before.median));
                 }
@@ -478,11 +478,11 @@ mod tests {
     use super::*;
     use crate::bench::Suite;
 
-    fn row(id: usize, median: f64, mad: f64) -> RowResult {
+    fn row(id: usize, median: f64, median_deviation: f64) -> RowResult {
         let suite = Suite::built_in().unwrap();
         let mut row = RowResult::new(&suite.configurations()[id]);
         row.x = vec![1, 2, 3, 4];
-        row.time = Some(Time { median, min: median, max: median, mad, samples: 5, launches: 1 });
+        row.time = Some(Time { median, min: median, max: median, median_deviation, samples: 5, launches: 1 });
         row.percent_of_floor = Some(50.0);
         row.status = Status::Timed;
         row

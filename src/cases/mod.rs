@@ -85,8 +85,9 @@ pub fn kinds() -> impl Iterator<Item = Kind> {
     conv.chain(separable::kinds()).chain(pixel::kinds()).chain(roi::kinds())
 }
 
-/// Whose turn it is: steps of about the golden section of `count` meet each once in a round, and never a neighbour soon.
-fn turn(count: usize, index: u64) -> usize {
+/// The index that comes `index`-th in an order which meets each of `count` once in a round and neighbours far apart: its step is about
+/// the golden section of `count`.
+fn interleaved(count: usize, index: u64) -> usize {
     let coprime =
         |step: usize| std::iter::successors(Some((count, step)), |&(a, b)| (b > 0).then(|| (b, a % b))).last().is_some_and(|(a, _)| a == 1);
     let step = (count * 618 / 1000..count).find(|&step| coprime(step)).unwrap_or(1);
@@ -110,7 +111,7 @@ impl Problem {
     /// Without a kind.
     pub fn of_kinds(kinds: &[Kind], seed: u64, index: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
-        let kind = &kinds[turn(kinds.len(), index)];
+        let kind = &kinds[interleaved(kinds.len(), index)];
         match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::ConvTranspose2d(change) => conv_transpose2d::problem(kind.name, change, &mut rng),

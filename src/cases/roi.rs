@@ -22,9 +22,9 @@ const OPS: [(Op, &str); 4] = [(Op::Align, "roi_align"), (Op::Max, "roi_pool"), (
 #[derive(Debug, Clone)]
 pub(super) struct Regions {
     n: usize,
-    /// Output channels of a class, and classes.
+    /// Output channels of an offset group, and the number of groups.
     channels: usize,
-    classes: usize,
+    offset_groups: usize,
     image: [usize; 2],
     rois: usize,
     pooled: [usize; 2],
@@ -94,11 +94,11 @@ const DEFORMABLE: &[(&str, &str, Change)] = &[
     ("offset", "bins that move, far outside too", |rng, r| (r.offset, r.gamma) = (true, pick(rng, &[1, 2, 8]) as f32 / 4.0)),
     ("modulated", "offsets and a mask", |_, r| (r.offset, r.mask) = (true, true)),
     ("classes", "groups of channels that move apart, their edges inside vectors", |rng, r| {
-        (r.classes, r.channels) = (rng.random_range(2..5), pick(rng, &[1, 2, 4, 8, 9, 16]));
+        (r.offset_groups, r.channels) = (rng.random_range(2..5), pick(rng, &[1, 2, 4, 8, 9, 16]));
         (r.offset, r.mask) = (true, rng.random());
     }),
     ("position_sensitive", "each bin has its own channel", |rng, r| {
-        (r.position_sensitive, r.channels, r.classes) = (true, rng.random_range(1..10), rng.random_range(1..3));
+        (r.position_sensitive, r.channels, r.offset_groups) = (true, rng.random_range(1..10), rng.random_range(1..3));
         (r.offset, r.mask) = (rng.random(), rng.random());
     }),
 ];
@@ -117,7 +117,7 @@ pub(super) fn problem(op: Op, kind: &str, change: Change, rng: &mut StdRng) -> P
     let mut r = Regions {
         n: rng.random_range(1..4),
         channels: rng.random_range(1..20),
-        classes: 1,
+        offset_groups: 1,
         image: [rng.random_range(2..16), rng.random_range(2..16)],
         rois: rng.random_range(1..7),
         pooled: [rng.random_range(1..5), rng.random_range(1..5)],
@@ -144,13 +144,13 @@ pub(super) fn problem(op: Op, kind: &str, change: Change, rng: &mut StdRng) -> P
             sampling_ratio,
             gamma: r.gamma,
             position_sensitive: r.position_sensitive,
-            offset_groups: r.classes,
+            offset_groups: r.offset_groups,
         }),
     };
-    let channels = r.channels * r.classes * if r.position_sensitive { r.pooled[0] * r.pooled[1] } else { 1 };
+    let channels = r.channels * r.offset_groups * if r.position_sensitive { r.pooled[0] * r.pooled[1] } else { 1 };
     let problem = Problem::new(layer, &[("x", &[r.n, channels, r.image[0], r.image[1]]), ("rois", &[r.rois, 5])]);
     let fields = |wanted: bool, count: usize| (wanted && op == Op::Deform).then_some([r.rois, count, r.pooled[0], r.pooled[1]]);
-    let (offset, mask) = (fields(r.offset, 2 * r.classes), fields(r.mask, r.classes));
+    let (offset, mask) = (fields(r.offset, 2 * r.offset_groups), fields(r.mask, r.offset_groups));
     let problem = problem.with("offset", offset.as_ref().map(|shape| &shape[..])).with("mask", mask.as_ref().map(|shape| &shape[..]));
     let (values, x_margin, y_margin) = (r.values, r.x_margin, r.y_margin);
     Problem { kind: kind.into(), values, x_margin, y_margin, seed: rng.random::<u32>().into(), ..problem }
@@ -207,7 +207,7 @@ pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Result<
 pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
     let (Ok(x), Some(pooling)) = (problem.x(), pooling(&problem.layer)) else { return };
     let bins = pooling.output_size[0] * pooling.output_size[1];
-    let step = pooling.classes * if pooling.position_sensitive { bins } else { 1 };
+    let step = pooling.offset_groups * if pooling.position_sensitive { bins } else { 1 };
     let with_rois = |mut problem: Problem, rois: usize, [ph, pw]: [usize; 2]| {
         for name in ["rois", "offset", "mask"] {
             if let Some(shape) = problem.shapes.get_mut(name) {

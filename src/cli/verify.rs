@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Run, Variant, Wanted, kernel_names, runs_of, runs_where};
+use warpconv::check::{DTypeAndFormats, Run, Wanted, kernel_names, runs_of, runs_where};
 use warpconv::text::parse_json;
 use warpconv::{DType, Device, Error, Result};
 
@@ -339,7 +339,7 @@ impl Session<'_> {
             if problem.output_shape()?.contains(&0) || (problem.x_margin, problem.y_margin) != ([0; 2], [0; 2]) {
                 continue;
             }
-            let mut new: Vec<(Variant, &'static str)> = Vec::new();
+            let mut new: Vec<(DTypeAndFormats, &'static str)> = Vec::new();
             for (variant, kernels) in runs_of(&problem, self.device)? {
                 let first = kernels.into_iter().filter(|&kernel| self.args.wants(&path(&problem, kernel)) && missing.remove(kernel));
                 new.extend(first.map(|kernel| (variant, kernel)));

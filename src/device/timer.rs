@@ -45,7 +45,8 @@ pub struct Time {
     /// The slowest.
     pub max: f64,
     /// The median of the samples' distances from the median: their spread, without outliers.
-    pub mad: f64,
+    #[serde(rename = "mad")]
+    pub median_deviation: f64,
     /// How many samples.
     pub samples: usize,
     /// Launches in each sample, whose time is divided by their number.
@@ -62,7 +63,7 @@ impl Time {
         let (&min, &max) = (each.first()?, each.last()?);
         let median = middle(&each);
         let distances = sorted(each.iter().map(|s| (s - median).abs()));
-        Some(Self { median, min, max, mad: middle(&distances), samples: each.len(), launches })
+        Some(Self { median, min, max, median_deviation: middle(&distances), samples: each.len(), launches })
     }
 }
 
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn statistics() {
         let time = Time::of(&[4.0, 2.0, 8.0, 2.0, 200.0], 2).unwrap();
-        assert_eq!(time, Time { median: 2.0, min: 1.0, max: 100.0, mad: 1.0, samples: 5, launches: 2 });
+        assert_eq!(time, Time { median: 2.0, min: 1.0, max: 100.0, median_deviation: 1.0, samples: 5, launches: 2 });
         assert_eq!(Time::of(&[1.0, 3.0], 1).unwrap().median, 2.0);
         assert_eq!((Time::of(&[], 1), Time::of(&[1.0], 0)), (None, None));
     }

@@ -158,7 +158,7 @@ impl<C> Selection<C> {
     /// What `load` returns; [`Error::NoKernel`] where no other kernel takes views of any alignment.
     pub fn load<T: Element, P>(
         &self,
-        load: impl Fn(&'static KernelInfo, &LaunchConfig<C>) -> Result<Loaded<P>>,
+        load: impl Fn(&'static KernelInfo, &LaunchConfig<C>) -> Result<LoadedLaunch<P>>,
     ) -> Result<(ByAlignment<P>, String)> {
         let kernels = || self.entries.iter().filter_map(Entry::kernel);
         let nothing = |reasons| Error::NoKernel { op: self.op, reasons };
@@ -176,8 +176,8 @@ impl<C> Selection<C> {
     }
 
     /// What the plan says of a kernel that it runs in one launch.
-    pub fn explain<P>(self, chosen: &Loaded<P>, note: String) -> Explanation {
-        let Loaded { kernel, grid, shared_bytes, .. } = chosen;
+    pub fn explain<P>(self, chosen: &LoadedLaunch<P>, note: String) -> Explanation {
+        let LoadedLaunch { kernel, grid, shared_bytes, .. } = chosen;
         let launched = Explanation { grid: *grid, threads: kernel.info.threads, shared_bytes: *shared_bytes, note, ..Explanation::empty() };
         self.explain_as(launched)
     }
@@ -198,7 +198,7 @@ pub(super) fn takes_any_view<T: Element>(alignment: [usize; 2]) -> bool {
 
 /// A kernel on its device, with how it is launched.
 #[derive(Debug)]
-pub(crate) struct Loaded<P> {
+pub(crate) struct LoadedLaunch<P> {
     pub kernel: Kernel,
     pub grid: [u32; 3],
     pub shared_bytes: u32,
@@ -206,7 +206,7 @@ pub(crate) struct Loaded<P> {
     pub own: P,
 }
 
-impl<P> Loaded<P> {
+impl<P> LoadedLaunch<P> {
     /// # Errors
     /// As [`Device::load`].
     pub fn new<C>(device: &Device, kernel: &'static KernelInfo, config: &LaunchConfig<C>, own: P) -> Result<Self> {
@@ -218,13 +218,13 @@ impl<P> Loaded<P> {
 /// The kernel that was chosen, and one for views that are not aligned as it needs them.
 #[derive(Debug)]
 pub(crate) struct ByAlignment<P> {
-    pub chosen: Loaded<P>,
-    unaligned: Option<Loaded<P>>,
+    pub chosen: LoadedLaunch<P>,
+    unaligned: Option<LoadedLaunch<P>>,
 }
 
 impl<P> ByAlignment<P> {
     /// The one to launch; `fits` says whether the views have an alignment.
-    pub fn of_views(&self, fits: impl FnOnce([usize; 2]) -> bool) -> &Loaded<P> {
+    pub fn of_views(&self, fits: impl FnOnce([usize; 2]) -> bool) -> &LoadedLaunch<P> {
         match &self.unaligned {
             Some(unaligned) if !fits(self.chosen.alignment) => unaligned,
             _ => &self.chosen,

@@ -1,7 +1,7 @@
 //! Conv2d's kernels.
 
 use super::conv_params::geometry_params;
-use super::launch::{Family, Stage, least_time, plan as plan_op};
+use super::launch::{Family, WeightedConv, least_time, plan as plan_op};
 use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -36,5 +36,5 @@ pub(crate) fn plan<T: Element>(
     epilogue: Epilogue<'_>,
     packed: &PackedWeights,
 ) -> Result<Plan<T>> {
-    plan_op(op, &families(), device, request, Stage { geometry, weight, epilogue, packed })
+    plan_op(op, &families(), device, request, WeightedConv { geometry, weight, epilogue, packed })
 }

@@ -1,13 +1,13 @@
 //! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
-use super::conv_depthwise::even;
+use super::conv_depthwise::split_evenly;
 use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes, warp_cycles};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
 use crate::plan::Estimate;
@@ -33,7 +33,7 @@ const ACCESS: usize = 16;
 const WINDOW_INSTRUCTIONS: f64 = 40.0;
 const PIXEL_INSTRUCTIONS: f64 = 2.0;
 const FOUR_INSTRUCTIONS: f64 = 12.0;
-const STAGE_INSTRUCTIONS: f64 = 36.0;
+const STAGING_INSTRUCTIONS: f64 = 36.0;
 const WEIGHT_INSTRUCTIONS: f64 = 48.0;
 const OUTPUT_INSTRUCTIONS: f64 = 8.0;
 /// Until the first blocks have their pixels and weights in shared memory; the unrolled kernels begin with their first row.
@@ -82,7 +82,7 @@ impl Axis {
 
 /// How a launch is cut into blocks.
 #[derive(Debug, Clone, Copy)]
-struct Tiling {
+struct AnySizeTiling {
     /// Vectors of channels, and strips beside and below each other.
     channels: usize,
     columns: usize,
@@ -95,9 +95,9 @@ struct Tiling {
     estimate: Estimate,
 }
 
-impl Tiling {
+impl AnySizeTiling {
     /// The fastest by the cost model.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+    fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let (vector, threads) = (vector(kernel), kernel.threads as usize);
         let cuts = LANES.into_iter().flat_map(|lanes| (1..=threads / lanes).map(move |columns| (lanes, columns)));
         let tilings = cuts.filter_map(|(lanes, columns)| Self::new(vector, lanes, columns, threads / lanes / columns, problem));
@@ -109,14 +109,14 @@ impl Tiling {
     }
 
     /// With at most so many columns and strips.
-    fn new(vector: usize, lanes: usize, columns: usize, strips: usize, problem: &Problem<'_>) -> Option<Self> {
+    fn new(vector: usize, lanes: usize, columns: usize, strips: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let (g, bytes) = (&problem.geometry, problem.dtype.bytes());
         let [vertical, horizontal] = [0, 1].map(|axis| Axis::new(g, axis));
         let multiplier = g.c_out / g.c_in;
         let of_thread = if vector == 1 { 1 } else { 2 };
         let channels = lanes * of_thread;
-        let (columns, column_tiles) = even(horizontal.size.div_ceil(COLUMNS), columns);
-        let (strips, row_tiles) = even(vertical.size.div_ceil(ROWS), strips);
+        let (columns, column_tiles) = split_evenly(horizontal.size.div_ceil(COLUMNS), columns);
+        let (strips, row_tiles) = split_evenly(vertical.size.div_ceil(ROWS), strips);
         let tiles = [g.c_out.div_ceil(channels), column_tiles.checked_mul(horizontal.phases)?, row_tiles.checked_mul(vertical.phases)?];
         let all = tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
         // positions of the last block, beyond the image
@@ -161,7 +161,7 @@ impl Tiling {
             l2_bytes: blocks * (inside + (g.kernel[0] * g.kernel[1] * channels * bytes) as f64),
             shared_bytes: threads * loads + staged * bytes as f64 + blocks * weights as f64,
             ffma: threads * instructions
-                + staged / vector as f64 * STAGE_INSTRUCTIONS
+                + staged / vector as f64 * STAGING_INSTRUCTIONS
                 + blocks * (fours * channels) as f64 * WEIGHT_INSTRUCTIONS,
             ..Default::default()
         };
@@ -183,8 +183,8 @@ fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
 }
 
 /// For a depthwise problem in channels_last.
-pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
-    let tiling = Tiling::of(kernel, problem)?;
+pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
+    let tiling = AnySizeTiling::of(kernel, problem)?;
     let params = ConvDepthwiseParams {
         channels: tiling.channels as i32,
         columns: tiling.columns as i32,

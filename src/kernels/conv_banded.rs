@@ -7,7 +7,7 @@ use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::{Estimate, Parameter};
@@ -24,7 +24,7 @@ const STEP: usize = 16;
 /// By registers.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
 /// Instructions for each staged element and for each output, on its way through shared memory and the epilogue.
-const STAGE_INSTRUCTIONS: f64 = 6.0;
+const STAGING_INSTRUCTIONS: f64 = 6.0;
 const OUTPUT_INSTRUCTIONS: f64 = 12.0;
 /// Of a warp for each kernel row, besides loads and MMAs.
 const ROW_INSTRUCTIONS: f64 = 8.0;
@@ -50,7 +50,7 @@ pub(super) fn is_banded(kernel: &KernelInfo) -> bool {
 
 /// How a launch is cut into blocks.
 #[derive(Debug, Clone, Copy)]
-struct Tiling {
+struct BandedTiling {
     rows: usize,
     channels: usize,
     /// Blocks of an image along channels, columns and rows.
@@ -60,10 +60,10 @@ struct Tiling {
     estimate: Estimate,
 }
 
-impl Tiling {
+impl BandedTiling {
     /// The fastest by the cost model. Blocks that see a special value sum in another order: where a result may not depend on the
     /// batch, their channels do not either.
-    fn of(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Self, Reason> {
+    fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, Reason> {
         let rows = kernel.axes.rows.expect("the manifest has the rows of every banded kernel");
         let configured = problem.for_configuration();
         let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, &configured));
@@ -72,7 +72,7 @@ impl Tiling {
         best.ok_or_else(|| "what a block sees of 4 channels does not fit shared memory".into())
     }
 
-    fn new(rows: usize, channels: usize, problem: &Problem<'_>) -> Option<Self> {
+    fn new(rows: usize, channels: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let g = &problem.geometry;
         let tiles = [g.c_out.div_ceil(channels), g.output[1].div_ceil(COLUMNS), g.output[0].div_ceil(rows)];
         tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
@@ -111,7 +111,7 @@ impl Tiling {
                 + outputs * 8.0
                 + areas * 4.0 * band_elements(g) as f64,
             tensor_macs: kernel_rows * (steps * fragments * 16 * 8 * STEP) as f64,
-            ffma: kernel_rows * instructions * 32.0 + staged * STAGE_INSTRUCTIONS * staging + outputs * OUTPUT_INSTRUCTIONS * storing,
+            ffma: kernel_rows * instructions * 32.0 + staged * STAGING_INSTRUCTIONS * staging + outputs * OUTPUT_INSTRUCTIONS * storing,
             ..Default::default()
         };
         // a block alone on its multiprocessor does not load while it multiplies
@@ -121,7 +121,7 @@ impl Tiling {
 }
 
 /// For a depthwise problem.
-pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     if g.c_out != g.c_in {
         return Err(format!("it computes one output of an input channel, not {}", g.c_out / g.c_in));
@@ -135,7 +135,7 @@ pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if kernel.axes.width != Some(width(g)) {
         return Err(format!("8 neighbouring outputs see {} columns from an even one on", width(g)));
     }
-    let tiling = Tiling::of(kernel, problem)?;
+    let tiling = BandedTiling::of(kernel, problem)?;
     let params = ConvDepthwiseParams {
         channels: tiling.channels as i32,
         columns: COLUMNS as i32,

@@ -6,7 +6,7 @@ use super::cost::{Work, least_bytes, multiprocessors};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Pack};
 use super::order::SumOrder;
 use super::params::ConvDepthwiseParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -28,7 +28,7 @@ const WAVES: usize = 2;
 /// Instructions that are no product, for each vector of a thread's window in channels_last: load, conversion, address, and for
 /// each element that is staged in shared memory.
 const LOAD_INSTRUCTIONS: f64 = 8.0;
-const STAGE_INSTRUCTIONS: f64 = 4.0;
+const STAGING_INSTRUCTIONS: f64 = 4.0;
 /// The same for each product of the contiguous `any`, whose loops are not unrolled: where neighbouring taps share their pixels, and
 /// where each tap loads its own.
 const DENSE_INSTRUCTIONS: f64 = 0.5;
@@ -36,7 +36,7 @@ const SPARSE_INSTRUCTIONS: f64 = 1.25;
 
 /// A kernel of the family that no module of its own prepares, with the axes that the manifest gives it.
 #[derive(Debug, Clone, Copy)]
-struct Variant {
+struct DepthwiseKernel {
     format: MemoryFormat,
     /// Kernel size and stride of the unrolled ones.
     unrolled: Option<[usize; 2]>,
@@ -49,7 +49,7 @@ struct Variant {
     resident: usize,
 }
 
-impl Variant {
+impl DepthwiseKernel {
     fn new(kernel: &KernelInfo) -> Self {
         let vector = kernel.axes.vector.unwrap_or(1);
         let unrolled = kernel.axes.size.zip(kernel.axes.stride).map(|(size, stride)| [size, stride]);
@@ -66,7 +66,7 @@ impl Variant {
 
 /// How a launch is cut into blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Tiling {
+struct DepthwiseTiling {
     /// Threads of a block along channels (or their vectors), columns and rows.
     channels: usize,
     columns: usize,
@@ -80,16 +80,16 @@ struct Tiling {
     shared_bytes: usize,
 }
 
-/// `total` in parts of at most `most`, as even as can be: the size of a part, and how many there are.
-pub(super) fn even(total: usize, most: usize) -> (usize, usize) {
+/// Splits `total` into parts of at most `most` that are as equal as can be: the size of a part, and the number of parts.
+pub(super) fn split_evenly(total: usize, most: usize) -> (usize, usize) {
     let parts = total.div_ceil(most.max(1)).max(1);
     let size = total.div_ceil(parts).max(1);
     (size, total.div_ceil(size).max(1))
 }
 
-impl Tiling {
+impl DepthwiseTiling {
     /// The largest blocks that still fill the device; where they need shared memory, those that leave room for several.
-    fn new(variant: &Variant, problem: &Problem<'_>) -> Result<Self, String> {
+    fn new(variant: &DepthwiseKernel, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let g = &problem.geometry;
         let multiprocessors = multiprocessors(problem) as usize;
         let wanted = WAVES * variant.resident * multiprocessors;
@@ -118,7 +118,7 @@ impl Tiling {
     }
 
     /// With strips of at most `rows` rows and, in the contiguous format, 1 / `shrink` of the threads at work.
-    fn cut(variant: &Variant, problem: &Problem<'_>, rows: usize, shrink: usize) -> Self {
+    fn cut(variant: &DepthwiseKernel, problem: &ConvProblem<'_>, rows: usize, shrink: usize) -> Self {
         let g = &problem.geometry;
         let [height, width] = g.output;
         let groups = width.div_ceil(variant.columns);
@@ -127,25 +127,25 @@ impl Tiling {
         let fixed = variant.format == MemoryFormat::Contiguous && variant.unrolled.is_none();
         // a strip of a fixed height may reach below the image
         let cut_rows = |strips: usize| {
-            let (rows, row_tiles) = if fixed { (rows, height.div_ceil(rows * strips)) } else { even(height, rows * strips) };
+            let (rows, row_tiles) = if fixed { (rows, height.div_ceil(rows * strips)) } else { split_evenly(height, rows * strips) };
             if fixed { (rows, row_tiles) } else { (rows.div_ceil(strips), row_tiles) }
         };
         match variant.format {
             MemoryFormat::ChannelsLast => {
                 let lanes = if variant.vector * problem.dtype.bytes() == 16 { CHANNEL_LANES } else { NARROW_CHANNEL_LANES };
-                let (channels, channel_tiles) = even(vectors, lanes);
+                let (channels, channel_tiles) = split_evenly(vectors, lanes);
                 let slots = threads / channels;
-                let (columns, column_tiles) = even(groups, slots);
+                let (columns, column_tiles) = split_evenly(groups, slots);
                 let strips = (slots / columns).clamp(1, height.div_ceil(rows).max(1));
                 let (rows, row_tiles) = cut_rows(strips);
                 let tiles = [channel_tiles, column_tiles, row_tiles];
                 Self { channels, columns, strips, rows, tiles, patch: [0, 0], shared_bytes: 0 }
             }
             MemoryFormat::Contiguous => {
-                let (columns, column_tiles) = even(groups, threads.min(32));
+                let (columns, column_tiles) = split_evenly(groups, threads.min(32));
                 let strips = (threads / columns).clamp(1, height.div_ceil(rows).max(1));
                 let (rows, row_tiles) = cut_rows(strips);
-                let (channels, channel_tiles) = even(vectors, threads / (columns * strips));
+                let (channels, channel_tiles) = split_evenly(vectors, threads / (columns * strips));
                 let span = |axis: usize| (g.kernel[axis] - 1) * g.dilation[axis] + 1;
                 let patch_h = (strips * rows - 1) * g.stride[0] + span(0);
                 // whole 16 bytes for each thread; beyond the last the dense `any` reads 4 pixels in advance
@@ -166,7 +166,7 @@ impl Tiling {
         self.tiles.iter().product::<usize>() * g.n
     }
 
-    fn work(&self, variant: &Variant, problem: &Problem<'_>) -> Work {
+    fn work(&self, variant: &DepthwiseKernel, problem: &ConvProblem<'_>) -> Work {
         let g = &problem.geometry;
         let blocks = self.blocks(g) as f64;
         let active = (self.channels * self.columns * self.strips) as f64;
@@ -184,10 +184,10 @@ impl Tiling {
                 (products + loads * LOAD_INSTRUCTIONS, loads * (variant.vector * problem.dtype.bytes()) as f64)
             }
             (MemoryFormat::Contiguous, Some(_)) => {
-                (products + loads + staged * STAGE_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64)
+                (products + loads + staged * STAGING_INSTRUCTIONS, (loads + staged) * size_of::<f32>() as f64)
             }
             (MemoryFormat::Contiguous, None) => {
-                let instructions = products * (1.0 + overhead) + staged * STAGE_INSTRUCTIONS;
+                let instructions = products * (1.0 + overhead) + staged * STAGING_INSTRUCTIONS;
                 (instructions, (products * overhead / 2.0 + staged) * size_of::<f32>() as f64)
             }
         };
@@ -202,7 +202,7 @@ impl Tiling {
         }
     }
 
-    fn config<T: Element>(&self, variant: &Variant, g: &ConvGeometry) -> LaunchConfig<ConvConfig<T>> {
+    fn config<T: Element>(&self, variant: &DepthwiseKernel, g: &ConvGeometry) -> LaunchConfig<ConvConfig<T>> {
         let [channel_tiles, column_tiles, _] = self.tiles;
         let params = ConvDepthwiseParams {
             channels: self.channels as i32,
@@ -230,7 +230,7 @@ impl Tiling {
     }
 }
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
     if g.groups != g.c_in {
@@ -239,7 +239,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if conv_banded::is_banded(kernel) {
         return conv_banded::candidate(kernel, problem);
     }
-    let variant = Variant::new(kernel);
+    let variant = DepthwiseKernel::new(kernel);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
         return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
     }
@@ -262,7 +262,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if conv_any::is_any(kernel) {
         return conv_any::candidate(kernel, problem);
     }
-    let tiling = Tiling::new(&variant, problem)?;
+    let tiling = DepthwiseTiling::new(&variant, problem)?;
     if tiling.tiles.iter().product::<usize>() > i32::MAX as usize {
         return Err("an image has too many tiles".into());
     }

@@ -5,7 +5,7 @@ use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, WeightPlace, pack_rows};
 use crate::Element;
 use crate::error::Result;
@@ -24,7 +24,7 @@ const TAP_INSTRUCTIONS: f64 = 16.0;
 /// Threads that write no neighbours cost as much as this many that do.
 pub(super) const UNCOALESCED: f64 = 4.0;
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     kernel.check_dtype(problem.dtype)?;
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { UNCOALESCED };
@@ -41,7 +41,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
 }
 
 /// Blocks of all images, and how many lanes issue for each that has an output.
-pub(super) fn blocks(kernel: &KernelInfo, problem: &Problem<'_>) -> (f64, f64) {
+pub(super) fn blocks(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> (f64, f64) {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let (outputs, threads) = (c_out * h * w, kernel.threads as usize);
     let blocks = outputs.div_ceil(threads);
@@ -49,7 +49,7 @@ pub(super) fn blocks(kernel: &KernelInfo, problem: &Problem<'_>) -> (f64, f64) {
 }
 
 /// The launch of a kernel that computes each output on its own.
-pub(super) fn config<T: Element>(kernel: &KernelInfo, problem: &Problem<'_>) -> LaunchConfig<ConvConfig<T>> {
+pub(super) fn config<T: Element>(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> LaunchConfig<ConvConfig<T>> {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);
     LaunchConfig {

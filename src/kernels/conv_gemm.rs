@@ -7,7 +7,7 @@ use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack};
 use super::order::SumOrder;
 use super::params::ConvPatchParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
 use crate::device::GpuModel;
 use crate::device::kernel::Gather;
@@ -75,7 +75,7 @@ impl Tile {
     }
 
     /// Whether a block takes one tile after the other: `kWalks` of kernels/device/implicit_gemm.cuh.
-    fn walks(&self, kernel: &KernelInfo) -> bool {
+    fn is_persistent(&self, kernel: &KernelInfo) -> bool {
         let through_registers = kernel.gather().is_through_registers();
         !through_registers && self.m >= 64 && self.slices == 1 && [self.m, self.n] != [128; 2]
     }
@@ -111,7 +111,7 @@ impl Tile {
 }
 
 /// How a problem falls into tiles.
-pub(super) struct Tiling {
+pub(super) struct GemmTiling {
     /// Output pixels; of a transposed convolution, those of its largest phase.
     pub rows: usize,
     /// Column tiles times groups.
@@ -122,7 +122,7 @@ pub(super) struct Tiling {
     pub steps: usize,
 }
 
-impl Tiling {
+impl GemmTiling {
     pub fn new(g: &ConvGeometry, tile: &Tile, dtype: DType) -> Self {
         let apart = if g.transposed { g.stride } else { [1, 1] };
         let rows = g.n * g.output[0].div_ceil(apart[0]) * g.output[1].div_ceil(apart[1]);
@@ -136,7 +136,7 @@ impl Tiling {
     }
 
     /// The tiling, if the problem is within the limits of the kernel and the device.
-    pub fn fitting(g: &ConvGeometry, tile: &Tile, problem: &Problem<'_>) -> Result<Self, String> {
+    pub fn fitting(g: &ConvGeometry, tile: &Tile, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let tiling = Self::new(g, tile, problem.dtype);
         if tiling.rows > i32::MAX as usize - MAX_TILE {
             return Err(format!("{} output pixels are above 2^31", tiling.rows));
@@ -172,7 +172,7 @@ impl Tiling {
     }
 
     /// Steps of all blocks.
-    pub fn stages(&self) -> f64 {
+    pub fn total_steps(&self) -> f64 {
         self.row_tiles as f64 * self.tiles_of_a_row as f64 * self.steps as f64
     }
 }
@@ -209,7 +209,7 @@ const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
 pub(super) const SECTOR_BYTES: f64 = 32.0;
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     if kernel.gather() == Gather::Patches {
         let (tile, patch) = (Tile::of(kernel), Patch::of(kernel, problem)?);
         return Ok(Candidate { estimate: patch.work(tile, problem).estimate(problem), config: patch.config(tile) });
@@ -228,17 +228,22 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
 /// The candidate for a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
 pub(super) fn candidate_as<T: Element>(
     kernel: &'static KernelInfo,
-    problem: &Problem<'_>,
+    problem: &ConvProblem<'_>,
     gemm: ConvGeometry,
 ) -> Result<ConvCandidate<T>, Reason> {
-    let other = Problem { geometry: gemm, ..*problem };
+    let other = ConvProblem { geometry: gemm, ..*problem };
     let Multiplication { tile, tiling, whole: mut work, .. } = Multiplication::new(kernel, &other)?;
     work.dram_bytes += least_bytes(problem) - least_bytes(&other);
     Ok(Candidate { estimate: work.estimate(problem), config: config(kernel, tile, &tiling, &other) })
 }
 
 /// The launch of a kernel that computes all tiles.
-pub(super) fn config<T: Element>(kernel: &KernelInfo, tile: &Tile, tiling: &Tiling, problem: &Problem<'_>) -> LaunchConfig<ConvConfig<T>> {
+pub(super) fn config<T: Element>(
+    kernel: &KernelInfo,
+    tile: &Tile,
+    tiling: &GemmTiling,
+    problem: &ConvProblem<'_>,
+) -> LaunchConfig<ConvConfig<T>> {
     let x_alignment = match kernel.gather() {
         Gather::Vectors | Gather::Matrix => CHUNK_BYTES,
         Gather::Planes => plane_copy(&problem.geometry, size_of::<T>()),
@@ -256,12 +261,12 @@ pub(super) fn config<T: Element>(kernel: &KernelInfo, tile: &Tile, tiling: &Tili
         // the store takes any output, in vectors where it is aligned
         alignment: [x_alignment, size_of::<T>()],
         order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
-        own: ConvConfig { params: KernelParams::default(), persistent: tile.walks(kernel), layout, pack },
+        own: ConvConfig { params: KernelParams::default(), persistent: tile.is_persistent(kernel), layout, pack },
     }
 }
 
 /// What every kernel says of the input.
-fn check_input(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<(), String> {
+fn check_input(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<(), String> {
     if kernel.dtype != Some(problem.dtype) {
         return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
     }
@@ -275,15 +280,15 @@ fn check_input(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<(), String>
 /// What a kernel does for a problem to which it applies.
 struct Multiplication {
     tile: &'static Tile,
-    tiling: Tiling,
+    tiling: GemmTiling,
     step_cycles: f64,
     /// Of one launch.
     whole: Work,
 }
 
 impl Multiplication {
-    fn new(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
-        let Problem { geometry: g, dtype, .. } = problem;
+    fn new(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
+        let ConvProblem { geometry: g, dtype, .. } = problem;
         check_input(kernel, problem)?;
         let tf32 = kernel.axes.math.is_some();
         if tf32 && problem.precision != Precision::Tf32 {
@@ -303,16 +308,16 @@ impl Multiplication {
             return Err(format!("a plane of {} pixels is not a multiple of {pixels}", g.input[0] * g.input[1]));
         }
         let tile = Tile::of(kernel);
-        let tiling = Tiling::fitting(g, tile, problem)?;
-        let stages = tiling.stages();
-        let macs = stages * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
-        let mut shared_bytes = stages * tile.shared_bytes_per_stage() as f64;
+        let tiling = GemmTiling::fitting(g, tile, problem)?;
+        let total_steps = tiling.total_steps();
+        let macs = total_steps * (tile.m * tile.n * ROW_BYTES / dtype.bytes()) as f64;
+        let mut shared_bytes = total_steps * tile.shared_bytes_per_stage() as f64;
         let through_registers = gather.is_through_registers();
         if gather == Gather::Planes {
             // twice as many copies where they are half as wide
-            shared_bytes += stages * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
+            shared_bytes += total_steps * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
         } else if through_registers {
-            shared_bytes += stages * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
+            shared_bytes += total_steps * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
         }
         // a run of channels that is shorter than a sector of L2 costs a whole one
         let sectors = if vectors { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
@@ -331,10 +336,10 @@ impl Multiplication {
             usize::MAX
         });
         let whole = Work {
-            l2_bytes: stages * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
+            l2_bytes: total_steps * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
             blocks: tiling.blocks() as f64,
             blocks_per_multiprocessor: resident as f64,
-            block_cycles: Tiling::block_cycles(tile, tiling.block_steps(), step_cycles),
+            block_cycles: GemmTiling::block_cycles(tile, tiling.block_steps(), step_cycles),
             // weights as they are packed: a group of few channels is mostly padding
             dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
             shared_bytes,
@@ -345,8 +350,8 @@ impl Multiplication {
     }
 
     /// How many parts are the fastest of those that the request allows, and the estimated time with them.
-    fn parts(&self, problem: &Problem<'_>) -> Result<(usize, Estimate), Reason> {
-        let Problem { geometry: g, dtype, workspace_limit, .. } = problem;
+    fn parts(&self, problem: &ConvProblem<'_>) -> Result<(usize, Estimate), Reason> {
+        let ConvProblem { geometry: g, dtype, workspace_limit, .. } = problem;
         if problem.batch_invariant {
             return Err("where its sums are split depends on the other images of a batch".into());
         }
@@ -370,12 +375,12 @@ impl Multiplication {
     }
 
     /// Of both launches.
-    fn split(&self, parts: usize, problem: &Problem<'_>) -> Estimate {
+    fn split(&self, parts: usize, problem: &ConvProblem<'_>) -> Estimate {
         let bytes = parts_bytes(&problem.geometry, parts) as f64;
         let steps = (self.tiling.steps as f64 / parts as f64).ceil();
         let multiply = Work {
             blocks: self.whole.blocks * parts as f64,
-            block_cycles: Tiling::block_cycles(self.tile, steps, self.step_cycles),
+            block_cycles: GemmTiling::block_cycles(self.tile, steps, self.step_cycles),
             l2_bytes: self.whole.l2_bytes + bytes,
             ..self.whole
         };
@@ -424,7 +429,7 @@ struct Patch {
 
 impl Patch {
     /// The rectangles that load the least, or why there are none.
-    fn of(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<Self, String> {
+    fn of(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
         check_input(kernel, problem)?;
         let g = &problem.geometry;
         let channels = g.c_in / g.groups;
@@ -443,7 +448,7 @@ impl Patch {
     }
 
     /// None where something does not fit shared memory or 32 bits.
-    fn new(tile: &Tile, tile_w_log2: usize, problem: &Problem<'_>) -> Option<Self> {
+    fn new(tile: &Tile, tile_w_log2: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let g = &problem.geometry;
         let size = [tile.m >> tile_w_log2, 1 << tile_w_log2];
         let mut patch = [0; 2];
@@ -473,11 +478,11 @@ impl Patch {
         self.rows * self.columns * g.stride[1]
     }
 
-    fn work(&self, tile: &Tile, problem: &Problem<'_>) -> Work {
-        let Problem { geometry: g, dtype, .. } = problem;
+    fn work(&self, tile: &Tile, problem: &ConvProblem<'_>) -> Work {
+        let ConvProblem { geometry: g, dtype, .. } = problem;
         let element = dtype.bytes();
         let (steps, chunks, taps) = (chunk_steps(g, element), chunks(g, element), g.kernel[0] * g.kernel[1]);
-        let (patches, stages) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
+        let (patches, total_steps) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
         let step = (ROW_BYTES / element) as f64;
         let pixels = self.pixels(g);
         // what lies in the padding is not loaded; runs of pixels, rows or whole planes of them, begin anywhere in a sector
@@ -497,10 +502,10 @@ impl Patch {
                 as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
-            l2_bytes: patches * step * channel_bytes + stages * weight_tile_bytes,
+            l2_bytes: patches * step * channel_bytes + total_steps * weight_tile_bytes,
             shared_bytes: patches * pixels as f64 * (ROW_BYTES as f64 + step * BYTES_PER_PATCH_ELEMENT)
-                + stages * (weight_tile_bytes + tile.fragment_bytes() as f64),
-            tensor_macs: stages * (tile.m * tile.n) as f64 * step,
+                + total_steps * (weight_tile_bytes + tile.fragment_bytes() as f64),
+            tensor_macs: total_steps * (tile.m * tile.n) as f64 * step,
             ffma: 0.0,
         }
     }

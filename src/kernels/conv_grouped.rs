@@ -7,7 +7,7 @@ use super::known::Known;
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
 use super::params::ConvGroupedParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, MAX_COUNT};
 use crate::device::kernel::{Access, Outputs};
 use crate::error::Result;
@@ -45,7 +45,7 @@ const FRAGMENT_BYTES: usize = 256;
 
 /// A kernel's template arguments.
 #[derive(Debug, Clone, Copy)]
-struct Variant {
+struct GroupedKernel {
     /// n8 of output channels a warp.
     tiles: usize,
     /// Each of them is a group.
@@ -53,7 +53,7 @@ struct Variant {
     wide: bool,
 }
 
-impl Variant {
+impl GroupedKernel {
     fn of(kernel: &KernelInfo) -> Self {
         let Outputs { tiles, own } = kernel.axes.outputs.expect("every kernel of the family has its output channels");
         Self { tiles, own, wide: kernel.axes.access == Some(Access::Wide) }
@@ -108,7 +108,7 @@ impl Slots {
 
 /// How a problem is cut into blocks.
 #[derive(Debug, Clone, Copy)]
-struct Tiling {
+struct GroupedTiling {
     slots: Slots,
     tile_h: usize,
     tile_w_log2: usize,
@@ -127,9 +127,9 @@ struct Tiling {
     estimate: Estimate,
 }
 
-impl Tiling {
+impl GroupedTiling {
     /// The fastest by the cost model, or why there is none.
-    fn of(variant: Variant, problem: &Problem<'_>) -> Result<Self, String> {
+    fn of(variant: GroupedKernel, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let g = &problem.geometry;
         let slots = Slots::of(g);
         let mut best: Option<Self> = None;
@@ -162,8 +162,8 @@ impl Tiling {
     }
 
     fn new(
-        variant: Variant,
-        problem: &Problem<'_>,
+        variant: GroupedKernel,
+        problem: &ConvProblem<'_>,
         slots: Slots,
         block_groups: usize,
         [tile_h, walk]: [usize; 2],
@@ -201,7 +201,7 @@ impl Tiling {
     }
 
     /// Fills in shared memory and cost; none if it does not fit. `conflicts`: turns that a shared load takes, in its least.
-    fn finish(&mut self, variant: Variant, problem: &Problem<'_>, conflicts: f64) -> Option<Self> {
+    fn finish(&mut self, variant: GroupedKernel, problem: &ConvProblem<'_>, conflicts: f64) -> Option<Self> {
         let g = &problem.geometry;
         let ring_bytes = self.ring_rows().checked_mul(self.row_bytes)?;
         let fixed = variant.staging_bytes() + self.slots.steps * 4 * size_of::<i32>();
@@ -276,7 +276,7 @@ impl Tiling {
     }
 
     /// The columns of the patch that are read with what is in the same accesses, and the neighbours of a plane in one.
-    fn reads(&self, problem: &Problem<'_>) -> (usize, usize) {
+    fn reads(&self, problem: &ConvProblem<'_>) -> (usize, usize) {
         let [h, w] = problem.geometry.input;
         let columns = self.patch[1];
         match problem.x_format {
@@ -301,7 +301,7 @@ impl Tiling {
     }
 
     /// The turns that a half-warp's 8-byte stores to the patch take: its lanes lie along quads first, then along runs of pixels.
-    fn fill_turns(&self, problem: &Problem<'_>, run: usize) -> f64 {
+    fn fill_turns(&self, problem: &ConvProblem<'_>, run: usize) -> f64 {
         let quads = self.block_groups.min(problem.geometry.groups) * self.slots.group_quads;
         let alike = problem.x_format == MemoryFormat::ChannelsLast || quads.is_multiple_of(16);
         // four pixels lie half of all banks apart
@@ -309,7 +309,7 @@ impl Tiling {
     }
 
     /// With the distances of pixels and rows in shared memory for which the loads of A have the fewest bank conflicts.
-    fn without_conflicts(self, variant: Variant, problem: &Problem<'_>) -> Self {
+    fn without_conflicts(self, variant: GroupedKernel, problem: &ConvProblem<'_>) -> Self {
         let mut best = (f64::INFINITY, self);
         for row_pad in (0..128).step_by(16) {
             for pixel_pad in (0..128).step_by(16) {
@@ -353,7 +353,7 @@ impl Tiling {
         turns as f64 / steps as f64
     }
 
-    fn params(&self, problem: &Problem<'_>) -> ConvGroupedParams {
+    fn params(&self, problem: &ConvProblem<'_>) -> ConvGroupedParams {
         // everything fits shared memory, so it fits 32 bits
         let int = |value: usize| value as i32;
         ConvGroupedParams {
@@ -381,10 +381,10 @@ impl Tiling {
 }
 
 /// The tiling of a kernel for a problem: there are a thousand to choose from.
-static TILINGS: Known<Result<Tiling, String>> = Known::new();
+static TILINGS: Known<Result<GroupedTiling, String>> = Known::new();
 
-fn tiling(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Tiling, String> {
-    TILINGS.get(kernel, problem, || Tiling::of(Variant::of(kernel), problem))
+fn tiling(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<GroupedTiling, String> {
+    TILINGS.get(kernel, problem, || GroupedTiling::of(GroupedKernel::of(kernel), problem))
 }
 
 /// The widest access in which a plane or its rows of so many elements can be read, in elements.
@@ -392,9 +392,9 @@ fn vector_of(elements: usize) -> usize {
     1 << elements.trailing_zeros().min(VECTOR.ilog2())
 }
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
-    let variant = Variant::of(kernel);
+    let variant = GroupedKernel::of(kernel);
     kernel.check_dtype(problem.dtype)?;
     let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
     if g.groups == 1 {
@@ -473,7 +473,7 @@ mod tests {
         let (x, spec) = ([3, 64, 20, 20], Conv2dSpec { groups: 8, ..Default::default() });
         let request = PlanRequest::new(x).format(MemoryFormat::ChannelsLast);
         let geometry = ConvGeometry::conv2d(&spec, x, [64, 8, 3, 3]).unwrap();
-        let problem = Problem::new::<f16>(&device, &request, geometry);
+        let problem = ConvProblem::new::<f16>(&device, &request, geometry);
         let applicable: Vec<_> = super::super::family(FAMILY).filter(|kernel| candidate::<f16>(kernel, &problem).is_ok()).collect();
         assert!(!applicable.is_empty());
         for kernel in applicable {

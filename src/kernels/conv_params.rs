@@ -42,7 +42,7 @@ impl KernelParams {
     }
 
     /// The parameters of the convolution that the kernel computes before its own.
-    pub fn before(&mut self) -> Option<&mut ConvParams> {
+    pub fn producer(&mut self) -> Option<&mut ConvParams> {
         match self {
             KernelParams::Separable(params) => Some(&mut params.depthwise),
             KernelParams::SpatialSeparable(params) => Some(&mut params.column),
@@ -66,8 +66,8 @@ impl KernelParams {
     pub fn set_tensors(&mut self, x: Tensor4, y: Tensor4) {
         let conv = self.conv();
         (conv.x, conv.y) = (x, y);
-        if let Some(before) = self.before() {
-            before.x = x;
+        if let Some(producer) = self.producer() {
+            producer.x = x;
         }
     }
 }

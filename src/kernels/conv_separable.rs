@@ -3,9 +3,9 @@
 use super::candidate::{Candidate, Reason};
 use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes};
-use super::launch::{ConvCandidate, Stage};
+use super::launch::{ConvCandidate, WeightedConv};
 use super::params::ConvSeparableParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{Epilogue, KernelInfo, Packed, conv_gemm};
 use crate::device::kernel::Gather;
 use crate::error::Result;
@@ -26,10 +26,10 @@ const ELEMENT_INSTRUCTIONS: f64 = 8.0;
 /// Of each element in the middle: bias, activation, rounding, and the store to shared memory.
 const FINISH_INSTRUCTIONS: f64 = 8.0;
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
-    let Problem { geometry: pointwise, dtype, .. } = problem;
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
+    let ConvProblem { geometry: pointwise, dtype, .. } = problem;
     kernel.check_dtype(*dtype)?;
-    let Some(depthwise) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    let Some(depthwise) = &problem.producer else { return Err("it is for two convolutions in a row".into()) };
     let gather = kernel.gather();
     let format = gather.format();
     if problem.x_format != format {
@@ -43,20 +43,26 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
         return Err(format!("{} channels are not a multiple of {}", depthwise.c_in, conv_gemm::CHUNK_BYTES / dtype.bytes()));
     }
     let tile = conv_gemm::Tile::of(kernel);
-    let tiling = conv_gemm::Tiling::fitting(pointwise, tile, problem)?;
+    let tiling = conv_gemm::GemmTiling::fitting(pointwise, tile, problem)?;
     // what takes the views that are not aligned must fit too
-    conv_gemm::Tiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
+    conv_gemm::GemmTiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
     let mut config = conv_gemm::config(kernel, tile, &tiling, problem);
     (config.own.params, config.own.persistent) = (KernelParams::Separable(ConvSeparableParams::default()), false);
     Ok(Candidate { estimate: work(problem, depthwise, tile, &tiling, vectors).estimate(problem), config })
 }
 
-fn work(problem: &Problem<'_>, depthwise: &ConvGeometry, tile: &conv_gemm::Tile, tiling: &conv_gemm::Tiling, vectors: bool) -> Work {
+fn work(
+    problem: &ConvProblem<'_>,
+    depthwise: &ConvGeometry,
+    tile: &conv_gemm::Tile,
+    tiling: &conv_gemm::GemmTiling,
+    vectors: bool,
+) -> Work {
     let dtype = problem.dtype;
-    let stages = tiling.blocks() as f64 * tiling.steps as f64;
+    let total_steps = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
     // each stage: its share of the middle, computed by this block alone
-    let middle = stages * tile.m as f64 * step;
+    let middle = total_steps * tile.m as f64 * step;
     let taps = (depthwise.kernel[0] * depthwise.kernel[1]) as f64;
     let vector = (conv_gemm::CHUNK_BYTES / dtype.bytes()) as f64;
     let each = 1.0 + if vectors { VECTOR_INSTRUCTIONS / vector } else { ELEMENT_INSTRUCTIONS };
@@ -73,8 +79,8 @@ fn work(problem: &Problem<'_>, depthwise: &ConvGeometry, tile: &conv_gemm::Tile,
         blocks: tiling.blocks() as f64,
         blocks_per_multiprocessor: tile.blocks_per_multiprocessor(problem.device.model) as f64,
         dram_bytes: fused_bytes(problem, depthwise),
-        l2_bytes: stages * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
-        shared_bytes: stages * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
+        l2_bytes: total_steps * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
+        shared_bytes: total_steps * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },
         tensor_macs: if dtype == DType::F32 { 0.0 } else { macs },
         ffma: instructions,
         ..Default::default()
@@ -82,15 +88,15 @@ fn work(problem: &Problem<'_>, depthwise: &ConvGeometry, tile: &conv_gemm::Tile,
 }
 
 /// Bytes that must move: those of a convolution, with the input of the one before it instead of its own.
-pub(super) fn fused_bytes(problem: &Problem<'_>, before: &ConvGeometry) -> f64 {
+pub(super) fn fused_bytes(problem: &ConvProblem<'_>, before: &ConvGeometry) -> f64 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as f64).product::<f64>();
     let replaced = elements(before.input_shape()) - elements(before.output_shape());
     least_bytes(problem) + replaced * problem.dtype.bytes() as f64
 }
 
 /// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.
-pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &Stage<'_>) -> Result<Arc<Packed>> {
-    let Stage { geometry, weight, epilogue, packed } = depthwise;
+pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &WeightedConv<'_>) -> Result<Arc<Packed>> {
+    let WeightedConv { geometry, weight, epilogue, packed } = depthwise;
     let padded = geometry.c_out.next_multiple_of(conv_gemm::ROW_BYTES / size_of::<T>());
     let pad = |vector: Option<&Parameter>| {
         let longer = |values: &[f32]| {

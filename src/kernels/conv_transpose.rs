@@ -3,10 +3,10 @@
 use super::candidate::{LaunchConfig, Reason};
 use super::conv_gemm::{MAX_TILE, Tile};
 use super::conv_params::KernelParams;
-use super::launch::{ConvCandidate, ConvConfig, Family, Pack, Stage, plan as plan_op};
+use super::launch::{ConvCandidate, ConvConfig, Family, Pack, WeightedConv, plan as plan_op};
 use super::order::SumOrder;
 use super::params::ConvTransposeParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
 use crate::device::kernel::Gather;
 use crate::error::{Error, Result};
@@ -146,7 +146,7 @@ fn is_gemm(kernel: &KernelInfo) -> bool {
     kernel.axes.tile.is_some()
 }
 
-fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     let mut candidate = if has_columns(kernel) {
         conv_gemm::candidate_as(kernel, problem, as_columns(g)?)?
@@ -195,7 +195,7 @@ pub(crate) fn plan<T: Element>(
     if period > MAX_PERIOD {
         return Err(Error::Limit { what: "stride / gcd(stride, dilation)", value: period as u128, limit: MAX_PERIOD as u128 });
     }
-    plan_op("conv_transpose2d", &[Family { name: FAMILY, candidate }], device, request, Stage { geometry, weight, epilogue, packed })
+    plan_op("conv_transpose2d", &[Family { name: FAMILY, candidate }], device, request, WeightedConv { geometry, weight, epilogue, packed })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! tensor cores, their FFMA lanes. The multiprocessor with the most blocks ends last; and where a block has one to itself, it is
 //! as slow as its own steps, which wait for each other.
 
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use crate::DeviceKind;
 use crate::device::{GpuModel, Properties};
 use crate::plan::Estimate;
@@ -33,7 +33,7 @@ pub(crate) struct Work {
 }
 
 /// The multiprocessors that a selection counts on.
-pub(crate) fn multiprocessors(problem: &Problem<'_>) -> f64 {
+pub(crate) fn multiprocessors(problem: &ConvProblem<'_>) -> f64 {
     multiprocessors_of(problem.kind, problem.device)
 }
 
@@ -44,7 +44,7 @@ fn multiprocessors_of(kind: DeviceKind, device: &Properties) -> f64 {
 
 impl Work {
     /// The estimated time on the problem's device.
-    pub fn estimate(&self, problem: &Problem<'_>) -> Estimate {
+    pub fn estimate(&self, problem: &ConvProblem<'_>) -> Estimate {
         self.estimate_on(problem.kind, problem.device)
     }
 
@@ -82,7 +82,7 @@ pub(crate) fn warp_cycles(model: &GpuModel, tensor_macs: f64, ffma: f64) -> f64 
 }
 
 /// Bytes that any kernel must move: input, weight and output once each.
-pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
+pub(crate) fn least_bytes(problem: &ConvProblem<'_>) -> f64 {
     let g = &problem.geometry;
     let input = g.n * g.c_in * g.input[0] * g.input[1];
     let output: usize = g.output_shape().iter().product();
@@ -90,7 +90,7 @@ pub(crate) fn least_bytes(problem: &Problem<'_>) -> f64 {
 }
 
 /// Of a convolution's weight as the layer has it.
-pub(crate) fn weight_bytes(problem: &Problem<'_>) -> f64 {
+pub(crate) fn weight_bytes(problem: &ConvProblem<'_>) -> f64 {
     let g = &problem.geometry;
     (g.c_out * (g.c_in / g.groups) * g.kernel[0] * g.kernel[1] * problem.dtype.bytes()) as f64
 }

@@ -1,13 +1,13 @@
 //! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel beneath it.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
-use super::conv_gemm::{CHUNK_BYTES, MAX_TILE, ROW_BYTES, STAGES, Tile, Tiling, packing};
+use super::conv_gemm::{CHUNK_BYTES, GemmTiling, MAX_TILE, ROW_BYTES, STAGES, Tile, packing};
 use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig};
 use super::order::SumOrder;
 use super::params::DeformConvParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, conv_direct};
 use crate::device::kernel::Gather;
 use crate::geometry::gcd;
@@ -35,7 +35,7 @@ fn shared_bytes(tile: &Tile) -> usize {
     STAGES * tile.stage_bytes() + segments(tile) * tile.m * SAMPLE_BYTES
 }
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     kernel.check_dtype(problem.dtype)?;
     // fits 32 bits, since C_in does
     let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
@@ -57,7 +57,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     Ok(Candidate { estimate: gemm_work(tile, &tiling, vectors, problem).estimate(problem), config })
 }
 
-fn direct_estimate(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimate, String> {
+fn direct_estimate(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Estimate, String> {
     let macs = problem.geometry.macs().map_err(|e| e.to_string())? as f64;
     let (blocks, idle) = conv_direct::blocks(kernel, problem);
     let scattered = if kernel.format == Some(problem.y_format) { 1.0 } else { conv_direct::UNCOALESCED };
@@ -73,8 +73,8 @@ fn direct_estimate(kernel: &KernelInfo, problem: &Problem<'_>) -> Result<Estimat
 }
 
 /// How the problem falls into tiles, or why it does not.
-fn fitting(tile: &Tile, gather: Gather, problem: &Problem<'_>) -> Result<Tiling, Reason> {
-    let Problem { geometry: g, dtype, .. } = problem;
+fn fitting(tile: &Tile, gather: Gather, problem: &ConvProblem<'_>) -> Result<GemmTiling, Reason> {
+    let ConvProblem { geometry: g, dtype, .. } = problem;
     let format = gather.format();
     if problem.x_format != format {
         return Err(format!("it gathers from {format} inputs"));
@@ -90,7 +90,7 @@ fn fitting(tile: &Tile, gather: Gather, problem: &Problem<'_>) -> Result<Tiling,
     if touched > segments(tile) {
         return Err(format!("{touched} samples of a pixel in {step} products are more than {}", segments(tile)));
     }
-    let tiling = Tiling::new(g, tile, *dtype);
+    let tiling = GemmTiling::new(g, tile, *dtype);
     if tiling.rows > i32::MAX as usize - MAX_TILE || tiling.blocks() > i32::MAX as usize {
         return Err(format!("{} output pixels in {} blocks are above 2^31", tiling.rows, tiling.blocks()));
     }
@@ -100,18 +100,18 @@ fn fitting(tile: &Tile, gather: Gather, problem: &Problem<'_>) -> Result<Tiling,
     Ok(tiling)
 }
 
-fn gemm_work(tile: &Tile, tiling: &Tiling, vectors: bool, problem: &Problem<'_>) -> Work {
+fn gemm_work(tile: &Tile, tiling: &GemmTiling, vectors: bool, problem: &ConvProblem<'_>) -> Work {
     let dtype = problem.dtype;
-    let (step, stages) = (ROW_BYTES / dtype.bytes(), tiling.stages());
-    let macs = stages * (tile.m * tile.n * step) as f64;
-    let samples = stages * (tile.m * step) as f64;
+    let (step, total_steps) = (ROW_BYTES / dtype.bytes(), tiling.total_steps());
+    let macs = total_steps * (tile.m * tile.n * step) as f64;
+    let samples = total_steps * (tile.m * step) as f64;
     Work {
         blocks: tiling.blocks() as f64,
         // the sampling of one block keeps a multiprocessor busy
         blocks_per_multiprocessor: 1.0,
         dram_bytes: least_bytes(problem),
-        l2_bytes: stages * tile.stage_bytes() as f64,
-        shared_bytes: stages * (tile.stage_bytes() + tile.fragment_bytes()) as f64
+        l2_bytes: total_steps * tile.stage_bytes() as f64,
+        shared_bytes: total_steps * (tile.stage_bytes() + tile.fragment_bytes()) as f64
             + samples * BYTES_PER_SAMPLE[usize::from(!vectors)] * dtype.bytes() as f64 / 2.0,
         tensor_macs: if dtype == DType::F32 { 0.0 } else { macs },
         ffma: samples * FFMA_PER_SAMPLE + if dtype == DType::F32 { macs } else { 0.0 },

@@ -1,7 +1,7 @@
 //! DeformConv2d's kernels.
 
 use super::conv_params::geometry_params;
-use super::launch::{Family, Stage, plan as plan_op};
+use super::launch::{Family, WeightedConv, plan as plan_op};
 use super::{Epilogue, MAX_POSITION, PackedWeights, at_most, check_image, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
@@ -27,7 +27,7 @@ pub(crate) fn plan<T: Element>(
     }
     check_image("the number of offsets of an image", offset)?;
     check_image("the number of factors of an image's mask", mask)?;
-    let plan = plan_op("deform_conv2d", &families, device, request, Stage { geometry: conv, weight, epilogue, packed })?;
+    let plan = plan_op("deform_conv2d", &families, device, request, WeightedConv { geometry: conv, weight, epilogue, packed })?;
     let needs = Needs { offset: Need::Required(offset), mask: Need::Optional(mask), ..plan.needs };
     Ok(Plan { needs, ..plan })
 }

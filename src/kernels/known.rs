@@ -2,7 +2,7 @@
 //! for the same problem.
 
 use super::KernelInfo;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use crate::device::Properties;
 use crate::geometry::ConvGeometry;
 use crate::spec::Precision;
@@ -21,7 +21,7 @@ pub(crate) struct Known<V>(Mutex<VecDeque<(Key, V)>>);
 struct Key {
     kernel: &'static str,
     geometry: ConvGeometry,
-    before: Option<ConvGeometry>,
+    producer: Option<ConvGeometry>,
     dtype: DType,
     formats: [MemoryFormat; 2],
     precision: Precision,
@@ -33,11 +33,11 @@ struct Key {
 }
 
 impl Key {
-    fn new(kernel: &KernelInfo, problem: &Problem<'_>) -> Self {
+    fn new(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Self {
         // each field by name: a new one has to come here, too
-        let Problem {
+        let ConvProblem {
             geometry,
-            before,
+            producer,
             dtype,
             x_format,
             y_format,
@@ -51,7 +51,7 @@ impl Key {
             owner: _,
         } = *problem;
         let (kernel, formats, device) = (kernel.name, [x_format, y_format], device.clone());
-        Self { kernel, geometry, before, dtype, formats, precision, batch_invariant, finite_weights, workspace_limit, kind, device }
+        Self { kernel, geometry, producer, dtype, formats, precision, batch_invariant, finite_weights, workspace_limit, kind, device }
     }
 }
 
@@ -61,7 +61,7 @@ impl<V: Clone> Known<V> {
     }
 
     /// The answer that is known, or else this one from now on.
-    pub fn get(&self, kernel: &KernelInfo, problem: &Problem<'_>, answer: impl FnOnce() -> V) -> V {
+    pub fn get(&self, kernel: &KernelInfo, problem: &ConvProblem<'_>, answer: impl FnOnce() -> V) -> V {
         let key = Key::new(kernel, problem);
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, known)) = lock().iter().rev().find(|(of, _)| *of == key) {
@@ -91,7 +91,7 @@ mod tests {
         let ask = |kernel: &KernelInfo, n: usize, format| {
             let request = PlanRequest::new([n, 8, 6, 6]).format(format);
             let geometry = ConvGeometry::conv2d(&Conv2dSpec::default(), [n, 8, 6, 6], [8, 8, 3, 3]).unwrap();
-            known.get(kernel, &Problem::new::<f16>(&device, &request, geometry), || worked_out.replace(worked_out.get() + 1usize))
+            known.get(kernel, &ConvProblem::new::<f16>(&device, &request, geometry), || worked_out.replace(worked_out.get() + 1usize))
         };
         let (planes, last) = (MemoryFormat::Contiguous, MemoryFormat::ChannelsLast);
         let asked = [(first, 1, planes), (first, 2, planes), (first, 1, last), (other, 1, planes)];

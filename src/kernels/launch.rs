@@ -1,14 +1,14 @@
 //! The plan of a convolution that one kernel computes, and its launch.
 
-use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
+use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch, Reason, choose};
 use super::conv_params::{KernelParams, geometry_params};
 use super::order::keep_one_order;
 use super::params::{ConvParams, ConvSplitParams, SubPixelParams};
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::several::Several;
 use super::{
-    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, conv_direct, conv_gemm, conv_transpose, deform_conv, field,
-    field_operand, operand, tensor4, to_i32,
+    Epilogue, Kernel, KernelInfo, Operands, Packed, PackedWeights, SubPixel, conv_direct, conv_gemm, conv_transpose, deform_conv,
+    offset_or_mask, offset_or_mask_operand, operand, tensor4, to_i32,
 };
 use crate::device::{Access, Operand};
 use crate::error::{Error, Result};
@@ -22,12 +22,12 @@ use std::sync::Arc;
 /// The y and z limit of a CUDA grid; what is beyond it is taken by the kernels' stride loops.
 pub(crate) const MAX_GRID_Y: usize = 65_535;
 
-/// A convolution that a kernel computes on its way to another.
+/// The convolution whose result is the input of another one, where one kernel computes both.
 #[derive(Clone, Copy)]
-pub(crate) struct Before<'a> {
-    pub stage: Stage<'a>,
+pub(crate) struct FusedProducer<'a> {
+    pub conv: WeightedConv<'a>,
     /// Its weight, bias and slope as a kernel wants them.
-    pub pack: fn(&'static KernelInfo, &Device, &Stage<'_>) -> Result<Arc<Packed>>,
+    pub pack: fn(&'static KernelInfo, &Device, &WeightedConv<'_>) -> Result<Arc<Packed>>,
     /// What findings call those.
     pub names: [&'static str; 3],
 }
@@ -53,15 +53,15 @@ pub(crate) type ConvEntry<T> = Entry<ConvConfig<T>>;
 pub(crate) struct Family<T> {
     pub name: &'static str,
     /// What a kernel of the file would take for a problem and how it would be launched, or the reason why it does not apply.
-    pub candidate: fn(&'static KernelInfo, &Problem<'_>) -> Result<ConvCandidate<T>, Reason>,
+    pub candidate: fn(&'static KernelInfo, &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason>,
 }
 
 /// Puts a layer's weight into the order of a kernel.
 pub(crate) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Result<Vec<T>>;
 
-/// A convolution as a layer knows it.
+/// A convolution with its weight and tail, as a layer has them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stage<'a> {
+pub(crate) struct WeightedConv<'a> {
     pub geometry: ConvGeometry,
     pub weight: &'a Parameter,
     pub epilogue: Epilogue<'a>,
@@ -74,45 +74,45 @@ pub(crate) fn plan<T: Element>(
     families: &[Family<T>],
     device: &Device,
     request: &PlanRequest,
-    stage: Stage<'_>,
+    conv: WeightedConv<'_>,
 ) -> Result<Plan<T>> {
-    plan_among(op, families, device, request, None, stage, None)
+    plan_among(op, families, device, request, None, conv, None)
 }
 
-/// Chooses among kernels that compute `stage`, and the convolution `before` it too where there is one, and running the layer as
-/// `several` launches. Some candidate of each applicable format has to take views of any alignment.
+/// Chooses among the kernels that compute `conv`, together with its `producer` where there is one, and running the layer as `several`
+/// launches. Some candidate of each applicable format has to take views of any alignment.
 pub(crate) fn plan_among<T: Element>(
     op: &'static str,
     families: &[Family<T>],
     device: &Device,
     request: &PlanRequest,
-    before: Option<Before<'_>>,
-    stage: Stage<'_>,
+    producer: Option<FusedProducer<'_>>,
+    conv: WeightedConv<'_>,
     several: Option<&Several<'_, T>>,
 ) -> Result<Plan<T>> {
-    let Stage { geometry, epilogue, .. } = stage;
+    let WeightedConv { geometry, epilogue, .. } = conv;
     let (mut output, mut needs) = (geometry.output_shape(), Needs::residual(geometry.output_shape()));
     let mut params = ConvParams { geometry: geometry_params(&geometry)?, ..Default::default() };
     if let Some(SubPixel { run, factor, .. }) = epilogue.sub_pixel {
         (output, needs) = (BlockGeometry::deep(output, factor)?.wide_shape(), Needs::default());
         params.sub_pixel = SubPixelParams { run: to_i32("C_out", run)?, factor: to_i32("r", factor)?, stride_h: 0, stride_w: 0 };
     }
-    let stages = [Some(stage), before.map(|before| before.stage)];
-    let finite_weights = are_finite::<T>(stages.iter().flatten())?;
-    let before_geometry = before.map(|before| before.stage.geometry);
-    let problem = Problem { before: before_geometry, finite_weights, ..Problem::new::<T>(device, request, geometry) };
+    let convs = [Some(conv), producer.map(|producer| producer.conv)];
+    let finite_weights = are_finite::<T>(convs.iter().flatten())?;
+    let producer_geometry = producer.map(|producer| producer.conv.geometry);
+    let problem = ConvProblem { producer: producer_geometry, finite_weights, ..ConvProblem::new::<T>(device, request, geometry) };
     let mut described = problem.describe(op);
     if let Some(SubPixel { run, factor, .. }) = epilogue.sub_pixel {
         described += &format!("; shuffled by {factor} in runs of {run}");
     }
-    let list = |problem: &Problem<'_>| several.map(Several::entry).into_iter().chain(candidates(families, problem)).collect::<Vec<_>>();
+    let list = |problem: &ConvProblem<'_>| several.map(Several::entry).into_iter().chain(candidates(families, problem)).collect::<Vec<_>>();
     let mut entries = list(&problem);
     let one_order = if request.batch_invariant { keep_one_order::<T, _>(&mut entries, &list(&problem.of_one_image())) } else { None };
     let selection = choose(op, device, request, described, entries)?;
     if let Some(several) = several.filter(|_| selection.is_launches()) {
         return several.plan(selection);
     }
-    let loading = Loading { device, stage, before, params };
+    let loading = Loading { device, conv, producer, params };
     let (launch, unaligned) = selection.load::<T, _>(|kernel, config| loading.load(kernel, config))?;
     let mut note = String::new();
     let mut workspace_bytes = 0;
@@ -138,17 +138,17 @@ pub(crate) fn plan_among<T: Element>(
 }
 
 /// Whether the weights of all stages are finite in T, or an error where they are not and may not be otherwise.
-pub(crate) fn are_finite<'a, T: Element>(stages: impl IntoIterator<Item = &'a Stage<'a>>) -> Result<bool> {
+pub(crate) fn are_finite<'a, T: Element>(convs: impl IntoIterator<Item = &'a WeightedConv<'a>>) -> Result<bool> {
     let mut all = true;
-    for stage in stages {
-        stage.weight.check_finite("weight", T::DTYPE)?;
-        all &= stage.weight.is_finite_in(T::DTYPE);
+    for conv in convs {
+        conv.weight.check_finite("weight", T::DTYPE)?;
+        all &= conv.weight.is_finite_in(T::DTYPE);
     }
     Ok(all)
 }
 
 /// Every kernel of the families, with its estimated time and its launch, or the reason why it does not apply.
-pub(crate) fn candidates<T>(families: &[Family<T>], problem: &Problem<'_>) -> Vec<ConvEntry<T>> {
+pub(crate) fn candidates<T>(families: &[Family<T>], problem: &ConvProblem<'_>) -> Vec<ConvEntry<T>> {
     let entries = |family: &Family<T>| {
         let candidate = family.candidate;
         let verdict = move |kernel: &'static KernelInfo| {
@@ -184,7 +184,7 @@ pub(crate) fn least_time<T: Element>(
     geometry: ConvGeometry,
     finite_weights: bool,
 ) -> Estimate {
-    let problem = Problem { finite_weights, ..Problem::new::<T>(device, request, geometry) };
+    let problem = ConvProblem { finite_weights, ..ConvProblem::new::<T>(device, request, geometry) };
     let mut entries = candidates(families, &problem.for_configuration());
     if request.batch_invariant {
         let alone = candidates(families, &problem.of_one_image());
@@ -202,30 +202,31 @@ pub(crate) fn least<C>(entries: &[Entry<C>]) -> Estimate {
 /// With what a convolution's kernel is loaded.
 struct Loading<'a> {
     device: &'a Device,
-    stage: Stage<'a>,
-    before: Option<Before<'a>>,
+    conv: WeightedConv<'a>,
+    producer: Option<FusedProducer<'a>>,
     /// Without weights.
     params: ConvParams,
 }
 
 impl Loading<'_> {
-    fn load<T: Element>(&self, kernel: &'static KernelInfo, config: &LaunchConfig<ConvConfig<T>>) -> Result<Loaded<ConvLoad>> {
-        let Self { device, stage: Stage { geometry, weight, epilogue, packed }, before, params } = self;
+    fn load<T: Element>(&self, kernel: &'static KernelInfo, config: &LaunchConfig<ConvConfig<T>>) -> Result<LoadedLaunch<ConvLoad>> {
+        let Self { device, conv: WeightedConv { geometry, weight, epilogue, packed }, producer, params } = self;
         let ConvConfig { params: mut all, persistent, layout, pack } = config.own;
         let weights = packed.get(device, layout, epilogue, weight, |weight| {
             let permuted = epilogue.sub_pixel.map(|sub_pixel| sub_pixel.permuted(weight)).transpose()?;
             pack(geometry, permuted.as_ref().unwrap_or(weight))
         })?;
         *all.conv() = ConvParams { weight: weights.weight.address(), epilogue: weights.epilogue(), ..*params };
-        let first = before.map(|Before { stage, pack, names }| Ok::<_, Error>((stage.geometry, pack(kernel, device, &stage)?, names)));
+        let first =
+            producer.map(|FusedProducer { conv, pack, names }| Ok::<_, Error>((conv.geometry, pack(kernel, device, &conv)?, names)));
         let first = first.transpose()?;
-        if let Some((params, (geometry, weights, _))) = all.before().zip(first.as_ref()) {
+        if let Some((params, (geometry, weights, _))) = all.producer().zip(first.as_ref()) {
             let (weight, epilogue) = (weights.weight.address(), weights.epilogue());
             *params = ConvParams { geometry: geometry_params(geometry)?, weight, epilogue, ..Default::default() };
         }
-        let before = first.map(|(_, weights, names)| (weights, names));
+        let producer = first.map(|(_, weights, names)| (weights, names));
         let split = if conv_gemm::is_split(kernel) { Some(Split::new(device, geometry, T::DTYPE, config.grid[1])?) } else { None };
-        let mut loaded = Loaded::new(device, kernel, config, ConvLoad { params: all, weights, before, split })?;
+        let mut loaded = LoadedLaunch::new(device, kernel, config, ConvLoad { params: all, weights, producer, split })?;
         if persistent {
             loaded.grid[0] = loaded.grid[0].min(device.resident_blocks(&loaded.kernel, loaded.shared_bytes)?);
         }
@@ -239,7 +240,7 @@ struct ConvLoad {
     params: KernelParams,
     weights: Arc<Packed>,
     /// The weights of the convolution before it, and what findings call them.
-    before: Option<(Arc<Packed>, [&'static str; 3])>,
+    producer: Option<(Arc<Packed>, [&'static str; 3])>,
     /// The launch after it.
     split: Option<Split>,
 }
@@ -280,7 +281,7 @@ struct ConvLaunch<T> {
 
 impl<T: Element> ConvLaunch<T> {
     /// The kernel for views of such an alignment.
-    fn of_views(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &Loaded<ConvLoad> {
+    fn of_views(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &LoadedLaunch<ConvLoad> {
         self.launch.of_views(|[of_x, of_y]| planes_aligned(&inputs.x, of_x) && is_aligned(y, of_y))
     }
 }
@@ -304,7 +305,7 @@ fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
 }
 
-impl Loaded<ConvLoad> {
+impl LoadedLaunch<ConvLoad> {
     /// The kernel's parameters for these tensors.
     fn params<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<KernelParams> {
         let widest = self.alignment[0].max(self.alignment[1]);
@@ -334,10 +335,10 @@ impl Loaded<ConvLoad> {
         if let KernelParams::Deform(params) = &mut all {
             // `Plan::run` has made sure that there are offsets
             if let Some(offset) = &inputs.offset {
-                (params.offset, params.offset_in_f32) = field(offset)?;
+                (params.offset, params.offset_in_f32) = offset_or_mask(offset)?;
             }
             if let Some(mask) = &inputs.mask {
-                (params.mask, params.mask_in_f32) = field(mask)?;
+                (params.mask, params.mask_in_f32) = offset_or_mask(mask)?;
             }
         }
         Ok(all)
@@ -351,7 +352,7 @@ impl Loaded<ConvLoad> {
         for (name, memory) in self.own.weights.bias_and_slope() {
             operands.push(Operand::packed(name, memory, size_of::<f32>(), Access::Read));
         }
-        if let Some((weights, [weight, bias, slope])) = &self.own.before {
+        if let Some((weights, [weight, bias, slope])) = &self.own.producer {
             operands.push(Operand::packed(weight, &weights.weight, size_of::<T>(), Access::Read));
             for (name, memory) in weights.bias_and_slope() {
                 let name = if name == "bias" { bias } else { slope };
@@ -364,7 +365,7 @@ impl Loaded<ConvLoad> {
         let access = if matches!(inputs.residual, Residual::Output) { Access::Update } else { Access::Write };
         operands.push(operand("y", y, access));
         for (name, field) in [("offset", &inputs.offset), ("mask", &inputs.mask)] {
-            operands.extend(field.iter().map(|field| field_operand(name, field)));
+            operands.extend(field.iter().map(|field| offset_or_mask_operand(name, field)));
         }
         operands
     }

@@ -32,7 +32,7 @@ pub(crate) use crate::device::kernel::{KERNELS, Kernel, KernelInfo, family, find
 pub(crate) use crate::device::params;
 use crate::device::{Access, Block, Operand, Store};
 use crate::error::{Error, Result};
-use crate::plan::{Explanation, Field, Parameter};
+use crate::plan::{Explanation, OffsetOrMask, Parameter};
 pub(crate) use crate::shape::{MAX_COUNT, at_most, to_i32};
 use crate::spec::{Activation, ChannelOrder};
 use crate::tensor::TensorView;
@@ -322,18 +322,18 @@ impl PackedWeights {
 }
 
 /// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
-pub(crate) fn field<T: Element>(field: &Field<'_, T>) -> Result<(params::Tensor4, i32)> {
+pub(crate) fn offset_or_mask<T: Element>(field: &OffsetOrMask<'_, T>) -> Result<(params::Tensor4, i32)> {
     match field {
-        Field::Native(view) => Ok((tensor4(view)?, 0)),
-        Field::F32(view) => Ok((tensor4(view)?, 1)),
+        OffsetOrMask::Native(view) => Ok((tensor4(view)?, 0)),
+        OffsetOrMask::F32(view) => Ok((tensor4(view)?, 1)),
     }
 }
 
 /// The same as the launch's checker takes it.
-pub(crate) fn field_operand<T: Element>(name: &'static str, field: &Field<'_, T>) -> Operand {
+pub(crate) fn offset_or_mask_operand<T: Element>(name: &'static str, field: &OffsetOrMask<'_, T>) -> Operand {
     match field {
-        Field::Native(view) => operand(name, view, Access::Read),
-        Field::F32(view) => operand(name, view, Access::Read),
+        OffsetOrMask::Native(view) => operand(name, view, Access::Read),
+        OffsetOrMask::F32(view) => operand(name, view, Access::Read),
     }
 }
 

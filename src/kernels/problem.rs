@@ -8,10 +8,10 @@ use crate::{DType, Device, Element, MemoryFormat};
 
 /// What a kernel's selection depends on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Problem<'a> {
+pub(crate) struct ConvProblem<'a> {
     pub geometry: ConvGeometry,
-    /// Of a convolution whose result is the input of this one and which the same kernel computes.
-    pub before: Option<ConvGeometry>,
+    /// The convolution whose result is the input of this one, where the same kernel computes both.
+    pub producer: Option<ConvGeometry>,
     pub dtype: DType,
     pub x_format: MemoryFormat,
     pub y_format: MemoryFormat,
@@ -27,12 +27,12 @@ pub(crate) struct Problem<'a> {
     pub owner: &'a Device,
 }
 
-impl<'a> Problem<'a> {
+impl<'a> ConvProblem<'a> {
     pub fn new<T: Element>(device: &'a Device, request: &PlanRequest, geometry: ConvGeometry) -> Self {
         let (x_format, y_format) = (request.x_format, request.y_format);
         Self {
             geometry,
-            before: None,
+            producer: None,
             dtype: T::DTYPE,
             x_format,
             y_format,
@@ -49,7 +49,7 @@ impl<'a> Problem<'a> {
     /// The same for one image.
     pub fn of_one_image(&self) -> Self {
         let alone = |geometry: ConvGeometry| ConvGeometry { n: geometry.n.min(1), ..geometry };
-        Self { geometry: alone(self.geometry), before: self.before.map(alone), ..*self }
+        Self { geometry: alone(self.geometry), producer: self.producer.map(alone), ..*self }
     }
 
     /// What a kernel is configured for whose bits depend on its configuration: one image where they may not depend on the batch.
@@ -60,16 +60,16 @@ impl<'a> Problem<'a> {
     /// Whether no tap of a convolution lies in its padding.
     pub fn is_unpadded(&self) -> bool {
         let unpadded = |g: &ConvGeometry| g.padding == [0; 4] && !g.transposed;
-        unpadded(&self.geometry) && self.before.iter().all(unpadded)
+        unpadded(&self.geometry) && self.producer.iter().all(unpadded)
     }
 
     /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
     /// text tuning tables know it.
     pub fn describe(&self, op: &str) -> String {
-        let Self { geometry, before, dtype, x_format, y_format, precision, .. } = self;
-        let first = before.as_ref().unwrap_or(geometry);
+        let Self { geometry, producer, dtype, x_format, y_format, precision, .. } = self;
+        let first = producer.as_ref().unwrap_or(geometry);
         let mut text = format!("{op} {dtype}, x {:?} {x_format}, y {:?} {y_format}", first.input_shape(), geometry.output_shape());
-        for g in before.iter().chain([geometry]) {
+        for g in producer.iter().chain([geometry]) {
             let ConvGeometry { c_out, kernel, stride, padding, dilation, groups, .. } = g;
             text +=
                 &format!("; {c_out} filters {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}, groups {groups}");

@@ -1,11 +1,14 @@
 //! kernels/roi_pool.cu: the choice among its kernels, and their launch.
 
-use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
+use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch, Reason, choose};
 use super::cost::Work;
 use super::launch::is_aligned;
 use super::order::{SumOrder, keep_one_order};
 use super::params::RoiParams;
-use super::{KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, field, field_operand, operand, product, tensor4, to_i32};
+use super::{
+    KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, offset_or_mask, offset_or_mask_operand, operand, product, tensor4,
+    to_i32,
+};
 use crate::device::Access;
 use crate::error::Result;
 use crate::geometry::RoiGeometry;
@@ -34,13 +37,13 @@ const ELEMENT_INSTRUCTIONS: f64 = 6.0;
 
 /// A kernel of the family.
 #[derive(Debug, Clone, Copy)]
-struct Variant {
+struct RoiKernel {
     info: &'static KernelInfo,
     /// Channels of a lane of the channels_last kernels.
     vector: Option<usize>,
 }
 
-impl Variant {
+impl RoiKernel {
     fn of(info: &'static KernelInfo) -> Self {
         Self { info, vector: info.axes.vector }
     }
@@ -52,13 +55,13 @@ impl Variant {
 
     /// Slices of the channels of a class.
     fn slices(&self, g: &RoiGeometry) -> usize {
-        (g.c_out / g.classes).div_ceil(self.slice())
+        (g.c_out / g.offset_groups).div_ceil(self.slice())
     }
 
     /// Warps or threads with something to do, and blocks of them.
     fn units(&self, g: &RoiGeometry) -> Result<(i32, u32)> {
         let what = "the number of bins times slices of channels";
-        let units = product(what, &[g.rois, g.classes, self.slices(g), g.pooled[0], g.pooled[1]])?;
+        let units = product(what, &[g.rois, g.offset_groups, self.slices(g), g.pooled[0], g.pooled[1]])?;
         let of_block = if self.vector.is_some() { self.info.threads / 32 } else { self.info.threads };
         Ok((to_i32(what, units)?, units.div_ceil(of_block as usize) as u32))
     }
@@ -90,7 +93,7 @@ impl Variant {
         }
         self.info.check_dtype(T::DTYPE)?;
         let bytes = size_of::<T>() as f64;
-        let class_channels = g.c_out / g.classes;
+        let class_channels = g.c_out / g.offset_groups;
         let channels_last = request.x_format == MemoryFormat::ChannelsLast;
         if let Some(vector) = self.vector {
             if !channels_last {
@@ -155,8 +158,8 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         w: to_i32("the width of x", g.x[3])?,
         pooled_h: to_i32("the output height", g.pooled[0])?,
         pooled_w: to_i32("the output width", g.pooled[1])?,
-        classes: to_i32("offset_groups", g.classes)?,
-        class_channels: to_i32("C_out", g.c_out / g.classes)?,
+        classes: to_i32("offset_groups", g.offset_groups)?,
+        class_channels: to_i32("C_out", g.c_out / g.offset_groups)?,
         spatial_scale: pooling.spatial_scale,
         gamma: pooling.gamma,
         sampling_ratio: pooling.sampling_ratio,
@@ -168,7 +171,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     let what = "the number of bins";
     to_i32(what, product(what, &g.pooled)?)?;
     let list = |g: &RoiGeometry| -> Vec<Entry<RoiParams>> {
-        let entry = |info| Entry::of_kernel(info, Variant::of(info).candidate::<T>(g, params, request, device));
+        let entry = |info| Entry::of_kernel(info, RoiKernel::of(info).candidate::<T>(g, params, request, device));
         family(FAMILY).map(entry).collect()
     };
     let mut entries = list(&g);
@@ -178,11 +181,11 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         order = keep_one_order::<T, _>(&mut entries, &list(&alone));
     }
     // the kernel for any view is beneath every other one: where it cannot count its threads, the error says so
-    for planes in family(FAMILY).map(Variant::of).filter(|variant| variant.vector.is_none() && variant.is_for::<T>(&g)) {
+    for planes in family(FAMILY).map(RoiKernel::of).filter(|variant| variant.vector.is_none() && variant.is_for::<T>(&g)) {
         planes.units(&g)?;
     }
     let selection = choose(pooling.op, device, request, describe::<T>(&g, request), entries)?;
-    let (launch, mut note) = selection.load::<T, _>(|info, config| Loaded::new(device, info, config, config.own))?;
+    let (launch, mut note) = selection.load::<T, _>(|info, config| LoadedLaunch::new(device, info, config, config.own))?;
     if let Some(order) = order {
         note += &format!("; batch-invariant: sums by {order} for every number of images and RoIs and every view");
     }
@@ -202,10 +205,10 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
 
 /// All that the times of its kernels depend on, as far as it is known before the RoIs are.
 fn describe<T: Element>(g: &RoiGeometry, request: &PlanRequest) -> String {
-    let Pooling { op, spatial_scale, sampling_ratio, aligned, classes, .. } = g.pooling;
+    let Pooling { op, spatial_scale, sampling_ratio, aligned, offset_groups, .. } = g.pooling;
     let (dtype, x, y, x_format, y_format) = (T::DTYPE, g.x, g.output_shape(), request.x_format, request.y_format);
     format!(
-        "{op} {dtype}, x {x:?} {x_format}, y {y:?} {y_format}; scale {spatial_scale}, sampling {sampling_ratio}, aligned {aligned}, offset groups {classes}"
+        "{op} {dtype}, x {x:?} {x_format}, y {y:?} {y_format}; scale {spatial_scale}, sampling {sampling_ratio}, aligned {aligned}, offset groups {offset_groups}"
     )
 }
 
@@ -221,21 +224,21 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         // whatever the alignment of y, the kernel stores in vectors where it can
-        let Loaded { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _]| is_aligned(&inputs.x, of_x));
+        let LoadedLaunch { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _]| is_aligned(&inputs.x, of_x));
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
         let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..*own };
         if let Some(offset) = &inputs.offset {
-            (params.offset, params.offset_in_f32) = field(offset)?;
+            (params.offset, params.offset_in_f32) = offset_or_mask(offset)?;
         }
         if let Some(mask) = &inputs.mask {
-            (params.mask, params.mask_in_f32) = field(mask)?;
+            (params.mask, params.mask_in_f32) = offset_or_mask(mask)?;
         }
         params.vector_stores = (params.y.stride_c == 1 && is_aligned(&y, alignment[0])).into();
         let operands = self.device.is_checked().then(|| {
             let mut operands = Operands::new();
             operands.extend([operand("x", &inputs.x, Access::Read), rois.operand()]);
             for (name, field) in [("offset", &inputs.offset), ("mask", &inputs.mask)] {
-                operands.extend(field.iter().map(|field| field_operand(name, field)));
+                operands.extend(field.iter().map(|field| offset_or_mask_operand(name, field)));
             }
             operands.push(operand("y", &y, Access::Write));
             operands

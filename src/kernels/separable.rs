@@ -1,8 +1,8 @@
 //! Two convolutions in a row: by a kernel that computes both, or as a pair of launches.
 
 use super::conv_params::geometry_params;
-use super::launch::{Before, Family, Stage, candidates, least, least_time, plan_among};
-use super::problem::Problem;
+use super::launch::{Family, FusedProducer, WeightedConv, candidates, least, least_time, plan_among};
+use super::problem::ConvProblem;
 use super::several::Several;
 use super::{KernelInfo, conv_separable, conv2d, spatial_gemm, spatial_separable};
 use crate::error::Result;
@@ -23,8 +23,8 @@ fn cheapest_pair<T: Element>(
         let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
         let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
         let families = conv2d::families::<T>();
-        let stages = geometries.iter().zip(&requests).zip(finite_weights);
-        let cost = stages.map(|((geometry, request), finite)| least_time(&families, device, request, *geometry, finite));
+        let convs = geometries.iter().zip(&requests).zip(finite_weights);
+        let cost = convs.map(|((geometry, request), finite)| least_time(&families, device, request, *geometry, finite));
         (cost.sum::<Estimate>(), requests)
     });
     let [contiguous, channels_last] = pairs;
@@ -40,20 +40,25 @@ pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest
     let [column, row] = geometries;
     geometry_params(&column)?;
     geometry_params(&row)?;
-    let problem = Problem { before: Some(column), ..Problem::new::<T>(device, request, row) };
+    let problem = ConvProblem { producer: Some(column), ..ConvProblem::new::<T>(device, request, row) };
     let fused = least(&candidates(&spatial_families::<T>(), &problem));
     Ok(cheapest_pair::<T>(device, request, geometries, [true; 2]).0.or_less(fused).seconds)
 }
 
 /// A vertical and a horizontal convolution.
-pub(crate) fn spatially<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let [column, row] = stages;
-    let pack = |kernel: &'static KernelInfo, device: &Device, column: &Stage<'_>| match kernel.family {
+pub(crate) fn spatially<T: Element>(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    convs: [WeightedConv<'_>; 2],
+) -> Result<Plan<T>> {
+    let [column, row] = convs;
+    let pack = |kernel: &'static KernelInfo, device: &Device, column: &WeightedConv<'_>| match kernel.family {
         spatial_gemm::FAMILY => spatial_gemm::pack_column::<T>(kernel, device, column),
         _ => spatial_separable::pack_column::<T>(device, column),
     };
-    let before = Before { stage: column, pack, names: ["col_weight", "col_bias", "mid_slope"] };
-    either(op, device, request, &spatial_families(), before, row)
+    let producer = FusedProducer { conv: column, pack, names: ["col_weight", "col_bias", "mid_slope"] };
+    either(op, device, request, &spatial_families(), producer, row)
 }
 
 /// Those whose kernels compute both.
@@ -65,12 +70,18 @@ fn spatial_families<T: Element>() -> [Family<T>; 2] {
 }
 
 /// A depthwise and a pointwise convolution.
-pub(crate) fn depthwise<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, stages: [Stage<'_>; 2]) -> Result<Plan<T>> {
-    let [depthwise, pointwise] = stages;
+pub(crate) fn depthwise<T: Element>(
+    op: &'static str,
+    device: &Device,
+    request: &PlanRequest,
+    convs: [WeightedConv<'_>; 2],
+) -> Result<Plan<T>> {
+    let [depthwise, pointwise] = convs;
     let families = [Family { name: conv_separable::FAMILY, candidate: conv_separable::candidate }];
-    let pack = |_: &'static KernelInfo, device: &Device, depthwise: &Stage<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
-    let before = Before { stage: depthwise, pack, names: ["dw_weight", "dw_bias", "mid_slope"] };
-    either(op, device, request, &families, before, pointwise)
+    let pack =
+        |_: &'static KernelInfo, device: &Device, depthwise: &WeightedConv<'_>| conv_separable::pack_depthwise::<T>(device, depthwise);
+    let producer = FusedProducer { conv: depthwise, pack, names: ["dw_weight", "dw_bias", "mid_slope"] };
+    either(op, device, request, &families, producer, pointwise)
 }
 
 /// Chooses among the kernels of `families`, which compute both convolutions, and a pair of launches with the tensor between them in
@@ -80,20 +91,20 @@ fn either<T: Element>(
     device: &Device,
     request: &PlanRequest,
     families: &[Family<T>],
-    before: Before<'_>,
-    second: Stage<'_>,
+    producer: FusedProducer<'_>,
+    second: WeightedConv<'_>,
 ) -> Result<Plan<T>> {
-    let stages = [before.stage, second];
+    let convs = [producer.conv, second];
     // estimates compute with sizes that a kernel can take
-    for stage in &stages {
-        geometry_params(&stage.geometry)?;
+    for conv in &convs {
+        geometry_params(&conv.geometry)?;
     }
-    let finite = stages.map(|stage| stage.weight.is_finite_in(T::DTYPE));
-    let (estimate, requests) = cheapest_pair::<T>(device, request, stages.map(|stage| stage.geometry), finite);
+    let finite = convs.map(|conv| conv.weight.is_finite_in(T::DTYPE));
+    let (estimate, requests) = cheapest_pair::<T>(device, request, convs.map(|conv| conv.geometry), finite);
     let one = |index: usize| {
-        let Stage { geometry, weight, epilogue, packed } = stages[index];
+        let WeightedConv { geometry, weight, epilogue, packed } = convs[index];
         conv2d::plan::<T>("conv2d", device, &requests[index], geometry, weight, epilogue, packed)
     };
     let several = Several { name: PAIR, estimate: Ok(estimate), plan: Box::new(|| pair(op, request, one(0)?, one(1)?)) };
-    plan_among(op, families, device, request, Some(before), second, Some(&several))
+    plan_among(op, families, device, request, Some(producer), second, Some(&several))
 }

@@ -5,10 +5,10 @@ use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, SECT
 use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
 use super::cost::{Work, warp_cycles, weight_bytes};
-use super::launch::{ConvCandidate, ConvConfig, Pack, Stage};
+use super::launch::{ConvCandidate, ConvConfig, Pack, WeightedConv};
 use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, Packed};
 use crate::device::kernel::Gather;
 use crate::error::Result;
@@ -25,7 +25,7 @@ const WIDTH: usize = 8;
 
 /// How the output falls into rectangles, and what they see of the middle.
 #[derive(Debug, Clone, Copy)]
-struct Tiling {
+struct SpatialGemmTiling {
     rows: usize,
     columns: usize,
     /// Columns of the middle, at most.
@@ -37,9 +37,9 @@ struct Tiling {
     shared_bytes: usize,
 }
 
-impl Tiling {
+impl SpatialGemmTiling {
     /// The fastest one by the cost model, with its estimated time; or why there is none.
-    fn of(kernel: &'static KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
+    fn of(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let [height, width] = problem.geometry.output;
         let tile = Tile::of(kernel);
         let mut best: Option<(Self, Estimate)> = None;
@@ -60,7 +60,7 @@ impl Tiling {
     }
 
     /// None where something does not fit shared memory.
-    fn new(tile: &Tile, problem: &Problem<'_>, rows: usize, columns: usize) -> Option<Self> {
+    fn new(tile: &Tile, problem: &ConvProblem<'_>, rows: usize, columns: usize) -> Option<Self> {
         let row = &problem.geometry;
         let span = kernel_span(row.kernel[1], row.dilation[1]).ok()?;
         let mid_columns = (columns - 1).checked_mul(row.stride[1])?.checked_add(span)?.min(row.input[1]);
@@ -76,7 +76,7 @@ impl Tiling {
         row.n.saturating_mul(self.tiles[0]).saturating_mul(self.tiles[1])
     }
 
-    fn work(&self, kernel: &'static KernelInfo, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
+    fn work(&self, kernel: &'static KernelInfo, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Work {
         let (tile, row, element) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes());
         let step = (ROW_BYTES / element) as f64;
         let column_steps = column.products().div_ceil(ROW_BYTES / element);
@@ -92,7 +92,7 @@ impl Tiling {
         let sectors = if vectors { (SECTOR_BYTES / (column.c_in * element) as f64).max(1.0) } else { 1.0 };
         let element_bytes = if vectors { 0.0 } else { tile.m as f64 * step * conv_gemm::BYTES_PER_ELEMENT };
         let (pixel_bytes, channel_bytes) = ((tile.m * ROW_BYTES) as f64, (tile.n * ROW_BYTES) as f64);
-        let first_weight = weight_bytes(&Problem { geometry: *column, before: None, ..*problem });
+        let first_weight = weight_bytes(&ConvProblem { geometry: *column, producer: None, ..*problem });
         Work {
             blocks,
             blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
@@ -115,10 +115,10 @@ fn chunks(row: &ConvGeometry, element_bytes: usize) -> usize {
     row.c_in.div_ceil(ROW_BYTES / element_bytes)
 }
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
-    let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    let Some(column) = &problem.producer else { return Err("it is for two convolutions in a row".into()) };
     if row.groups != 1 {
         return Err(format!("it is for stages of one group, not {}", row.groups));
     }
@@ -130,7 +130,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
     if gather == Gather::Vectors && !(column.c_in * problem.dtype.bytes()).is_multiple_of(CHUNK_BYTES) {
         return Err(format!("{} channels are not a multiple of {}", column.c_in, CHUNK_BYTES / problem.dtype.bytes()));
     }
-    let (tiling, estimate) = Tiling::of(kernel, problem, column)?;
+    let (tiling, estimate) = SpatialGemmTiling::of(kernel, problem, column)?;
     let largest = [row.output[0], row.output[1], tiling.blocks(row), column.products()].into_iter().max().unwrap_or_default();
     if largest > i32::MAX as usize - MAX_TILE {
         return Err(format!("{:?} output pixels of {} products are above 2^31", row.output, column.products()));
@@ -164,7 +164,7 @@ fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parame
 }
 
 /// The vertical weight with its bias, in the order of conv_gemm.cu.
-pub(crate) fn pack_column<T: Element>(kernel: &'static KernelInfo, device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+pub(crate) fn pack_column<T: Element>(kernel: &'static KernelInfo, device: &Device, column: &WeightedConv<'_>) -> Result<Arc<Packed>> {
     let (layout, pack) = conv_gemm::packing::<T>(Tile::of(kernel));
     column.packed.get(device, layout, &column.epilogue, column.weight, |weight| pack(&column.geometry, weight))
 }

@@ -5,10 +5,10 @@ use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
 use super::cost::Work;
-use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Stage};
+use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, WeightedConv};
 use super::order::SumOrder;
 use super::params::SpatialSeparableParams;
-use super::problem::Problem;
+use super::problem::ConvProblem;
 use super::{KernelInfo, Packed, conv_direct};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
@@ -43,14 +43,14 @@ const FINISH_INSTRUCTIONS: f64 = 4.0;
 
 /// A kernel of the family, with the axes that the manifest gives it.
 #[derive(Debug, Clone, Copy)]
-struct Variant {
+struct SpatialKernel {
     format: MemoryFormat,
     /// Channels of a thread.
     vector: usize,
     threads: usize,
 }
 
-impl Variant {
+impl SpatialKernel {
     fn new(kernel: &KernelInfo) -> Self {
         let vector = kernel.axes.vector.unwrap_or(1);
         Self { format: kernel.format.expect("every kernel of the family is for one format"), vector, threads: kernel.threads as usize }
@@ -59,7 +59,7 @@ impl Variant {
 
 /// How a launch is cut into blocks.
 #[derive(Debug, Clone, Copy)]
-struct Tiling {
+struct SpatialTiling {
     /// Vectors of channels, or planes, of a block.
     channels: usize,
     rows: usize,
@@ -72,9 +72,9 @@ struct Tiling {
     shared_bytes: usize,
 }
 
-impl Tiling {
+impl SpatialTiling {
     /// The cheapest tile that fits shared memory, with its estimated time.
-    fn new(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
+    fn new(variant: &SpatialKernel, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let row = &problem.geometry;
         let vectors = row.c_out / variant.vector;
         let mut best: Option<(Self, Estimate)> = None;
@@ -103,7 +103,7 @@ impl Tiling {
         })
     }
 
-    fn cut(variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry, [channels, rows, columns]: [usize; 3]) -> Self {
+    fn cut(variant: &SpatialKernel, problem: &ConvProblem<'_>, column: &ConvGeometry, [channels, rows, columns]: [usize; 3]) -> Self {
         let row = &problem.geometry;
         let (taps_h, taps_w) = (column.kernel[0].next_multiple_of(OUTPUTS), row.kernel[1].next_multiple_of(OUTPUTS));
         let reach = (row.kernel[1] - 1).saturating_mul(row.dilation[1]).saturating_add(1);
@@ -128,7 +128,7 @@ impl Tiling {
         self.tiles.iter().map(|&tiles| tiles as f64).product::<f64>() * row.n as f64
     }
 
-    fn work(&self, variant: &Variant, problem: &Problem<'_>, column: &ConvGeometry) -> Work {
+    fn work(&self, variant: &SpatialKernel, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Work {
         let row = &problem.geometry;
         let blocks = self.blocks(row);
         let bytes = problem.dtype.bytes() as f64;
@@ -137,7 +137,7 @@ impl Tiling {
         // elements of the middle, and of y
         let (middle, outputs) = (lines * self.mid_columns as f64, lines * self.columns as f64);
         // for each element of a stage: its instructions, and the elements that it loads
-        let stage = |taps: usize, stride: usize, dilation: usize| {
+        let pass = |taps: usize, stride: usize, dilation: usize| {
             let dense = stride == 1 && dilation == 1;
             let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
             let each = match variant.format {
@@ -147,8 +147,8 @@ impl Tiling {
             let loads = if dense { (OUTPUTS - 1 + taps) as f64 / OUTPUTS as f64 } else { taps as f64 };
             (taps as f64 * each, loads)
         };
-        let (vertical, vertical_loads) = stage(column.kernel[0], column.stride[0], column.dilation[0]);
-        let (horizontal, horizontal_loads) = stage(row.kernel[1], row.stride[1], row.dilation[1]);
+        let (vertical, vertical_loads) = pass(column.kernel[0], column.stride[0], column.dilation[0]);
+        let (horizontal, horizontal_loads) = pass(row.kernel[1], row.stride[1], row.dilation[1]);
         let mid_bytes = if variant.format == MemoryFormat::Contiguous { size_of::<f32>() as f64 } else { bytes };
         // threads that have no item of their own in the last round
         let busy = |items: f64| items / ((items / variant.threads as f64).ceil() * variant.threads as f64);
@@ -174,24 +174,24 @@ impl Tiling {
     }
 }
 
-pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Problem<'_>) -> Result<ConvCandidate<T>, Reason> {
+pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let row = &problem.geometry;
     kernel.check_dtype(problem.dtype)?;
-    let Some(column) = &problem.before else { return Err("it is for two convolutions in a row".into()) };
+    let Some(column) = &problem.producer else { return Err("it is for two convolutions in a row".into()) };
     if [column.c_in, column.c_out, row.c_out] != [row.groups; 3] {
         return Err(format!(
             "{} to {} to {} channels in {} groups are not one of each in every group",
             column.c_in, column.c_out, row.c_out, row.groups
         ));
     }
-    let variant = Variant::new(kernel);
+    let variant = SpatialKernel::new(kernel);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
         return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
     }
     if !row.c_out.is_multiple_of(variant.vector) {
         return Err(format!("{} channels are no multiple of {}", row.c_out, variant.vector));
     }
-    let (tiling, estimate) = Tiling::new(&variant, problem, column)?;
+    let (tiling, estimate) = SpatialTiling::new(&variant, problem, column)?;
     if tiling.tiles.iter().try_fold(1, |product: usize, &tiles| product.checked_mul(tiles)).is_none_or(|tiles| tiles > i32::MAX as usize) {
         return Err("an image has too many tiles".into());
     }
@@ -221,7 +221,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &Probl
 }
 
 /// The vertical weight with its bias, in the order of the horizontal one.
-pub(crate) fn pack_column<T: Element>(device: &Device, column: &Stage<'_>) -> Result<Arc<Packed>> {
+pub(crate) fn pack_column<T: Element>(device: &Device, column: &WeightedConv<'_>) -> Result<Arc<Packed>> {
     let pack = |weight: &Parameter| conv_direct::pack::<T>(&column.geometry, weight);
     column.packed.get(device, conv_direct::LAYOUT, &column.epilogue, column.weight, pack)
 }

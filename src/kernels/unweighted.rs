@@ -1,7 +1,7 @@
 //! Ops that move or blend elements and have no weights: one tensor in, one out, bound by memory. The choice among their kernels,
 //! and their launch.
 
-use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, Loaded, Reason, choose};
+use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch, Reason, choose};
 use super::cost::Work;
 use super::launch::{is_aligned, least};
 use super::params::Tensor4;
@@ -63,7 +63,7 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
     let (dtype, x, x_format, y_format) = (T::DTYPE, request.x, request.x_format, request.y_format);
     let problem = format!("{name} {dtype}, x {x:?} {x_format}, y {output:?} {y_format}; {}", op.attributes());
     let selection = choose(name, device, request, problem, candidates(device, &op))?;
-    let (launch, mut note) = selection.load::<T, _>(|kernel, config| Loaded::new(device, kernel, config, config.own))?;
+    let (launch, mut note) = selection.load::<T, _>(|kernel, config| LoadedLaunch::new(device, kernel, config, config.own))?;
     if request.batch_invariant {
         note += "; batch-invariant: every candidate computes an output in the same way";
     }
@@ -83,7 +83,7 @@ pub(crate) fn plan<T: Element, O: Unweighted>(
 impl<T: Element, O: Unweighted> Executable<T> for Launch<O> {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        let Loaded { kernel, grid, shared_bytes, own, .. } =
+        let LoadedLaunch { kernel, grid, shared_bytes, own, .. } =
             self.launch.of_views(|[of_x, of_y]| is_aligned(&inputs.x, of_x) && is_aligned(&y, of_y));
         let params = self.op.params(kernel.info, own, tensor4(&inputs.x)?, tensor4(&y)?)?;
         let operands = [operand("x", &inputs.x, Access::Read), operand("y", &y, Access::Write)];

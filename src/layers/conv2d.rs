@@ -3,7 +3,7 @@
 use super::{BatchNorm, Conv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
 use crate::error::{Error, Result};
 use crate::geometry::{ConvGeometry, rank4};
-use crate::kernels::launch::Stage;
+use crate::kernels::launch::WeightedConv;
 use crate::kernels::{Epilogue, PackedWeights, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape, memory};
@@ -166,8 +166,8 @@ impl Conv2d {
     }
 
     /// What a plan is made from.
-    pub(crate) fn stage(&self, geometry: ConvGeometry) -> Stage<'_> {
-        Stage { geometry, weight: &self.weight, epilogue: self.tail.epilogue(), packed: &self.packed }
+    pub(crate) fn weighted(&self, geometry: ConvGeometry) -> WeightedConv<'_> {
+        WeightedConv { geometry, weight: &self.weight, epilogue: self.tail.epilogue(), packed: &self.packed }
     }
 
     /// The geometry on an input of shape `x`.

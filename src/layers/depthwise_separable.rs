@@ -225,7 +225,7 @@ impl Layer for DepthwiseSeparableConv2d {
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         self.check_complete()?;
         let [depthwise, pointwise] = self.geometries(request.x)?;
-        separable::depthwise(OP, device, request, [self.depthwise.stage(depthwise), self.pointwise.stage(pointwise)])
+        separable::depthwise(OP, device, request, [self.depthwise.weighted(depthwise), self.pointwise.weighted(pointwise)])
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::kernels::launch::{Stage, plan_among};
+use crate::kernels::launch::{WeightedConv, plan_among};
 use crate::kernels::several::{Several, only};
 use crate::kernels::{PackedWeights, conv2d};
 use crate::numerics::Contract;
@@ -167,8 +167,8 @@ impl Layer for Focus {
             estimate: self.pair_time::<T>(device, request, &geometry).map_err(|error| error.to_string()),
             plan: Box::new(|| self.pair(device, request, &geometry)),
         };
-        let stage = Stage { geometry: geometry.focus_fused()?, weight, epilogue: self.conv.epilogue(), packed: &self.packed };
-        plan_among(OP, &conv2d::families(), device, request, None, stage, Some(&several))
+        let conv = WeightedConv { geometry: geometry.focus_fused()?, weight, epilogue: self.conv.epilogue(), packed: &self.packed };
+        plan_among(OP, &conv2d::families(), device, request, None, conv, Some(&several))
     }
 }
 

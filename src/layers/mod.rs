@@ -42,8 +42,8 @@ pub(crate) use tune::{Measured, measure_all};
 pub use upsample::UpsampleBilinear;
 
 pub use crate::plan::{
-    Choice, ChosenBy, Explanation, Field, Graph, Inputs, Parameter, Plan, PlanRequest, Recorder, Residual, RoIs, RoisView, Slot, Target,
-    Tensors, Workspace, WorkspaceMemory,
+    Choice, ChosenBy, Explanation, Graph, Inputs, OffsetOrMask, Parameter, Plan, PlanRequest, Recorder, Residual, RoIs, RoisView, Slot,
+    Target, Tensors, Workspace, WorkspaceMemory,
 };
 pub(crate) use crate::plan::{PAIR, pair};
 pub(crate) use crate::spec::attributes;

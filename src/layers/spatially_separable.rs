@@ -217,7 +217,7 @@ impl Layer for SpatiallySeparableConv2d {
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         self.check_complete()?;
         let [column, row] = self.geometries(request.x)?;
-        separable::spatially(OP, device, request, [self.column.stage(column), self.row.stage(row)])
+        separable::spatially(OP, device, request, [self.column.weighted(column), self.row.weighted(row)])
     }
 }
 

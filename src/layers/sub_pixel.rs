@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::geometry::{BlockGeometry, ConvGeometry, divisible, positive};
-use crate::kernels::launch::{Stage, plan_among};
+use crate::kernels::launch::{WeightedConv, plan_among};
 use crate::kernels::several::{Several, only};
 use crate::kernels::{Epilogue, PackedWeights, SubPixel, conv2d, sub_pixel};
 use crate::numerics::Contract;
@@ -194,8 +194,8 @@ impl Layer for SubPixelConv2d {
         let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
         let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));
         let epilogue = Epilogue { bias: bias.as_ref(), slope: slope.as_ref(), activation, sub_pixel };
-        let stage = Stage { geometry, weight: self.conv.weight(), epilogue, packed: &self.packed };
-        plan_among(OP, &sub_pixel::families(), device, request, None, stage, Some(&several))
+        let conv = WeightedConv { geometry, weight: self.conv.weight(), epilogue, packed: &self.packed };
+        plan_among(OP, &sub_pixel::families(), device, request, None, conv, Some(&several))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plans of several launches: the results of all but the last lie in the workspace.
 
 use super::workspace::{Workspace, padded, together};
-use super::{Executable, Explanation, Field, Inputs, Need, Needs, Plan, PlanRequest};
+use super::{Executable, Explanation, Inputs, Need, Needs, OffsetOrMask, Plan, PlanRequest};
 use crate::error::Result;
 use crate::shape::elements;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
@@ -123,10 +123,10 @@ fn field<'a, T: Element>(
     plan: &'a Plan<T>,
     inputs: &Inputs<'a, T>,
     workspace: &Workspace<'a>,
-) -> Result<Option<Field<'a, T>>> {
+) -> Result<Option<OffsetOrMask<'a, T>>> {
     match (result, need) {
         (Some((source, format)), Need::Optional(shape) | Need::Required(shape)) => {
-            Ok(Some(Field::Native(view(source, (shape, format), plan, inputs, workspace)?)))
+            Ok(Some(OffsetOrMask::Native(view(source, (shape, format), plan, inputs, workspace)?)))
         }
         _ => Ok(None),
     }

@@ -114,22 +114,22 @@ pub enum Residual<'a, T: Element> {
 
 /// Offsets or a mask: in the layer's dtype, or in f32 whatever that is.
 #[derive(Debug, Clone, Copy)]
-pub enum Field<'a, T: Element> {
+pub enum OffsetOrMask<'a, T: Element> {
     /// In the layer's dtype.
     Native(TensorView<'a, T>),
     /// In f32.
     F32(TensorView<'a, f32>),
 }
 
-impl<'a, T: Element> From<TensorView<'a, T>> for Field<'a, T> {
+impl<'a, T: Element> From<TensorView<'a, T>> for OffsetOrMask<'a, T> {
     fn from(view: TensorView<'a, T>) -> Self {
-        Field::Native(view)
+        OffsetOrMask::Native(view)
     }
 }
 
-impl<'a, T: Element> From<&'a Tensor<T>> for Field<'a, T> {
+impl<'a, T: Element> From<&'a Tensor<T>> for OffsetOrMask<'a, T> {
     fn from(tensor: &'a Tensor<T>) -> Self {
-        Field::Native(tensor.view())
+        OffsetOrMask::Native(tensor.view())
     }
 }
 
@@ -141,9 +141,9 @@ pub struct Inputs<'a, T: Element> {
     /// Added before the activation.
     pub residual: Residual<'a, T>,
     /// Where a deformable layer samples.
-    pub offset: Option<Field<'a, T>>,
+    pub offset: Option<OffsetOrMask<'a, T>>,
     /// By what a modulated deformable layer multiplies its samples.
-    pub mask: Option<Field<'a, T>>,
+    pub mask: Option<OffsetOrMask<'a, T>>,
     /// The regions that a layer pools.
     pub rois: Option<RoisView<'a>>,
 }
@@ -165,12 +165,12 @@ impl<'a, T: Element> Inputs<'a, T> {
     }
 
     /// Samples at these offsets.
-    pub fn offset(self, offset: impl Into<Field<'a, T>>) -> Self {
+    pub fn offset(self, offset: impl Into<OffsetOrMask<'a, T>>) -> Self {
         Self { offset: Some(offset.into()), ..self }
     }
 
     /// Multiplies the samples with this mask.
-    pub fn mask(self, mask: impl Into<Field<'a, T>>) -> Self {
+    pub fn mask(self, mask: impl Into<OffsetOrMask<'a, T>>) -> Self {
         Self { mask: Some(mask.into()), ..self }
     }
 
@@ -423,8 +423,8 @@ impl<T: Element> Plan<T> {
             self.check("residual", residual, self.output, None)?;
             disjoint("residual", residual, y)?;
         }
-        self.check_field("offset", self.needs.offset, inputs.offset.as_ref(), y)?;
-        self.check_field("mask", self.needs.mask, inputs.mask.as_ref(), y)?;
+        self.check_offset_or_mask("offset", self.needs.offset, inputs.offset.as_ref(), y)?;
+        self.check_offset_or_mask("mask", self.needs.mask, inputs.mask.as_ref(), y)?;
         match (&inputs.rois, self.needs.rois) {
             (None, false) => {}
             (Some(rois), true) => rois.check(&self.device, self.request.rois.unwrap_or_default(), self.request.x[0])?,
@@ -464,16 +464,22 @@ impl<T: Element> Plan<T> {
     }
 
     /// An offset or a mask may be in either format.
-    fn check_field(&self, name: &'static str, need: Need, field: Option<&Field<'_, T>>, y: &TensorViewMut<'_, T>) -> Result<()> {
+    fn check_offset_or_mask(
+        &self,
+        name: &'static str,
+        need: Need,
+        field: Option<&OffsetOrMask<'_, T>>,
+        y: &TensorViewMut<'_, T>,
+    ) -> Result<()> {
         match (need, field) {
             (Need::No | Need::Optional(_), None) => Ok(()),
             (Need::No, Some(_)) => Err(self.unexpected(name)),
             (Need::Required(_), None) => Err(self.missing(name)),
-            (Need::Optional(shape) | Need::Required(shape), Some(Field::Native(view))) => {
+            (Need::Optional(shape) | Need::Required(shape), Some(OffsetOrMask::Native(view))) => {
                 self.check(name, view, shape, None)?;
                 disjoint(name, view, y)
             }
-            (Need::Optional(shape) | Need::Required(shape), Some(Field::F32(view))) => {
+            (Need::Optional(shape) | Need::Required(shape), Some(OffsetOrMask::F32(view))) => {
                 self.check(name, view, shape, None)?;
                 disjoint(name, view, y)
             }

@@ -12,7 +12,7 @@ use crate::memory;
 const FARTHEST: f32 = 16_777_216.0;
 
 /// What the four operations have in common: the shapes, and the RoIs in pixels of x.
-struct Problem<'a> {
+struct Pooled<'a> {
     x: &'a Array,
     /// [N, C, H, W].
     shape: [usize; 4],
@@ -23,7 +23,7 @@ struct Problem<'a> {
     regions: Vec<Option<(usize, [f32; 4])>>,
 }
 
-impl<'a> Problem<'a> {
+impl<'a> Pooled<'a> {
     fn new(x: &'a Array, rois: &Array, [ph, pw]: [usize; 2], scale: f32, position_sensitive: bool) -> Result<Self> {
         let shape = x.dimensions("x", "[N, C, H, W]")?;
         let [n, c, h, w] = shape;
@@ -112,20 +112,27 @@ fn samples(start: f32, extent: f32, index: usize, pooled: usize, sampling_ratio:
 }
 
 /// `y[k,o,i,j]` = the mean over a grid of samples of x in the bin, each bilinear between its four neighbours; times the mask.
-fn align(problem: &Problem<'_>, grid: Grid, gamma: f32, classes: usize, offset: Option<&Array>, mask: Option<&Array>) -> Result<Array> {
+fn align(
+    problem: &Pooled<'_>,
+    grid: Grid,
+    gamma: f32,
+    offset_groups: usize,
+    offset: Option<&Array>,
+    mask: Option<&Array>,
+) -> Result<Array> {
     let [_, _, h, w] = problem.shape;
     let [k, c_out, ph, pw] = problem.output;
-    if classes == 0 || c_out % classes != 0 {
+    if offset_groups == 0 || c_out % offset_groups != 0 {
         return Err(Error::Divisibility {
             name: "C_out",
             value: c_out,
             divisor_name: "offset_groups",
-            divisor: classes,
+            divisor: offset_groups,
             context: String::new(),
         });
     }
-    offset.map_or(Ok(()), |offset| offset.check_shape("offset", &[k, 2 * classes, ph, pw]))?;
-    mask.map_or(Ok(()), |mask| mask.check_shape("mask", &[k, classes, ph, pw]))?;
+    offset.map_or(Ok(()), |offset| offset.check_shape("offset", &[k, 2 * offset_groups, ph, pw]))?;
+    mask.map_or(Ok(()), |mask| mask.check_shape("mask", &[k, offset_groups, ph, pw]))?;
     problem.pool(|k, [x1, y1, x2, y2], i, j| {
         let shift = if grid.aligned { 0.5 } else { 0.0 };
         let (left, top) = (x1 - shift, y1 - shift);
@@ -133,7 +140,7 @@ fn align(problem: &Problem<'_>, grid: Grid, gamma: f32, classes: usize, offset: 
         if !grid.aligned {
             (width, height) = (width.max(1.0), height.max(1.0));
         }
-        let per_class: Vec<_> = (0..classes)
+        let per_class: Vec<_> = (0..offset_groups)
             .map(|class| {
                 let moved = |start: f32, size: f32, channel| match offset {
                     Some(offset) => start + gamma * size * problem.at(offset, k, channel, i, j) as f32,
@@ -145,7 +152,7 @@ fn align(problem: &Problem<'_>, grid: Grid, gamma: f32, classes: usize, offset: 
             })
             .collect();
         move |plane: &[f64], o: usize| {
-            let ((rows, gh), (columns, gw), mask) = &per_class[o / (c_out / classes)];
+            let ((rows, gh), (columns, gw), mask) = &per_class[o / (c_out / offset_groups)];
             if *gh == 0.0 || *gw == 0.0 {
                 return 0.0;
             }
@@ -190,7 +197,7 @@ fn pixels(start: f32, size: f32, index: usize, pooled: usize, limit: usize) -> s
 /// # Errors
 /// [`Error::Rank`] or [`Error::Shape`]; [`Error::Attribute`] for a size of 0 or a batch index out of range.
 pub fn roi_align(spec: &RoiAlignSpec, x: &Array, rois: &Array) -> Result<Array> {
-    let problem = Problem::new(x, rois, spec.output_size, spec.spatial_scale, false)?;
+    let problem = Pooled::new(x, rois, spec.output_size, spec.spatial_scale, false)?;
     align(&problem, Grid { sampling_ratio: spec.sampling_ratio, aligned: spec.aligned }, 0.0, 1, None, None)
 }
 
@@ -202,7 +209,7 @@ pub fn roi_align(spec: &RoiAlignSpec, x: &Array, rois: &Array) -> Result<Array> 
 /// # Errors
 /// As [`roi_align`]; [`Error::Divisibility`].
 pub fn deform_roi_pool(spec: &DeformRoiPoolSpec, x: &Array, rois: &Array, offset: Option<&Array>, mask: Option<&Array>) -> Result<Array> {
-    let problem = Problem::new(x, rois, spec.output_size, spec.spatial_scale, spec.position_sensitive)?;
+    let problem = Pooled::new(x, rois, spec.output_size, spec.spatial_scale, spec.position_sensitive)?;
     let grid = Grid { sampling_ratio: spec.sampling_ratio, aligned: true };
     align(&problem, grid, spec.gamma, spec.offset_groups, offset, mask)
 }
@@ -213,7 +220,7 @@ pub fn deform_roi_pool(spec: &DeformRoiPoolSpec, x: &Array, rois: &Array, offset
 /// # Errors
 /// As [`roi_align`].
 pub fn roi_pool(spec: &RoiPoolSpec, x: &Array, rois: &Array) -> Result<Array> {
-    let problem = Problem::new(x, rois, spec.output_size, spec.spatial_scale, false)?;
+    let problem = Pooled::new(x, rois, spec.output_size, spec.spatial_scale, false)?;
     let ([_, _, h, w], [_, _, ph, pw]) = (problem.shape, problem.output);
     problem.pool(|_, corners, i, j| {
         let [x1, y1, x2, y2] = corners.map(f32::round); // half away from zero
@@ -233,7 +240,7 @@ pub fn roi_pool(spec: &RoiPoolSpec, x: &Array, rois: &Array) -> Result<Array> {
 /// # Errors
 /// As [`roi_align`]; [`Error::Divisibility`] when ph * pw does not divide C.
 pub fn ps_roi_pool(spec: &PsRoiPoolSpec, x: &Array, rois: &Array) -> Result<Array> {
-    let problem = Problem::new(x, rois, spec.output_size, spec.spatial_scale, true)?;
+    let problem = Pooled::new(x, rois, spec.output_size, spec.spatial_scale, true)?;
     let ([_, _, h, w], [_, _, ph, pw]) = (problem.shape, problem.output);
     problem.pool(|_, corners, i, j| {
         let [x1, y1, x2, y2] = corners.map(f32::round);

@@ -42,7 +42,7 @@ pub(crate) struct Pooling {
     pub(crate) gamma: f32,
     pub(crate) position_sensitive: bool,
     /// Groups of output channels with offsets and a mask of their own.
-    pub(crate) classes: usize,
+    pub(crate) offset_groups: usize,
     /// Whether there may be offsets and a mask.
     pub(crate) deformable: bool,
 }
@@ -50,8 +50,8 @@ pub(crate) struct Pooling {
 impl Pooling {
     fn new(op: &'static str, pool: Pool, output_size: [usize; 2], spatial_scale: f32) -> Self {
         let (sampling_ratio, aligned, gamma) = (0, false, 0.0);
-        let (position_sensitive, classes, deformable) = (false, 1, false);
-        Self { op, pool, output_size, spatial_scale, sampling_ratio, aligned, gamma, position_sensitive, classes, deformable }
+        let (position_sensitive, offset_groups, deformable) = (false, 1, false);
+        Self { op, pool, output_size, spatial_scale, sampling_ratio, aligned, gamma, position_sensitive, offset_groups, deformable }
     }
 
     /// Refuses sizes and offset groups of 0, scales that are not positive and finite, a gamma that is not finite, and a sampling
@@ -59,7 +59,7 @@ impl Pooling {
     pub(crate) fn check(&self) -> Result<()> {
         positive("output height", self.output_size[0])?;
         positive("output width", self.output_size[1])?;
-        positive("offset_groups", self.classes)?;
+        positive("offset_groups", self.offset_groups)?;
         if !(self.spatial_scale > 0.0 && self.spatial_scale.is_finite()) {
             let value = self.spatial_scale.to_string();
             return Err(Error::Attribute { name: "spatial_scale", value, requirement: "positive and finite" });
@@ -231,9 +231,9 @@ impl DeformRoiPoolSpec {
     }
 
     pub(crate) fn pooling(&self) -> Pooling {
-        let Self { output_size, spatial_scale, sampling_ratio, gamma, position_sensitive, offset_groups: classes } = *self;
+        let Self { output_size, spatial_scale, sampling_ratio, gamma, position_sensitive, offset_groups } = *self;
         let (aligned, deformable) = (true, true);
         let pooling = Pooling::new("deform_roi_pool", Pool::Align, output_size, spatial_scale);
-        Pooling { sampling_ratio, aligned, gamma, position_sensitive, classes, deformable, ..pooling }
+        Pooling { sampling_ratio, aligned, gamma, position_sensitive, offset_groups, deformable, ..pooling }
     }
 }

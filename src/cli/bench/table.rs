@@ -81,7 +81,7 @@ fn line(row: &RowResult, width: usize, shape: &str) -> Option<String> {
         "{:<width$}{shape} {:>9} {:>5.1}% {:>9} {:>5.1}% {:<12} {:>8} {:>8.1} {:>9} {:<44} {peer}",
         row.id,
         seconds(time.median),
-        100.0 * time.mad / time.median,
+        100.0 * time.median_deviation / time.median,
         seconds(floor.seconds),
         row.percent_of_floor.unwrap_or_default(),
         floor.bound,

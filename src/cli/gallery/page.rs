@@ -58,7 +58,7 @@ fn escape(text: &str) -> String {
 }
 
 /// What the slider shows under an output.
-struct Before<'a> {
+struct LeftSide<'a> {
     /// The CSS class that has the picture.
     class: String,
     rendered: &'a Rendered,
@@ -66,8 +66,8 @@ struct Before<'a> {
 }
 
 /// The input of an exhibit, where that is one picture: the picture itself, or a panel of an earlier exhibit.
-fn before<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<Before<'a>> {
-    let picture = || Before { class: "in-picture".into(), rendered: content.input, caption: "input".into() };
+fn before<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<LeftSide<'a>> {
+    let picture = || LeftSide { class: "in-picture".into(), rendered: content.input, caption: "input".into() };
     let first = *exhibit.input.first()?;
     if exhibit.input.iter().any(|part| *part != first) {
         return None;
@@ -78,7 +78,7 @@ fn before<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<Before<'a>> {
             let shown = content.shown.iter().find(|shown| shown.exhibit.name == name)?;
             let at = shown.exhibit.panels.iter().position(|panel| shows(panel, &first, shown))?;
             let caption = format!("input: {}", shown.exhibit.title);
-            Some(Before { class: format!("in-{name}-{at}"), rendered: &shown.panels[at], caption })
+            Some(LeftSide { class: format!("in-{name}-{at}"), rendered: &shown.panels[at], caption })
         }
     }
 }
@@ -104,9 +104,9 @@ fn backgrounds(content: &Content<'_>) -> String {
 }
 
 /// The picture beside the output of a layer that reads more than one picture.
-fn with_picture<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<Before<'a>> {
+fn with_picture<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<LeftSide<'a>> {
     let several = before(content, exhibit).is_none();
-    several.then(|| Before { class: "in-picture".into(), rendered: content.input, caption: "the picture".into() })
+    several.then(|| LeftSide { class: "in-picture".into(), rendered: content.input, caption: "the picture".into() })
 }
 
 fn introduction(content: &Content<'_>) -> String {
@@ -236,7 +236,7 @@ fn image(rendered: &Rendered, alt: &str) -> String {
     format!("<img class=\"{class}\" src=\"{data_uri}\" width=\"{width}\" height=\"{height}\" alt=\"{}\">", escape(alt))
 }
 
-fn background(before: &Before<'_>, class: &str, style: &str) -> String {
+fn background(before: &LeftSide<'_>, class: &str, style: &str) -> String {
     format!("<div class=\"picture{class} {}\" role=\"img\" aria-label=\"{}\"{style}></div>", before.class, escape(&before.caption))
 }
 
@@ -250,7 +250,7 @@ fn tile(image: &str, [width, height]: [u32; 2], caption: &str) -> String {
 }
 
 /// The part of the input that has been drawn on.
-fn drawn_over(before: &Before<'_>, drawn: &Drawn) -> String {
+fn drawn_over(before: &LeftSide<'_>, drawn: &Drawn) -> String {
     let [left, top, width, height] = drawn.region;
     let [full_height, full_width] = drawn.picture;
     // CSS positions a background by the share of what does not fit
@@ -269,7 +269,7 @@ fn drawn_over(before: &Before<'_>, drawn: &Drawn) -> String {
 const ENLARGE: &str = "<button type=\"button\" class=\"enlarge\" aria-label=\"Enlarge\">⤢</button>";
 
 /// None when input and output do not cover each other.
-fn slider(shown: &Shown<'_>, output: &Rendered, before: &Before<'_>) -> Option<String> {
+fn slider(shown: &Shown<'_>, output: &Rendered, before: &LeftSide<'_>) -> Option<String> {
     let input = before.rendered;
     let proportion = |r: &Rendered| f64::from(r.width) / f64::from(r.height);
     // an output that is a little smaller is shown beside its input, so that the difference can be seen

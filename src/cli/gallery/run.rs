@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use warpconv::half::{bf16, f16};
 use warpconv::reference::{self, Array};
 use warpconv::{
-    AnyLayer, DType, Device, DeviceKind, Element, Field, Inputs, Layer, MemoryFormat, PlanRequest, Result, RoIs, Shape, Stream, Tensor,
-    WorkspaceMemory,
+    AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, OffsetOrMask, PlanRequest, Result, RoIs, Shape, Stream,
+    Tensor, WorkspaceMemory,
 };
 
 /// What a layer reads, by the names of its signature.
@@ -87,8 +87,8 @@ fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, fo
     let (offset, mask) = (offset?, mask?);
     let rois = operands.get(ROIS).map(|values| RoIs::from_slice(device, 1, values.rois())).transpose()?;
     let mut inputs = Inputs::from_named(&layer.spec(), &views, rois.as_ref().map(RoIs::view))?;
-    inputs.offset = offset.as_ref().map(|tensor| Field::F32(tensor.view()));
-    inputs.mask = mask.as_ref().map(|tensor| Field::F32(tensor.view()));
+    inputs.offset = offset.as_ref().map(|tensor| OffsetOrMask::F32(tensor.view()));
+    inputs.mask = mask.as_ref().map(|tensor| OffsetOrMask::F32(tensor.view()));
     let plan = layer.plan::<T>(device, &request(operands).format(format))?;
     let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;
     let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;

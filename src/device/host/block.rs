@@ -341,14 +341,14 @@ impl Job<'_> {
             for warp in order.chunks(32) {
                 // a warp's lanes take turns until all of them wait, which is when the next warp's turn comes
                 loop {
-                    let mut turn = false;
+                    let mut ran = false;
                     for &lane in warp {
                         let lane = lane as usize;
                         // SAFETY: no lane runs now
                         if unsafe { (&(*block).states)[lane] } != State::Ready {
                             continue;
                         }
-                        turn = true;
+                        ran = true;
                         steps += 1;
                         // SAFETY: the lane lives until the caller sets another
                         unsafe { host_set_lane((&raw mut lanes[lane]).cast()) };
@@ -363,7 +363,7 @@ impl Job<'_> {
                             break 'block;
                         }
                     }
-                    progress |= turn;
+                    progress |= ran;
                     if steps > self.options.max_steps {
                         let what = format!(
                             "the block's threads have taken {steps} turns, more than HostOptions::max_steps allows: it never ends, or does more than that"
@@ -372,7 +372,7 @@ impl Job<'_> {
                         unsafe { (*block).fault(Kind::Endless, 0, 0, what) };
                         break 'block;
                     }
-                    if !turn || rng.is_some() {
+                    if !ran || rng.is_some() {
                         break;
                     }
                 }

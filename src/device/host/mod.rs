@@ -40,13 +40,13 @@ pub(crate) struct Entries {
 
 /// A way in which the kernels were compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Variant {
+enum HostBuild {
     Portable,
     Avx2,
     Checked,
 }
 
-impl Variant {
+impl HostBuild {
     /// The one for these options, of those that were `compiled`.
     fn choose(options: &HostOptions, cpu_has_avx2: bool, compiled: &[&str]) -> Result<Self> {
         if options.checked {
@@ -110,7 +110,7 @@ const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
 #[derive(Debug)]
 pub(crate) struct HostDevice {
     options: HostOptions,
-    variant: Variant,
+    build: HostBuild,
     properties: Properties,
     /// The threads beside the calling one, if there are any.
     team: Option<Team>,
@@ -130,18 +130,18 @@ impl HostDevice {
         if options.threads > MOST_THREADS {
             return Err(Error::Limit { what: "HostOptions::threads", value: options.threads as u128, limit: MOST_THREADS as u128 });
         }
-        let variant = Variant::choose(&options, has_avx2(), HOST_VARIANTS)?;
+        let build = HostBuild::choose(&options, has_avx2(), HOST_VARIANTS)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if options.threads == 0 { cores.min(MOST_THREADS) } else { options.threads };
         let team = (threads > 1).then(|| Team::new(threads - 1)).transpose()?;
-        let build = match variant {
-            Variant::Checked => "checked",
-            Variant::Avx2 => "AVX2",
-            Variant::Portable => "portable",
+        let build_name = match build {
+            HostBuild::Checked => "checked",
+            HostBuild::Avx2 => "AVX2",
+            HostBuild::Portable => "portable",
         };
         let model = options.imitates.unwrap_or(GpuModel::nominal());
         let properties = Properties {
-            name: format!("CPU, {threads} threads, {build} build"),
+            name: format!("CPU, {threads} threads, {build_name} build"),
             multiprocessors: threads as u32,
             shared_bytes_per_block: options.imitates.map_or(SHARED_BYTES_PER_BLOCK, GpuModel::shared_bytes_per_block),
             compute_capability: model.compute_capability,
@@ -149,7 +149,7 @@ impl HostDevice {
         };
         Ok(Self {
             options,
-            variant,
+            build,
             properties,
             team,
             scratch: Mutex::default(),
@@ -161,10 +161,10 @@ impl HostDevice {
     }
 
     fn entry(&self, kernel: &KernelInfo) -> Entry {
-        let entry = match self.variant {
-            Variant::Portable => kernel.host.portable,
-            Variant::Avx2 => kernel.host.avx2,
-            Variant::Checked => kernel.host.checked,
+        let entry = match self.build {
+            HostBuild::Portable => kernel.host.portable,
+            HostBuild::Avx2 => kernel.host.avx2,
+            HostBuild::Checked => kernel.host.checked,
         };
         entry.expect("every kernel is compiled in each of HOST_VARIANTS, of which this is one")
     }
@@ -196,8 +196,8 @@ impl BlockOrder {
         Self { blocks, step, first: seed % blocks }
     }
 
-    fn block(&self, turn: u64) -> u64 {
-        ((u128::from(turn) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.blocks)) as u64
+    fn block(&self, position: u64) -> u64 {
+        ((u128::from(position) * u128::from(self.step) + u128::from(self.first)) % u128::from(self.blocks)) as u64
     }
 }
 
@@ -323,14 +323,14 @@ impl Backend for HostDevice {
         let order = BlockOrder::new(blocks, self.options.seed);
         let taken = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
-        let next = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&turn| turn < blocks && !stop.load(Ordering::Relaxed));
+        let next = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&position| position < blocks && !stop.load(Ordering::Relaxed));
         let findings: Mutex<Findings> = Mutex::default();
         let failure: Mutex<Option<Error>> = Mutex::default();
         let stacks = job.stacks();
         let work = |role: Role| {
             if stacks == 0 {
-                while let Some(turn) = next() {
-                    job.run_plain(order.block(turn));
+                while let Some(position) = next() {
+                    job.run_plain(order.block(position));
                     self.blocks_done.fetch_add(1, Ordering::Relaxed);
                 }
                 return;
@@ -345,8 +345,8 @@ impl Backend for HostDevice {
                 return;
             }
             let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
-            while let Some(turn) = next() {
-                let mut found = job.run_fibers(order.block(turn), &mut scratch, &mut set.stacks);
+            while let Some(position) = next() {
+                let mut found = job.run_fibers(order.block(position), &mut scratch, &mut set.stacks);
                 self.blocks_done.fetch_add(1, Ordering::Relaxed);
                 if !found.is_empty() {
                     // a checked block that fails harms nobody else, and the others may find more
@@ -408,18 +408,18 @@ mod tests {
     #[test]
     fn a_build_is_chosen_that_the_cpu_runs_and_that_was_compiled() {
         let options = |checked, simd| HostOptions { checked, simd, ..Default::default() };
-        let choose = |simd, cpu, compiled: &[&str]| Variant::choose(&options(false, simd), cpu, compiled);
+        let choose = |simd, cpu, compiled: &[&str]| HostBuild::choose(&options(false, simd), cpu, compiled);
         for compiled in [&["avx2"][..], &["portable", "avx2"]] {
-            assert_eq!(choose(true, true, compiled).unwrap(), Variant::Avx2);
+            assert_eq!(choose(true, true, compiled).unwrap(), HostBuild::Avx2);
         }
         for (simd, cpu) in [(true, false), (false, true), (false, false)] {
-            assert_eq!(choose(simd, cpu, &["portable", "avx2"]).unwrap(), Variant::Portable);
+            assert_eq!(choose(simd, cpu, &["portable", "avx2"]).unwrap(), HostBuild::Portable);
             let Err(error) = choose(simd, cpu, &["avx2"]) else { panic!("no such build") };
             let message = error.to_string();
             assert!(message.contains("AVX2") && message.contains("WARPCONV_HOST_CPU=portable"), "{message}");
             assert_eq!(message.contains("this CPU lacks"), !cpu, "{message}");
         }
-        assert_eq!(choose(true, true, &["portable"]).unwrap(), Variant::Portable);
-        assert_eq!(Variant::choose(&options(true, true), true, &["avx2", "checked"]).unwrap(), Variant::Checked);
+        assert_eq!(choose(true, true, &["portable"]).unwrap(), HostBuild::Portable);
+        assert_eq!(HostBuild::choose(&options(true, true), true, &["avx2", "checked"]).unwrap(), HostBuild::Checked);
     }
 }
