@@ -1,0 +1,177 @@
+//! Values from and to the host, and copies of views in another format or dtype.
+
+use super::{Layout, Tensor, TensorView, TensorViewMut, copies};
+use crate::device::{download, upload};
+use crate::error::{Error, Result};
+use crate::shape::elements;
+use crate::{Element, MemoryFormat, Shape, memory};
+
+impl<T: Element> TensorView<'_, T> {
+    /// Its values in NCHW order, after all work queued on the device.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] when that work or the copy fails.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
+        self.read(&mut values)?;
+        Ok(values)
+    }
+
+    /// Its values in the order in which they lie in memory, without what lies between them: NCHW when contiguous, NHWC when
+    /// channels_last.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_vec`].
+    pub fn to_vec_in_memory_order(&self) -> Result<Vec<T>> {
+        let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
+        self.read_in_memory_order(&mut values)?;
+        Ok(values)
+    }
+
+    /// Copies its values, in NCHW order whatever the format, to `values`, after all work queued on the device. Done on return.
+    /// Contiguous tensors without gaps are copied at once; others are rearranged on the device first, in memory of their size.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `values` has not as many elements; [`Error::Driver`] when queued work or the copy fails;
+    /// [`Error::OutOfMemory`].
+    pub fn read(&self, values: &mut [T]) -> Result<()> {
+        self.read_as(MemoryFormat::Contiguous, values)
+    }
+
+    /// Copies its values to `values` in the order in which they lie in memory, without what lies between them: NCHW when
+    /// contiguous, NHWC when channels_last. Done on return. Views without gaps are copied at once.
+    ///
+    /// # Errors
+    /// As [`TensorView::read`].
+    pub fn read_in_memory_order(&self, values: &mut [T]) -> Result<()> {
+        self.read_as(self.format(), values)
+    }
+
+    fn read_as(&self, format: MemoryFormat, values: &mut [T]) -> Result<()> {
+        check_values(self.shape(), values.len())?;
+        if self.format() == format && self.layout.is_packed() {
+            // SAFETY: a packed view is over as many elements as its shape has, and nobody writes them while it is there
+            return unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(values)) };
+        }
+        // another stream may still write it
+        self.device.synchronize()?;
+        let packed = self.to_format(format)?;
+        // SAFETY: as above
+        unsafe { download(self.device, packed.address(), bytemuck::cast_slice_mut(values)) }
+    }
+
+    /// Hands its values to `take` in NCHW order, a piece at a time, after all work queued on the device: for tensors of which no
+    /// second copy should be held.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_vec`]; what `take` returns.
+    pub(crate) fn for_each_piece(&self, mut take: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+        /// Elements of a piece, about.
+        const PIECE: usize = 1 << 20;
+        let [n, c, h, w] = self.layout.shape;
+        let count = elements(&self.layout.shape)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if self.layout.is_packed() && (self.format() == MemoryFormat::Contiguous || c == 1 || h * w == 1) {
+            let mut piece = memory::filled(count.min(PIECE), T::zeroed())?;
+            for start in (0..count).step_by(PIECE) {
+                let piece = &mut piece[..PIECE.min(count - start)];
+                // SAFETY: the piece lies within the view, which is packed and over as many elements as its shape has
+                unsafe { download(self.device, self.address + (start * size_of::<T>()) as u64, bytemuck::cast_slice_mut(piece))? };
+                take(piece)?;
+            }
+            return Ok(());
+        }
+        // another stream may still write it
+        self.device.synchronize()?;
+        let image_stride = self.layout.strides()[0];
+        let channels = (PIECE / (h * w)).clamp(1, c);
+        for image in 0..n {
+            let address = self.address + (image * image_stride * size_of::<T>()) as u64;
+            let image = TensorView { address, layout: Layout { shape: [1, c, h, w], ..self.layout }, ..*self };
+            for first in (0..c).step_by(channels) {
+                let part = image.channels(first..c.min(first + channels))?;
+                take(&part.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A packed copy in `format`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or a failed launch.
+    pub fn to_format(&self, format: MemoryFormat) -> Result<Tensor<T>> {
+        let mut copy = Tensor::uninitialised(self.device, self.shape(), format)?;
+        copies::copy(self, &mut copy.view_mut())?;
+        Ok(copy)
+    }
+
+    /// A packed copy in another dtype, each element rounded once to nearest, ties to even.
+    ///
+    /// # Errors
+    /// As [`TensorView::to_format`].
+    pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
+        let mut copy = Tensor::uninitialised(self.device, self.shape(), self.format())?;
+        copies::cast(self, &mut copy.view_mut())?;
+        Ok(copy)
+    }
+}
+
+impl<T: Element> TensorViewMut<'_, T> {
+    /// Copies `values`, in NCHW order, into the elements, after all work queued on the device. Done on return.
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// let mut x = Tensor::<f32>::zeros(&Device::best()?, [1, 2, 1, 2], MemoryFormat::ChannelsLast)?;
+    /// x.view_mut().write(&[1., 2., 10., 20.])?;
+    /// assert_eq!(x.to_vec_in_memory_order()?, [1., 10., 2., 20.]);
+    /// x.channels_mut(1..2)?.write(&[7., 8.])?;
+    /// assert_eq!(x.to_vec()?, [1., 2., 7., 8.]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] when there are not as many values as elements; [`Error::OutOfMemory`] and [`Error::Driver`].
+    pub fn write(&mut self, values: &[T]) -> Result<()> {
+        self.write_as(MemoryFormat::Contiguous, values)
+    }
+
+    /// Copies `values` into the elements in the order in which these lie in memory: NCHW when contiguous, NHWC when channels_last.
+    /// What lies between them is left alone. After all work queued on the device; done on return.
+    ///
+    /// ```
+    /// use warpconv::{Device, MemoryFormat, Tensor};
+    /// // a camera's pixels, as they come
+    /// let mut x = Tensor::<f32>::zeros(&Device::best()?, [1, 3, 1, 2], MemoryFormat::ChannelsLast)?;
+    /// x.write_in_memory_order(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])?;
+    /// assert_eq!(x.to_vec()?, [0.1, 0.4, 0.2, 0.5, 0.3, 0.6]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::write`].
+    pub fn write_in_memory_order(&mut self, values: &[T]) -> Result<()> {
+        self.write_as(self.format(), values)
+    }
+
+    /// Copies values that lie in the order of `format`.
+    fn write_as(&mut self, format: MemoryFormat, values: &[T]) -> Result<()> {
+        let (shape, layout) = (self.shape(), self.0.layout);
+        check_values(shape, values.len())?;
+        if layout.format == format && layout.is_packed() {
+            // SAFETY: a packed view is over as many elements as its shape has, and this one is exclusive
+            return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
+        }
+        let packed = Tensor::from_slice_in_memory_order(self.0.device, shape, format, values)?;
+        self.0.device.synchronize()?;
+        copies::copy(&packed.view(), self)
+    }
+}
+
+/// Refuses values of another number than a shape has elements.
+fn check_values(shape: Shape, got: usize) -> Result<()> {
+    let expected = elements(&shape)?;
+    if got == expected { Ok(()) } else { Err(Error::Length { name: "values", shape: shape.to_vec(), expected, got }) }
+}

@@ -1,0 +1,270 @@
+//! Views: borrowed tensors, some of their channels or images, and memory that others own.
+
+use super::{Layout, Tensor};
+use crate::device::{Access, Operand};
+use crate::error::{Error, Result};
+use crate::shape::elements;
+use crate::{Device, DeviceKind, Element, MemoryFormat, Shape};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A tensor that is read: a borrowed [`Tensor`], some of its channels, or memory that a service owns.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a, T: Element> {
+    pub(super) device: &'a Device,
+    pub(super) address: u64,
+    pub(super) layout: Layout,
+    pub(super) dtype: PhantomData<&'a T>,
+}
+
+/// A tensor that is written: an exclusively borrowed [`Tensor`], some of its channels, or memory that a service owns.
+#[derive(Debug)]
+pub struct TensorViewMut<'a, T: Element>(pub(super) TensorView<'a, T>);
+
+impl<'a, T: Element> TensorView<'a, T> {
+    /// A view of memory that the caller owns: the stable way to run on a service's own buffers.
+    ///
+    /// # Errors
+    /// [`Error::Alignment`] when the address is not a multiple of the element's size; [`Error::Overflow`] for a layout of more
+    /// elements than any memory holds.
+    ///
+    /// # Safety
+    /// From `address` on, [`Layout::extent`] elements of type `T` must be initialised memory of `device`, which nobody frees or
+    /// writes while the view, or work queued with it, is in use.
+    pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
+        if !address.is_multiple_of(size_of::<T>() as u64) {
+            return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
+        }
+        let [n, _, h, w] = layout.shape;
+        elements(&[n, layout.channel_stride, h, w])?;
+        Ok(Self { device, address, layout, dtype: PhantomData })
+    }
+
+    /// The elements of host memory, to be read on a host device without a copy: pictures that a decoder wrote, for instance.
+    ///
+    /// ```
+    /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, Layout, MemoryFormat, Parameter, TensorView};
+    /// let device = Device::host()?;
+    /// let pixels = vec![1f32; 3 * 8 * 8];
+    /// let x = TensorView::from_host_slice(&device, &pixels, Layout::packed([1, 3, 8, 8], MemoryFormat::ChannelsLast))?;
+    /// let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[1, 3, 1, 1], &[0.5f32; 3])?)?;
+    /// assert_eq!(layer.forward(&Inputs::new(x))?.to_vec()?, [1.5; 64]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] for a GPU; [`Error::Length`] when the slice is shorter than the layout's [`Layout::extent`];
+    /// [`Error::Overflow`].
+    pub fn from_host_slice(device: &'a Device, values: &'a [T], layout: Layout) -> Result<Self> {
+        check_host_slice(device, values.len(), &layout)?;
+        // SAFETY: the slice is borrowed for as long as the view, is initialised and long enough, and work on a host device is done when
+        // it is queued
+        unsafe { Self::from_raw(device, values.as_ptr() as u64, layout) }
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.layout.shape
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.layout.format
+    }
+
+    /// How the elements lie in memory.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The device that holds it.
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// The address of the first element.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Some of its channels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the channels.
+    pub fn channels(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
+        let [n, c, h, w] = self.layout.shape;
+        if range.start > range.end || range.end > c {
+            return Err(Error::Attribute {
+                name: "the range of channels",
+                value: format!("{range:?} of {c} channels"),
+                requirement: "within the channels",
+            });
+        }
+        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[1] };
+        let layout = Layout { shape: [n, range.len(), h, w], ..self.layout };
+        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+    }
+
+    /// Some of its images: a part of the batch.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the batch.
+    pub fn images(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
+        let [n, c, h, w] = self.layout.shape;
+        if range.start > range.end || range.end > n {
+            return Err(Error::Attribute {
+                name: "the range of images",
+                value: format!("{range:?} of {n} images"),
+                requirement: "within the batch",
+            });
+        }
+        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[0] };
+        let layout = Layout { shape: [range.len(), c, h, w], ..self.layout };
+        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+    }
+
+    /// The addresses that both views reach, when some element may belong to both.
+    pub(crate) fn overlap<U: Element>(&self, other: &TensorView<'_, U>) -> Option<(u64, u64)> {
+        let (start, end) = (self.address.max(other.address), self.end().min(other.end()));
+        if start >= end || self.device != other.device || self.beside(other) {
+            return None;
+        }
+        Some((start, end))
+    }
+
+    /// The address behind the last element.
+    fn end(&self) -> u64 {
+        self.address + (self.layout.extent() * size_of::<T>()) as u64
+    }
+
+    /// Whether both are slices of one concatenation that share no channel.
+    fn beside<U: Element>(&self, other: &TensorView<'_, U>) -> bool {
+        let (a, b) = (self.layout, other.layout);
+        let same = T::DTYPE == U::DTYPE
+            && a.format == b.format
+            && a.channel_stride == b.channel_stride
+            && a.shape[0] == b.shape[0]
+            && a.shape[2..] == b.shape[2..];
+        let distance = self.address.abs_diff(other.address) as usize / size_of::<T>();
+        let (first, second) = if self.address <= other.address { (a, b) } else { (b, a) };
+        let channels = distance / first.strides()[1].max(1);
+        same && distance.is_multiple_of(first.strides()[1].max(1))
+            && channels >= first.shape[1]
+            && channels + second.shape[1] <= a.channel_stride
+    }
+}
+
+impl<'a, T: Element> TensorViewMut<'a, T> {
+    /// A view of memory that the caller owns and that will be written.
+    ///
+    /// # Errors
+    /// As [`TensorView::from_raw`].
+    ///
+    /// # Safety
+    /// As [`TensorView::from_raw`] (the elements are initialised, too: safe methods read them), and nobody else reads the elements
+    /// either while the view, or work queued with it, is in use.
+    pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
+        // SAFETY: passed on to the caller
+        Ok(Self(unsafe { TensorView::from_raw(device, address, layout)? }))
+    }
+
+    /// The elements of host memory, to be written on a host device without a copy. As [`TensorView::from_host_slice`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_host_slice(device: &'a Device, values: &'a mut [T], layout: Layout) -> Result<Self> {
+        let address = values.as_mut_ptr() as u64;
+        check_host_slice(device, values.len(), &layout)?;
+        // SAFETY: the slice is exclusively borrowed for as long as the view, is initialised and long enough, and work on a host device
+        // is done when it is queued
+        unsafe { Self::from_raw(device, address, layout) }
+    }
+
+    /// Some of its images.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the batch.
+    pub fn images(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
+        Ok(Self(self.0.images(range)?))
+    }
+
+    /// The first `at` channels and the rest. As [`Tensor::split_channels_mut`].
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when there are fewer than `at` channels.
+    pub fn split_channels(self, at: usize) -> Result<(TensorViewMut<'a, T>, TensorViewMut<'a, T>)> {
+        let all = self.shape()[1];
+        Ok((Self(self.0.channels(0..at)?), Self(self.0.channels(at..all)?)))
+    }
+
+    /// The same elements, to be written, for a shorter time.
+    pub fn reborrow(&mut self) -> TensorViewMut<'_, T> {
+        TensorViewMut(self.0)
+    }
+
+    /// The same elements, to be read.
+    pub fn as_view(&self) -> TensorView<'_, T> {
+        self.0
+    }
+
+    /// The same elements, written for the last time.
+    pub fn into_view(self) -> TensorView<'a, T> {
+        self.0
+    }
+
+    /// The logical shape [N, C, H, W].
+    pub fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+
+    /// The memory format.
+    pub fn format(&self) -> MemoryFormat {
+        self.0.format()
+    }
+
+    /// Some of its channels.
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when the range is not within the channels.
+    pub fn channels(self, range: Range<usize>) -> Result<TensorViewMut<'a, T>> {
+        Ok(Self(self.0.channels(range)?))
+    }
+}
+
+/// Refuses host memory that is too short, or that the device does not reach.
+fn check_host_slice(device: &Device, got: usize, layout: &Layout) -> Result<()> {
+    if device.kind() != DeviceKind::Host {
+        let got = "host memory, which only a host device reaches: copy it (Tensor::from_slice)".into();
+        return Err(Error::WrongDevice { name: "the slice", expected: device.to_string(), got });
+    }
+    let expected = layout.extent();
+    if got < expected {
+        return Err(Error::Length { name: "the slice", shape: layout.shape.to_vec(), expected, got });
+    }
+    Ok(())
+}
+
+impl<'a, T: Element> From<&'a Tensor<T>> for TensorView<'a, T> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        tensor.view()
+    }
+}
+
+impl<'a, T: Element> From<&'a mut Tensor<T>> for TensorViewMut<'a, T> {
+    fn from(tensor: &'a mut Tensor<T>) -> Self {
+        tensor.view_mut()
+    }
+}
+
+/// A view as the launch's checker takes it.
+pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
+    let layout = view.layout();
+    Operand {
+        name,
+        address: view.address(),
+        element_bytes: size_of::<T>() as u32,
+        shape: layout.shape(),
+        strides: layout.strides(),
+        access,
+    }
+}
