@@ -71,6 +71,7 @@ mod error;
 #[cfg(feature = "factorise")]
 #[cfg_attr(docsrs, doc(cfg(feature = "factorise")))]
 pub mod factorise;
+mod files;
 pub mod geometry;
 pub mod io;
 mod kernels;

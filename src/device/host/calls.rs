@@ -63,7 +63,7 @@ pub(super) struct Calls {
     touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32),
 }
 
-/// The table of a plain launch. A checked one has its own (checker.rs), which knows where in the kernel it was called.
+/// The table of a plain launch. A checked one has its own (checker/functions.rs), which knows where in the kernel it was called.
 pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch };
 
 /// The block of a running lane.

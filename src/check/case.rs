@@ -1,0 +1,266 @@
+//! A layer with its inputs and the result that it must have, run in one dtype and pair of formats.
+
+use super::outcome::{catch, catch_failure};
+use super::placed::{Fields, Placed, ROIS, holds, place};
+use super::{Arrays, DTypeAndFormats, Failure, Run, WORKSPACE, applicable, build};
+use crate::error::{Error, Result};
+use crate::geometry::elements;
+use crate::layers::{AnyLayer, Layer, LayerSpec, PlanRequest, Precision, WorkspaceMemory};
+use crate::numerics::{Contract, in_tf32, on_exact_grid};
+use crate::reference::Array;
+use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, memory};
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Which kernels a check runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// The one that a plan chooses.
+    Chosen,
+    /// Every one that applies.
+    All,
+    /// The one of this name.
+    Named(&'static str),
+}
+
+/// A layer, its inputs, and what the result must be.
+#[derive(Debug)]
+pub struct Case {
+    layer: AnyLayer,
+    inputs: Vec<(&'static str, Array)>,
+    /// What the layer multiplies, apart from the inputs.
+    weights: Vec<Array>,
+    output: Array,
+    scale: Vec<f64>,
+    /// Of a reference that rounds between stages: how far from it a right result may be, element by element. Empty for none.
+    moved: Vec<f64>,
+    ref_atol: f64,
+    coord_atol: f64,
+    x_margin: [usize; 2],
+    y_margin: [usize; 2],
+    on_grid: bool,
+}
+
+impl Case {
+    /// A case of the layer of `spec` with these parameters and inputs, whose result is `output` (in f64). `scale` is the same
+    /// operation on absolute values, before the final activation.
+    ///
+    /// Where a dtype does not hold the inputs exactly, the bound is widened by their rounding: a reference on rounded inputs is
+    /// the stronger test.
+    ///
+    /// # Errors
+    /// What the layer refuses; [`Error::UnexpectedTensor`]; [`Error::Length`] when values do not fit their shape.
+    pub fn new(spec: LayerSpec, tensors: &Arrays, output: Array, scale: Vec<f64>) -> Result<Self> {
+        let (layer, inputs) = build(spec, tensors)?;
+        let parameters = spec.signature().parameters;
+        // bias and slope, the vectors, stay f32 in every dtype
+        let weights = tensors.iter().filter(|(name, array)| parameters.contains(&name.as_str()) && array.shape().len() > 1);
+        check_length("scale", output.shape(), scale.len())?;
+        let on_grid = tensors.values().all(|array| on_exact_grid(array.data()));
+        let weights = weights.map(|(_, array)| array.clone()).collect();
+        let (ref_atol, coord_atol, x_margin, y_margin) = (0.0, 0.0, [0, 0], [0, 0]);
+        Ok(Self { layer, inputs, weights, output, scale, moved: vec![], ref_atol, coord_atol, x_margin, y_margin, on_grid })
+    }
+
+    /// Allows for the inaccuracy of the reference and of f32 coordinates.
+    pub fn tolerate(self, ref_atol: f64, coord_atol: f64) -> Self {
+        Self { ref_atol, coord_atol, ..self }
+    }
+
+    /// Says how far from a reference that rounds between stages each element of a right result may be.
+    pub(super) fn moved(self, moved: Vec<f64>) -> Self {
+        Self { moved, ..self }
+    }
+
+    /// Makes input and output slices of tensors that have so many more channels before and behind.
+    pub fn margins(self, x: [usize; 2], y: [usize; 2]) -> Self {
+        Self { x_margin: x, y_margin: y, ..self }
+    }
+
+    /// Runs the case in one dtype with inputs and output in the given formats: through a plan with each of the kernels and,
+    /// where both formats are the same, through [`Layer::forward`], which must give the same bits. Never panics and never ends
+    /// early: what goes wrong is in the runs.
+    pub fn check(&self, dtype: DType, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
+        self.check_some((dtype, x_format, y_format), kernels, device, &|_| true)
+    }
+
+    /// As [`Case::check`], of the kernels whose names are `wanted`.
+    pub(super) fn check_some(
+        &self,
+        variant: DTypeAndFormats,
+        kernels: Kernels,
+        device: &Device,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Vec<Run> {
+        match variant.0 {
+            DType::F32 => self.check_as::<f32>(variant, kernels, device, wanted),
+            DType::F16 => self.check_as::<half::f16>(variant, kernels, device, wanted),
+            DType::Bf16 => self.check_as::<half::bf16>(variant, kernels, device, wanted),
+        }
+    }
+
+    fn check_as<T: Element>(&self, variant: DTypeAndFormats, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {
+        let (_, x_format, y_format) = variant;
+        let run = |kernel, outcome| Run { dtype: T::DTYPE, x_format, y_format, kernel, outcome, digest: None, open_subnormals: false };
+        let prepared = catch(|| {
+            let inputs = self.place::<T>(x_format, device)?;
+            let request = inputs.of(&self.layer, Fields::Native)?.request().output_format(y_format);
+            let contract = self.contract(T::DTYPE, &request)?;
+            let plan = self.layer.plan::<T>(device, &request)?;
+            Ok((inputs, request, contract, plan))
+        });
+        let (inputs, request, contract, plan) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => return vec![run("", Err(failure))],
+        };
+        let shape = plan.output_shape();
+        if shape[..] != *self.output.shape() {
+            let failure = Failure::Shape { got: shape.to_vec(), expected: self.output.shape().to_vec() };
+            return vec![run(plan.explain().kernel, Err(failure))];
+        }
+        let chosen = plan.explain().kernel;
+        let names = match kernels {
+            Kernels::Chosen => vec![(chosen, request.clone())],
+            Kernels::Named(name) => vec![(name, request.clone().workspace_limit(WORKSPACE))],
+            Kernels::All => applicable::<T>(&self.layer, device, &request),
+        };
+        let mut runs = Vec::new();
+        for (name, request) in names {
+            if !wanted(name) {
+                continue;
+            }
+            if device.alive().is_err() {
+                break; // the run before this one says so
+            }
+            let request = request.kernel(name);
+            let tf32 = request.precision == Precision::Tf32;
+            // operands that are numbers of tf32 are not rounded
+            let contract = if tf32 { contract.tf32().exact(contract.exact && self.operands_in_tf32()) } else { contract };
+            let (mut digest, mut open_subnormals) = (None, false);
+            let outcome = catch_failure(|| {
+                let (y, tensor_cores) = self.run(&inputs, &request, shape, device)?;
+                digest = Some(hash(&y));
+                let scale = self.scale_of(&contract).map_err(Failure::Error)?;
+                let check = |contract: Contract| contract.check(&y, self.output.data(), &scale).map_err(Failure::Error);
+                let mut report = check(contract)?;
+                if !report.passed() && tensor_cores && self.has_subnormals(T::DTYPE) {
+                    let open = check(contract.subnormals_open().magnified(self.magnitude()))?;
+                    open_subnormals = open.passed();
+                    report = if open_subnormals { open } else { report };
+                }
+                if let Some(worst) = report.worst.filter(|_| !report.passed()) {
+                    return Err(Failure::Values { report, position: position(worst.index, shape) });
+                }
+                if name == chosen && x_format == y_format {
+                    self.forward(&inputs, &y, shape)?;
+                }
+                Ok(report)
+            });
+            runs.push(Run { digest, open_subnormals, ..run(name, outcome) });
+        }
+        runs
+    }
+
+    /// What the contract demands in a dtype.
+    fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
+        let operands = self.inputs.iter().filter(|(name, _)| *name != ROIS).map(|(_, array)| array).chain(&self.weights);
+        let rounded = operands.filter(|array| !holds(dtype, array)).count();
+        let contract = self.layer.contract(dtype, request)?;
+        let exact = contract.exact && self.on_grid && rounded == 0;
+        let contract = contract.exact(exact).rounded(rounded).magnified(self.magnitude());
+        Ok(contract.tolerate(self.ref_atol, self.coord_atol))
+    }
+
+    /// The scale with what may have moved.
+    fn scale_of(&self, contract: &Contract) -> Result<Cow<'_, [f64]>> {
+        if self.moved.is_empty() {
+            return Ok(Cow::Borrowed(&self.scale));
+        }
+        let scale = self.scale.iter().zip(&self.moved).map(|(&scale, &moved)| contract.moved(scale, moved));
+        memory::collect(scale).map(Cow::Owned)
+    }
+
+    /// What is multiplied with one another.
+    fn factors(&self) -> impl Iterator<Item = &Array> {
+        self.inputs.iter().filter(|(name, _)| ["x", "mask"].contains(name)).map(|(_, array)| array).chain(&self.weights)
+    }
+
+    /// The largest product of finite factors.
+    fn magnitude(&self) -> f64 {
+        let largest = |array: &Array| array.data().iter().filter(|v| v.is_finite()).fold(1.0, |largest: f64, v| largest.max(v.abs()));
+        self.factors().map(largest).product()
+    }
+
+    /// Whether a factor is subnormal in a dtype.
+    fn has_subnormals(&self, dtype: DType) -> bool {
+        let smallest_normal = dtype.smallest_subnormal() / (2.0 * dtype.unit_roundoff());
+        self.factors().flat_map(Array::data).map(|&v| dtype.round(v)).any(|v| v != 0.0 && v.abs() < smallest_normal)
+    }
+
+    fn operands_in_tf32(&self) -> bool {
+        self.factors().all(|array| in_tf32(array.data()))
+    }
+
+    fn place<T: Element>(&self, format: MemoryFormat, device: &Device) -> Result<Placed<T>> {
+        let margin = |name: &str| if name == "x" { self.x_margin } else { self.y_margin };
+        Placed::new(&self.inputs, format, margin, device)
+    }
+
+    /// The result of one plan, in NCHW order, computed into memory that holds NaN; and whether tensor cores multiplied.
+    fn run<T: Element>(
+        &self,
+        inputs: &Placed<T>,
+        request: &PlanRequest,
+        shape: Shape,
+        device: &Device,
+    ) -> Result<(Vec<f32>, bool), Failure> {
+        let plan = self.layer.plan::<T>(device, request).map_err(Failure::Error)?;
+        let poison = Array::zeros(shape).map_err(Failure::Error)?.map(|_| f64::NAN);
+        let (mut y, channels) = place::<T>("y", &poison, plan.output_format(), self.y_margin, device).map_err(Failure::Error)?;
+        let mut run = || {
+            let (inputs, mut memory) = (inputs.of(&self.layer, Fields::Native)?, WorkspaceMemory::new(device, plan.workspace_bytes())?);
+            plan.run(&inputs, y.channels_mut(channels.clone())?, memory.workspace(), &Stream::default_of(device))?;
+            y.to_vec()
+        };
+        let wide = run().map_err(Failure::Error)?;
+        let mut values = memory::with_capacity(poison.data().len()).map_err(Failure::Error)?;
+        for (index, value) in wide.into_iter().enumerate() {
+            let position = position(index, y.shape());
+            if channels.contains(&position[1]) {
+                values.push(value.to_f32());
+            } else if !value.to_f32().is_nan() {
+                return Err(Failure::Outside { position });
+            }
+        }
+        Ok((values, plan.explain().on_tensor_cores()))
+    }
+
+    fn forward<T: Element>(&self, inputs: &Placed<T>, y: &[f32], shape: Shape) -> Result<(), Failure> {
+        // offsets and masks are read in f32 too, where that changes no value
+        let run = || self.layer.forward(&inputs.of(&self.layer, Fields::F32)?)?.to_vec();
+        let forward = run().map_err(Failure::Error)?;
+        match forward.iter().zip(y).position(|(a, b)| a.to_f32().to_bits() != b.to_bits()) {
+            Some(index) => Err(Failure::Forward { position: position(index, shape) }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_length(name: &'static str, shape: &[usize], got: usize) -> Result<()> {
+    let expected = elements(shape)?;
+    if got != expected {
+        return Err(Error::Length { name, shape: shape.to_vec(), expected, got });
+    }
+    Ok(())
+}
+
+/// [n, c, h, w] of an index in row-major order.
+fn position(index: usize, [_, c, h, w]: Shape) -> Shape {
+    [index / (w * h * c), index / (w * h) % c, index / w % h, index % w]
+}
+
+fn hash(values: &[f32]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    values.iter().for_each(|value| if value.is_nan() { f32::NAN } else { *value }.to_bits().hash(&mut hasher));
+    hasher.finish()
+}

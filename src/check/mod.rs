@@ -1,0 +1,188 @@
+//! Checks layers against references: runs a layer in the ways in which it can be run (dtypes, formats, kernels, slices of wider
+//! tensors, [`Layer::forward`]) and holds each result to the numerics contract. Behind `warpconv conformance`, `warpconv verify`
+//! and the crate's tests.
+
+mod case;
+mod outcome;
+mod placed;
+#[cfg(all(test, feature = "host"))]
+mod tests;
+
+use crate::cases::Problem;
+use crate::error::{Error, Result};
+use crate::geometry::elements;
+use crate::layers::{AnyLayer, Layer, LayerSpec, Parameter, PlanRequest, Precision, WorkspaceMemory};
+use crate::reference::{self, Array, InDtype};
+use crate::{DType, Device, Element, MemoryFormat, Stream, Tensor, memory};
+pub use case::{Case, Kernels};
+use outcome::catch;
+pub use outcome::{Failure, Run};
+use placed::{Fields, Placed};
+use std::collections::BTreeMap;
+
+/// Tensors by name, as [`LayerSpec::signature`] lists the names.
+pub type Arrays = BTreeMap<String, Array>;
+
+/// Runs a problem in every dtype and pair of formats through every kernel that applies, against the oracle.
+///
+/// ```
+/// use warpconv::{Device, cases::Problem, check::every_run};
+/// # #[cfg(feature = "host")] {
+/// let runs = every_run(&Problem::random(1, 0), &Device::host()?)?;
+/// assert!(runs.len() > 12 && runs.iter().all(|run| run.outcome.is_ok()));
+/// # }
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+///
+/// # Errors
+/// When the oracle refuses the problem. What a layer or a kernel does wrong is in the runs.
+pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
+    runs_where(problem, device, &|_, _| true)
+}
+
+/// The dtype of a run and the formats of its input and its output.
+pub type DTypeAndFormats = (DType, MemoryFormat, MemoryFormat);
+
+/// Whether a run is wanted: asked with its variant and no kernel (whether there may be such a run at all), then with the kernel's name.
+pub type Wanted<'a> = dyn Fn(DTypeAndFormats, Option<&str>) -> bool + 'a;
+
+/// As [`every_run`], of the runs that are `wanted`, which is asked before anything is launched. A lost device ends
+/// the runs: the last of them says so.
+///
+/// # Errors
+/// As [`every_run`].
+pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Result<Vec<Run>> {
+    problem.check()?;
+    let mut runs = Vec::new();
+    for dtype in DType::ALL {
+        let pairs = MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (dtype, x, y)));
+        let pairs: Vec<_> = pairs.filter(|&pair| wanted(pair, None)).collect();
+        if pairs.is_empty() {
+            continue;
+        }
+        let tensors = problem.tensors(dtype)?;
+        let (output, scale, moved) = match problem.layer {
+            LayerSpec::DeformConv2dBlock(spec) => {
+                let InDtype { y, scale, moved } = reference::deform_conv2d_block(&spec, &tensors, dtype)?;
+                (y, scale, moved.into_data())
+            }
+            layer => {
+                let (output, scale) = reference::layer(&layer, &tensors)?;
+                (output, scale, vec![])
+            }
+        };
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
+        let case = case.moved(moved);
+        for pair in pairs {
+            runs.extend(case.check_some(pair, Kernels::All, device, &|kernel| wanted(pair, Some(kernel))));
+            if device.alive().is_err() {
+                return Ok(runs);
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// What can be run of a problem: dtype, formats of input and output, and the kernels that apply. Nothing is launched.
+///
+/// # Errors
+/// What the layer refuses.
+pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(DTypeAndFormats, Vec<&'static str>)>> {
+    let named = problem.layer.signature().parameters.iter().filter_map(|&name| Some((name, problem.shapes.get(name)?)));
+    let zeros = |(name, shape): (&str, &Vec<usize>)| Ok((name.to_string(), Parameter::new(shape, &vec![0f32; elements(shape)?])?));
+    let layer = AnyLayer::new(problem.layer, named.map(zeros).collect::<Result<_>>()?)?;
+    let mut runs = Vec::new();
+    for dtype in DType::ALL {
+        for x in MemoryFormat::ALL {
+            for y in MemoryFormat::ALL {
+                let request = problem.request()?.format(x).output_format(y);
+                let kernels = match dtype {
+                    DType::F32 => applicable::<f32>(&layer, device, &request),
+                    DType::F16 => applicable::<half::f16>(&layer, device, &request),
+                    DType::Bf16 => applicable::<half::bf16>(&layer, device, &request),
+                };
+                runs.push(((dtype, x, y), kernels.into_iter().map(|(name, _)| name).collect()));
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// The names of the kernels that layers choose from. Copies, which are launched beside layers, and sums, which are launched behind a
+/// kernel that splits them, are not among them.
+pub fn kernel_names() -> impl Iterator<Item = &'static str> {
+    let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
+    crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(move |name| !beside(name))
+}
+
+/// Makes sure that a layer is refused, in one dtype and format, with an [`Error`] and before any launch; gives that error.
+/// `layer` is the text of `{"op": ..., "attrs": {...}}`.
+///
+/// # Errors
+/// The [`Failure`], when it is accepted, refused too late, or panics.
+pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
+    fn attempt<T: Element>(layer: &str, tensors: &Arrays, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
+        let mut launches = None;
+        let outcome = catch(|| {
+            let (layer, inputs) = build(LayerSpec::from_json(layer)?, tensors)?;
+            let inputs = Placed::<T>::new(&inputs, format, |_| [0, 0], device)?;
+            // placing the inputs may have launched a conversion
+            launches = Some(device.launches());
+            let inputs = inputs.of(&layer, Fields::Native)?;
+            let plan = layer.plan::<T>(device, &inputs.request())?;
+            let mut y = Tensor::<T>::zeros(device, plan.output_shape(), format)?;
+            let mut memory = WorkspaceMemory::new(device, plan.workspace_bytes())?;
+            plan.run(&inputs, &mut y, memory.workspace(), &Stream::default_of(device))
+        });
+        match outcome {
+            Ok(()) => Err(Failure::Accepted),
+            Err(Failure::Error(error)) if launches.is_none_or(|before| device.launches() == before) => Ok(error),
+            Err(Failure::Error(error)) => Err(Failure::Late(error)),
+            Err(failure) => Err(failure),
+        }
+    }
+    match dtype {
+        DType::F32 => attempt::<f32>(layer, tensors, format, device),
+        DType::F16 => attempt::<half::f16>(layer, tensors, format, device),
+        DType::Bf16 => attempt::<half::bf16>(layer, tensors, format, device),
+    }
+}
+
+/// Every kernel that applies, the chosen one first, with a request that allows it: some need a workspace, some round what they
+/// multiply to tf32.
+fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanRequest) -> Vec<(&'static str, PlanRequest)> {
+    let mut requests = vec![request.clone(), request.clone().workspace_limit(WORKSPACE)];
+    if T::DTYPE == DType::F32 {
+        requests.push(request.clone().precision(Precision::Tf32));
+    }
+    let mut names: Vec<(&'static str, PlanRequest)> = Vec::new();
+    for request in requests {
+        let Ok(plan) = catch(|| layer.plan::<T>(device, &request)) else { continue };
+        let explanation = plan.explain();
+        let applying = explanation.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
+        // a layer whose launches are chosen one by one has no choice of its own
+        let only = explanation.choices.is_empty().then_some(explanation.kernel);
+        for kernel in applying.chain(only) {
+            if names.iter().all(|(known, _)| *known != kernel) {
+                names.push((kernel, request.clone()));
+            }
+        }
+    }
+    names
+}
+
+/// A layer, and its inputs apart from its parameters.
+fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static str, Array)>)> {
+    let names = spec.signature().inputs;
+    let mut parameters = BTreeMap::new();
+    for (name, array) in tensors.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+        let values = memory::collect(array.data().iter().map(|&v| v as f32))?;
+        // what is to be seen of infinities and NaN is part of the case
+        parameters.insert(name.clone(), Parameter::from_values(array.shape(), values)?.allow_non_finite());
+    }
+    let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
+    Ok((AnyLayer::new(spec, parameters)?, inputs))
+}
+
+/// Bytes of workspace that kernels may have where all of them are checked or the fastest is measured.
+pub(crate) const WORKSPACE: usize = 64 << 20;

@@ -1,0 +1,151 @@
+//! The shadow of a block's shared memory: races, reads of what nobody wrote, and async copies under way.
+
+use super::{BlockCheck, Kind, Notes, Verdict};
+use std::collections::VecDeque;
+
+/// Last write and last read of two bytes of shared memory, stamped with the block's time. A stamp of 0 is never.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cell {
+    write: u32,
+    read: u32,
+    /// The thread that wrote, with `PENDING` while its async copy is under way.
+    writer: u16,
+    /// The thread that read, or `SOME_OF | warp`, or `MANY`.
+    reader: u16,
+}
+
+pub(super) const CELL_BYTES: usize = 2;
+const PENDING: u16 = 1 << 15;
+const SOME_OF: u16 = 1 << 14;
+const MANY: u16 = 1 << 15;
+
+/// An async copy under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copy {
+    shared: usize,
+    global: usize,
+    bytes: u32,
+    valid: u32,
+    group: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    pub(super) queue: VecDeque<Copy>,
+    pub(super) open_group: u32,
+}
+
+impl BlockCheck {
+    /// Checks an access to shared memory against those before it, and notes it in their place.
+    #[inline(always)]
+    pub(super) fn shared_cells(&mut self, notes: &mut Notes<'_>, offset: usize, bytes: usize, write: bool, pending: bool) {
+        let (lane, now) = (notes.thread, self.time);
+        let (barrier, sync) = (self.last_barrier, self.last_sync[lane / 32]);
+        let warp = (lane / 32) as u16;
+        // an access before `barrier` is ordered before this one, one of the same warp if before `sync`
+        let other_thread = |stamp: u32, thread: u16| stamp >= barrier && thread as usize != lane && (thread / 32 != warp || stamp >= sync);
+        let cells = offset / CELL_BYTES..(offset + bytes - 1) / CELL_BYTES + 1;
+        for (index, cell) in self.cells[cells.clone()].iter_mut().enumerate() {
+            let byte = (cells.start + index) * CELL_BYTES;
+            let verb = if write { "writes" } else { "reads" };
+            if cell.writer & PENDING != 0 {
+                let writer = cell.writer & !PENDING;
+                notes.add(Kind::StillCopying, || {
+                    format!("{verb} {bytes} bytes at byte {offset} of shared memory, where an async copy of thread {writer} is still under way (byte {byte})")
+                });
+            } else if cell.write != 0 && other_thread(cell.write, cell.writer) {
+                let writer = cell.writer;
+                notes.add(Kind::SharedRace, || {
+                    format!("{verb} {bytes} bytes at byte {offset} of shared memory, which thread {writer} wrote with no barrier between (byte {byte})")
+                });
+            } else if cell.write == 0 && !write {
+                notes.add(Kind::Uninitialised, || {
+                    format!("reads {bytes} bytes at byte {offset} of shared memory, where byte {byte} was written by no thread")
+                });
+            }
+            if write {
+                let raced = match cell.reader {
+                    _ if cell.read == 0 => false,
+                    MANY => cell.read >= barrier,
+                    some if some & SOME_OF != 0 => cell.read >= barrier && (some & !SOME_OF != warp || cell.read >= sync),
+                    reader => other_thread(cell.read, reader),
+                };
+                if raced {
+                    let reader = match cell.reader {
+                        MANY => "several threads".into(),
+                        some if some & SOME_OF != 0 => format!("several threads of warp {}", some & !SOME_OF),
+                        reader => format!("thread {reader}"),
+                    };
+                    notes.add(Kind::SharedRace, || {
+                        format!("writes {bytes} bytes at byte {offset} of shared memory, which {reader} read with no barrier between (byte {byte})")
+                    });
+                }
+                cell.write = now;
+                cell.writer = lane as u16 | if pending { PENDING } else { 0 };
+            } else {
+                // readers whose access is not ordered before this one; what races with them need not race with this lane
+                cell.reader = match cell.reader {
+                    reader if cell.read == 0 || cell.read < barrier || reader == lane as u16 => lane as u16,
+                    MANY => MANY,
+                    reader => {
+                        let of = if reader & SOME_OF != 0 { reader & !SOME_OF } else { reader / 32 };
+                        match (of == warp, cell.read < sync) {
+                            (true, true) => lane as u16,
+                            (true, false) => SOME_OF | warp,
+                            (false, _) => MANY,
+                        }
+                    }
+                };
+                cell.read = now;
+            }
+        }
+    }
+
+    pub(super) fn copy_async(&mut self, notes: &mut Notes<'_>, shared: usize, global: usize, bytes: u32, valid: u32) -> Verdict {
+        let lane = notes.thread;
+        let mask = bytes as usize - 1;
+        if (shared | if valid > 0 { global } else { 0 }) & mask != 0 {
+            let name = if shared & mask != 0 { self.describe(shared) } else { self.describe(global) };
+            notes.add(Kind::Misaligned, || format!("copies {bytes} bytes with an address that is not a multiple of {bytes}: {name}"));
+            return Verdict::End;
+        }
+        if !self.shared.holds(shared, bytes as usize) {
+            return self.outside(notes, shared, bytes as usize, true);
+        }
+        if valid > 0 && self.global(notes, global, valid as usize, false) == Verdict::End {
+            return Verdict::End;
+        }
+        let offset = shared - self.shared.start;
+        self.traffic.shared_written += u64::from(bytes);
+        self.log(lane, notes.place, offset, bytes as usize, true);
+        self.shared_cells(notes, offset, bytes as usize, true, true);
+        let group = self.copies[lane].open_group;
+        self.copies[lane].queue.push_back(Copy { shared, global, bytes, valid, group });
+        Verdict::GoOn
+    }
+
+    /// Does what the wait demands, no more: copies come as late as they may.
+    ///
+    /// # Safety
+    /// The global memory of the lane's copies is still valid.
+    pub(super) unsafe fn copy_wait(&mut self, lane: usize, pending: u32) {
+        let open = self.copies[lane].open_group;
+        while let Some(&Copy { shared, global, bytes, valid, group }) = self.copies[lane].queue.front() {
+            // groups are committed in order; the open one is not waited for
+            if group + pending >= open {
+                break;
+            }
+            self.copies[lane].queue.pop_front();
+            // SAFETY: `copy_async` has checked that both lie in memory of the launch
+            unsafe {
+                std::ptr::copy_nonoverlapping(global as *const u8, shared as *mut u8, valid as usize);
+                std::ptr::write_bytes((shared + valid as usize) as *mut u8, 0, (bytes - valid) as usize);
+            }
+            let first = (shared - self.shared.start) / CELL_BYTES;
+            for cell in &mut self.cells[first..first + bytes as usize / CELL_BYTES] {
+                cell.write = self.time;
+                cell.writer = lane as u16;
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Shape inference: from a spec and an input's shape to the output's, in checked arithmetic. Every output size in the crate
+//! is computed here, and only here.
+
+mod axis;
+mod block;
+mod conv;
+mod deform;
+mod roi;
+mod upsample;
+
+pub use crate::shape::{Shape, elements, kernel_span, rank4};
+pub(crate) use crate::shape::{divisible, gcd, positive};
+pub use axis::Axis;
+pub use block::BlockGeometry;
+pub use conv::ConvGeometry;
+pub use deform::DeformGeometry;
+pub use roi::RoiGeometry;
+pub use upsample::UpsampleGeometry;
