@@ -104,6 +104,39 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
+/// Evaluates an expression with the [`Element`] type of a [`DType`] that is known only at run time.
+///
+/// ```
+/// use warpconv::{DType, Device, Element, MemoryFormat, Result, Tensor, with_dtype};
+/// fn bytes<T: Element>(device: &Device) -> Result<usize> {
+///     Ok(size_of::<T>() * Tensor::<T>::zeros(device, [1, 3, 4, 4], MemoryFormat::ChannelsLast)?.to_vec()?.len())
+/// }
+/// let device = Device::best()?;
+/// for dtype in DType::ALL {
+///     assert_eq!(with_dtype!(dtype, T => bytes::<T>(&device))?, dtype.bytes() * 3 * 4 * 4);
+/// }
+/// # Ok::<(), warpconv::Error>(())
+/// ```
+#[macro_export]
+macro_rules! with_dtype {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $T = $crate::half::f16;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $T = $crate::half::bf16;
+                $body
+            }
+        }
+    };
+}
+
 /// A type that tensors hold: `f32`, [`half::f16`] or [`half::bf16`].
 pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Its [`DType`].
@@ -119,10 +152,6 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + fmt::Debug + Sen
             DType::F16 | DType::Bf16 => Self::from_f32(round_to_odd(value)),
         }
     }
-    /// Wraps a tensor of this type.
-    fn into_any(tensor: crate::Tensor<Self>) -> crate::AnyTensor
-    where
-        Self: Sized;
 }
 
 impl Element for f32 {
@@ -132,9 +161,6 @@ impl Element for f32 {
     }
     fn to_f32(self) -> f32 {
         self
-    }
-    fn into_any(tensor: crate::Tensor<Self>) -> crate::AnyTensor {
-        crate::AnyTensor::F32(tensor)
     }
 }
 
@@ -146,9 +172,6 @@ impl Element for f16 {
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
-    fn into_any(tensor: crate::Tensor<Self>) -> crate::AnyTensor {
-        crate::AnyTensor::F16(tensor)
-    }
 }
 
 impl Element for bf16 {
@@ -158,9 +181,6 @@ impl Element for bf16 {
     }
     fn to_f32(self) -> f32 {
         self.to_f32()
-    }
-    fn into_any(tensor: crate::Tensor<Self>) -> crate::AnyTensor {
-        crate::AnyTensor::Bf16(tensor)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Reads JSON, of which `source` is the name in errors. A byte order mark in front of it is passed over.
 ///
@@ -146,6 +147,24 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// The moment in UTC, as 2026-01-31T12:00:00Z.
+pub(crate) fn utc_now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    utc_date(seconds)
+}
+
+fn utc_date(seconds: u64) -> String {
+    // the civil calendar from days since 1970, by eras of 400 years that begin on 1 March
+    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +188,12 @@ mod tests {
         let names: Vec<String> = (0..23).map(|i| i.to_string()).collect();
         assert!(listed(names.iter().map(String::as_str)).ends_with("18, 19 and 3 more"));
         assert_eq!(listed(["a", "b"]), "a, b");
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc_date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc_date(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc_date(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 }

@@ -5,12 +5,11 @@
 //! name takes the fastest kernel of the table instead of the one that the cost model estimates to be; any other plan goes by the
 //! cost model. [`crate::Explanation::chosen_by`] says which it was. The tables in benches/results are built into the crate.
 
-use crate::bench::DeviceInfo;
 use crate::device::kernel::{KERNELS, TUNING_TABLES};
-use crate::device::{Properties, Time};
+use crate::device::{DeviceInfo, Properties, Time};
 use crate::error::{Error, Result};
 use crate::plan::{PACK, PAIR};
-use crate::text::parse_json;
+use crate::text::{parse_json, utc_now};
 use crate::{Device, DeviceKind, build_info};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -138,7 +137,7 @@ impl TuningTable {
             name: name.into(),
             version: build_info().version.into(),
             nvcc: build_info().nvcc,
-            date: crate::bench::now(),
+            date: utc_now(),
             label: DeviceInfo::label(device),
             tiny,
             device: DeviceInfo::of(device),
@@ -161,7 +160,7 @@ impl TuningTable {
     /// # Errors
     /// [`Error::Io`]; as [`TuningTable::parse`].
     pub fn open(path: &Path) -> Result<Self> {
-        let text = crate::io::read_text(path)?;
+        let text = crate::files::read_text(path)?;
         let table = Self::parse(&path.display().to_string(), &text)?;
         let name = path.file_name().map_or(table.name, |name| name.to_string_lossy().into_owned());
         Ok(Self { name, ..table })

@@ -115,6 +115,9 @@ pub struct LayerReport {
     pub receptive_field: Option<ReceptiveField>,
     /// Its rows and columns, or the most that any output pixel sees where they differ.
     pub receptive_size: [usize; 2],
+    /// Rows and columns of the input from what one output pixel sees to what its neighbour sees, at most.
+    #[serde(skip)]
+    pub receptive_step: [usize; 2],
 }
 
 /// The shape of one of a layer's parameters, by name.

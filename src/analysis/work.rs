@@ -24,7 +24,9 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
     let work = match spec {
         LayerSpec::Conv2d(spec) => conv2d(spec, shape("weight")?, request.x)?,
         LayerSpec::ConvTranspose2d(spec) => conv_transpose2d(spec, shape("weight")?, request.x)?,
-        LayerSpec::PixelShuffle(spec) => moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape(), Sees::AtMost([1, 1])),
+        LayerSpec::PixelShuffle(spec) => {
+            moved(BlockGeometry::deep(request.x, spec.factor)?.wide_shape(), Sees::AtMost { size: [1, 1], step: [1, 1] })
+        }
         LayerSpec::PixelUnshuffle(spec) => {
             let output = BlockGeometry::wide(request.x, spec.factor)?.deep_shape();
             let receptive_field = ReceptiveField::input().then([1, 1], [spec.factor; 2], [1, 1], [0; 4])?;
@@ -32,7 +34,8 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
         }
         LayerSpec::SubPixelConv2d(spec) => {
             let work = conv2d(&spec.conv, shape("weight")?, request.x)?;
-            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), sees: Sees::AtMost(work.sees.size()), ..work }
+            let sees = Sees::AtMost { size: work.sees.size(), step: work.sees.step() };
+            Work { output: BlockGeometry::deep(work.output, spec.factor)?.wide_shape(), sees, ..work }
         }
         LayerSpec::Focus(spec) => {
             let geometry = ConvGeometry::focus(spec, request.x, shape("weight")?)?;
@@ -84,15 +87,22 @@ struct Work {
 enum Sees {
     /// All alike.
     All(ReceptiveField),
-    /// Different ones; the largest has so many rows and columns.
-    AtMost([usize; 2]),
+    /// Different ones: the rows and columns of the largest, and the most from one to the next.
+    AtMost { size: [usize; 2], step: [usize; 2] },
 }
 
 impl Sees {
     fn size(self) -> [usize; 2] {
         match self {
             Sees::All(field) => field.size,
-            Sees::AtMost(size) => size,
+            Sees::AtMost { size, .. } => size,
+        }
+    }
+
+    fn step(self) -> [usize; 2] {
+        match self {
+            Sees::All(field) => field.jump,
+            Sees::AtMost { step, .. } => step,
         }
     }
 }
@@ -141,7 +151,7 @@ fn conv_transpose2d(spec: &ConvTranspose2dSpec, weight: Shape, x: Shape) -> Resu
         sampling_flops: 0,
         coordinates: [0, 0],
         activation: spec.activation,
-        sees: Sees::AtMost([0, 1].map(|axis| geometry.transposed_reach(axis))),
+        sees: Sees::AtMost { size: [0, 1].map(|axis| geometry.transposed_reach(axis)), step: [1, 1] },
         first_stage: None,
     })
 }
@@ -155,7 +165,8 @@ fn moved(output: Shape, sees: Sees) -> Work {
 fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     let output = g.output_shape();
     let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
-    Ok(Work { sampling_flops, ..moved(output, Sees::AtMost([2, 2])) })
+    let step = g.scale.map(|pixels| pixels.ceil().max(1.0) as usize);
+    Ok(Work { sampling_flops, ..moved(output, Sees::AtMost { size: [2, 2], step }) })
 }
 
 /// A position of a sample: the two offsets are added, fractions and their complements taken, multiplied to four weights.
@@ -280,6 +291,7 @@ impl Work {
             arithmetic_intensity: if moved > 0.0 { operations.flops as f64 / moved } else { 0.0 },
             receptive_field: if let Sees::All(field) = self.sees { Some(field) } else { None },
             receptive_size: self.sees.size(),
+            receptive_step: self.sees.step(),
         })
     }
 }

@@ -12,10 +12,10 @@ use crate::cases::Problem;
 use crate::check::Arrays;
 use crate::error::Result;
 use crate::geometry::rank4;
+use crate::layers::{LayerSpec, UpsampleBilinearSpec, UpsampleSize};
 use crate::numerics::Contract;
 use crate::reference::Array;
-use crate::{Element, Shape};
-use serde_json::Value;
+use crate::{DType, Element, Shape};
 use std::collections::BTreeMap;
 
 /// Output channels that are sampled where each is a sum of its own over all input channels.
@@ -64,9 +64,11 @@ impl<T: Element> Whole<'_, T> {
         let ([n, _, h, w], _) = counts(self.problem)?;
         let image = n - 1;
         let channels = self.channels();
-        let frame = frame(self.problem);
-        // an upsampling depends on the size as a whole
-        let whole = serde_json::to_value(self.problem.layer).is_ok_and(|layer| layer.pointer("/attrs/output_size").is_some());
+        let frame = frame(self.problem)?;
+        // an upsampling to a given size depends on the size as a whole
+        let layer = &self.problem.layer;
+        let upsamples = matches!(layer, LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size: UpsampleSize::Output(_), .. }));
+        let whole = upsamples || layer.pooling().is_some();
         let size = |extra: usize| {
             let wanted = |axis: usize| frame[axis].saturating_add(extra).checked_next_multiple_of(2).unwrap_or(usize::MAX);
             let cut = |axis: usize, size: usize| if whole { size } else { size.min(wanted(axis)) };
@@ -135,9 +137,25 @@ impl<T: Element> Whole<'_, T> {
 
     /// Some output channels, for the layers that compute each from all input channels.
     fn channels(&self) -> Option<Vec<usize>> {
-        let layer = serde_json::to_value(self.problem.layer).ok()?;
-        let dense =
-            ["conv2d", "deform_conv2d"].contains(&self.problem.layer.op()) && layer.pointer("/attrs/groups") == Some(&Value::from(1));
+        let dense = match &self.problem.layer {
+            LayerSpec::Conv2d(spec) => spec.groups == 1,
+            LayerSpec::DeformConv2d(spec) => spec.groups == 1,
+            // their output channels are of one input channel each, permuted, or computed in two stages
+            LayerSpec::ConvTranspose2d(_)
+            | LayerSpec::PixelShuffle(_)
+            | LayerSpec::PixelUnshuffle(_)
+            | LayerSpec::SubPixelConv2d(_)
+            | LayerSpec::Focus(_)
+            | LayerSpec::UpsampleBilinear(_)
+            | LayerSpec::DepthwiseSeparableConv2d(_)
+            | LayerSpec::SpatiallySeparableConv2d(_)
+            | LayerSpec::DeformConv2dBlock(_)
+            | LayerSpec::RoiAlign(_)
+            | LayerSpec::RoiPool(_)
+            | LayerSpec::PsRoiPool(_)
+            | LayerSpec::DeformRoiPool(_)
+            | LayerSpec::DeformRoiPoolPack(_) => false,
+        };
         let c_out = self.problem.shape("weight").first().copied().unwrap_or_default();
         (dense && c_out > CHANNELS).then(|| (0..CHANNELS).map(|i| i * (c_out - 1) / (CHANNELS - 1)).collect())
     }
@@ -217,21 +235,11 @@ fn fill(shape: &[usize], value: impl Fn(Shape) -> f64) -> Result<Array> {
     Array::new(shape, positions.map(value).collect())
 }
 
-/// Rows and columns of input over which no output can see without seeing one of them.
-fn frame(problem: &Workload) -> [usize; 2] {
-    let layer = serde_json::to_value(problem.layer).unwrap_or_default();
-    let attribute = |name: &str, axis: usize| {
-        let value = layer.pointer(&format!("/attrs/{name}/{axis}")).or_else(|| layer.pointer(&format!("/attrs/{name}")));
-        value.and_then(Value::as_u64).unwrap_or(1) as usize
-    };
-    let filters: Vec<&Vec<usize>> = problem.shapes.iter().filter(|(name, _)| name.ends_with("weight")).map(|(_, shape)| shape).collect();
+/// Rows and columns of input over which no output can see without seeing one of them: what an output sees, and the step to what its
+/// neighbour sees.
+fn frame(problem: &Workload) -> Result<[usize; 2]> {
+    let report = problem.cost(DType::F32)?;
     // offsets are within two pixels, between two of which a sample lies
     let moved = if problem.shapes.contains_key("offset") { 3 } else { 0 };
-    std::array::from_fn(|axis| {
-        let kernel = filters.iter().filter_map(|shape| shape.get(2 + axis)).max().copied().unwrap_or(1);
-        let taps = (kernel - 1).saturating_mul(attribute("dilation", axis));
-        let seen = taps.saturating_add(attribute("stride", axis)).saturating_add(1 + moved);
-        // focus slices the image into pixels two apart before it convolves
-        if problem.layer.op() == "focus" { seen.saturating_mul(2) } else { seen }
-    })
+    Ok(std::array::from_fn(|axis| report.receptive_size[axis].saturating_add(report.receptive_step[axis]).saturating_add(moved)))
 }

@@ -16,11 +16,7 @@ pub(super) fn explanations(configuration: &Configuration<'_>, devices: &[Device]
     let shapes = problem.shapes.iter().filter(|(name, _)| names.contains(&name.as_str()));
     let layer = problem.layer.outline(shapes.map(|(name, shape)| (name.clone(), shape.clone())))?;
     let request = configuration.request(&problem)?;
-    match configuration.dtype {
-        DType::F32 => of::<f32>(&layer, &request, devices),
-        DType::F16 => of::<half::f16>(&layer, &request, devices),
-        DType::Bf16 => of::<half::bf16>(&layer, &request, devices),
-    }
+    crate::with_dtype!(configuration.dtype, T => of::<T>(&layer, &request, devices))
 }
 
 /// Every row gets a kernel on every GPU, within that GPU's shared memory, and its estimate is the sum of its parts at most. Prints

@@ -17,7 +17,7 @@ use crate::reference::{self, Array};
 use crate::tensor::TensorView;
 use crate::tuning::{TunedKernel, TuningRow};
 use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Padding, Shape, Stream, Tensor};
-use half::{bf16, f16};
+use half::f16;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -220,11 +220,7 @@ impl Bench {
         if !configuration.row.is_known() {
             return Err(Box::new(result.ended(Status::UnknownOp, format!("this build has no {}", configuration.row.op))));
         }
-        let prepared = match configuration.dtype {
-            DType::F32 => self.checked::<f32>(configuration, &mut result),
-            DType::F16 => self.checked::<f16>(configuration, &mut result),
-            DType::Bf16 => self.checked::<bf16>(configuration, &mut result),
-        };
+        let prepared = crate::with_dtype!(configuration.dtype, T => self.checked::<T>(configuration, &mut result));
         match prepared {
             Ok((problem, report, measure)) => Ok(Prepared { result, problem, report, measure }),
             Err(Refusal::Wrong(what)) => Err(Box::new(result.ended(Status::Wrong, what))),
@@ -261,11 +257,7 @@ impl Bench {
         if !configuration.row.is_known() {
             return Ok(None);
         }
-        match configuration.dtype {
-            DType::F32 => self.tune_as::<f32>(configuration),
-            DType::F16 => self.tune_as::<f16>(configuration),
-            DType::Bf16 => self.tune_as::<bf16>(configuration),
-        }
+        crate::with_dtype!(configuration.dtype, T => self.tune_as::<T>(configuration))
     }
 
     fn tune_as<T: Element>(&self, configuration: &Configuration<'_>) -> Result<Option<TuningRow>> {
@@ -453,8 +445,7 @@ impl Bench {
     /// RoIs of a problem that pools them, in the coordinates before `spatial_scale`.
     fn rois(&self, problem: &Problem) -> Result<Vec<[f32; 5]>> {
         let [n, _, h, w] = problem.x()?;
-        let layer = serde_json::to_value(problem.layer).unwrap_or_default();
-        let scale = layer.pointer("/attrs/spatial_scale").and_then(serde_json::Value::as_f64).unwrap_or(1.0) as f32;
+        let scale = problem.layer.pooling().map_or(1.0, |pooling| pooling.spatial_scale);
         let count = problem.shape("rois").first().copied().unwrap_or_default();
         self.values.rois(count, n, [h, w], scale)
     }

@@ -28,10 +28,9 @@ mod results;
 mod suite;
 mod values;
 
-pub use crate::device::{Effort, Time, Timer};
+pub use crate::device::{DeviceInfo, Effort, Time, Timer};
 pub use floors::{Ceilings, Floor, Floors};
 pub use measure::{Bench, Oracle, Prepared, Scale};
 pub use overhead::LaunchOverhead;
-pub(crate) use results::now;
-pub use results::{Checked, Clocks, DeviceInfo, Peer, PeerRow, PeerTime, Peers, Results, RowResult, Status, Summary, summary};
+pub use results::{Checked, Clocks, Peer, PeerRow, PeerTime, Peers, Results, RowResult, Status, Summary, summary};
 pub use suite::{Configuration, Row, Series, Set, Size, Suite, Tail};

@@ -4,13 +4,12 @@ use super::LaunchOverhead;
 use super::floors::{Ceilings, Floor, Floors};
 use super::suite::Configuration;
 use crate::analysis::LayerReport;
-use crate::device::Time;
+use crate::device::{DeviceInfo, Time};
 use crate::error::{Error, Result};
-use crate::text::parse_json;
-use crate::{Device, DeviceKind, build_info};
+use crate::text::{parse_json, utc_now};
+use crate::{Device, build_info};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What became of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,48 +250,6 @@ fn parse<T: serde::de::DeserializeOwned>(source: &str, text: &str, format: fn(&T
     }
 }
 
-/// The device of the results.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DeviceInfo {
-    /// "cuda" or "host".
-    pub kind: String,
-    /// As the driver names it.
-    pub name: String,
-    /// Streaming multiprocessors, or worker threads.
-    pub multiprocessors: u32,
-    /// Compute capability; of the host device: the one that it imitates.
-    pub compute_capability: (u32, u32),
-    /// Bytes of L2.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_bytes: Option<usize>,
-    /// The driver's version, from nvidia-smi.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub driver: Option<String>,
-}
-
-impl DeviceInfo {
-    /// What is known of a device without nvidia-smi.
-    pub fn of(device: &Device) -> Self {
-        let properties = device.properties();
-        Self {
-            kind: device.kind().name().into(),
-            name: properties.name.clone(),
-            multiprocessors: properties.multiprocessors,
-            compute_capability: properties.compute_capability,
-            cache_bytes: device.cache_bytes(),
-            driver: None,
-        }
-    }
-
-    /// What times on a device are.
-    pub(crate) fn label(device: &Device) -> String {
-        match device.kind() {
-            DeviceKind::Cuda => format!("measured on {}", device.properties().name),
-            DeviceKind::Host => "HOST DEVICE: the kernels interpreted on a CPU; these times say nothing of a GPU".into(),
-        }
-    }
-}
-
 /// Clocks at some moment of the run, from nvidia-smi.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Clocks {
@@ -348,7 +305,7 @@ impl Results {
             format: 1,
             version: build_info().version.into(),
             nvcc: build_info().nvcc,
-            date: now(),
+            date: utc_now(),
             label: DeviceInfo::label(device),
             tiny,
             device: DeviceInfo::of(device),
@@ -455,24 +412,6 @@ pub fn summary(rows: &[RowResult], wanted: impl Fn(&RowResult) -> bool) -> Vec<S
     families.into_iter().map(of).filter(|summary| summary.timed > 0).collect()
 }
 
-/// The moment in UTC, as 2026-01-31T12:00:00Z.
-pub(crate) fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    date(seconds)
-}
-
-fn date(seconds: u64) -> String {
-    // the civil calendar from days since 1970, by eras of 400 years that begin on 1 March
-    let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -498,15 +437,8 @@ mod tests {
             driver: None,
         };
         let floors = Floors { copy_bytes_per_second: 1.0, tensor_flops_per_second: 1.0, ffma_flops_per_second: 1.0, ..Floors::none() };
-        let (format, version, date, label) = (1, "0".into(), now(), "l".into());
+        let (format, version, date, label) = (1, "0".into(), utc_now(), "l".into());
         Results { format, version, nvcc: None, date, label, tiny: false, device, floors, launch: None, clocks: vec![], peers: vec![], rows }
-    }
-
-    #[test]
-    fn dates() {
-        assert_eq!(date(0), "1970-01-01T00:00:00Z");
-        assert_eq!(date(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(date(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 
     #[test]

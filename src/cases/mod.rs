@@ -235,11 +235,9 @@ impl Problem {
             return Err(unexpected(op, name, &known().collect::<Vec<_>>()));
         }
         let given = |name: &str| self.shapes.contains_key(name);
-        let needed = signature.inputs.iter().filter(|name| match **name {
-            "x" | "rois" => true,
-            "offset" => matches!(self.layer, LayerSpec::DeformConv2d(_)),
-            _ => false,
-        });
+        // offsets move the taps of a deformable convolution, which is none without them; a deformable pooling may have none
+        let needs_offset = matches!(self.layer, LayerSpec::DeformConv2d(_));
+        let needed = signature.inputs.iter().filter(|name| ["x", "rois"].contains(name) || **name == "offset" && needs_offset);
         if let Some(name) = needed.copied().find(|name| !given(name)) {
             let available = format!(" (there are: {})", listed(self.shapes.keys().map(String::as_str)));
             return Err(Error::MissingTensor { op, name: name.into(), available });
@@ -279,7 +277,20 @@ impl Problem {
                 Ok(vec![("residual", output), ("offset", geometry.offset), ("mask", geometry.mask)])
             }
             LayerSpec::DeformRoiPool(spec) => regions(spec.pooling()),
-            _ => Ok(vec![("residual", output)]),
+            LayerSpec::Conv2d(_)
+            | LayerSpec::ConvTranspose2d(_)
+            | LayerSpec::SubPixelConv2d(_)
+            | LayerSpec::Focus(_)
+            | LayerSpec::DepthwiseSeparableConv2d(_)
+            | LayerSpec::SpatiallySeparableConv2d(_)
+            | LayerSpec::DeformConv2dBlock(_) => Ok(vec![("residual", output)]),
+            LayerSpec::PixelShuffle(_)
+            | LayerSpec::PixelUnshuffle(_)
+            | LayerSpec::UpsampleBilinear(_)
+            | LayerSpec::RoiAlign(_)
+            | LayerSpec::RoiPool(_)
+            | LayerSpec::PsRoiPool(_)
+            | LayerSpec::DeformRoiPoolPack(_) => Ok(vec![]),
         }
     }
 
@@ -331,7 +342,11 @@ impl Problem {
             LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
             LayerSpec::DeformConv2d(spec) => deform_conv2d::simpler(self, spec, &mut add),
             LayerSpec::DeformConv2dBlock(_) => {}
-            _ => roi::simpler(self, &mut add),
+            LayerSpec::RoiAlign(_)
+            | LayerSpec::RoiPool(_)
+            | LayerSpec::PsRoiPool(_)
+            | LayerSpec::DeformRoiPool(_)
+            | LayerSpec::DeformRoiPoolPack(_) => roi::simpler(self, &mut add),
         }
         self.shrink_tensors(&mut add);
         out

@@ -147,32 +147,6 @@ fn upsample(rng: &mut StdRng, vectors: bool) -> Problem {
 pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
     let Ok(x) = problem.x() else { return };
     let squared = |layer: LayerSpec, x: [usize; 4]| Problem { layer, ..problem.clone() }.with("x", Some(&x));
-    for to in SMALLER {
-        match problem.layer {
-            LayerSpec::PixelShuffle(spec) => {
-                let squares = spec.factor * spec.factor;
-                add(squared(problem.layer, [x[0], to(x[1] / squares) * squares, x[2], x[3]]));
-                let factor = to(spec.factor);
-                let smaller = PixelShuffleSpec { factor, ..spec };
-                add(squared(LayerSpec::PixelShuffle(smaller), [x[0], x[1] / squares * factor * factor, x[2], x[3]]));
-            }
-            LayerSpec::PixelUnshuffle(spec) => {
-                let (r, factor) = (spec.factor, to(spec.factor));
-                add(squared(problem.layer, [x[0], to(x[1]), x[2], x[3]]));
-                add(squared(problem.layer, [x[0], x[1], to(x[2] / r) * r, to(x[3] / r) * r]));
-                let smaller = PixelShuffleSpec { factor, ..spec };
-                add(squared(LayerSpec::PixelUnshuffle(smaller), [x[0], x[1], x[2] / r * factor, x[3] / r * factor]));
-            }
-            LayerSpec::UpsampleBilinear(spec) => {
-                add(squared(problem.layer, [x[0], to(x[1]), x[2], x[3]]));
-                if let UpsampleSize::Output(size) = spec.size {
-                    let size = UpsampleSize::Output(size.map(to));
-                    add(squared(LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size, ..spec }), x));
-                }
-            }
-            _ => {}
-        }
-    }
     let filters = |spec: Conv2dSpec, layer: &dyn Fn(Conv2dSpec) -> LayerSpec, add: &mut dyn FnMut(Problem)| {
         let inner = Problem { layer: LayerSpec::Conv2d(spec), ..problem.clone() };
         conv2d::simpler(&inner, spec, &mut |smaller| {
@@ -182,8 +156,39 @@ pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
         });
     };
     match problem.layer {
+        LayerSpec::PixelShuffle(spec) => SMALLER.iter().for_each(|to| {
+            let squares = spec.factor * spec.factor;
+            add(squared(problem.layer, [x[0], to(x[1] / squares) * squares, x[2], x[3]]));
+            let factor = to(spec.factor);
+            let smaller = PixelShuffleSpec { factor, ..spec };
+            add(squared(LayerSpec::PixelShuffle(smaller), [x[0], x[1] / squares * factor * factor, x[2], x[3]]));
+        }),
+        LayerSpec::PixelUnshuffle(spec) => SMALLER.iter().for_each(|to| {
+            let (r, factor) = (spec.factor, to(spec.factor));
+            add(squared(problem.layer, [x[0], to(x[1]), x[2], x[3]]));
+            add(squared(problem.layer, [x[0], x[1], to(x[2] / r) * r, to(x[3] / r) * r]));
+            let smaller = PixelShuffleSpec { factor, ..spec };
+            add(squared(LayerSpec::PixelUnshuffle(smaller), [x[0], x[1], x[2] / r * factor, x[3] / r * factor]));
+        }),
+        LayerSpec::UpsampleBilinear(spec) => SMALLER.iter().for_each(|to| {
+            add(squared(problem.layer, [x[0], to(x[1]), x[2], x[3]]));
+            if let UpsampleSize::Output(size) = spec.size {
+                let size = UpsampleSize::Output(size.map(to));
+                add(squared(LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size, ..spec }), x));
+            }
+        }),
         LayerSpec::SubPixelConv2d(spec) => filters(spec.conv, &|conv| LayerSpec::SubPixelConv2d(SubPixelConv2dSpec { conv, ..spec }), add),
         LayerSpec::Focus(spec) => filters(spec.conv, &|conv| LayerSpec::Focus(FocusSpec { conv }), add),
-        _ => {}
+        LayerSpec::Conv2d(_)
+        | LayerSpec::ConvTranspose2d(_)
+        | LayerSpec::DepthwiseSeparableConv2d(_)
+        | LayerSpec::SpatiallySeparableConv2d(_)
+        | LayerSpec::DeformConv2d(_)
+        | LayerSpec::DeformConv2dBlock(_)
+        | LayerSpec::RoiAlign(_)
+        | LayerSpec::RoiPool(_)
+        | LayerSpec::PsRoiPool(_)
+        | LayerSpec::DeformRoiPool(_)
+        | LayerSpec::DeformRoiPoolPack(_) => {}
     }
 }

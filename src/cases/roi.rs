@@ -1,7 +1,7 @@
 //! Problems of the layers that pool RoIs.
 
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
-use crate::layers::{DeformRoiPoolSpec, LayerSpec, Pool, Pooling, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
+use crate::layers::{DeformRoiPoolSpec, LayerSpec, Pool, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
 use crate::{Result, memory};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -156,19 +156,9 @@ pub(super) fn problem(op: Op, kind: &str, change: Change, rng: &mut StdRng) -> P
     Problem { kind: kind.into(), values, x_margin, y_margin, seed: rng.random::<u32>().into(), ..problem }
 }
 
-fn pooling(layer: &LayerSpec) -> Option<Pooling> {
-    match layer {
-        LayerSpec::RoiAlign(spec) => Some(spec.pooling()),
-        LayerSpec::RoiPool(spec) => Some(spec.pooling()),
-        LayerSpec::PsRoiPool(spec) => Some(spec.pooling()),
-        LayerSpec::DeformRoiPool(spec) => Some(spec.pooling()),
-        _ => None,
-    }
-}
-
 /// Regions inside and outside the image, tiny, reversed and huge, in quarters of a pixel or with every bit of the mantissa.
 pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Result<Vec<f32>> {
-    let (Ok([n, _, h, w]), Some(pooling)) = (problem.x(), pooling(&problem.layer)) else {
+    let (Ok([n, _, h, w]), Some(pooling)) = (problem.x(), problem.layer.pooling()) else {
         return memory::filled(count.saturating_mul(5), 0.0);
     };
     let mut values = memory::with_capacity(count.saturating_mul(5))?;
@@ -205,7 +195,7 @@ pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Result<
 
 /// Fewer RoIs, bins, channels and samples.
 pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
-    let (Ok(x), Some(pooling)) = (problem.x(), pooling(&problem.layer)) else { return };
+    let (Ok(x), Some(pooling)) = (problem.x(), problem.layer.pooling()) else { return };
     let bins = pooling.output_size[0] * pooling.output_size[1];
     let step = pooling.offset_groups * if pooling.position_sensitive { bins } else { 1 };
     let with_rois = |mut problem: Problem, rois: usize, [ph, pw]: [usize; 2]| {
@@ -246,8 +236,18 @@ fn change(layer: LayerSpec, change: &dyn Fn(&mut [usize; 2], &mut i32)) -> Layer
         LayerSpec::RoiAlign(spec) => change(&mut spec.output_size, &mut spec.sampling_ratio),
         LayerSpec::RoiPool(spec) => change(&mut spec.output_size, &mut none),
         LayerSpec::PsRoiPool(spec) => change(&mut spec.output_size, &mut none),
-        LayerSpec::DeformRoiPool(spec) => change(&mut spec.output_size, &mut spec.sampling_ratio),
-        _ => {}
+        LayerSpec::DeformRoiPool(spec) | LayerSpec::DeformRoiPoolPack(spec) => change(&mut spec.output_size, &mut spec.sampling_ratio),
+        LayerSpec::Conv2d(_)
+        | LayerSpec::ConvTranspose2d(_)
+        | LayerSpec::PixelShuffle(_)
+        | LayerSpec::PixelUnshuffle(_)
+        | LayerSpec::SubPixelConv2d(_)
+        | LayerSpec::Focus(_)
+        | LayerSpec::UpsampleBilinear(_)
+        | LayerSpec::DepthwiseSeparableConv2d(_)
+        | LayerSpec::SpatiallySeparableConv2d(_)
+        | LayerSpec::DeformConv2d(_)
+        | LayerSpec::DeformConv2dBlock(_) => {}
     }
     layer
 }

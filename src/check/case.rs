@@ -92,11 +92,7 @@ impl Case {
         device: &Device,
         wanted: &dyn Fn(&str) -> bool,
     ) -> Vec<Run> {
-        match variant.0 {
-            DType::F32 => self.check_as::<f32>(variant, kernels, device, wanted),
-            DType::F16 => self.check_as::<half::f16>(variant, kernels, device, wanted),
-            DType::Bf16 => self.check_as::<half::bf16>(variant, kernels, device, wanted),
-        }
+        crate::with_dtype!(variant.0, T => self.check_as::<T>(variant, kernels, device, wanted))
     }
 
     fn check_as<T: Element>(&self, variant: DTypeAndFormats, kernels: Kernels, device: &Device, wanted: &dyn Fn(&str) -> bool) -> Vec<Run> {

@@ -96,11 +96,7 @@ pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(DTypeAndFormat
         for x in MemoryFormat::ALL {
             for y in MemoryFormat::ALL {
                 let request = problem.request()?.format(x).output_format(y);
-                let kernels = match dtype {
-                    DType::F32 => applicable::<f32>(&layer, device, &request),
-                    DType::F16 => applicable::<half::f16>(&layer, device, &request),
-                    DType::Bf16 => applicable::<half::bf16>(&layer, device, &request),
-                };
+                let kernels = crate::with_dtype!(dtype, T => applicable::<T>(&layer, device, &request));
                 runs.push(((dtype, x, y), kernels.into_iter().map(|(name, _)| name).collect()));
             }
         }
@@ -141,11 +137,7 @@ pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat
             Err(failure) => Err(failure),
         }
     }
-    match dtype {
-        DType::F32 => attempt::<f32>(layer, tensors, format, device),
-        DType::F16 => attempt::<half::f16>(layer, tensors, format, device),
-        DType::Bf16 => attempt::<half::bf16>(layer, tensors, format, device),
-    }
+    crate::with_dtype!(dtype, T => attempt::<T>(layer, tensors, format, device))
 }
 
 /// Every kernel that applies, the chosen one first, with a request that allows it: some need a workspace, some round what they

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use warpconv::analysis::{LayerReport, Operands, ParameterShape, analyse};
 use warpconv::io::TensorFile;
-use warpconv::{DType, Device, Error, Explanation, LayerSpec, MemoryFormat, Outline, PlanRequest, Result, Shape, build_info, half};
+use warpconv::{DType, Device, Error, Explanation, LayerSpec, MemoryFormat, Outline, PlanRequest, Result, Shape, build_info};
 #[cfg(feature = "host")]
 use warpconv::{GpuModel, HostOptions};
 
@@ -111,11 +111,7 @@ impl Args {
 }
 
 fn explain(layer: &Outline, request: &PlanRequest, args: &Args, device: &Device) -> Result<Explanation> {
-    match args.dtype {
-        DType::F32 => layer.explain::<f32>(device, request),
-        DType::F16 => layer.explain::<half::f16>(device, request),
-        DType::Bf16 => layer.explain::<half::bf16>(device, request),
-    }
+    warpconv::with_dtype!(args.dtype, T => layer.explain::<T>(device, request))
 }
 
 fn show_layer(args: &Args, spec: LayerSpec, x: Shape) -> Result<()> {

@@ -13,7 +13,7 @@ use warpconv::geometry::rank4;
 use warpconv::io::{TensorFile, save};
 use warpconv::{
     AnyLayer, AnyTensor, DType, Device, Element, Error, Explanation, Inputs, Layer, LayerSpec, MemoryFormat, PlanRequest, Result, RoIs,
-    Shape, Stream, Tensor, WorkspaceMemory, half,
+    Shape, Stream, Tensor, WorkspaceMemory,
 };
 
 const EXAMPLES: &str = "\
@@ -184,11 +184,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     let dtype = args.dtype.map_or_else(|| inputs.dtype(), Ok)?;
     let device = args.device.device()?;
     let limits = args.limits.of(&device);
-    let outcome = match dtype {
-        DType::F32 => run::<f32>(&layer, inputs, args.format, &device, limits),
-        DType::F16 => run::<half::f16>(&layer, inputs, args.format, &device, limits),
-        DType::Bf16 => run::<half::bf16>(&layer, inputs, args.format, &device, limits),
-    }?;
+    let outcome = warpconv::with_dtype!(dtype, T => run::<T>(&layer, inputs, args.format, &device, limits))?;
     save(&args.output, &[("y", &outcome.y)])?;
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     let (kernel, shape) = (outcome.explanation.kernel, outcome.y.shape());

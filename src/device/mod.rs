@@ -11,6 +11,7 @@ mod event;
 mod gpu;
 #[cfg(feature = "host")]
 pub(crate) mod host;
+mod info;
 #[cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
 pub(crate) mod kernel;
 mod memory;
@@ -38,6 +39,7 @@ pub use gpu::GpuModel;
 pub use host::HostOptions;
 #[cfg(feature = "checked-host")]
 pub use host::{LaunchCounters, OperandCounters};
+pub use info::DeviceInfo;
 pub(crate) use memory::{Block, Memory, download, upload};
 pub use properties::{DeviceKind, Properties};
 pub use stream::Stream;

@@ -3,6 +3,7 @@
 use super::write_pieces;
 use crate::error::{Error, Result};
 use crate::geometry::elements;
+use crate::tensor::with_tensor;
 use crate::{AnyTensor, DType};
 use std::path::Path;
 
@@ -38,11 +39,9 @@ pub fn save(path: impl AsRef<Path>, tensors: &[(&str, &AnyTensor)]) -> Result<()
         write(&(header.len() as u64).to_le_bytes())?;
         write(header.as_bytes())?;
         // the file is little-endian, as is every machine with a GPU
-        tensors.iter().try_for_each(|(_, tensor)| match tensor {
-            AnyTensor::F32(t) => t.view().for_each_piece(|values| write(bytemuck::cast_slice(values))),
-            AnyTensor::F16(t) => t.view().for_each_piece(|values| write(bytemuck::cast_slice(values))),
-            AnyTensor::Bf16(t) => t.view().for_each_piece(|values| write(bytemuck::cast_slice(values))),
-        })
+        tensors
+            .iter()
+            .try_for_each(|(_, tensor)| with_tensor!(tensor, t => t.view().for_each_piece(|values| write(bytemuck::cast_slice(values)))))
     })
 }
 

@@ -10,6 +10,29 @@ use crate::kernels::roi_pool;
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
+impl LayerSpec {
+    /// The pooling of a layer that pools RoIs; `None` for every other layer.
+    pub(crate) fn pooling(&self) -> Option<Pooling> {
+        match self {
+            LayerSpec::RoiAlign(spec) => Some(spec.pooling()),
+            LayerSpec::RoiPool(spec) => Some(spec.pooling()),
+            LayerSpec::PsRoiPool(spec) => Some(spec.pooling()),
+            LayerSpec::DeformRoiPool(spec) | LayerSpec::DeformRoiPoolPack(spec) => Some(spec.pooling()),
+            LayerSpec::Conv2d(_)
+            | LayerSpec::ConvTranspose2d(_)
+            | LayerSpec::PixelShuffle(_)
+            | LayerSpec::PixelUnshuffle(_)
+            | LayerSpec::SubPixelConv2d(_)
+            | LayerSpec::Focus(_)
+            | LayerSpec::UpsampleBilinear(_)
+            | LayerSpec::DepthwiseSeparableConv2d(_)
+            | LayerSpec::SpatiallySeparableConv2d(_)
+            | LayerSpec::DeformConv2d(_)
+            | LayerSpec::DeformConv2dBlock(_) => None,
+        }
+    }
+}
+
 impl Pooling {
     /// The geometry for the inputs of `request`.
     pub(crate) fn geometry(&self, request: &PlanRequest) -> Result<RoiGeometry> {

@@ -18,15 +18,16 @@ pub enum AnyTensor {
 }
 
 /// Runs `$body` with `$tensor` bound to the tensor inside an [`AnyTensor`].
-macro_rules! dispatch {
+macro_rules! with_tensor {
     ($any:expr, $tensor:ident => $body:expr) => {
         match $any {
-            AnyTensor::F32($tensor) => $body,
-            AnyTensor::F16($tensor) => $body,
-            AnyTensor::Bf16($tensor) => $body,
+            $crate::AnyTensor::F32($tensor) => $body,
+            $crate::AnyTensor::F16($tensor) => $body,
+            $crate::AnyTensor::Bf16($tensor) => $body,
         }
     };
 }
+pub(crate) use with_tensor;
 
 impl AnyTensor {
     /// The dtype.
@@ -34,22 +35,22 @@ impl AnyTensor {
         fn of<T: Element>(_: &Tensor<T>) -> DType {
             T::DTYPE
         }
-        dispatch!(self, t => of(t))
+        with_tensor!(self, t => of(t))
     }
 
     /// The logical shape [N, C, H, W].
     pub fn shape(&self) -> Shape {
-        dispatch!(self, t => t.shape())
+        with_tensor!(self, t => t.shape())
     }
 
     /// The memory format.
     pub fn format(&self) -> MemoryFormat {
-        dispatch!(self, t => t.format())
+        with_tensor!(self, t => t.format())
     }
 
     /// The device that holds it.
     pub fn device(&self) -> &Device {
-        dispatch!(self, t => t.device())
+        with_tensor!(self, t => t.device())
     }
 
     /// A copy as `Tensor<U>`, rounded where the dtypes differ.
@@ -57,7 +58,7 @@ impl AnyTensor {
     /// # Errors
     /// As [`Tensor::cast`].
     pub fn cast<U: Element>(&self) -> Result<Tensor<U>> {
-        dispatch!(self, t => t.cast())
+        with_tensor!(self, t => t.cast())
     }
 
     /// A copy in another format (or in the same).
@@ -65,7 +66,7 @@ impl AnyTensor {
     /// # Errors
     /// As [`Tensor::to_format`].
     pub fn to_format(&self, format: MemoryFormat) -> Result<AnyTensor> {
-        dispatch!(self, t => Ok(t.to_format(format)?.into()))
+        with_tensor!(self, t => Ok(t.to_format(format)?.into()))
     }
 
     /// Its values in NCHW order, as f32 (exact for every dtype).
@@ -73,12 +74,16 @@ impl AnyTensor {
     /// # Errors
     /// As [`Tensor::to_vec`].
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        dispatch!(self, t => memory::collect(t.to_vec()?.into_iter().map(|v| v.to_f32())))
+        with_tensor!(self, t => memory::collect(t.to_vec()?.into_iter().map(|v| v.to_f32())))
     }
 }
 
 impl<T: Element> From<Tensor<T>> for AnyTensor {
     fn from(tensor: Tensor<T>) -> Self {
-        T::into_any(tensor)
+        match T::DTYPE {
+            DType::F32 => AnyTensor::F32(tensor.of_same_dtype()),
+            DType::F16 => AnyTensor::F16(tensor.of_same_dtype()),
+            DType::Bf16 => AnyTensor::Bf16(tensor.of_same_dtype()),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod values;
 mod view;
 
 pub use any::AnyTensor;
+pub(crate) use any::with_tensor;
 pub(crate) use copies::queue_cast;
 pub use layout::Layout;
 pub(crate) use view::operand;
@@ -78,6 +79,12 @@ impl<T: Element> Tensor<T> {
         let tensor = Self::uninitialised(device, shape, format)?;
         tensor.memory.upload(bytemuck::cast_slice(values))?;
         Ok(tensor)
+    }
+
+    /// The tensor under another name of its element type, for code that knows `T` only by [`Element::DTYPE`].
+    fn of_same_dtype<U: Element>(self) -> Tensor<U> {
+        assert_eq!(T::DTYPE, U::DTYPE, "the elements stay what they are");
+        Tensor { memory: self.memory, layout: self.layout, dtype: PhantomData }
     }
 
     /// The logical shape [N, C, H, W].

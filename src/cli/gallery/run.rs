@@ -4,7 +4,6 @@ use super::exhibits::{Exhibit, Model, ROIS};
 use super::pictures::Planes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use warpconv::half::{bf16, f16};
 use warpconv::reference::{self, Array};
 use warpconv::{
     AnyLayer, DType, Device, DeviceKind, Element, Inputs, Layer, MemoryFormat, OffsetOrMask, PlanRequest, Result, RoIs, Shape, Stream,
@@ -71,11 +70,7 @@ pub struct Outcome {
 /// # Errors
 /// What the layer or the device refuses.
 pub fn run(device: &Device, layer: &AnyLayer, operands: &Operands, dtype: DType, format: MemoryFormat) -> Result<Outcome> {
-    match dtype {
-        DType::F32 => run_as::<f32>(device, layer, operands, format),
-        DType::F16 => run_as::<f16>(device, layer, operands, format),
-        DType::Bf16 => run_as::<bf16>(device, layer, operands, format),
-    }
+    warpconv::with_dtype!(dtype, T => run_as::<T>(device, layer, operands, format))
 }
 
 fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, format: MemoryFormat) -> Result<Outcome> {
