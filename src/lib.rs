@@ -33,6 +33,9 @@
 //! | `cli` | yes | the `warpconv` program |
 //! | `cuda` | no | GPUs, through [cudarc](https://docs.rs/cudarc); building needs nvcc, running only the driver |
 //! | `factorise` | yes | [`factorise`]: filters as products of vertical and horizontal ones (singular values, by nalgebra) |
+//! | `rand` | yes | [`Tensor::rand`] and [`Tensor::randn`] |
+//! | `verify` | yes | [`reference`], [`cases`] and [`check`]: the float64 oracle, random problems, and the comparison with the oracle |
+//! | `bench` | yes | [`bench`]: layers of real networks, measured; tuning tables are measured with it, and used without it |
 //! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
 //!
 //! A service that runs on GPUs only: `default-features = false, features = ["cuda"]`. Kernels run on Linux (x86-64 is tested;
@@ -61,9 +64,15 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod analysis;
+#[cfg(feature = "bench")]
+#[cfg_attr(docsrs, doc(cfg(feature = "bench")))]
 pub mod bench;
 mod build_info;
+#[cfg(feature = "verify")]
+#[cfg_attr(docsrs, doc(cfg(feature = "verify")))]
 pub mod cases;
+#[cfg(feature = "verify")]
+#[cfg_attr(docsrs, doc(cfg(feature = "verify")))]
 pub mod check;
 mod device;
 mod dtype;
@@ -79,6 +88,8 @@ pub mod layers;
 mod memory;
 pub mod numerics;
 mod plan;
+#[cfg(feature = "verify")]
+#[cfg_attr(docsrs, doc(cfg(feature = "verify")))]
 pub mod reference;
 mod shape;
 mod spec;

@@ -5,8 +5,9 @@
 //! name takes the fastest kernel of the table instead of the one that the cost model estimates to be; any other plan goes by the
 //! cost model. [`crate::Explanation::chosen_by`] says which it was. The tables in benches/results are built into the crate.
 
+use crate::device::Properties;
 use crate::device::kernel::{KERNELS, TUNING_TABLES};
-use crate::device::{DeviceInfo, Properties, Time};
+pub use crate::device::{DeviceInfo, Time};
 use crate::error::{Error, Result};
 use crate::plan::{PACK, PAIR};
 use crate::text::{parse_json, utc_now};

@@ -152,6 +152,7 @@ impl Limits {
     }
 
     /// What the float64 oracle does in about a minute.
+    #[cfg(feature = "bench")]
     pub(crate) const ORACLE: Self = Self { flops: 20_000_000_000, bytes: 1 << 30 };
 
     /// Refuses a layer that is more work.

@@ -90,6 +90,7 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Queues a copy within the device.
     /// # Safety
     /// As `upload`, for both ranges, which do not overlap, until the stream has run the copy.
+    #[cfg_attr(not(feature = "bench"), allow(dead_code))]
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()>;
     /// Bytes of the last cache before device memory; `None` where it is not known.
     fn cache_bytes(&self) -> Option<usize> {

@@ -1,6 +1,8 @@
 //! Memory of a device, and copies between it and the host.
 
-use super::{Backend, Device, Stream};
+#[cfg(feature = "bench")]
+use super::Stream;
+use super::{Backend, Device};
 use crate::error::Result;
 use std::fmt;
 use std::ops::Deref;
@@ -101,6 +103,7 @@ impl Memory {
     }
 
     /// Queues a copy of all of `from`, which is as long. The caller keeps both until the stream has run it.
+    #[cfg(feature = "bench")]
     pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
         assert!(from.bytes == self.bytes && from.device == self.device && !std::ptr::eq(from, self), "a copy is between equals");
         // SAFETY: both are alive and of this length, and two memories do not overlap. Freeing them waits for the copy.

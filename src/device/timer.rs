@@ -18,6 +18,7 @@ pub struct Effort {
     pub most: usize,
 }
 
+#[cfg(feature = "bench")]
 impl Effort {
     /// For a GPU: about a tenth of a second.
     pub fn gpu() -> Self {

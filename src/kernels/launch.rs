@@ -407,7 +407,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         }
     }
 
-    #[cfg(feature = "cuda")]
+    #[cfg(all(feature = "cuda", feature = "bench"))]
     fn parameters(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<Vec<u8>> {
         Ok(self.of_views(inputs, y).params(inputs, y)?.bytes().to_vec())
     }

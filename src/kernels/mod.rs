@@ -32,7 +32,7 @@ pub(crate) use crate::device::kernel::{KERNELS, Kernel, KernelInfo, family, find
 pub(crate) use crate::device::params;
 use crate::device::{Access, Block, Operand, Store};
 use crate::error::{Error, Result};
-use crate::plan::{Explanation, OffsetOrMask, Parameter};
+use crate::plan::{OffsetOrMask, Parameter};
 pub(crate) use crate::shape::{MAX_COUNT, at_most, to_i32};
 use crate::spec::{Activation, ChannelOrder};
 use crate::tensor::TensorView;
@@ -41,6 +41,7 @@ use crate::{DType, Device, Element, Shape, memory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Whether a kernel of this name multiplies on tensor cores.
+#[cfg(feature = "verify")]
 pub(crate) fn on_tensor_cores(name: &str) -> bool {
     let multiplies = |kernel: &KernelInfo| match kernel.axes.tile {
         Some(_) => kernel.dtype != Some(DType::F32) || kernel.axes.math.is_some(),
@@ -49,10 +50,11 @@ pub(crate) fn on_tensor_cores(name: &str) -> bool {
     KERNELS.iter().any(|kernel| kernel.name == name && multiplies(kernel))
 }
 
-impl Explanation {
+#[cfg(feature = "verify")]
+impl crate::plan::Explanation {
     /// Whether some launch multiplies on tensor cores.
     pub(crate) fn on_tensor_cores(&self) -> bool {
-        on_tensor_cores(self.kernel) || self.stages.iter().any(Explanation::on_tensor_cores)
+        on_tensor_cores(self.kernel) || self.stages.iter().any(Self::on_tensor_cores)
     }
 }
 

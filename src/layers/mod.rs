@@ -21,8 +21,10 @@ mod tail;
 mod tune;
 mod upsample;
 
+#[cfg(feature = "verify")]
+pub(crate) use any::unexpected;
 pub use any::{AnyLayer, FromParameters, LayerSpec, Outline, Shapes, Signature};
-pub(crate) use any::{Kind, Named, unexpected};
+pub(crate) use any::{Kind, Named};
 pub use batch_norm::BatchNorm;
 pub use conv_transpose2d::{ConvTranspose2d, bilinear_kernel};
 pub use conv2d::{Conv2d, GroupPart};
@@ -38,6 +40,7 @@ pub use spatially_separable::SpatiallySeparableConv2d;
 pub use sub_pixel::SubPixelConv2d;
 pub(crate) use tail::Tail;
 pub use tune::Tuned;
+#[cfg(feature = "bench")]
 pub(crate) use tune::{Measured, measure_all};
 pub use upsample::UpsampleBilinear;
 

@@ -10,6 +10,7 @@ use crate::kernels::roi_pool;
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
+#[cfg(feature = "verify")]
 impl LayerSpec {
     /// The pooling of a layer that pools RoIs; `None` for every other layer.
     pub(crate) fn pooling(&self) -> Option<Pooling> {

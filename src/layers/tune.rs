@@ -24,6 +24,7 @@ const RUNS: usize = 5;
 pub(crate) struct Measured {
     pub kernel: &'static str,
     /// Seconds by the cost model.
+    #[cfg_attr(not(feature = "bench"), allow(dead_code))]
     pub estimate: f64,
     /// Its time, or why it has none.
     pub time: Result<Time, String>,

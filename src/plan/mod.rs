@@ -306,7 +306,7 @@ pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
 
     /// The parameters with which a convolution of one launch is launched, for who compares `run` with the launch alone.
-    #[cfg(feature = "cuda")]
+    #[cfg(all(feature = "cuda", feature = "bench"))]
     fn parameters(&self, _inputs: &Inputs<'_, T>, _y: &TensorView<'_, T>) -> Result<Vec<u8>> {
         Ok(vec![])
     }

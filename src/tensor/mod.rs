@@ -5,12 +5,14 @@ mod copies;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod layout;
+#[cfg(feature = "rand")]
 mod random;
 mod values;
 mod view;
 
 pub use any::AnyTensor;
 pub(crate) use any::with_tensor;
+#[cfg(feature = "bench")]
 pub(crate) use copies::queue_cast;
 pub use layout::Layout;
 pub(crate) use view::operand;

@@ -8,20 +8,23 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 
 impl<T: Element> Tensor<T> {
-    /// Uniform random values in [-1, 1), the same for the same seed on every device and in every format.
+    /// Uniform random values in [-1, 1), the same for the same seed on every device and in every format. Needs the feature `rand`,
+    /// which is on by default.
     ///
     /// # Errors
     /// As [`Tensor::zeros`].
+    #[cfg_attr(docsrs, doc(cfg(feature = "rand")))]
     pub fn rand(device: &Device, shape: Shape, format: MemoryFormat, seed: u64) -> Result<Self> {
         let mut rng = StdRng::seed_from_u64(seed);
         Self::generate(device, shape, format, || (rng.next_u32() >> 8) as f32 * 2f32.powi(-23) - 1.0)
     }
 
     /// Normally distributed random values (mean 0, variance 1), the same for the same seed on every device and in every
-    /// format.
+    /// format. Needs the feature `rand`, which is on by default.
     ///
     /// # Errors
     /// As [`Tensor::zeros`].
+    #[cfg_attr(docsrs, doc(cfg(feature = "rand")))]
     pub fn randn(device: &Device, shape: Shape, format: MemoryFormat, seed: u64) -> Result<Self> {
         let mut rng = StdRng::seed_from_u64(seed);
         Self::generate(device, shape, format, || StandardNormal.sample(&mut rng))
