@@ -17,7 +17,8 @@ pub enum Activation {
         /// The slope below 0.
         alpha: f32,
     },
-    /// z, or slope\[channel\] * z where z < 0; the layer takes the slope as a parameter of shape `[C_out]`
+    /// z, or slope\[channel\] * z where z < 0. The layer takes the slope as a parameter of shape
+    /// `[C_out]`.
     Prelu,
     /// 1 / (1 + exp(-z))
     Sigmoid,
@@ -74,12 +75,14 @@ impl Activation {
         }
     }
 
-    /// Whether sums that are exact in f32 stay exact through it (none and relu): such results can be compared bit for bit.
+    /// Whether sums that are exact in f32 are still exact after the activation (none and relu do
+    /// this). Such results can be compared bit for bit.
     pub fn keeps_exactness(self) -> bool {
         matches!(self, Activation::None | Activation::Relu)
     }
 
-    /// From its two attributes in JSON.
+    /// The activation that two attributes in JSON name. An alpha is refused unless it is for
+    /// leaky_relu.
     pub(crate) fn from_parts(name: ActivationName, alpha: Option<f32>) -> Result<Self, String> {
         if alpha.is_some() && name != ActivationName::LeakyRelu {
             return Err(format!("alpha belongs to leaky_relu, but the activation is {name:?}").to_lowercase());

@@ -15,8 +15,9 @@ use std::fmt;
 pub enum Padding {
     /// Zeros at the top, left, bottom and right.
     Explicit([usize; 4]),
-    /// As many zeros as keep the size at stride 1: dilation * (kernel - 1) an axis, the odd one at the bottom or right, as in
-    /// PyTorch. Refused with a stride above 1, as in PyTorch.
+    /// As many zeros as keep the size at stride 1: dilation * (kernel - 1) along an axis. If that
+    /// is odd, the extra zero is at the bottom or right, as in PyTorch. A stride above 1 is
+    /// refused, as in PyTorch.
     Same,
 }
 
@@ -32,7 +33,7 @@ impl Padding {
         Padding::Explicit([zeros; 4])
     }
 
-    /// [top, left, bottom, right] for a kernel.
+    /// The zeros at [top, left, bottom, right] for a kernel of this size.
     ///
     /// # Errors
     /// [`Error::Attribute`] for `same` with a stride above 1.
@@ -113,7 +114,7 @@ pub(crate) fn pair<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[usize;
     deserializer.deserialize_any(PairVisitor)
 }
 
-/// A number in JSON that is a size.
+/// A size in JSON: a whole number, 0 or larger.
 #[derive(Clone, Copy)]
 struct Whole(usize);
 
@@ -141,12 +142,12 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize,
     Whole::deserialize(deserializer).map(|whole| whole.0)
 }
 
-/// Reads a size that need not be there.
+/// Reads a size that may be left out.
 pub(crate) fn some_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     Ok(Option::<Whole>::deserialize(deserializer)?.map(|whole| whole.0))
 }
 
-/// Attributes that have not been looked at, each of which occurs once.
+/// Attributes as they stand in JSON, not yet read into a spec. Each name occurs once.
 #[derive(Default)]
 pub(crate) struct Unread(Map<String, Value>);
 
@@ -173,14 +174,14 @@ impl<'de> Deserialize<'de> for Unread {
     }
 }
 
-/// The attributes of `op`; or what is wrong with them, and with which of them.
+/// The attributes of `op`. An error says what is wrong, and with which attribute.
 pub(crate) fn of<S: DeserializeOwned>(op: &str, Unread(attributes): Unread) -> Result<S, String> {
     let read = |attributes: &Map<String, Value>| S::deserialize(Value::Object(attributes.clone())).map_err(|error| error.to_string());
     let message = match read(&attributes) {
         Ok(spec) => return Ok(spec),
         Err(message) => message,
     };
-    // the one without which there is nothing, or something else, to complain of
+    // The attribute to blame: without it the error disappears, or is about something else.
     let is_wrong = |name: &&String| {
         let rest = attributes.iter().filter(|(other, _)| other != name).map(|(name, value)| (name.clone(), value.clone()));
         read(&rest.collect()).err().as_ref() != Some(&message)

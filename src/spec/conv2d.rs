@@ -24,7 +24,8 @@ pub struct Conv2dSpec {
     pub padding: Padding,
     /// Vertical and horizontal distance of neighbouring taps, at least 1.
     pub dilation: [usize; 2],
-    /// Groups of channels, each convolved on its own: 1 is dense, C_in is depthwise. Divides C_in and C_out.
+    /// Groups of channels, each convolved on its own: 1 is dense, C_in is depthwise. Divides C_in
+    /// and C_out.
     pub groups: usize,
     /// The nonlinearity at the end.
     pub activation: Activation,
@@ -36,7 +37,7 @@ impl Default for Conv2dSpec {
     }
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {
@@ -74,7 +75,7 @@ impl TryFrom<Attributes> for Conv2dSpec {
 }
 
 impl Conv2dSpec {
-    /// Whether these attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
+    /// Checks that these attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
     ///
     /// # Errors
     /// [`crate::Error::Attribute`] for a stride, dilation or groups of 0, `same` with a stride above 1, or a weight without channels

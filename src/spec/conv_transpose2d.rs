@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::shape::{Shape, grouped, positive};
 use serde::{Deserialize, Serialize};
 
-/// The attributes of a [`ConvTranspose2d`](crate::ConvTranspose2d). PyTorch's semantics, with padding for each side.
+/// The attributes of a [`ConvTranspose2d`](crate::ConvTranspose2d). PyTorch's semantics, with
+/// padding for each side.
 ///
 /// ```
 /// use warpconv::ConvTranspose2dSpec;
@@ -18,17 +19,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Attributes", into = "Attributes")]
 pub struct ConvTranspose2dSpec {
-    /// Vertical and horizontal distance of the outputs that neighbouring inputs are spread from, at least 1.
+    /// Vertical and horizontal distance, in outputs, of the places to which neighbouring inputs
+    /// contribute; at least 1.
     pub stride: [usize; 2],
-    /// Rows and columns cut off the result at the top, left, bottom and right: the padding of the convolution that this is the
-    /// transpose of.
+    /// Rows and columns that are cut off the result at the top, left, bottom and right. They are
+    /// the padding of the convolution of which this is the transpose.
     pub padding: [usize; 4],
-    /// Rows at the bottom and columns at the right beyond what the kernel reaches, below stride or dilation: they tell apart the
-    /// input sizes that a strided convolution maps to one output size. They hold bias and residual alone where no tap reaches.
+    /// Rows added at the bottom and columns added at the right, below stride or dilation. A strided
+    /// convolution maps several input sizes to one output size; this number tells which of them the
+    /// result has. Outputs that no tap reaches are bias and residual alone.
     pub output_padding: [usize; 2],
     /// Vertical and horizontal distance of neighbouring taps, at least 1.
     pub dilation: [usize; 2],
-    /// Groups of channels, each on its own. Divides C_in.
+    /// Groups of channels, each convolved on its own. Divides C_in.
     pub groups: usize,
     /// The nonlinearity at the end.
     pub activation: Activation,
@@ -41,7 +44,7 @@ impl Default for ConvTranspose2dSpec {
     }
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {
@@ -86,7 +89,7 @@ impl TryFrom<Attributes> for ConvTranspose2dSpec {
 }
 
 impl ConvTranspose2dSpec {
-    /// Whether these attributes can be applied with a weight [C_in, C_out / groups, kh, kw].
+    /// Checks that these attributes can be applied with a weight [C_in, C_out / groups, kh, kw].
     ///
     /// # Errors
     /// [`Error::Attribute`] for a stride, dilation or groups of 0, an output_padding that is not below stride or dilation, or a

@@ -4,7 +4,8 @@ use super::activation::ActivationName;
 use super::{Activation, Conv2dSpec, Padding, attributes};
 use serde::{Deserialize, Serialize};
 
-/// The attributes of a [`DeformConv2d`](crate::DeformConv2d): those of [`Conv2dSpec`] and the groups of channels that share their offsets.
+/// The attributes of a [`DeformConv2d`](crate::DeformConv2d): those of [`Conv2dSpec`] and the
+/// groups of channels that share their offsets.
 ///
 /// ```
 /// use warpconv::{DeformConv2dSpec, Padding};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub struct DeformConv2dSpec {
     /// Vertical and horizontal step between outputs, at least 1.
     pub stride: [usize; 2],
-    /// Zeros around the input, from which the taps' places are counted.
+    /// Zeros around the input. The taps' places are counted from the padded corner.
     pub padding: Padding,
     /// Vertical and horizontal distance of neighbouring taps before they are moved, at least 1.
     pub dilation: [usize; 2],
@@ -36,7 +37,7 @@ impl Default for DeformConv2dSpec {
     }
 }
 
-/// One offset group.
+/// A deformable convolution with one offset group.
 impl From<Conv2dSpec> for DeformConv2dSpec {
     fn from(spec: Conv2dSpec) -> Self {
         let Conv2dSpec { stride, padding, dilation, groups, activation } = spec;
@@ -44,7 +45,7 @@ impl From<Conv2dSpec> for DeformConv2dSpec {
     }
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {
@@ -85,7 +86,7 @@ impl TryFrom<Attributes> for DeformConv2dSpec {
 }
 
 impl DeformConv2dSpec {
-    /// The convolution that it is where all offsets are zero.
+    /// The ordinary convolution that this layer is when all offsets are zero.
     pub fn conv2d(&self) -> Conv2dSpec {
         let Self { stride, padding, dilation, groups, activation, .. } = *self;
         Conv2dSpec { stride, padding, dilation, groups, activation }

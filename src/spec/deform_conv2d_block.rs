@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeformConv2dBlockSpec {
-    /// v2, with a mask, unless this is false.
+    /// Whether the block also predicts a mask (deformable convolution v2); true by default.
     pub modulated: bool,
     /// The deformable convolution.
     pub deform: DeformConv2dSpec,

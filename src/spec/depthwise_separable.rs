@@ -4,7 +4,8 @@ use super::activation::ActivationName;
 use super::{Activation, Padding, attributes};
 use serde::{Deserialize, Serialize};
 
-/// The attributes of a [`DepthwiseSeparableConv2d`](crate::DepthwiseSeparableConv2d). Stride, padding and dilation are those of the depthwise convolution.
+/// The attributes of a [`DepthwiseSeparableConv2d`](crate::DepthwiseSeparableConv2d). Stride,
+/// padding and dilation are those of the depthwise convolution.
 ///
 /// ```
 /// use warpconv::{Activation, DepthwiseSeparableSpec, Padding};
@@ -22,8 +23,9 @@ pub struct DepthwiseSeparableSpec {
     pub padding: Padding,
     /// Vertical and horizontal distance of neighbouring taps, at least 1.
     pub dilation: [usize; 2],
-    /// Input channels, as PyTorch's depthwise convolution writes them. `None` is as many as the depthwise weight has outputs;
-    /// fewer, which divide them, mean several outputs of each channel (keras: `depth_multiplier`).
+    /// The number of input channels, which PyTorch calls `groups` for a depthwise convolution.
+    /// `None` means as many as the depthwise weight has outputs. A divisor of that number means
+    /// several outputs for each channel (keras: `depth_multiplier`).
     pub groups: Option<usize>,
     /// The nonlinearity between the two convolutions.
     pub mid_activation: Activation,
@@ -44,7 +46,7 @@ impl Default for DepthwiseSeparableSpec {
     }
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {

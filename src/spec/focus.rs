@@ -7,6 +7,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FocusSpec {
-    /// The convolution of the slices.
+    /// The convolution that is applied to the slices.
     pub conv: Conv2dSpec,
 }

@@ -1,4 +1,6 @@
-//! What the user writes: the attributes of each kind of layer, with their JSON form. Data, and what is refused of it by itself.
+//! The attributes of each kind of layer, as a user writes them, and their JSON form. Data only:
+//! what is wrong with attributes by themselves is refused here, what depends on shapes by
+//! `geometry`.
 
 pub(crate) mod activation;
 pub(crate) mod attributes;

@@ -3,7 +3,8 @@
 use super::attributes;
 use serde::{Deserialize, Serialize};
 
-/// In which channel of C * r * r the pixel in row i and column j of a block of channel c is kept.
+/// The order of the C * r * r channels: the channel that holds the pixel in row i and column j of a
+/// block of channel c.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelOrder {
@@ -12,12 +13,13 @@ pub enum ChannelOrder {
     Crd,
     /// (i * r + j) * C + c: TensorFlow's `depth_to_space`; ONNX's `DepthToSpace` in mode DCR.
     Dcr,
-    /// (j * r + i) * C + c: the order of the slices of YOLOv5's Focus for r = 2: `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`,
-    /// `x[1::2, 1::2]`.
+    /// (j * r + i) * C + c. For r = 2 these are the slices of YOLOv5's Focus in their order:
+    /// `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]`.
     Focus,
 }
 
-/// The attributes of a [`PixelShuffle`](crate::PixelShuffle) or a [`PixelUnshuffle`](crate::PixelUnshuffle).
+/// The attributes of a [`PixelShuffle`](crate::PixelShuffle) or a
+/// [`PixelUnshuffle`](crate::PixelUnshuffle).
 ///
 /// ```
 /// use warpconv::{ChannelOrder, PixelShuffleSpec};

@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 use crate::shape::positive;
 use serde::{Deserialize, Serialize};
 
-/// The largest grid along one axis that an attribute may ask for. Adaptive grids have no limit.
+/// The largest number of samples along one axis of a bin that `sampling_ratio` may ask for. There
+/// is no limit when the number adapts to the size of the bin.
 const MAX_SAMPLING_RATIO: i32 = 4096;
 
-/// What a bin's number is.
+/// What the number of a bin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pool {
     /// The mean of bilinear samples.
@@ -20,7 +21,7 @@ pub(crate) enum Pool {
 }
 
 impl Pool {
-    /// The manifest's name.
+    /// The name in kernels/manifest.toml.
     pub fn name(self) -> &'static str {
         match self {
             Pool::Align => "align",
@@ -30,7 +31,7 @@ impl Pool {
     }
 }
 
-/// A layer that pools RoIs, with the attributes of all of them.
+/// A layer that pools RoIs. It has the attributes of all such layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Pooling {
     pub(crate) op: &'static str,
@@ -112,20 +113,21 @@ pub struct RoiAlignSpec {
     /// Bins along the height and the width of a RoI.
     #[serde(deserialize_with = "attributes::pair")]
     pub output_size: [usize; 2],
-    /// From the coordinates of the RoIs to pixels of x; 1.
+    /// The factor from coordinates of RoIs to pixels of x; 1 by default.
     #[serde(default = "one")]
     pub spatial_scale: f32,
-    /// Samples along each axis of a bin, up to 4096; where it is not above 0, as many as the bin has pixels, rounded up; -1.
+    /// The number of samples along each axis of a bin, up to 4096. If it is 0 or negative, a bin
+    /// has as many samples as pixels, rounded up. The default is -1.
     #[serde(default = "adaptive")]
     pub sampling_ratio: i32,
-    /// Whether coordinates are those of pixels' corners, so that pixel centres lie at 0.5; false, where RoIs are also at least one
-    /// pixel wide and high.
+    /// Whether coordinates refer to the corners of pixels, so that pixel centres are at 0.5. If
+    /// false, a RoI is also taken to be at least one pixel wide and high. The default is false.
     #[serde(default)]
     pub aligned: bool,
 }
 
 impl RoiAlignSpec {
-    /// With the defaults of the others.
+    /// A spec of this output size, with defaults for all other attributes.
     pub fn new(output_size: [usize; 2]) -> Self {
         Self { output_size, spatial_scale: one(), sampling_ratio: adaptive(), aligned: false }
     }
@@ -149,13 +151,13 @@ pub struct RoiPoolSpec {
     /// Bins along the height and the width of a RoI.
     #[serde(deserialize_with = "attributes::pair")]
     pub output_size: [usize; 2],
-    /// From the coordinates of the RoIs to pixels of x; 1.
+    /// The factor from coordinates of RoIs to pixels of x; 1 by default.
     #[serde(default = "one")]
     pub spatial_scale: f32,
 }
 
 impl RoiPoolSpec {
-    /// With a scale of 1.
+    /// A spec of this output size with a scale of 1.
     pub fn new(output_size: [usize; 2]) -> Self {
         Self { output_size, spatial_scale: one() }
     }
@@ -177,13 +179,13 @@ pub struct PsRoiPoolSpec {
     /// Bins along the height and the width of a RoI.
     #[serde(deserialize_with = "attributes::pair")]
     pub output_size: [usize; 2],
-    /// From the coordinates of the RoIs to pixels of x; 1.
+    /// The factor from coordinates of RoIs to pixels of x; 1 by default.
     #[serde(default = "one")]
     pub spatial_scale: f32,
 }
 
 impl PsRoiPoolSpec {
-    /// With a scale of 1.
+    /// A spec of this output size with a scale of 1.
     pub fn new(output_size: [usize; 2]) -> Self {
         Self { output_size, spatial_scale: one() }
     }
@@ -193,7 +195,8 @@ impl PsRoiPoolSpec {
     }
 }
 
-/// The attributes of a [`DeformRoiPool`](crate::DeformRoiPool). mmcv's names, meanings and defaults, with the position-sensitive form added.
+/// The attributes of a [`DeformRoiPool`](crate::DeformRoiPool). mmcv's names, meanings and
+/// defaults, with the position-sensitive form added.
 ///
 /// ```
 /// use warpconv::DeformRoiPoolSpec;
@@ -206,25 +209,28 @@ pub struct DeformRoiPoolSpec {
     /// Bins along the height and the width of a RoI.
     #[serde(deserialize_with = "attributes::pair")]
     pub output_size: [usize; 2],
-    /// From the coordinates of the RoIs to pixels of x; 1.
+    /// The factor from coordinates of RoIs to pixels of x; 1 by default.
     #[serde(default = "one")]
     pub spatial_scale: f32,
-    /// Samples along each axis of a bin, up to 4096; where it is not above 0, as many as the bin has pixels, rounded up; 0.
+    /// The number of samples along each axis of a bin, up to 4096. If it is 0 or negative, a bin
+    /// has as many samples as pixels, rounded up. The default is 0.
     #[serde(default)]
     pub sampling_ratio: i32,
-    /// How far an offset of 1 moves a bin, in widths and heights of the RoI; 0.1.
+    /// How far an offset of 1 moves a bin, in widths and heights of the RoI; 0.1 by default.
     #[serde(default = "default_gamma")]
     pub gamma: f32,
-    /// Whether bin (i, j) of output channel o reads channel `(o*ph + i)*pw + j` of x; false.
+    /// Whether bin (i, j) of output channel o reads channel `(o*ph + i)*pw + j` of x; false by
+    /// default.
     #[serde(default, skip_serializing_if = "is_false")]
     pub position_sensitive: bool,
-    /// Groups of neighbouring output channels ("classes") that have offsets and a mask of their own. Divides C_out; 1.
+    /// The number of groups of neighbouring output channels, each with its own offsets and mask
+    /// (mmcv: "classes"). Divides C_out; 1 by default.
     #[serde(default = "one_group", deserialize_with = "attributes::whole", skip_serializing_if = "is_one")]
     pub offset_groups: usize,
 }
 
 impl DeformRoiPoolSpec {
-    /// With the defaults of the others.
+    /// A spec of this output size, with defaults for all other attributes.
     pub fn new(output_size: [usize; 2]) -> Self {
         let (spatial_scale, gamma) = (one(), default_gamma());
         Self { output_size, spatial_scale, sampling_ratio: 0, gamma, position_sensitive: false, offset_groups: 1 }

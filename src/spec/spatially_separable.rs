@@ -4,7 +4,8 @@ use super::activation::ActivationName;
 use super::{Activation, Padding, attributes};
 use serde::{Deserialize, Serialize};
 
-/// The attributes of a [`SpatiallySeparableConv2d`](crate::SpatiallySeparableConv2d): those of the convolution that its two stages replace.
+/// The attributes of a [`SpatiallySeparableConv2d`](crate::SpatiallySeparableConv2d): those of the
+/// convolution that its two stages replace.
 ///
 /// ```
 /// use warpconv::{Padding, SpatiallySeparableSpec};
@@ -16,17 +17,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Attributes", into = "Attributes")]
 pub struct SpatiallySeparableSpec {
-    /// The step between outputs: of the vertical stage, and of the horizontal one; at least 1.
+    /// The step between outputs: the first number for the vertical stage, the second for the
+    /// horizontal one; at least 1.
     pub stride: [usize; 2],
-    /// Zeros around the input: those at the top and bottom for the vertical stage, those at the left and right for the result of
-    /// it.
+    /// Zeros around the input. Those at the top and bottom pad the input of the vertical stage;
+    /// those at the left and right pad its result.
     pub padding: Padding,
-    /// The distance of neighbouring taps: of the vertical stage, and of the horizontal one; at least 1.
+    /// The distance of neighbouring taps: the first number for the vertical stage, the second for
+    /// the horizontal one; at least 1.
     pub dilation: [usize; 2],
-    /// Groups of channels in both stages: 1 is dense, C_in (with as many channels in the middle) applies to each channel on its
-    /// own. Divides C_in, C_mid and C_out.
+    /// Groups of channels in both stages: 1 is dense. With C_in groups, and C_in channels in the
+    /// middle, each channel is convolved on its own. Divides C_in, C_mid and C_out.
     pub groups: usize,
-    /// The nonlinearity at the end. There is none in the middle.
+    /// The nonlinearity at the end. There is none between the stages.
     pub activation: Activation,
 }
 
@@ -36,7 +39,7 @@ impl Default for SpatiallySeparableSpec {
     }
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {

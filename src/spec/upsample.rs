@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 /// How large the output of an [`UpsampleBilinear`](crate::UpsampleBilinear) is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum UpsampleSize {
-    /// So many rows and columns.
+    /// This number of rows and columns.
     Output([usize; 2]),
     /// `floor(input * scale)` rows and columns. Positions are then computed with this scale, not with the ratio of the sizes, as
     /// in PyTorch.
     Scale([f64; 2]),
 }
 
-/// The attributes of an [`UpsampleBilinear`](crate::UpsampleBilinear). In JSON either `output_size` or `scale` is given, each as `[h, w]` or as one number.
+/// The attributes of an [`UpsampleBilinear`](crate::UpsampleBilinear). In JSON either `output_size`
+/// or `scale` is given, each as `[h, w]` or as one number.
 ///
 /// ```
 /// use warpconv::{UpsampleBilinearSpec, UpsampleSize};
@@ -27,11 +28,12 @@ pub enum UpsampleSize {
 pub struct UpsampleBilinearSpec {
     /// How large the output is.
     pub size: UpsampleSize,
-    /// Whether the centres of the corner pixels of input and output coincide, instead of their outer corners.
+    /// Whether the centres of the corner pixels of input and output coincide, instead of their
+    /// outer corners.
     pub align_corners: bool,
 }
 
-/// The JSON form.
+/// The attributes as they are in JSON.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Attributes {
