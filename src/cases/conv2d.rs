@@ -1,4 +1,4 @@
-//! Problems of Conv2d.
+//! Random problems of Conv2d.
 
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
 use crate::layers::{Activation, Conv2dSpec, LayerSpec, Padding};
@@ -6,12 +6,12 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// The degrees of freedom of a convolution, before they are made consistent.
+/// The parameters of a convolution, before they are made consistent.
 #[derive(Debug, Clone)]
 pub(super) struct Conv {
     pub n: usize,
     pub groups: usize,
-    /// Channels a group.
+    /// Channels of a group.
     pub c_in: usize,
     pub c_out: usize,
     pub image: [usize; 2],
@@ -25,10 +25,10 @@ pub(super) struct Conv {
     pub y_margin: [usize; 2],
 }
 
-/// How a plain convolution is made awkward.
+/// A change that makes a plain convolution hard in some way.
 pub(super) type Change = fn(&mut StdRng, &mut Conv);
 
-/// Label, what it is hard on, and the change.
+/// The kinds of problems: label, what it is hard on, and the change.
 pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     ("plain", "nothing special: the case that must not be forgotten", |_, _| {}),
     ("channels_at_tile_edge", "channel counts just below, at and above the widths of tiles and vectors", |rng, c| {
@@ -162,7 +162,7 @@ pub(super) const CHANGES: &[(&str, &str, Change)] = &[
     }),
 ];
 
-/// A depthwise kernel so large, at stride 1, that tensor cores pay.
+/// A depthwise kernel at stride 1 that is so large that tensor cores pay off.
 fn banded(rng: &mut StdRng, c: &mut Conv, widths: &[usize]) {
     (c.groups, c.c_in, c.c_out) = (pick(rng, &[1, 3, 4, 8, 12]), 1, 1);
     c.kernel = [pick(rng, &[1, 4, 7, 9, 13]), pick(rng, widths)];
@@ -172,7 +172,7 @@ fn banded(rng: &mut StdRng, c: &mut Conv, widths: &[usize]) {
     }
 }
 
-/// A depthwise kernel of a size and stride that has kernels of its own.
+/// A depthwise kernel of a size and stride for which there are unrolled kernels.
 fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize, stride: usize) {
     (c.groups, c.c_in, c.c_out) = (pick(rng, &[2, 6, 8, 16, 24, 40]), 1, 1);
     (c.kernel, c.stride, c.dilation) = ([size; 2], [stride; 2], [1, 1]);
@@ -185,7 +185,7 @@ fn unrolled(rng: &mut StdRng, c: &mut Conv, size: usize, stride: usize) {
     }
 }
 
-/// [`CHANGES`] as kinds.
+/// The table [`CHANGES`] as kinds.
 pub(super) fn kinds() -> impl Iterator<Item = Kind> {
     CHANGES.iter().map(|&(name, why, change)| Kind { op: "conv2d", name, why, make: Make::Conv2d(change) })
 }
@@ -215,12 +215,12 @@ impl Conv {
         }
     }
 
-    /// Of all groups.
+    /// The input channels of all groups.
     pub fn input_channels(&self) -> usize {
         self.groups * self.c_in
     }
 
-    /// Draws the activation and makes a problem of it.
+    /// Draws the activation and makes a problem.
     pub fn finish(self, kind: &str, rng: &mut StdRng) -> Problem {
         let linear = [Activation::None, Activation::Relu];
         let activation = if self.values == Values::Exact && rng.random() {
@@ -231,12 +231,12 @@ impl Conv {
         self.problem(kind, activation, rng)
     }
 
-    /// Makes the parts fit one another.
+    /// Makes the parameters consistent.
     fn problem(mut self, kind: &str, activation: Activation, rng: &mut StdRng) -> Problem {
         if self.same {
             self.stride = [1, 1];
         }
-        // the kernel must fit the padded image
+        // The kernel must fit the padded image.
         for axis in 0..2 {
             let span = self.dilation[axis] * (self.kernel[axis] - 1) + 1;
             let padded = self.image[axis] + self.padding[axis] + self.padding[axis + 2];
@@ -261,10 +261,10 @@ impl Conv {
     }
 }
 
-/// Makes the shapes of x and weight, or the attributes, smaller.
+/// A change that makes the shapes of x and weight, or the attributes, smaller.
 type Shrink<'a> = dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut Conv2dSpec) + 'a;
 
-/// Simpler filters and attributes; the tensors are shrunk for all ops alike.
+/// Simpler filters and attributes. Tensors are made smaller for all ops alike.
 pub(super) fn simpler(problem: &Problem, spec: Conv2dSpec, add: &mut dyn FnMut(Problem)) {
     let (Ok(x), Ok(weight)) = (problem.x(), crate::geometry::rank4("weight", problem.shape("weight"))) else { return };
     let mut change = |change: &Shrink<'_>| {
@@ -282,7 +282,7 @@ pub(super) fn simpler(problem: &Problem, spec: Conv2dSpec, add: &mut dyn FnMut(P
         change(&|_, w, _| w[2] = to(w[2]));
         change(&|_, w, _| w[3] = to(w[3]));
         change(&|x, w, s| {
-            // groups, with as many channels each as before
+            // Fewer groups, with as many channels in each as before.
             let groups = to(s.groups).max(1);
             (x[1], w[0], s.groups) = (x[1] / s.groups * groups, w[0] / s.groups * groups, groups);
         });
@@ -304,6 +304,6 @@ pub(super) fn simpler(problem: &Problem, spec: Conv2dSpec, add: &mut dyn FnMut(P
             change(&|_, _, s| s.dilation[axis] = to(s.dilation[axis]));
         }
     }
-    // without an activation no slope is read
+    // Without an activation no slope is read.
     add(Problem { layer: LayerSpec::Conv2d(Conv2dSpec { activation: Activation::None, ..spec }), ..problem.clone() }.with("slope", None));
 }

@@ -1,4 +1,4 @@
-//! Problems of ConvTranspose2d.
+//! Random problems of ConvTranspose2d.
 
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
 use crate::layers::{Activation, ConvTranspose2dSpec, LayerSpec};
@@ -6,12 +6,12 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// The degrees of freedom, before they are made consistent.
+/// The parameters, before they are made consistent.
 #[derive(Debug, Clone)]
 pub(super) struct Transposed {
     n: usize,
     groups: usize,
-    /// Channels a group.
+    /// Channels of a group.
     c_in: usize,
     c_out: usize,
     image: [usize; 2],
@@ -19,20 +19,20 @@ pub(super) struct Transposed {
     stride: [usize; 2],
     padding: [usize; 4],
     dilation: [usize; 2],
-    /// With as much of output_padding as is allowed.
+    /// Whether an axis has the largest output_padding that is allowed.
     extra: [bool; 2],
     values: Values,
     x_margin: [usize; 2],
     y_margin: [usize; 2],
 }
 
-/// A simplification of the shapes of x and weight, and of the spec.
+/// A change that makes the shapes of x and weight, or the spec, simpler.
 type Simplify<'a> = &'a dyn Fn(&mut [usize; 4], &mut [usize; 4], &mut ConvTranspose2dSpec);
 
-/// How a plain transposed convolution is made awkward.
+/// A change that makes a plain transposed convolution hard in some way.
 pub(super) type Change = fn(&mut StdRng, &mut Transposed);
 
-/// Label, what it is hard on, and the change.
+/// The kinds of problems: label, what it is hard on, and the change.
 const CHANGES: &[(&str, &str, Change)] = &[
     ("upsampling", "what networks use: kernels of one and two strides, and 3x3 with output_padding", |rng, t| {
         let (kernel, stride) = *[(2, 2), (4, 2), (3, 2), (5, 2), (4, 4), (8, 4), (6, 3)].choose(rng).expect("not empty");
@@ -104,7 +104,7 @@ const CHANGES: &[(&str, &str, Change)] = &[
     }),
 ];
 
-/// [`CHANGES`] as kinds.
+/// The table [`CHANGES`] as kinds.
 pub(super) fn kinds() -> impl Iterator<Item = Kind> {
     CHANGES.iter().map(|&(name, why, change)| Kind { op: "conv_transpose2d", name, why, make: Make::ConvTranspose2d(change) })
 }
@@ -136,10 +136,10 @@ pub(super) fn problem(kind: &str, change: Change, rng: &mut StdRng) -> Problem {
 }
 
 impl Transposed {
-    /// Makes the parts fit one another.
+    /// Makes the parameters consistent.
     fn problem(mut self, kind: &str, activation: Activation, rng: &mut StdRng) -> Problem {
         let output_padding = [0, 1].map(|axis| if self.extra[axis] { self.stride[axis].max(self.dilation[axis]) - 1 } else { 0 });
-        // the padding must leave a row and a column
+        // The padding must leave at least one row and one column.
         for (axis, extra) in output_padding.into_iter().enumerate() {
             let full = (self.image[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1) + 1 + extra;
             self.padding[axis] = self.padding[axis].min(full - 1);
@@ -157,7 +157,7 @@ impl Transposed {
     }
 }
 
-/// Simpler filters and attributes; the tensors are shrunk for all ops alike.
+/// Simpler filters and attributes. Tensors are made smaller for all ops alike.
 pub(super) fn simpler(problem: &Problem, spec: ConvTranspose2dSpec, add: &mut dyn FnMut(Problem)) {
     let (Ok(x), Ok(weight)) = (problem.x(), crate::geometry::rank4("weight", problem.shape("weight"))) else { return };
     let mut change = |change: Simplify<'_>| {
@@ -176,7 +176,7 @@ pub(super) fn simpler(problem: &Problem, spec: ConvTranspose2dSpec, add: &mut dy
         change(&|_, w, _| w[2] = to(w[2]));
         change(&|_, w, _| w[3] = to(w[3]));
         change(&|x, w, s| {
-            // groups, with as many channels each as before
+            // Fewer groups, with as many channels in each as before.
             let groups = to(s.groups).max(1);
             (x[1], w[0], s.groups) = (x[1] / s.groups * groups, w[0] / s.groups * groups, groups);
         });
@@ -194,7 +194,7 @@ pub(super) fn simpler(problem: &Problem, spec: ConvTranspose2dSpec, add: &mut dy
             change(&|_, _, s| s.output_padding[axis] = s.output_padding[axis].saturating_sub(1));
         }
     }
-    // without an activation no slope is read
+    // Without an activation no slope is read.
     let linear = ConvTranspose2dSpec { activation: Activation::None, ..spec };
     add(Problem { layer: LayerSpec::ConvTranspose2d(linear), ..problem.clone() }.with("slope", None));
 }

@@ -1,4 +1,4 @@
-//! Problems of DeformConv2d: those of a convolution, with offsets.
+//! Random problems of DeformConv2d: those of a convolution, with offsets.
 
 use super::conv2d::{self, Conv};
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
@@ -7,7 +7,8 @@ use crate::layers::{DeformConv2dSpec, LayerSpec};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// The degrees of freedom beside those of a convolution. Offset groups that do not divide the channels become fewer.
+/// The parameters in addition to those of a convolution. Offset groups that do not divide the
+/// channels are made fewer.
 #[derive(Debug, Clone)]
 pub(super) struct Deform {
     conv: Conv,
@@ -15,10 +16,10 @@ pub(super) struct Deform {
     mask: bool,
 }
 
-/// How a plain deformable convolution is made awkward.
+/// A change that makes a plain deformable convolution hard in some way.
 pub(super) type Change = fn(&mut StdRng, &mut Deform);
 
-/// Label, what it is hard on, and the change.
+/// The kinds of problems: label, what it is hard on, and the change.
 const CHANGES: &[(&str, &str, Change)] = &[
     ("deform_plain", "nothing special: the case that must not be forgotten", |_, _| {}),
     ("deform_chunks", "whole 16-byte chunks of channels in groups and offset groups: corners are loaded as vectors", |rng, d| {
@@ -73,7 +74,7 @@ const CHANGES: &[(&str, &str, Change)] = &[
     }),
 ];
 
-/// [`CHANGES`] as kinds.
+/// The table [`CHANGES`] as kinds.
 pub(super) fn kinds() -> impl Iterator<Item = Kind> {
     CHANGES.iter().map(|&(name, why, change)| Kind { op: "deform_conv2d", name, why, make: Make::DeformConv2d(change) })
 }
@@ -86,14 +87,14 @@ pub(super) fn problem(kind: &str, change: Change, rng: &mut StdRng) -> Problem {
     deform.conv.finish(kind, rng).deformable(offset_groups, deform.mask)
 }
 
-/// A problem of a convolution, made deformable.
+/// The problem of a convolution, made deformable.
 pub(super) fn deformable(problem: Problem, offset_groups: usize, mask: bool) -> Problem {
     let LayerSpec::Conv2d(spec) = problem.layer else { return problem };
     let spec = DeformConv2dSpec { offset_groups, ..spec.into() };
     fit(Problem { layer: LayerSpec::DeformConv2d(spec), ..problem }, mask)
 }
 
-/// With offsets, and a mask if so wished, that fit the other tensors.
+/// The problem with offsets, and with a mask if that is wished, whose shapes fit the other tensors.
 pub(super) fn fit(problem: Problem, mask: bool) -> Problem {
     let LayerSpec::DeformConv2d(spec) = problem.layer else { return problem };
     let shapes = problem.x().and_then(|x| DeformGeometry::new(&spec, x, rank4("weight", problem.shape("weight"))?));
@@ -103,7 +104,7 @@ pub(super) fn fit(problem: Problem, mask: bool) -> Problem {
     }
 }
 
-/// Fewer offset groups, and what is simpler in a convolution.
+/// Problems with fewer offset groups, and what is simpler in a convolution.
 pub(super) fn simpler(problem: &Problem, spec: DeformConv2dSpec, add: &mut dyn FnMut(Problem)) {
     for to in SMALLER {
         let spec = DeformConv2dSpec { offset_groups: to(spec.offset_groups), ..spec };

@@ -1,5 +1,6 @@
-//! Problems that are hard on kernels: random ones with an awkwardness each, labelled with why it is awkward. `warpconv verify`
-//! and the crate's tests draw from the same table, and so can users who test their own backends.
+//! Random problems that are hard on kernels. Each has a label that says what makes it hard.
+//! `warpconv verify` and the crate's tests draw from the same table, and so can users who test
+//! backends of their own.
 
 mod conv2d;
 mod conv_transpose2d;
@@ -20,18 +21,20 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What the tensors of a [`Problem`] hold.
+/// What values the tensors of a [`Problem`] hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Values {
-    /// k/64 with |k| <= 64: sums are exact in f32, so linear layers can be compared bit for bit.
+    /// Multiples k/64 with |k| <= 64. Sums are exact in f32, so linear layers can be compared bit
+    /// for bit.
     Exact,
-    /// Uniform in [-1, 1) with every bit of the mantissa in use.
+    /// Uniform in [-1, 1), with every bit of the mantissa in use.
     FullMantissa,
-    /// Mostly as `FullMantissa`, with NaN, infinities, signed zeros and subnormals of every dtype strewn into the inputs; the
-    /// layer's own parameters stay finite, so that every kernel applies.
+    /// Mostly as `FullMantissa`, with NaN, infinities, signed zeros and subnormals of every dtype
+    /// scattered over the inputs. The layer's own parameters stay finite, so that every kernel
+    /// applies.
     Special,
-    /// The same strewn into the weights; all else is as `FullMantissa`.
+    /// As `FullMantissa`, with the same special values scattered over the weights.
     SpecialWeights,
 }
 
@@ -39,35 +42,37 @@ pub enum Values {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Problem {
-    /// Why it is hard: the name of a [`Kind`].
+    /// The label: the name of a [`Kind`].
     pub kind: String,
     /// The layer's op and attributes.
     pub layer: LayerSpec,
-    /// The shape of x, of each parameter and of each other input, by the names of [`LayerSpec::signature`].
+    /// The shape of x, of each parameter and of each other input, by the names of
+    /// [`LayerSpec::signature`].
     pub shapes: BTreeMap<String, Vec<usize>>,
     /// What the tensors hold.
     pub values: Values,
-    /// Channels before and behind the input in the tensor that it is a slice of.
+    /// Channels before and behind the input, in the wider tensor of which the input is a slice.
     pub x_margin: [usize; 2],
-    /// Channels before and behind the output in the tensor that it is a slice of.
+    /// Channels before and behind the output, in the wider tensor of which the output is a slice.
     pub y_margin: [usize; 2],
-    /// Seed of the values.
+    /// The seed of the values.
     pub seed: u64,
 }
 
-/// A kind of awkwardness of the problems of one op.
+/// A kind of problem of one op.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
-    /// The op that is tried.
+    /// The op that is tested.
     pub op: &'static str,
-    /// Its label.
+    /// The label.
     pub name: &'static str,
-    /// What it is hard on.
+    /// What the problem is hard on.
     pub why: &'static str,
     make: Make,
 }
 
-/// How a random problem of a kind is made: a variant for each op, whose module has the rest.
+/// How a random problem of a kind is made. There is a variant for each op; the rest is in the op's
+/// module.
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Conv2d(conv2d::Change),
@@ -79,14 +84,14 @@ enum Make {
     Roi(roi::Op, roi::Change),
 }
 
-/// Every kind of awkwardness that random problems are drawn from, op by op.
+/// Every kind from which random problems are drawn, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
     let conv = conv2d::kinds().chain(conv_transpose2d::kinds()).chain(deform_conv2d::kinds());
     conv.chain(separable::kinds()).chain(pixel::kinds()).chain(roi::kinds())
 }
 
-/// The index that comes `index`-th in an order which meets each of `count` once in a round and neighbours far apart: its step is about
-/// the golden section of `count`.
+/// The index at place `index` of an order that visits each of `count` indices once in a round, with
+/// neighbours far apart. The step is about the golden section of `count`.
 fn interleaved(count: usize, index: u64) -> usize {
     let coprime =
         |step: usize| std::iter::successors(Some((count, step)), |&(a, b)| (b > 0).then(|| (b, a % b))).last().is_some_and(|(a, _)| a == 1);
@@ -99,16 +104,17 @@ fn pick(rng: &mut StdRng, from: &[usize]) -> usize {
 }
 
 impl Problem {
-    /// Problem `index` of the sequence that `seed` gives. The kinds take turns, in an order in which the first few are from all ops.
+    /// Problem `index` of the sequence that `seed` gives. The kinds take turns, in an order in
+    /// which the first few problems are of different ops.
     pub fn random(seed: u64, index: u64) -> Self {
         let kinds: Vec<Kind> = kinds().collect();
         Self::of_kinds(&kinds, seed, index)
     }
 
-    /// The same for these kinds only.
+    /// Problem `index` of a sequence that draws from these kinds only.
     ///
     /// # Panics
-    /// Without a kind.
+    /// If `kinds` is empty.
     pub fn of_kinds(kinds: &[Kind], seed: u64, index: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
         let kind = &kinds[interleaved(kinds.len(), index)];
@@ -123,19 +129,19 @@ impl Problem {
         }
     }
 
-    /// A problem of exact values, without margins. `shapes` are those of x and of the parameters; [`Problem::with_residual`]
-    /// adds what depends on the output.
+    /// A problem of exact values, without margins. `shapes` are those of x and of the parameters;
+    /// [`Problem::with_residual`] adds a tensor whose shape depends on the output.
     pub fn new(layer: LayerSpec, shapes: &[(&str, &[usize])]) -> Self {
         let shapes = shapes.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
         Self { kind: "plain".into(), layer, shapes, values: Values::Exact, x_margin: [0, 0], y_margin: [0, 0], seed: 5 }
     }
 
-    /// A convolution; as [`Problem::new`].
+    /// A problem of a convolution. Otherwise as [`Problem::new`].
     pub fn conv2d(spec: Conv2dSpec, x: Shape, weight: Shape) -> Self {
         Self::convolution(LayerSpec::Conv2d(spec), x, weight, spec.activation, weight[0])
     }
 
-    /// A transposed convolution; as [`Problem::new`].
+    /// A problem of a transposed convolution. Otherwise as [`Problem::new`].
     pub fn conv_transpose2d(spec: ConvTranspose2dSpec, x: Shape, weight: Shape) -> Self {
         Self::convolution(LayerSpec::ConvTranspose2d(spec), x, weight, spec.activation, weight[1] * spec.groups)
     }
@@ -149,7 +155,7 @@ impl Problem {
         Self::new(layer, &shapes)
     }
 
-    /// With a tensor of this name and shape, or without it.
+    /// The problem with a tensor of this name and shape, or without that tensor.
     pub fn with(mut self, name: &str, shape: Option<&[usize]>) -> Self {
         match shape {
             Some(shape) => self.shapes.insert(name.into(), shape.to_vec()),
@@ -158,18 +164,19 @@ impl Problem {
         self
     }
 
-    /// With a residual if so wished and if there is an output.
+    /// The problem with a residual, if that is wished and there is an output.
     pub fn with_residual(self, residual: bool) -> Self {
         let output = self.output_shape().ok().filter(|_| residual);
         self.with("residual", output.as_ref().map(|shape| &shape[..]))
     }
 
-    /// A convolution's problem with offsets, and a mask if so wished.
+    /// The problem of a convolution made deformable: with offsets, and with a mask if that is
+    /// wished.
     pub fn deformable(self, offset_groups: usize, mask: bool) -> Self {
         deform_conv2d::deformable(self, offset_groups, mask)
     }
 
-    /// The shape of a tensor; of no dimensions when it is not there.
+    /// The shape of a tensor. Empty if there is no such tensor.
     pub fn shape(&self, name: &str) -> &[usize] {
         self.shapes.get(name).map_or(&[], Vec::as_slice)
     }
@@ -182,7 +189,7 @@ impl Problem {
         rank4("x", self.shape("x"))
     }
 
-    /// What a plan is asked for.
+    /// The request for a plan for this problem.
     pub(crate) fn request(&self) -> Result<PlanRequest> {
         let request = PlanRequest::new(self.x()?);
         Ok(match self.shapes.get("rois") {
@@ -191,7 +198,7 @@ impl Problem {
         })
     }
 
-    /// The shape of its output.
+    /// The shape of the output.
     ///
     /// # Errors
     /// When the parts of the problem do not fit one another.
@@ -209,7 +216,7 @@ impl Problem {
         self.layer.outline(named.map(|(name, shape)| (name.as_str(), shape.clone())))?.output_shape(&self.request()?)
     }
 
-    /// What it costs in a dtype.
+    /// The cost of the layer in a dtype.
     ///
     /// # Errors
     /// As [`analyse`].
@@ -221,9 +228,9 @@ impl Problem {
         analyse(&self.layer, &named.collect::<Vec<_>>(), &self.request()?, operands)
     }
 
-    /// Whether its tensors are those of its layer and fit one another, and whether the wider tensors that input and output are
-    /// slices of can be; gives the shape of its output. What it accepts can be indexed by what the layer's documentation says
-    /// of each shape.
+    /// Checks that the tensors are those of the layer and fit one another, and that the wider
+    /// tensors around input and output can exist. Returns the shape of the output. The shapes of a
+    /// problem that passes have the dimensions that the layer's documentation states.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] or [`Error::MissingTensor`] for names that are not those of [`LayerSpec::signature`];
@@ -265,7 +272,7 @@ impl Problem {
         Ok(output)
     }
 
-    /// The shapes of the inputs that depend on the output's.
+    /// The shapes of the inputs that depend on the output's shape.
     fn input_shapes(&self, output: Shape) -> Result<Vec<(&'static str, Shape)>> {
         let regions = |pooling: crate::layers::Pooling| {
             let geometry = pooling.geometry(&self.request()?)?;
@@ -294,8 +301,8 @@ impl Problem {
         }
     }
 
-    /// Its tensors by name, rounded to what kernels of a dtype read. Biases and slopes, the vectors, and RoIs are f32 in every
-    /// dtype.
+    /// The tensors by name, rounded to what kernels of a dtype read. Vectors (biases and slopes)
+    /// and RoIs are f32 in every dtype.
     ///
     /// # Errors
     /// When the parts of the problem do not fit one another.
@@ -315,10 +322,11 @@ impl Problem {
         self.shapes.iter().map(array).collect()
     }
 
-    /// Simpler problems that may fail in the same way, the simplest first: smaller sizes, fewer tensors and attributes.
+    /// Simpler problems that may fail in the same way, the simplest first: with smaller sizes,
+    /// fewer tensors, fewer attributes.
     pub fn simpler(&self) -> Vec<Problem> {
         let mut out = Vec::new();
-        // what is no problem has no simpler ones
+        // An invalid problem has no simpler ones.
         if self.check().is_err() {
             return out;
         }
@@ -352,7 +360,8 @@ impl Problem {
         out
     }
 
-    /// What is simpler for every op: fewer images and pixels, no optional tensors, no margins. What does not fit is left out.
+    /// Adds what is simpler for every op: fewer images and pixels, no optional tensors, no margins.
+    /// Shapes that no longer fit are left out.
     fn shrink_tensors(&self, add: &mut dyn FnMut(Problem)) {
         for to in SMALLER {
             for axis in [0, 2, 3] {
@@ -375,7 +384,7 @@ impl Problem {
         }
     }
 
-    /// `count` values for the tensor of this name, as f32 that `dtype` holds exactly.
+    /// `count` values for the tensor of this name, as f32 that `dtype` represents exactly.
     fn values(&self, tensor: &str, count: usize, dtype: DType) -> Result<Vec<f32>> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut rng = StdRng::seed_from_u64(self.seed ^ stream);
@@ -395,13 +404,13 @@ impl Problem {
             Some(special) if rng.random_bool(0.03) => *special.choose(rng).expect("not empty"),
             _ => rng.random_range(-1.0f32..1.0),
         };
-        // offsets of several pixels
+        // Offsets are up to several pixels.
         let reach = if tensor == "offset" { 4.0 } else { 1.0 };
         crate::memory::collect((0..count).map(|_| dtype.round(f64::from(value(&mut rng)) * reach) as f32))
     }
 }
 
-/// Ways to make a size smaller, the boldest first.
+/// Ways to make a size smaller, the largest step first.
 const SMALLER: [fn(usize) -> usize; 3] = [|v| 1.min(v), |v| v / 2, |v| v.saturating_sub(1)];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Problems of PixelShuffle, PixelUnshuffle, SubPixelConv2d, Focus and UpsampleBilinear.
+//! Random problems of PixelShuffle, PixelUnshuffle, SubPixelConv2d, Focus and UpsampleBilinear.
 
 use super::{Kind, Make, Problem, SMALLER, Values, conv2d, pick};
 use crate::layers::{
@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// Makes a problem; its kind is filled in afterwards.
+/// Makes a problem. The label is filled in afterwards.
 pub(super) type MakeProblem = fn(&mut StdRng) -> Problem;
 
 const MAKES: &[(&str, &str, &str, MakeProblem)] = &[
@@ -47,7 +47,7 @@ fn values(rng: &mut StdRng) -> Values {
     *[Values::Exact, Values::FullMantissa, Values::Special].choose(rng).expect("three of them")
 }
 
-/// With margins that keep vectors aligned, or not.
+/// The problem with margins that keep vectors aligned, or do not.
 fn with_margins(problem: Problem, rng: &mut StdRng) -> Problem {
     let mut margin = |odds: f64| if rng.random_bool(odds) { [pick(rng, &[0, 8, 16, 3]), pick(rng, &[0, 8, 5])] } else { [0, 0] };
     let (x_margin, y_margin) = (margin(0.3), margin(0.3));
@@ -69,7 +69,8 @@ fn rows(rng: &mut StdRng, to_wide: bool, factor: usize) -> Problem {
     Problem { values: values(rng), seed: rng.random::<u32>().into(), ..problem }
 }
 
-/// Sizes: images, channels of the wide side, columns of the deep one.
+/// A problem of these sizes: images, channels of the side with more pixels, columns of the side
+/// with more channels.
 fn shuffled(rng: &mut StdRng, to_wide: bool, factor: usize, [n, channels, width]: [usize; 3]) -> Problem {
     let spec = PixelShuffleSpec { factor, order: order(rng) };
     let height = rng.random_range(1..5);
@@ -80,7 +81,7 @@ fn shuffled(rng: &mut StdRng, to_wide: bool, factor: usize, [n, channels, width]
     }
 }
 
-/// A random convolution with its tensors, without what depends on its output.
+/// A random convolution with its tensors, without the residual, whose shape depends on the output.
 fn convolution(rng: &mut StdRng) -> (Conv2dSpec, Problem, [usize; 4], [usize; 4]) {
     loop {
         let problem = conv2d::problem("plain", |_, _| {}, rng);
@@ -90,7 +91,7 @@ fn convolution(rng: &mut StdRng) -> (Conv2dSpec, Problem, [usize; 4], [usize; 4]
     }
 }
 
-/// The convolution's problem as that of a layer with other shapes.
+/// The convolution's problem as one of another layer with other shapes.
 fn of_layer(problem: Problem, layer: LayerSpec, x: [usize; 4], weight: [usize; 4]) -> Problem {
     let mut problem = Problem { layer, ..problem }.with("x", Some(&x)).with("weight", Some(&weight));
     for name in ["bias", "slope"] {
@@ -109,7 +110,7 @@ fn sub_pixel(rng: &mut StdRng, vectors: bool) -> Problem {
         (x[1], conv.groups) = (pick(rng, &[8, 16]), pick(rng, &[1, 1, 2]));
         (weight[0], weight[1]) = (pick(rng, &[8, 16]) * squares, x[1] / conv.groups);
     } else {
-        // a group may have any share of a block's channels
+        // A group may have any share of a block's channels.
         let channels = if rng.random() { conv.groups } else { 1 } * rng.random_range(1..5);
         weight[0] = if (channels * squares).is_multiple_of(conv.groups) { channels * squares } else { channels * squares * conv.groups };
     }
@@ -120,7 +121,7 @@ fn sub_pixel(rng: &mut StdRng, vectors: bool) -> Problem {
 
 fn focus(rng: &mut StdRng) -> Problem {
     let (mut conv, problem, mut x, mut weight) = convolution(rng);
-    // in most problems the fused form applies
+    // In most problems the fused form applies.
     if rng.random_bool(0.7) {
         (weight[0], conv.groups, conv.dilation) = (weight[0] / conv.groups, 1, [1, 1]);
     }
@@ -136,14 +137,15 @@ fn upsample(rng: &mut StdRng, vectors: bool) -> Problem {
         _ if vectors => UpsampleSize::Output([rng.random_range(1..20), pick(rng, &[8, 16, 24])]),
         0 => UpsampleSize::Output([rng.random_range(1..30), rng.random_range(1..30)]),
         1 => UpsampleSize::Scale([pick(rng, &[1, 2, 3, 4]) as f64, pick(rng, &[1, 2, 3, 4]) as f64]),
-        // of few digits: JSON keeps every bit of them
+        // A scale with few digits, of which JSON keeps every bit.
         _ => UpsampleSize::Scale([100, 100].map(|least| f64::from(rng.random_range(least..300)) / 100.0)),
     };
     let layer = LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size, align_corners: rng.random() });
     with_margins(Problem::new(layer, &[("x", &[rng.random_range(0..3), channels, image[0], image[1]])]), rng)
 }
 
-/// Fewer channels, smaller factors and filters; pixels and optional tensors are shrunk for all ops alike.
+/// Fewer channels, smaller factors and filters. Pixels and optional tensors are made smaller for
+/// all ops alike.
 pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
     let Ok(x) = problem.x() else { return };
     let squared = |layer: LayerSpec, x: [usize; 4]| Problem { layer, ..problem.clone() }.with("x", Some(&x));

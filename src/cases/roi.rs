@@ -1,4 +1,4 @@
-//! Problems of the layers that pool RoIs.
+//! Random problems of the layers that pool RoIs.
 
 use super::{Kind, Make, Problem, SMALLER, Values, pick};
 use crate::layers::{DeformRoiPoolSpec, LayerSpec, Pool, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// Which of the layers.
+/// A layer that pools RoIs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Op {
     Align,
@@ -18,11 +18,11 @@ pub(super) enum Op {
 
 const OPS: [(Op, &str); 4] = [(Op::Align, "roi_align"), (Op::Max, "roi_pool"), (Op::Mean, "ps_roi_pool"), (Op::Deform, "deform_roi_pool")];
 
-/// The degrees of freedom of a pooling.
+/// The parameters of a pooling layer.
 #[derive(Debug, Clone)]
 pub(super) struct Regions {
     n: usize,
-    /// Output channels of an offset group, and the number of groups.
+    /// Output channels of an offset group. `offset_groups` is the number of groups.
     channels: usize,
     offset_groups: usize,
     image: [usize; 2],
@@ -42,7 +42,7 @@ pub(super) struct Regions {
 
 pub(super) type Change = fn(&mut StdRng, &mut Regions);
 
-/// What is hard on every layer of the family.
+/// The kinds of problems of every such layer.
 const COMMON: &[(&str, &str, Change)] = &[
     ("plain", "RoIs inside, outside, tiny, reversed and far away, as in all kinds", |_, _| {}),
     ("channels_at_tile_edge", "channel counts just below, at and above those of a vector, a warp and a thread", |rng, r| {
@@ -82,7 +82,7 @@ const COMMON: &[(&str, &str, Change)] = &[
     }),
 ];
 
-/// What is hard where there is a grid.
+/// The kinds of problems of the layers that sample a grid.
 const GRIDS: &[(&str, &str, Change)] = &[
     ("grid_fixed", "grids from one sample to more than a warp's table holds", |rng, r| {
         (r.ratio, r.channels) = (pick(rng, &[1, 2, 3, 4, 15, 16, 17, 33]) as i32, rng.random_range(1..10));
@@ -156,7 +156,8 @@ pub(super) fn problem(op: Op, kind: &str, change: Change, rng: &mut StdRng) -> P
     Problem { kind: kind.into(), values, x_margin, y_margin, seed: rng.random::<u32>().into(), ..problem }
 }
 
-/// Regions inside and outside the image, tiny, reversed and huge, in quarters of a pixel or with every bit of the mantissa.
+/// RoIs inside and outside the image, tiny, reversed and huge, with coordinates in quarters of a
+/// pixel or with every bit of the mantissa.
 pub(super) fn rois(problem: &Problem, rng: &mut StdRng, count: usize) -> Result<Vec<f32>> {
     let (Ok([n, _, h, w]), Some(pooling)) = (problem.x(), problem.layer.pooling()) else {
         return memory::filled(count.saturating_mul(5), 0.0);

@@ -1,4 +1,5 @@
-//! Problems of depthwise separable and spatially separable convolution: those of Conv2d with the second stage added.
+//! Random problems of depthwise separable and spatially separable convolution: those of Conv2d with
+//! a second stage.
 
 use super::{Kind, Make, Problem, SMALLER, conv2d, pick};
 use crate::Shape;
@@ -8,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// The kinds of Conv2d that are hard on a depthwise convolution inside a GEMM's gather.
+/// The kinds of Conv2d that are hard on a depthwise convolution inside the gather of a GEMM.
 const DEPTHWISE: &[&str] = &[
     "plain",
     "channels_at_tile_edge",
@@ -28,7 +29,7 @@ const DEPTHWISE: &[&str] = &[
     "channel_slices",
 ];
 
-/// Those that are hard on what lies between two launches.
+/// The kinds of Conv2d that are hard on the tensor between two launches.
 const SPATIALLY: &[&str] = &[
     "plain",
     "kernel_one_axis",
@@ -52,13 +53,14 @@ pub(super) fn kinds() -> impl Iterator<Item = Kind> {
     of("depthwise_separable", DEPTHWISE, Make::DepthwiseSeparable).chain(of("spatially_separable", SPATIALLY, Make::SpatiallySeparable))
 }
 
-/// The shapes and attributes of a Conv2d, apart from its optional tensors.
+/// The shapes and attributes of a Conv2d, without its optional tensors.
 fn parts(conv: &Problem) -> (Conv2dSpec, Shape, Shape) {
     let LayerSpec::Conv2d(spec) = conv.layer else { unreachable!("it is made by conv2d::problem") };
     (spec, conv.x().expect("it has an x"), rank4("weight", conv.shape("weight")).expect("it has a weight"))
 }
 
-/// Another layer with the values and margins of `conv`, and its residual if it had one.
+/// A problem of another layer with the values and margins of `conv`, and with a residual if `conv`
+/// has one.
 fn with_layer(conv: &Problem, layer: LayerSpec, shapes: &[(&str, Vec<usize>)]) -> Problem {
     let shapes: Vec<(&str, &[usize])> = shapes.iter().map(|(name, shape)| (*name, &shape[..])).collect();
     let Problem { kind, values, x_margin, y_margin, seed, .. } = conv.clone();
@@ -66,7 +68,8 @@ fn with_layer(conv: &Problem, layer: LayerSpec, shapes: &[(&str, Vec<usize>)]) -
     problem.with_residual(conv.shapes.contains_key("residual"))
 }
 
-/// The Conv2d's kernel and channels in the depthwise stage, its outputs in the pointwise one.
+/// The kernel and input channels of the Conv2d are those of the depthwise stage, its outputs those
+/// of the pointwise stage.
 pub(super) fn depthwise(conv: Problem, rng: &mut StdRng) -> Problem {
     let (spec, x, [c_out, _, kh, kw]) = parts(&conv);
     let Conv2dSpec { stride, padding, dilation, activation, .. } = spec;
@@ -88,8 +91,8 @@ pub(super) fn depthwise(conv: Problem, rng: &mut StdRng) -> Problem {
     with_layer(&conv, LayerSpec::DepthwiseSeparableConv2d(spec), &shapes)
 }
 
-/// The Conv2d's kernel as a column and a row: one channel of each in every group, or any number of them between, or, of one group,
-/// more than a tile or a step has.
+/// The kernel of the Conv2d as a column and a row. Between them there is one channel of each group,
+/// or any number of channels, or, with one group, more than a tile or a step has.
 pub(super) fn spatially(conv: Problem, rng: &mut StdRng) -> Problem {
     let (spec, mut x, [mut c_out, mut group_in, kh, kw]) = parts(&conv);
     let Conv2dSpec { stride, padding, dilation, mut groups, activation } = spec;
@@ -142,7 +145,8 @@ fn simpler_window(
     }
 }
 
-/// Sets a dimension of several tensors, of those that are there.
+/// The problem with one dimension of several tensors set to `size`. Tensors that are not there are
+/// skipped.
 fn resized(problem: &Problem, size: usize, places: &[(&str, usize)]) -> Problem {
     let mut problem = problem.clone();
     for (name, axis) in places {

@@ -1,4 +1,5 @@
-//! A layer of any kind, for what is known only at run time: JSON files, networks, the program.
+//! A layer of any kind, for programs that learn only at run time which kind it is: from a JSON
+//! file, from a network, or from the command line.
 
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
 use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
@@ -15,26 +16,28 @@ use crate::{DType, Device, Element, Shape, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::collections::BTreeMap;
 
-/// What a layer of some kind is made of.
+/// The names of the tensors that belong to a kind of layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signature {
-    /// Tensors that belong to the layer.
+    /// The parameters: tensors that belong to the layer.
     pub parameters: &'static [&'static str],
-    /// Tensors that it reads at each run.
+    /// The inputs: tensors that the layer reads at each run.
     pub inputs: &'static [&'static str],
 }
 
-/// Shapes by name.
+/// Shapes of tensors by name.
 pub type Shapes = Vec<(&'static str, Vec<usize>)>;
 
-/// What the program, the corpus and the tests need of a kind of layer beyond [`Layer`].
+/// What the program, the conformance corpus and the tests need of each kind of layer, beyond
+/// [`Layer`].
 pub(crate) trait Kind: Layer + Sized {
-    /// Its attributes.
+    /// The attributes of this kind of layer.
     type Spec;
-    /// The names of its tensors.
+    /// The names of the layer's tensors.
     const SIGNATURE: Signature;
 
-    /// The layer from its spec and its parameters, of which it takes all that [`Kind::SIGNATURE`] names.
+    /// Builds the layer from its spec and its parameters. It takes every parameter that
+    /// [`Kind::SIGNATURE`] names.
     fn build(spec: Self::Spec, parameters: &mut Named) -> Result<Self>;
 
     /// As [`AnyLayer::parameters`].
@@ -51,12 +54,12 @@ pub(crate) trait Kind: Layer + Sized {
 pub(crate) struct Named {
     op: &'static str,
     parameters: BTreeMap<String, Parameter>,
-    /// Which there were, for errors.
+    /// The names of all parameters that were given, for error messages.
     names: String,
 }
 
 impl Named {
-    /// The parameters of a layer of this signature.
+    /// Accepts the parameters of a layer of this signature.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] for a name that it does not know.
@@ -69,7 +72,7 @@ impl Named {
         Ok(Self { op, parameters, names })
     }
 
-    /// One that must be there.
+    /// Takes a parameter that must be there.
     pub fn take(&mut self, name: &'static str) -> Result<Parameter> {
         self.optional(name).ok_or_else(|| Error::MissingTensor { op: self.op, name: name.into(), available: self.names.clone() })
     }
@@ -79,7 +82,7 @@ impl Named {
     }
 }
 
-/// The JSON form of a layer, its attributes as they are.
+/// A layer as it is in JSON, with its attributes not yet read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a layer, {\"op\": ..., \"attrs\": {...}}")]
 struct Tagged {
@@ -94,11 +97,12 @@ impl<'de> Deserialize<'de> for LayerSpec {
     }
 }
 
-/// The kinds of layers: a layer type, its spec and its name in JSON. All that depends on the kind is dispatched here.
+/// Defines the enums over all kinds of layers from a list: for each kind the layer type, its spec
+/// and its name in JSON. Everything that depends on the kind is dispatched here.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($spec:ident) = $op:literal;)*) => {
-        /// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`; without `attrs`, each attribute is its
-        /// default.
+        /// The spec of a layer of any kind. Its JSON form is `{"op": ..., "attrs": {...}}`. Without
+        /// `attrs`, all attributes have their defaults.
         ///
         /// ```
         /// use warpconv::LayerSpec;
@@ -116,10 +120,10 @@ macro_rules! kinds {
         }
 
         impl LayerSpec {
-            /// Every op that this build knows.
+            /// The names of all ops that this build knows.
             pub const OPS: &'static [&'static str] = &[$($op),*];
 
-            /// From its JSON form; or what is wrong with it.
+            /// The spec that JSON describes. An error says what is wrong.
             fn from_tagged(Tagged { op, attrs }: Tagged) -> Result<Self, String> {
                 match op.as_str() {
                     $($op => attributes::of($op, attrs.unwrap_or_default()).map(LayerSpec::$kind),)*
@@ -130,22 +134,23 @@ macro_rules! kinds {
                 }
             }
 
-            /// The op's name in JSON.
+            /// The name of the op in JSON.
             pub fn op(&self) -> &'static str {
                 match self {
                     $(LayerSpec::$kind(_) => $op,)*
                 }
             }
 
-            /// The names of its parameters and inputs.
+            /// The names of the layer's parameters and inputs.
             pub fn signature(&self) -> Signature {
                 match self {
                     $(LayerSpec::$kind(_) => <$kind as Kind>::SIGNATURE,)*
                 }
             }
 
-            /// Shapes of the parameters that it needs for an input of shape `x`, where a user gives none: as many output as
-            /// input channels and 3x3 filters, or those of `weight`. Bias is left out.
+            /// Shapes of the parameters that the layer needs for an input of shape `x`. They stand
+            /// in when a user gives none: as many output as input channels, and a 3x3 filter unless
+            /// `weight` says otherwise. There is no bias.
             pub fn typical_parameters(&self, x: Shape, weight: Option<Shape>) -> Shapes {
                 match self {
                     $(LayerSpec::$kind(spec) => <$kind as Kind>::typical_parameters(spec, x, weight),)*
@@ -167,15 +172,17 @@ macro_rules! kinds {
                 }
             }
 
-            /// Its parameters by the names of [`LayerSpec::signature`], without those that it does not have.
+            /// The layer's parameters by the names of [`LayerSpec::signature`]. Optional parameters
+            /// that the layer does not have are left out.
             pub fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
                 match self {
                     $(AnyLayer::$kind(layer) => layer.parameters(),)*
                 }
             }
 
-            /// What the numerics contract demands of its results in `dtype` for the inputs of `request`. The bit-for-bit rule
-            /// is on when the layer is linear; whether it holds depends on the values too.
+            /// The bound that the numerics contract sets for the layer's results in `dtype` on the
+            /// inputs of `request`. For a linear layer it includes the bit-for-bit rule; whether
+            /// that rule applies also depends on the values.
             ///
             /// # Errors
             /// When the layer cannot be applied to such an input.
@@ -266,7 +273,7 @@ kinds! {
 }
 
 impl LayerSpec {
-    /// Reads `{"op": ..., "attrs": {...}}`.
+    /// Reads a layer from JSON: `{"op": ..., "attrs": {...}}`.
     ///
     /// # Errors
     /// [`Error::Parse`] for malformed JSON, an unknown op or key, or a value of the wrong type.
@@ -276,21 +283,21 @@ impl LayerSpec {
     }
 }
 
-/// What [`Error::MissingTensor`] says of the tensors that there are.
+/// The end of [`Error::MissingTensor`]'s message: which tensors there are.
 fn available<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names = listed(names);
     if names.is_empty() { " (there is no tensor at all)".into() } else { format!(" (there are: {names})") }
 }
 
-/// A tensor that is none of those that the op knows.
+/// The error for a tensor that the op does not know.
 pub(crate) fn unexpected(op: &'static str, name: &str, known: &[&str]) -> Error {
     let known = if known.is_empty() { "no such tensors".into() } else { known.join(", ") + &did_you_mean(name, known) };
     Error::UnexpectedTensor { op, name: name.into(), known }
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
-    /// The inputs of the layer of `spec` by the names of [`LayerSpec::signature`]; `rois` are apart, since they are f32 in
-    /// every dtype.
+    /// The inputs of a layer of `spec`, by the names of [`LayerSpec::signature`]. `rois` are an
+    /// argument of their own, since they are f32 whatever the dtype.
     ///
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`].
@@ -314,13 +321,14 @@ impl<'a, T: Element> Inputs<'a, T> {
     }
 }
 
-/// A layer of which only the shapes are known: enough to check it, and to say what it gives and which kernel would run.
+/// A layer of which only the shapes are known. That is enough to check it, and to say what shape
+/// its output has and which kernel would run.
 #[derive(Debug, Clone)]
 pub struct Outline(AnyLayer);
 
 impl LayerSpec {
-    /// The outline of a layer with parameters of these shapes, by the names of [`LayerSpec::signature`]. No memory is needed for
-    /// their values.
+    /// The outline of a layer with parameters of these shapes, by the names of
+    /// [`LayerSpec::signature`]. It needs no memory for the values of the parameters.
     ///
     /// ```
     /// use warpconv::{Device, LayerSpec};
@@ -354,7 +362,7 @@ impl Outline {
         self.0.parameter_shapes()
     }
 
-    /// The kernel that a plan would run, and why.
+    /// Which kernel a plan would run, and why.
     ///
     /// # Errors
     /// As [`Layer::plan`].
@@ -363,7 +371,8 @@ impl Outline {
     }
 }
 
-/// A layer that can be made of a spec and named parameters: each kind of layer, and [`AnyLayer`], whose spec says which kind it is.
+/// A layer that can be built from a spec and named parameters. Each kind of layer is one, and so is
+/// [`AnyLayer`], whose spec says which kind it is.
 pub trait FromParameters: Layer {
     /// The layer's attributes.
     type Spec;
@@ -371,10 +380,11 @@ pub trait FromParameters: Layer {
     /// The names of the layer's parameters and inputs.
     fn signature(spec: &Self::Spec) -> Signature;
 
-    /// The layer of these attributes with parameters by the names of its [`Signature`].
+    /// Builds the layer of these attributes from parameters with the names of its [`Signature`].
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] for other names; what the layer itself refuses.
+    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] for other names; what the layer
+    /// itself refuses.
     fn from_parameters(spec: Self::Spec, parameters: BTreeMap<String, Parameter>) -> Result<Self>;
 }
 
@@ -391,7 +401,8 @@ impl FromParameters for AnyLayer {
 }
 
 impl AnyLayer {
-    /// Builds the layer from its spec and its named parameters, as a safetensors file holds them.
+    /// Builds the layer from its spec and its named parameters. The names are those of a
+    /// safetensors file.
     ///
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when the names are not those of
@@ -400,7 +411,8 @@ impl AnyLayer {
         Self::build(spec, &mut Named::of(spec.op(), spec.signature(), parameters)?)
     }
 
-    /// The shapes of its parameters, which with the spec determine its cost.
+    /// The shapes of the layer's parameters. Together with the spec they determine the layer's
+    /// cost.
     pub fn parameter_shapes(&self) -> Shapes {
         self.parameters().into_iter().map(|(name, parameter)| (name, parameter.shape().to_vec())).collect()
     }

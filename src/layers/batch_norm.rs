@@ -1,16 +1,19 @@
-//! Batch normalisation, folded into the convolution before it.
+//! Batch normalisation, which is folded into the convolution before it.
 
 use super::Parameter;
 use crate::error::{Error, Result};
 use crate::memory;
 
-/// The statistics and affine parameters of a batch normalisation, one value each for every output channel of the layer before it.
+/// The statistics and affine parameters of a batch normalisation: one value of each for every
+/// output channel of the layer before it.
 ///
-/// An inference network needs no batch normalisation of its own: `fold_batch_norm` of the layer before it, such as
-/// [`Conv2d::fold_batch_norm`](crate::Conv2d::fold_batch_norm), puts it into weight and bias.
+/// A network for inference needs no layer for batch normalisation: `fold_batch_norm` of the layer
+/// before it, such as [`Conv2d::fold_batch_norm`](crate::Conv2d::fold_batch_norm), changes weight
+/// and bias instead.
 /// [`Scope::batch_norm`](crate::io::Scope::batch_norm) reads one from a file by PyTorch's names.
 ///
-/// Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift", 2015.
+/// Source: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+/// Internal Covariate Shift", 2015.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchNorm {
     /// Scale (PyTorch's `weight`).
@@ -21,14 +24,15 @@ pub struct BatchNorm {
     pub mean: Vec<f32>,
     /// Running variance (PyTorch's `running_var`).
     pub variance: Vec<f32>,
-    /// Added to the variance: 1e-5 in PyTorch unless the model says otherwise.
+    /// Epsilon, which is added to the variance: 1e-5 in PyTorch unless the model says otherwise.
     pub epsilon: f32,
 }
 
 impl BatchNorm {
-    /// Weight and bias of a layer that does what the layer with `weight` and `bias` and then this normalisation do:
-    /// `w' = w * gamma / sqrt(variance + epsilon)`, `b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta`, computed in f64
-    /// and rounded once to f32. `channel_of` gives the output channel of each element of the weight.
+    /// The weight and bias of one layer that does what the layer with `weight` and `bias` followed
+    /// by this normalisation does: `w' = w * gamma / sqrt(variance + epsilon)`,
+    /// `b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta`. Both are computed in f64 and
+    /// rounded once to f32. `channel_of` gives the output channel of each element of the weight.
     ///
     /// # Errors
     /// [`Error::Shape`] when there is not one value for each of the output channels; [`Error::Attribute`] for a variance +

@@ -9,7 +9,7 @@ use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape, memory};
 use std::ops::Range;
 
-/// 2-D convolution (cross-correlation, as in PyTorch) with its tail:
+/// 2-D convolution (cross-correlation, as in PyTorch), followed by bias, residual and activation:
 ///
 /// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * xpad[n, g(o)*C_in/groups + c, y*sh + i*dh, x*sw + j*dw]`,
 /// `y = activation(z + bias[o] + residual[n,o,y,x])`, with group `g(o) = o / (C_out / groups)`.
@@ -22,7 +22,8 @@ use std::ops::Range;
 /// | depthwise | `groups: C_in`, weight [C_in * multiplier, 1, kh, kw] |
 /// | dilated (atrous) | `dilation` above 1, each axis its own |
 ///
-/// Sources: PyTorch `torch.nn.Conv2d`; Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016.
+/// Sources: PyTorch `torch.nn.Conv2d`; Dumoulin and Visin, "A guide to convolution arithmetic for
+/// deep learning", 2016.
 ///
 /// ```
 /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, Parameter, Tensor};
@@ -43,14 +44,14 @@ pub struct Conv2d {
     packed: PackedWeights,
 }
 
-/// Some groups of a [`Conv2d`], as [`Conv2d::split_groups`] makes it.
+/// Some of the groups of a [`Conv2d`], made by [`Conv2d::split_groups`].
 #[derive(Debug, Clone)]
 pub struct GroupPart {
     /// The convolution of these groups.
     pub layer: Conv2d,
-    /// Its channels of x.
+    /// The channels of x that these groups read.
     pub input: Range<usize>,
-    /// Its channels of y.
+    /// The channels of y that these groups write.
     pub output: Range<usize>,
 }
 
@@ -58,13 +59,13 @@ impl Conv2d {
     /// A convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
     ///
     /// # Errors
-    /// [`Error::Rank`], and what [`Conv2dSpec::check_weight`] refuses; [`Error::MissingTensor`] is left to
-    /// [`Conv2d::with_slope`], which a prelu needs before it can be planned.
+    /// [`Error::Rank`], and what [`Conv2dSpec::check_weight`] refuses. With prelu the layer needs
+    /// [`Conv2d::with_slope`] before it can be planned.
     pub fn new(spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
         Self::of_op("conv2d", spec, weight)
     }
 
-    /// The convolution inside a layer of another kind, which errors then name.
+    /// A convolution that is part of a layer of another kind. Errors name that kind.
     pub(crate) fn of_op(op: &'static str, spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
         let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
             name: "weight",
@@ -77,7 +78,7 @@ impl Conv2d {
         Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias `[C_out]`.
+    /// Adds a bias of shape `[C_out]`.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -97,9 +98,10 @@ impl Conv2d {
         Ok(self)
     }
 
-    /// Folds a batch normalisation that follows the convolution (and comes before the activation) into weight and bias:
-    /// `w' = w * gamma / sqrt(variance + epsilon)`, `b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta`, computed in
-    /// f64 and rounded once to f32.
+    /// Folds a batch normalisation into weight and bias. The normalisation follows the convolution
+    /// and comes before the activation. `w' = w * gamma / sqrt(variance + epsilon)`,
+    /// `b' = (b - mean) * gamma / sqrt(variance + epsilon) + beta`, computed in f64 and rounded
+    /// once to f32.
     ///
     /// # Errors
     /// [`Error::Shape`] when a vector's length is not C_out; [`Error::Attribute`] for a variance + epsilon that is not
@@ -112,9 +114,10 @@ impl Conv2d {
         Ok(self)
     }
 
-    /// The layer as `parts` layers that each have some of its groups, for as many devices: part i reads the channels
-    /// [`GroupPart::input`] of x and writes the channels [`GroupPart::output`] of y. Groups do not depend on one another, so
-    /// that devices exchange nothing. (Krizhevsky, Sutskever and Hinton 2012 split AlexNet so.)
+    /// Splits the layer into `parts` layers that each have some of its groups, one for each of
+    /// several devices. Part i reads the channels [`GroupPart::input`] of x and writes the channels
+    /// [`GroupPart::output`] of y. Groups do not depend on one another, so the devices exchange
+    /// nothing. (Krizhevsky, Sutskever and Hinton 2012 split AlexNet in this way.)
     ///
     /// # Errors
     /// [`Error::Attribute`] when there are not between 1 and as many parts as groups.
@@ -127,7 +130,8 @@ impl Conv2d {
         let [c_out, group_in, kh, kw] = self.weight_shape;
         let (group_out, filter) = (c_out / groups, group_in * kh * kw);
         let part = |index: usize| {
-            // as even as can be; every group has a weight, so that the products fit
+            // The split is as even as possible. Every group has a weight, so the products cannot
+            // overflow.
             let own = index * groups / parts..(index + 1) * groups / parts;
             let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
             let weight = |all: &[f32]| memory::collect(all[output.start * filter..output.end * filter].iter().copied());
@@ -141,22 +145,22 @@ impl Conv2d {
         (0..parts).map(part).collect()
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &Conv2dSpec {
         &self.spec
     }
 
-    /// Its weight [C_out, C_in / groups, kh, kw].
+    /// The weight [C_out, C_in / groups, kh, kw].
     pub fn weight(&self) -> &Parameter {
         &self.weight
     }
 
-    /// Its bias `[C_out]`.
+    /// The bias `[C_out]`.
     pub fn bias(&self) -> Option<&Parameter> {
         self.tail.bias.as_ref()
     }
 
-    /// Its prelu slope `[C_out]`.
+    /// The slope of prelu, `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
         self.tail.slope.as_ref()
     }
@@ -165,12 +169,12 @@ impl Conv2d {
         &self.tail
     }
 
-    /// What a plan is made from.
+    /// What the choice of a kernel needs to know of this layer.
     pub(crate) fn weighted(&self, geometry: ConvGeometry) -> WeightedConv<'_> {
         WeightedConv { geometry, weight: &self.weight, epilogue: self.tail.epilogue(), packed: &self.packed }
     }
 
-    /// The geometry on an input of shape `x`.
+    /// The geometry of the convolution on an input of shape `x`.
     ///
     /// # Errors
     /// As [`ConvGeometry::conv2d`].
@@ -182,7 +186,7 @@ impl Conv2d {
         self.weight_shape
     }
 
-    /// Takes bias and slope, and refuses a prelu without its slope.
+    /// Takes bias and slope from the named parameters, and refuses a prelu without a slope.
     pub(crate) fn take_tail(mut self, parameters: &mut Named) -> Result<Self> {
         self.tail = self.tail.take("bias", "slope", parameters)?;
         Ok(self)

@@ -7,26 +7,32 @@ use crate::kernels::{PackedWeights, conv_transpose};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
-/// Transposed convolution with its tail: each input pixel is spread over the outputs that a convolution would have gathered it
-/// for. `x[n,c,p,q] * w[c,o,i,j]` is added at row `p*sh + i*dh - top`, column `q*sw + j*dw - left` of channel
-/// `g(c)*C_out/groups + o`, with group `g(c) = c / (C_in / groups)`; then `y = activation(z + bias + residual)`.
+/// Transposed convolution, followed by bias, residual and activation. Each input pixel contributes
+/// to the outputs from which a convolution would have read it: `x[n,c,p,q] * w[c,o,i,j]` is added
+/// at row `p*sh + i*dh - top`, column `q*sw + j*dw - left` of channel `g(c)*C_out/groups + o`, with
+/// group `g(c) = c / (C_in / groups)`. Then `y = activation(z + bias + residual)`.
 ///
-/// The output has `(H - 1)*sh + dh*(kh - 1) + 1 + output_padding - top - bottom` rows, the columns alike.
+/// The output has `(H - 1)*sh + dh*(kh - 1) + 1 + output_padding - top - bottom` rows, and columns
+/// likewise.
 ///
-/// **It is not an inverse.** Written as a matrix on the flattened image, it is the transpose of the matrix of the [`super::Conv2d`]
-/// with the same weight, stride, padding and dilation: it restores that convolution's input *shape*, not its values. (Hence
-/// "deconvolution" is a misnomer.) So `<conv(x), y> = <x, conv_transpose(y)>`, and the gradient of a convolution by its input is
-/// this layer.
+/// **It is not an inverse.** Written as a matrix on the flattened image, it is the transpose of the
+/// matrix of the [`super::Conv2d`] with the same weight, stride, padding and dilation. It restores
+/// the *shape* of that convolution's input, not its values. (So "deconvolution" is a misnomer.)
+/// Therefore `<conv(x), y> = <x, conv_transpose(y)>`, and this layer is the gradient of a
+/// convolution with respect to its input.
 ///
-/// # How it relates to zeros that are inserted
-/// The same result comes from inserting `s - 1` zeros between the input's pixels, a border of zeros and the flipped filter at
-/// stride 1. With a border of `k - 1 - p` zeros on a side that is the layer with padding `p`. A border of `s - 1` zeros, which gives
-/// `s*n + (s - k)` outputs for `n` inputs, is the layer with padding `k - s` on each side, since `k - 1 - (k - s) = s - 1`. Where
-/// `k < s` that padding is negative: such a border reaches beyond all taps. The layer with padding 0 and output_padding
-/// `s - k` then has `s*n` outputs, and the other form the same with `s - k` more at the front, where no tap reaches either.
-/// The kernels insert nothing: they compute each of the `sh*sw` phases of the output as a small dense convolution (kernels/conv_transpose.cu).
+/// # How it relates to inserted zeros
+/// The same result comes from inserting `s - 1` zeros between the input's pixels, adding a border
+/// of zeros, and convolving with the flipped filter at stride 1. A border of `k - 1 - p` zeros on a
+/// side corresponds to the layer with padding `p`. A border of `s - 1` zeros, which gives
+/// `s*n + (s - k)` outputs for `n` inputs, therefore corresponds to padding `k - s` on each side,
+/// since `k - 1 - (k - s) = s - 1`. If `k < s`, that padding is negative: the border reaches beyond
+/// all taps. The layer with padding 0 and output_padding `s - k` then has `s*n` outputs; the form
+/// with zeros has these and `s - k` more at the front, which no tap reaches either. The kernels
+/// insert no zeros: they compute each of the `sh*sw` phases of the output as a small dense
+/// convolution (kernels/conv_transpose.cu).
 ///
-/// [`bilinear_kernel`] initialises it as an upsampler.
+/// [`bilinear_kernel`] gives a filter that makes the layer a bilinear upsampler.
 ///
 /// Sources: Zeiler et al., "Deconvolutional Networks", 2010; Dumoulin and Visin, "A guide to convolution arithmetic for deep
 /// learning", 2016; PyTorch `torch.nn.ConvTranspose2d`.
@@ -57,7 +63,8 @@ impl ConvTranspose2d {
     /// A transposed convolution with a weight [C_in, C_out / groups, kh, kw], without bias.
     ///
     /// # Errors
-    /// [`Error::Rank`], and what [`ConvTranspose2dSpec::check_weight`] refuses; [`Error::Overflow`].
+    /// [`Error::Rank`], and what [`ConvTranspose2dSpec::check_weight`] refuses;
+    /// [`Error::Overflow`].
     pub fn new(spec: ConvTranspose2dSpec, weight: Parameter) -> Result<Self> {
         let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
             name: "weight",
@@ -72,7 +79,7 @@ impl ConvTranspose2d {
         Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias `[C_out]`.
+    /// Adds a bias of shape `[C_out]`.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -92,11 +99,12 @@ impl ConvTranspose2d {
         Ok(self)
     }
 
-    /// Folds a batch normalisation that follows the layer (and comes before the activation) into weight and bias, by the output
-    /// channels of the weight [C_in, C_out / groups, kh, kw]. As [`crate::Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation into weight and bias. The normalisation follows the layer and
+    /// comes before the activation. Output channels are those of the weight [C_in, C_out / groups,
+    /// kh, kw]. The formula is that of [`crate::Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         let [c_in, group_out, kh, kw] = self.weight_shape;
         let (taps, group_in) = (kh * kw, c_in / self.spec.groups);
@@ -106,27 +114,27 @@ impl ConvTranspose2d {
         Ok(self)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &ConvTranspose2dSpec {
         &self.spec
     }
 
-    /// Its weight [C_in, C_out / groups, kh, kw].
+    /// The weight [C_in, C_out / groups, kh, kw].
     pub fn weight(&self) -> &Parameter {
         &self.weight
     }
 
-    /// Its bias `[C_out]`.
+    /// The bias `[C_out]`.
     pub fn bias(&self) -> Option<&Parameter> {
         self.tail.bias.as_ref()
     }
 
-    /// Its prelu slope `[C_out]`.
+    /// The slope of prelu, `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
         self.tail.slope.as_ref()
     }
 
-    /// The geometry on an input of shape `x`.
+    /// The geometry of the layer on an input of shape `x`.
     ///
     /// # Errors
     /// As [`ConvGeometry::conv_transpose2d`].
@@ -181,14 +189,16 @@ impl Kind for ConvTranspose2d {
     }
 }
 
-/// The filter [kernel, kernel] with which a [`ConvTranspose2d`] of this stride upsamples bilinearly: the product of two tents,
-/// `1 - |i - (kernel - 1) / 2| / stride` where that is positive.
+/// A filter [kernel, kernel] with which a [`ConvTranspose2d`] of this stride upsamples bilinearly.
+/// It is the product of two tents, `1 - |i - (kernel - 1) / 2| / stride` where that is positive.
 ///
-/// The usual size is `kernel = 2 * stride - stride % 2`, with padding `(kernel - stride) / 2`. Away from the border, beyond which
-/// there are zeros, this interpolates as bilinear upsampling without aligned corners does; as a layer it can go on to learn. For
-/// all channels alike it is a weight [C, 1, kernel, kernel] with `groups` C.
+/// The usual size is `kernel = 2 * stride - stride % 2`, with padding `(kernel - stride) / 2`. Away
+/// from the border, beyond which there are zeros, this interpolates as bilinear upsampling without
+/// aligned corners does. Unlike that, the filter can be trained further. For the same filter in all
+/// channels, repeat it into a weight [C, 1, kernel, kernel] and set `groups` to C.
 ///
-/// Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", 2015.
+/// Source: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation",
+/// 2015.
 ///
 /// ```
 /// use warpconv::layers::bilinear_kernel;

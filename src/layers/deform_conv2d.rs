@@ -1,4 +1,4 @@
-//! DeformConv2d: convolution whose taps sample the input where offsets say.
+//! DeformConv2d: a convolution whose taps read the input at positions that an offset moves.
 
 use super::{BatchNorm, DeformConv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
 use crate::error::{Error, Result};
@@ -7,17 +7,19 @@ use crate::kernels::{PackedWeights, deform_conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
-/// Roundings of a sample in f32: the weights of its four corners, their products, and the mask.
+/// Roundings in f32 that make one sample: the weights of its four corners, the products with them,
+/// and the mask.
 const SAMPLE_ROUNDINGS: usize = 9;
 
-/// Deformable convolution, v1 and, with a mask, v2 (modulated):
+/// Deformable convolution: v1 and, with a mask, v2 (modulated):
 ///
 /// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * mask * S(y*sh - top + i*dh + dy, x*sw - left + j*dw + dx)`,
 /// `y = activation(z + bias[o] + residual[n,o,y,x])`.
 ///
-/// S is channel c of the group, bilinear between its pixels and zero outside the image: a position between the last pixel and
-/// the first one outside has the weight of what is inside. `dy`, `dx` and `mask` are those of output pixel (y, x), tap t = (i, j)
-/// and offset group q of channel c:
+/// S is channel c of the group, interpolated bilinearly between its pixels, and zero outside the
+/// image. A position between the last pixel and the first one outside is a blend of that pixel and
+/// zero. `dy`, `dx` and `mask` belong to output pixel (y, x), tap t = (i, j) and offset group q of
+/// channel c:
 ///
 /// | input of [`super::Inputs`] | shape | channels |
 /// | --- | --- | --- |
@@ -26,12 +28,14 @@ const SAMPLE_ROUNDINGS: usize = 9;
 /// | `mask`, v2 only | `[N, offset_groups * kh * kw, H_out, W_out]` | `q * kh * kw + t` |
 /// | `residual`, optional | `[N, C_out, H_out, W_out]` | |
 ///
-/// Offset and mask may be in either format, in the layer's dtype or in f32. Positions and weights of the interpolation are f32;
-/// `mask * S` is rounded once to the dtype. Any offset is safe: NaN, infinite and far ones sample zero. A pixel of weight zero is
-/// not read, so an infinity beside a whole position does not spread (in torchvision it becomes NaN). The mask multiplies always:
-/// infinity times a sample of zero is NaN.
+/// Offset and mask may be in either format, and in the layer's dtype or in f32. Positions and
+/// weights of the interpolation are f32; `mask * S` is rounded once to the dtype. Any offset is
+/// safe: NaN, infinite and far offsets sample zero. A pixel whose weight is zero is not read, so an
+/// infinite pixel next to a whole position does not spread (in torchvision the result is NaN). The
+/// mask always multiplies: an infinite mask times a sample of zero is NaN.
 ///
-/// It runs as one kernel without a workspace: samples go straight into the tiles that are multiplied.
+/// The layer runs as one kernel without a workspace: samples go straight into the tiles that are
+/// multiplied.
 ///
 /// Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2: More Deformable,
 /// Better Results", CVPR 2019; semantics of `torchvision.ops.deform_conv2d`.
@@ -63,8 +67,8 @@ impl DeformConv2d {
     /// A deformable convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
     ///
     /// # Errors
-    /// [`Error::Rank`], and what [`DeformGeometry::check_weight`] refuses; [`Error::MissingTensor`] is left to
-    /// [`DeformConv2d::with_slope`], which a prelu needs before it can be planned.
+    /// [`Error::Rank`], and what [`DeformGeometry::check_weight`] refuses. With prelu the layer
+    /// needs [`DeformConv2d::with_slope`] before it can be planned.
     pub fn new(spec: DeformConv2dSpec, weight: Parameter) -> Result<Self> {
         let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
             name: "weight",
@@ -77,7 +81,7 @@ impl DeformConv2d {
         Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias `[C_out]`.
+    /// Adds a bias of shape `[C_out]`.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -97,11 +101,11 @@ impl DeformConv2d {
         Ok(self)
     }
 
-    /// Folds a batch normalisation that follows the layer (and comes before the activation) into weight and bias. As
-    /// [`crate::Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation into weight and bias. The normalisation follows the layer and
+    /// comes before the activation. The formula is that of [`crate::Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         let [c_out, group_in, kh, kw] = self.weight_shape;
         let filter = group_in * kh * kw;
@@ -110,27 +114,27 @@ impl DeformConv2d {
         Ok(self)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &DeformConv2dSpec {
         &self.spec
     }
 
-    /// Its weight [C_out, C_in / groups, kh, kw].
+    /// The weight [C_out, C_in / groups, kh, kw].
     pub fn weight(&self) -> &Parameter {
         &self.weight
     }
 
-    /// Its bias `[C_out]`.
+    /// The bias `[C_out]`.
     pub fn bias(&self) -> Option<&Parameter> {
         self.tail.bias.as_ref()
     }
 
-    /// Its prelu slope `[C_out]`.
+    /// The slope of prelu, `[C_out]`.
     pub fn slope(&self) -> Option<&Parameter> {
         self.tail.slope.as_ref()
     }
 
-    /// The geometry on an input of shape `x`, with the shapes of offset and mask.
+    /// The geometry of the layer on an input of shape `x`, with the shapes of offset and mask.
     ///
     /// # Errors
     /// As [`DeformGeometry::new`].
@@ -179,7 +183,8 @@ impl Kind for DeformConv2d {
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        // samples between pixels are rounded before they are multiplied, which f32 does not notice
+        // Samples are rounded to T before they are multiplied. In f32 this rounding changes
+        // nothing.
         let sum = Contract::new(dtype, self.geometry(request.x)?.conv.products()).rounded(usize::from(dtype != DType::F32));
         Ok(self.tail.contract(sum.computed(SAMPLE_ROUNDINGS)))
     }

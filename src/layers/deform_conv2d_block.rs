@@ -13,17 +13,19 @@ use crate::{DType, Device, Element, Shape, memory};
 const OP: &str = "deform_conv2d_block";
 
 impl DeformConv2dBlockSpec {
-    /// The attributes of a predictor with a kernel of this size beside a deformable convolution with `kernel`: its stride and
-    /// dilation, and the padding with which the outputs are of one size.
+    /// The attributes of a predictor with a kernel of size `predictor`, for a deformable
+    /// convolution with a kernel of size `kernel`. Stride and dilation are those of the deformable
+    /// convolution; the padding is such that both outputs have the same size.
     ///
     /// # Errors
-    /// [`Error::Attribute`] when that padding would be negative, and what [`Padding::resolve`] refuses.
+    /// [`Error::Attribute`] when that padding would be negative, and what [`Padding::resolve`]
+    /// refuses.
     pub fn predictor(&self, kernel: [usize; 2], predictor: [usize; 2], activation: Activation) -> Result<Conv2dSpec> {
         let DeformConv2dSpec { stride, padding, dilation, .. } = self.deform;
         let mut sides = padding.resolve(kernel, dilation, stride)?;
         for axis in 0..2 {
             let (own, other) = (kernel_span(kernel[axis], dilation[axis])?, kernel_span(predictor[axis], dilation[axis])?);
-            // half of the difference before, the odd one after
+            // Half of the difference goes before, the rest after.
             let more = |zeros: usize, before: bool| {
                 let grown = other.saturating_sub(own);
                 let shrunk = own.saturating_sub(other);
@@ -43,18 +45,21 @@ impl DeformConv2dBlockSpec {
     }
 }
 
-/// [`DeformConv2d`] as networks use it: a convolution of the same input predicts the offsets, and in v2 another one with a
-/// sigmoid the mask.
+/// A [`DeformConv2d`] as networks use it: a convolution of the same input predicts the offsets. In
+/// v2 another convolution, followed by a sigmoid, predicts the mask.
 ///
 /// `offset = conv(x, offset_weight) + offset_bias`, `mask = sigmoid(conv(x, mask_weight) + mask_bias)`,
 /// `y = deform_conv2d(x, offset, mask)`.
 ///
-/// The predictors have the stride and dilation of the deformable convolution; their kernels may be of any size, and their
-/// padding is such that the outputs are of one size. They begin as zeros, as in the papers: offsets of 0 and, in v2, a mask of
-/// 1/2. Offsets and mask are rounded once to the layer's dtype and lie in the workspace. An offset that becomes infinite there,
-/// in f16 beyond 65504 pixels, samples zero, as any that is far outside does.
+/// The predictors have the stride and dilation of the deformable convolution. Their kernels may
+/// have any size, and their padding is chosen so that the outputs have the same size. Predictors
+/// start with weights of zero, as in the papers: all offsets are 0 and, in v2, the mask is 1/2.
+/// Offsets and mask are rounded once to the layer's dtype and stored in the workspace. In f16 an
+/// offset beyond 65504 pixels becomes infinite; it samples zero, as any offset far outside the
+/// image does.
 ///
-/// Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable ConvNets v2", CVPR 2019.
+/// Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017; Zhu et al., "Deformable
+/// ConvNets v2", CVPR 2019.
 ///
 /// ```
 /// use warpconv::{DeformConv2dBlock, DeformConv2dBlockSpec, Device, Inputs, Layer, MemoryFormat, Parameter, Tensor};
@@ -83,8 +88,8 @@ struct Layers {
 }
 
 impl DeformConv2dBlock {
-    /// A block whose deformable convolution has a weight [C_out, C_in / groups, kh, kw], with predictors of zeros that have
-    /// kernels of that size.
+    /// A block whose deformable convolution has a weight [C_out, C_in / groups, kh, kw]. Its
+    /// predictors have kernels of that size, with weights of zero.
     ///
     /// # Errors
     /// As [`DeformConv2d::new`].
@@ -106,7 +111,7 @@ impl DeformConv2dBlock {
         Ok(Self { spec, layers: Box::new(Layers { deform, offset, mask }) })
     }
 
-    /// Adds a bias `[C_out]`.
+    /// Adds a bias of shape `[C_out]`.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -124,18 +129,19 @@ impl DeformConv2dBlock {
         Ok(self)
     }
 
-    /// Folds a batch normalisation that follows the deformable convolution (and comes before the activation) into its weight and
-    /// bias; the predictors stay as they are. As [`crate::Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation into weight and bias of the deformable convolution; the
+    /// predictors do not change. The normalisation follows the layer and comes before the
+    /// activation. The formula is that of [`crate::Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.layers.deform = self.layers.deform.fold_batch_norm(norm)?;
         Ok(self)
     }
 
-    /// Predicts the offsets with a weight [2 * offset_groups * kh * kw, C_in, any height, any width] and a bias of as many
-    /// channels.
+    /// Predicts the offsets with a weight [2 * offset_groups * kh * kw, C_in, any height, any
+    /// width] and a bias with one value for each of these channels.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`]; as [`DeformConv2dBlockSpec::predictor`].
@@ -145,11 +151,12 @@ impl DeformConv2dBlock {
         Ok(self)
     }
 
-    /// Predicts the mask, before its sigmoid, with a weight [offset_groups * kh * kw, C_in, any height, any width] and a bias of
-    /// as many channels.
+    /// Predicts the mask, before its sigmoid, with a weight [offset_groups * kh * kw, C_in, any
+    /// height, any width] and a bias with one value for each of these channels.
     ///
     /// # Errors
-    /// [`Error::UnexpectedTensor`] in v1; otherwise as [`DeformConv2dBlock::with_offset_predictor`].
+    /// [`Error::UnexpectedTensor`] in v1; otherwise as
+    /// [`DeformConv2dBlock::with_offset_predictor`].
     pub fn with_mask_predictor(mut self, weight: Parameter, bias: Option<Parameter>) -> Result<Self> {
         let channels = self.layers.mask.as_ref().map(|mask| mask.weight().shape()[0]);
         let channels = channels.ok_or_else(|| unexpected_mask("mask_weight"))?;
@@ -167,7 +174,7 @@ impl DeformConv2dBlock {
         &self.layers.offset
     }
 
-    /// The predictor of the mask, in v2.
+    /// The predictor of the mask; none in v1.
     pub fn mask_predictor(&self) -> Option<&Conv2d> {
         self.layers.mask.as_ref()
     }
@@ -177,7 +184,8 @@ fn unexpected_mask(name: &str) -> Error {
     Error::UnexpectedTensor { op: OP, name: name.into(), known: "a predictor of the mask where it is modulated only".into() }
 }
 
-/// Shapes of the weights of predictors whose kernels are of the deformable convolution's size: offset, mask.
+/// The shapes of the weights of the two predictors (offset, mask) whose kernels have the size of
+/// the deformable convolution's.
 fn predictor_shapes(spec: &DeformConv2dSpec, [_, group_channels, kh, kw]: Shape) -> Result<[Shape; 2]> {
     let sizes = [kh, kw, spec.offset_groups];
     let channels = sizes.iter().try_fold(2usize, |product, &size| product.checked_mul(size));
@@ -189,7 +197,8 @@ fn predictor_shapes(spec: &DeformConv2dSpec, [_, group_channels, kh, kw]: Shape)
     Ok([channels, channels / 2].map(|channels| [channels, c_in, kh, kw]))
 }
 
-/// A convolution that predicts `channels` channels of an output of the deformable convolution's size.
+/// A convolution that predicts `channels` channels, with the output size of the deformable
+/// convolution.
 fn predictor(
     name: &'static str,
     spec: &DeformConv2dBlockSpec,
@@ -219,7 +228,7 @@ impl Layer for DeformConv2dBlock {
         self.layers.deform.output_shape(request)
     }
 
-    /// A kernel that is asked for by name is that of the deformable convolution.
+    /// Plans the block. If the request names a kernel, it is for the deformable convolution.
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         let deform = self.layers.deform.plan::<T>(device, request)?;
         let predict = PlanRequest { kernel: None, ..request.clone() }.format(request.x_format);
@@ -228,7 +237,8 @@ impl Layer for DeformConv2dBlock {
         let mut launches = Launches::new();
         let mut predict = |plan: Plan<T>| Ok::<_, Error>((launches.push(plan, Source::Input)?, request.x_format));
         let (offset, mask) = (Some(predict(offset)?), mask.map(&mut predict).transpose()?);
-        // its candidates are those of the deformable convolution, each behind the predictors
+        // The block's candidates are those of the deformable convolution; the predictors run before
+        // any of them.
         let of_deform = deform.explanation.clone();
         let plan = launches.then(of_deform.kernel, OP, request, deform, Last { x: Source::Input, offset, mask })?;
         Ok(Plan { explanation: Explanation { stages: plan.explanation.stages, ..of_deform }, ..plan })
@@ -282,8 +292,9 @@ impl Kind for DeformConv2dBlock {
         all
     }
 
-    /// Of the result on offsets and a mask that are rounded to the dtype: [`crate::reference::deform_conv2d_block`] says where else a
-    /// right result may be.
+    /// The bound for the result on offsets and a mask that are rounded to the dtype.
+    /// [`crate::reference::deform_conv2d_block`] says where the bound must be wider because an
+    /// offset may be rounded either way.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         Kind::contract(&self.layers.deform, dtype, request)
     }

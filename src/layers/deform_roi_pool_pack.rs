@@ -1,4 +1,4 @@
-//! DeformRoiPoolPack: deformable RoI pooling that finds its own offsets.
+//! DeformRoiPoolPack: deformable RoI pooling that predicts its own offsets.
 
 use super::any::Shapes;
 use super::{Activation, Conv2d, Conv2dSpec, DeformRoiPoolSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Signature};
@@ -14,18 +14,19 @@ const OP: &str = "deform_roi_pool_pack";
 /// A fully connected layer: `y = W x + b`.
 #[derive(Debug, Clone)]
 pub struct FullyConnected {
-    /// [outputs, inputs], or the same as a 1x1 filter.
+    /// The weight [outputs, inputs], or the same as a 1x1 filter [outputs, inputs, 1, 1].
     pub weight: Parameter,
-    /// `[outputs]`
+    /// The bias `[outputs]`.
     pub bias: Option<Parameter>,
 }
 
-/// Fully connected layers one after the other, a relu between them: 1x1 convolutions of K images of one pixel.
+/// Fully connected layers in sequence, with a relu after each but the last. They run as 1x1
+/// convolutions of K images of one pixel.
 #[derive(Debug, Clone)]
 struct Chain(Vec<Conv2d>);
 
 impl Chain {
-    /// With `last` after the last one.
+    /// A chain with the activation `last` after its last layer.
     fn new(layers: Vec<FullyConnected>, last: Activation) -> Result<Self> {
         let count = layers.len();
         let convolution = |(index, FullyConnected { weight, bias }): (usize, FullyConnected)| {
@@ -45,7 +46,8 @@ impl Chain {
         layers.into_iter().enumerate().map(convolution).collect::<Result<_>>().map(Self)
     }
 
-    /// Takes `names`, weight and bias of each layer in turn, as far as there are weights.
+    /// Takes the parameters `names`, a weight and a bias for each layer in turn, as far as there
+    /// are weights.
     fn take(names: &[[&'static str; 2]], parameters: &mut Named) -> Vec<FullyConnected> {
         let layer = |&[weight, bias]: &[&'static str; 2]| {
             Some(FullyConnected { weight: parameters.optional(weight)?, bias: parameters.optional(bias) })
@@ -60,7 +62,8 @@ impl Chain {
             .filter_map(|(name, p)| Some((name, p?)))
     }
 
-    /// The plans for K inputs of `inputs` numbers each; the last one's output is that of `output`.
+    /// The plans for K inputs of `inputs` numbers each. The output of the last plan has the shape
+    /// `output`.
     fn plan<T: Element>(
         &self,
         device: &Device,
@@ -72,7 +75,8 @@ impl Chain {
         let mut plans: Vec<Plan<T>> = vec![];
         let mut width = inputs;
         for layer in &self.0 {
-            // one pixel an image: both formats are the same, and this one is read in vectors
+            // With one pixel an image both formats are the same in memory; kernels for this one
+            // read vectors.
             let request = PlanRequest::new([output[0], width, 1, 1]).format(MemoryFormat::ChannelsLast);
             let PlanRequest { precision, batch_invariant, .. } = *asked;
             let plan = layer.plan::<T>(device, &PlanRequest { precision, batch_invariant, ..request })?;
@@ -88,16 +92,20 @@ impl Chain {
     }
 }
 
-/// [`super::DeformRoiPool`] whose offsets, and in the modulated form the mask, come from the RoI's own features.
+/// A [`super::DeformRoiPool`] that predicts its offsets from the RoI's own features. In the
+/// modulated form it predicts a mask as well.
 ///
-/// RoIs are first pooled without offsets. Fully connected layers, a relu between them, turn the result, flattened as
-/// `[C_out * ph * pw]` in NCHW order whatever the format, into `2 * offset_groups * ph * pw` offsets; a second chain, if there is
-/// one, ends in a sigmoid and gives `offset_groups * ph * pw` factors of a mask. Then RoIs are pooled with both.
+/// RoIs are first pooled without offsets. The result, flattened as `[C_out * ph * pw]` in NCHW
+/// order whatever the format, passes through fully connected layers with a relu between them, which
+/// give `2 * offset_groups * ph * pw` offsets. A second chain, if there is one, ends in a sigmoid
+/// and gives `offset_groups * ph * pw` factors of a mask. Then the RoIs are pooled again, with
+/// both.
 ///
-/// The paper has one fully connected layer, mmcv three with 1024 numbers between them; both start with zeros in the last one,
-/// so that nothing moves at first. What passes from stage to stage is rounded once to the dtype of x and lies in the workspace: in
-/// f16 a number between two fully connected layers that is beyond 65504 becomes infinite, and the offsets made of it infinite or
-/// NaN, with which a bin samples zero. Where that can be, plan for bf16 or f32.
+/// The paper has one fully connected layer; mmcv has three, with 1024 numbers between them. In
+/// both, the last layer starts with weights of zero, so that nothing moves at first. Values between
+/// stages are rounded once to the dtype of x and stored in the workspace. In f16 a number beyond
+/// 65504 between two fully connected layers becomes infinite; the offsets computed from it become
+/// infinite or NaN, and such a bin samples zero. If that can happen, plan for bf16 or f32.
 ///
 /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C_out, ph, pw]`. In JSON the parameters are `offset_fc1_weight`
 /// [outputs, inputs], `offset_fc1_bias`, up to `offset_fc3`, and `mask_fc1` to `mask_fc3`.
@@ -142,16 +150,17 @@ const PARAMETERS: [&str; 12] = {
 };
 
 impl DeformRoiPoolPack {
-    /// With these fully connected layers for the offsets: one to three.
+    /// A layer with these one to three fully connected layers for the offsets.
     ///
     /// # Errors
-    /// As [`super::DeformRoiPool::new`]; [`Error::Attribute`] for another number of layers; [`Error::Rank`] or [`Error::Shape`].
+    /// As [`super::DeformRoiPool::new`]; [`Error::Attribute`] for another number of layers;
+    /// [`Error::Rank`] or [`Error::Shape`].
     pub fn new(spec: DeformRoiPoolSpec, offset: Vec<FullyConnected>) -> Result<Self> {
         spec.pooling().check()?;
         Ok(Self { spec, offset: Self::chain(offset, Activation::None)?, mask: None })
     }
 
-    /// The modulated form, with these fully connected layers for the mask: one to three.
+    /// Adds these one to three fully connected layers for the mask: the modulated form.
     ///
     /// # Errors
     /// As [`DeformRoiPoolPack::new`].
@@ -167,7 +176,7 @@ impl DeformRoiPoolPack {
         Chain::new(layers, last)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &DeformRoiPoolSpec {
         &self.spec
     }
@@ -188,7 +197,7 @@ impl Layer for DeformRoiPoolPack {
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
         let geometry = self.geometry(request)?;
-        // each launch chooses its own kernel
+        // A kernel named by the request would be ambiguous: each launch chooses its own.
         let each = PlanRequest { kernel: None, ..request.clone() };
         let features = elements(&geometry.output_shape()[1..])?;
         let mut launches = Launches::<T>::new();
@@ -211,7 +220,7 @@ impl Kind for DeformRoiPoolPack {
     const SIGNATURE: Signature = Signature { parameters: &PARAMETERS, inputs: &["x", "rois"] };
 
     fn build(spec: DeformRoiPoolSpec, parameters: &mut Named) -> Result<Self> {
-        // the first one must be there
+        // The first layer is required.
         let first = FullyConnected { weight: parameters.take(OFFSET[0][0])?, bias: parameters.optional(OFFSET[0][1]) };
         let pack = Self::new(spec, [first].into_iter().chain(Chain::take(&OFFSET[1..], parameters)).collect())?;
         let mask = Chain::take(&MASK, parameters);
@@ -222,14 +231,15 @@ impl Kind for DeformRoiPoolPack {
         self.offset.named(&OFFSET).chain(self.mask.iter().flat_map(|mask| mask.named(&MASK))).collect()
     }
 
-    /// As in the paper: one fully connected layer.
+    /// One fully connected layer, as in the paper.
     fn typical_parameters(spec: &DeformRoiPoolSpec, x: Shape, _: Option<Shape>) -> Shapes {
         let bins = spec.output_size[0].saturating_mul(spec.output_size[1]);
         let features = if spec.position_sensitive { x[1] } else { x[1].saturating_mul(bins) };
         vec![(OFFSET[0][0], vec![bins.saturating_mul(2).saturating_mul(spec.offset_groups), features])]
     }
 
-    /// Of the last stage, on offsets that are exact. Where T rounds those, samples move: compare stage by stage.
+    /// The bound for the last stage, given exact offsets. Rounding the offsets to T moves the
+    /// samples, so results in 16-bit types must be compared stage by stage.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         Ok(Contract::new(dtype, 4 * self.geometry(request)?.samples()).rounded(2).computed(1))
     }

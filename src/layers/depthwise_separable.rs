@@ -1,4 +1,4 @@
-//! DepthwiseSeparableConv2d: a depthwise and a pointwise convolution.
+//! DepthwiseSeparableConv2d: a depthwise convolution followed by a pointwise one.
 
 use super::{
     Activation, BatchNorm, Conv2d, Conv2dSpec, DepthwiseSeparableSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes,
@@ -13,7 +13,7 @@ use crate::{DType, Device, Element, Shape};
 const OP: &str = "depthwise_separable";
 
 impl DepthwiseSeparableSpec {
-    /// The attributes of the two convolutions, for weights of these shapes.
+    /// The attributes of the two convolutions for weights of these shapes.
     fn stages(&self, dw_weight: Shape, pw_weight: Shape) -> Result<[Conv2dSpec; 2]> {
         let [outputs, inputs, ..] = dw_weight;
         let refuse = |name, shape: Shape, expected| Error::Shape { name, shape: shape.to_vec(), expected };
@@ -38,7 +38,7 @@ impl DepthwiseSeparableSpec {
         Ok([depthwise, pointwise])
     }
 
-    /// The geometries of the two convolutions on an input of shape `x`, for weights of these shapes.
+    /// The geometries of the two convolutions on an input of shape `x` for weights of these shapes.
     ///
     /// # Errors
     /// What [`DepthwiseSeparableConv2d::new`] refuses, and as [`ConvGeometry::conv2d`].
@@ -49,13 +49,14 @@ impl DepthwiseSeparableSpec {
     }
 }
 
-/// A depthwise convolution, then a 1x1 (pointwise) one:
+/// A depthwise convolution followed by a 1x1 (pointwise) one:
 ///
 /// `mid[n,c,p,q] = mid_activation(dw_bias[c] + sum over i,j of dw_weight[c,i,j] * xpad[n, c / m, p*sh + i*dh, q*sw + j*dw])`,
 /// `y[n,o,p,q] = activation(pw_bias[o] + residual[n,o,p,q] + sum over c of pw_weight[o,c] * mid[n,c,p,q])`.
 ///
-/// `m` is the number of outputs of each input channel. Beside a dense convolution of the same size it has `1 / C_out + 1 / (kh * kw)` of
-/// the parameters and products ([`crate::analysis::Saving::depthwise_separable`]).
+/// `m` is the number of outputs of each input channel. Compared with a dense convolution of the
+/// same size, the layer has `1 / C_out + 1 / (kh * kw)` of the parameters and products
+/// ([`crate::analysis::Saving::depthwise_separable`]).
 ///
 /// | form | attributes |
 /// | --- | --- |
@@ -64,15 +65,18 @@ impl DepthwiseSeparableSpec {
 /// | Xception, keras `SeparableConv2D` | nothing in the middle, no `dw_bias`; `depth_multiplier` m: `groups` = C, `dw_weight` [C * m, 1, kh, kw] |
 /// | MobileFaceNet | prelu in the middle: `mid_slope` |
 ///
-/// keras stores `depthwise_kernel` [kh, kw, C, m] and `pointwise_kernel` [1, 1, C * m, C_out]: depthwise output `c * m + i` here is (c, i)
-/// there, so `dw_weight` is the former with its axes in the order (2, 3, 0, 1), and `pw_weight` the latter in the order (3, 2, 0, 1).
-/// TensorFlow's `same` with a stride above 1 puts the odd zero at the bottom and right: give it as [`crate::Padding::Explicit`].
+/// keras stores `depthwise_kernel` [kh, kw, C, m] and `pointwise_kernel` [1, 1, C * m, C_out].
+/// Depthwise output `c * m + i` of this crate is (c, i) there. So `dw_weight` is `depthwise_kernel`
+/// with its axes in the order (2, 3, 0, 1), and `pw_weight` is `pointwise_kernel` with its axes in
+/// the order (3, 2, 0, 1). TensorFlow's `same` with a stride above 1 puts the extra zero at the
+/// bottom and right: write that padding as [`crate::Padding::Explicit`].
 ///
-/// On a device it is one launch, which keeps `mid` in shared memory, or two with `mid` in the plan's workspace; the plan chooses by
-/// cost, and [`Plan::explain`] says why. Either way `mid` is rounded once to the dtype: in f16 a value of it beyond 65504 becomes
-/// infinite, and so do the outputs that read it (or NaN), though y itself may be small. Where that can be, plan for bf16 or f32, or
-/// divide `dw_weight` and `dw_bias` by a power of two and multiply `pw_weight` by it (with a `mid_activation` that is straight on
-/// either side of 0, as relu is).
+/// The layer runs as one launch, which keeps `mid` in shared memory, or as two, with `mid` in the
+/// plan's workspace. The plan chooses by cost, and [`Plan::explain`] says why. Either way `mid` is
+/// rounded once to the dtype. In f16 a value of `mid` beyond 65504 becomes infinite, and the
+/// outputs that read it become infinite or NaN, even if the exact y is small. If that can happen,
+/// plan for bf16 or f32. Alternatively, if `mid_activation` is linear on either side of 0 (as relu
+/// is), divide `dw_weight` and `dw_bias` by a power of two and multiply `pw_weight` by it.
 ///
 /// Sources: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017; Chollet,
 /// "Xception: Deep Learning with Depthwise Separable Convolutions", 2017.
@@ -97,7 +101,7 @@ pub struct DepthwiseSeparableConv2d {
 }
 
 impl DepthwiseSeparableConv2d {
-    /// From the weights [C * m, 1, kh, kw] and [C_out, C * m, 1, 1], without biases.
+    /// A layer with the weights [C * m, 1, kh, kw] and [C_out, C * m, 1, 1], without biases.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`] for weights that do not fit one another; [`Error::Divisibility`] when `groups` do not
@@ -107,7 +111,7 @@ impl DepthwiseSeparableConv2d {
         Ok(Self { spec, depthwise: Conv2d::new(depthwise, dw_weight)?, pointwise: Conv2d::new(pointwise, pw_weight)? })
     }
 
-    /// Adds a bias `[C * m]` to the depthwise convolution.
+    /// Adds a bias of shape `[C * m]` to the depthwise convolution.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -117,7 +121,7 @@ impl DepthwiseSeparableConv2d {
         Ok(self)
     }
 
-    /// Adds the slope `[C * m]` that [`Activation::Prelu`] in the middle needs.
+    /// Adds the slope `[C * m]` that [`Activation::Prelu`] as the middle activation needs.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
@@ -128,7 +132,7 @@ impl DepthwiseSeparableConv2d {
         Ok(self)
     }
 
-    /// Adds a bias `[C_out]` to the pointwise convolution.
+    /// Adds a bias of shape `[C_out]` to the pointwise convolution.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -138,7 +142,7 @@ impl DepthwiseSeparableConv2d {
         Ok(self)
     }
 
-    /// Adds the slope `[C_out]` that [`Activation::Prelu`] at the end needs.
+    /// Adds the slope `[C_out]` that [`Activation::Prelu`] as the last activation needs.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
@@ -156,35 +160,37 @@ impl DepthwiseSeparableConv2d {
         Ok(())
     }
 
-    /// Folds a batch normalisation between the depthwise convolution and its activation; as [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation that stands between the depthwise convolution and its
+    /// activation. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_mid_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.depthwise = self.depthwise.fold_batch_norm(norm)?;
         Ok(self)
     }
 
-    /// Folds a batch normalisation between the pointwise convolution and its activation; as [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation that stands between the pointwise convolution and its
+    /// activation. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.pointwise = self.pointwise.fold_batch_norm(norm)?;
         Ok(self)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &DepthwiseSeparableSpec {
         &self.spec
     }
 
-    /// Its first half, with the middle activation.
+    /// The depthwise convolution, with the middle activation.
     pub fn depthwise(&self) -> &Conv2d {
         &self.depthwise
     }
 
-    /// Its second half.
+    /// The pointwise convolution.
     pub fn pointwise(&self) -> &Conv2d {
         &self.pointwise
     }
@@ -260,7 +266,7 @@ impl Kind for DepthwiseSeparableConv2d {
         weights.into_iter().chain(optional.into_iter().filter_map(|(name, parameter)| Some((name, parameter.as_ref()?)))).collect()
     }
 
-    /// `weight` is that of the depthwise convolution.
+    /// Shapes of parameters. `weight` is the shape of the depthwise weight.
     fn typical_parameters(spec: &DepthwiseSeparableSpec, x: Shape, weight: Option<Shape>) -> Shapes {
         let dw_weight = weight.unwrap_or([x[1], 1, 3, 3]);
         let outputs = dw_weight[0];

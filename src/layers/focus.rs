@@ -1,4 +1,4 @@
-//! Focus: a convolution of an input whose every 2x2 block has become channels.
+//! Focus: a convolution of an input whose 2x2 blocks of pixels have become channels.
 
 use super::{
     BatchNorm, ChannelOrder, Conv2d, FocusSpec, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffleSpec, PixelUnshuffle, Plan,
@@ -14,16 +14,19 @@ use crate::plan::Estimate;
 use crate::{DType, Device, Element, Shape, memory};
 
 const OP: &str = "focus";
-/// The slices, as a rearrangement of the input.
+/// The rearrangement of the input into slices.
 const SLICES: PixelShuffleSpec = PixelShuffleSpec { factor: 2, order: ChannelOrder::Focus };
 
-/// The stem of YOLOv5: the slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) of an input of even
-/// height and width as 4 * C channels, then a [`Conv2d`] of them.
+/// The stem of YOLOv5. The input has an even height and width. Its slices `x[::2, ::2]`,
+/// `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) become 4 * C channels, which a
+/// [`Conv2d`] then reads.
 ///
-/// Without dilation and groups it can run as one convolution of x itself, which writes no slice: filter tap (i, j) of slice
-/// (a, b) is tap (2i + a, 2j + b) of a filter of twice the size, with twice the stride and padding. Every kernel of Conv2d
-/// applies. The other way, and the only one with dilation or groups, is a launch that writes the slices to the workspace and one that
-/// convolves them; the plan chooses by cost, and [`Plan::explain`] says why.
+/// Without dilation and groups the layer can run as one convolution of x itself, so that no slice
+/// is written: filter tap (i, j) of slice (a, b) is tap (2i + a, 2j + b) of a filter of twice the
+/// size, with twice the stride and padding. Every kernel of Conv2d applies to it. The layer can
+/// also run as two launches: one writes the slices to the workspace, the other convolves them. With
+/// dilation or groups that is the only way. The plan chooses by cost, and [`Plan::explain`] says
+/// why.
 ///
 /// Source: Jocher, "YOLOv5", 2020, `models/common.py`.
 ///
@@ -41,7 +44,7 @@ const SLICES: PixelShuffleSpec = PixelShuffleSpec { factor: 2, order: ChannelOrd
 pub struct Focus {
     spec: FocusSpec,
     conv: Conv2d,
-    /// The weight for x itself, where there is one: [C_out, C, 2 kh, 2 kw].
+    /// The weight [C_out, C, 2 kh, 2 kw] for a convolution of x itself, if there is one.
     fused: Option<Parameter>,
     packed: PackedWeights,
 }
@@ -50,7 +53,8 @@ impl Focus {
     /// A layer with a weight [C_out, 4 * C / groups, kh, kw], without bias.
     ///
     /// # Errors
-    /// As [`Conv2d::new`]; [`crate::Error::Divisibility`] when the weight's input channels are not four for each of x.
+    /// As [`Conv2d::new`]; [`crate::Error::Divisibility`] when the weight's input channels are not
+    /// divisible by 4.
     pub fn new(spec: FocusSpec, weight: Parameter) -> Result<Self> {
         Self::around(spec, Conv2d::of_op(OP, spec.conv, weight)?)
     }
@@ -62,7 +66,7 @@ impl Focus {
         Ok(Self { spec, conv, fused, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias `[C_out]`.
+    /// Adds a bias of shape `[C_out]`.
     ///
     /// # Errors
     /// As [`Conv2d::with_bias`].
@@ -78,26 +82,26 @@ impl Focus {
         Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
     }
 
-    /// Folds a batch normalisation that follows the convolution (and comes before the activation) into weight and bias. As
-    /// [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation into weight and bias. The normalisation follows the convolution
+    /// and comes before the activation. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
         Self::around(self.spec, self.conv.fold_batch_norm(norm)?)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &FocusSpec {
         &self.spec
     }
 
-    /// Its convolution, as it would run on the slices.
+    /// The convolution as it would run on the slices.
     pub fn conv(&self) -> &Conv2d {
         &self.conv
     }
 
-    /// The geometry of the convolution of the slices of an input of shape `x`.
+    /// The geometry of the convolution of the slices, for an input of shape `x`.
     ///
     /// # Errors
     /// As [`ConvGeometry::focus`].
@@ -105,21 +109,21 @@ impl Focus {
         ConvGeometry::focus(&self.spec, x, self.conv.weight_shape())
     }
 
-    /// What is asked of the launch that writes the slices, and of the convolution of them.
+    /// The requests for the launch that writes the slices and for the convolution that reads them.
     fn requests(&self, request: &PlanRequest, conv: &ConvGeometry) -> [PlanRequest; 2] {
         let slices = PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() };
         let conv = PlanRequest { kernel: None, x: conv.input_shape(), ..request.clone() };
         [slices, conv]
     }
 
-    /// Slices, then convolution.
+    /// The layer as two launches: slices, then convolution.
     fn pair<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Plan<T>> {
         let [slices, conv] = self.requests(request, geometry);
         let unshuffle = PixelUnshuffle::new(SLICES)?;
         pair(OP, request, unshuffle.plan::<T>(device, &slices)?, self.conv.plan::<T>(device, &conv)?)
     }
 
-    /// The estimated time of the pair.
+    /// The estimated time of the two launches.
     fn pair_time<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Estimate> {
         let [slices, conv] = self.requests(request, geometry);
         let unshuffle = PixelUnshuffle::new(SLICES)?;
@@ -128,7 +132,7 @@ impl Focus {
     }
 }
 
-/// W'[o, c, 2i + a, 2j + b] = W[o, (2b + a) * C + c, i, j].
+/// The weight for x itself: W'[o, c, 2i + a, 2j + b] = W[o, (2b + a) * C + c, i, j].
 fn unsliced(weight: &Parameter) -> Result<Parameter> {
     let &[c_out, slices, kh, kw] = weight.shape() else { unreachable!("Conv2d has made sure of four dimensions") };
     let channels = slices / 4;

@@ -1,7 +1,8 @@
-//! The layers: what a user writes, validated once.
+//! The layers, each in a file of its own. What a user writes is validated once, when a layer is
+//! built.
 //!
-//! A layer is a spec (its attributes) with its weights. [`Layer::plan`] turns it into a [`Plan`] for one input shape, and
-//! [`Layer::forward`] plans, allocates the output and runs, all in one.
+//! A layer is a spec (its attributes) with its weights. [`Layer::plan`] turns it into a [`Plan`]
+//! for one input shape. [`Layer::forward`] plans, allocates the output and runs in one call.
 
 mod any;
 mod batch_norm;
@@ -58,35 +59,41 @@ pub use crate::spec::{
 pub(crate) use crate::spec::{Pool, Pooling};
 use crate::{Device, Element, Result, Shape, Stream, Tensor};
 
-/// A layer of a network: shape inference, planning and running.
+/// A layer of a network, which infers shapes, plans and runs.
 pub trait Layer: Sized + Send + Sync + 'static {
-    /// The spec it was built from, as JSON knows it.
+    /// The spec that the layer was built from, as in its JSON form.
     fn spec(&self) -> LayerSpec;
 
-    /// The shape of the output for the input of `request`, which is made from the shape of x: `layer.output_shape(&x.into())`.
+    /// The shape of the output for the input of `request`. A request can be made from the shape of
+    /// x: `layer.output_shape(&x.into())`.
     ///
     /// # Errors
     /// When the layer cannot be applied to such an input.
     fn output_shape(&self, request: &PlanRequest) -> Result<Shape>;
 
-    /// Chooses the kernel and prepares all that running needs: validated geometry, packed weights on the device, the loaded
-    /// kernel. May allocate and take milliseconds; [`Plan::run`] does neither.
+    /// Chooses a kernel and prepares everything that running needs: validated geometry, packed
+    /// weights on the device, the loaded kernel. Planning may allocate and take milliseconds;
+    /// [`Plan::run`] allocates nothing.
     ///
     /// # Errors
-    /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device fails.
+    /// When the shapes do not fit the layer, a limit of the kernels is exceeded, or the device
+    /// fails.
     fn plan<T: Element>(&self, device: &crate::Device, request: &PlanRequest) -> Result<Plan<T>>;
 
-    /// A plan for each batch size from 1 to that of `request`, for services whose batches vary.
+    /// Makes a plan for each batch size from 1 to that of `request`, for services whose batches
+    /// vary.
     ///
     /// # Errors
-    /// As [`Layer::plan`]; [`crate::Error::Attribute`] for a batch of 0 or above 4096, and for layers that pool RoIs.
+    /// As [`Layer::plan`]; [`crate::Error::Attribute`] for a batch of 0 or above 4096, and for
+    /// layers that pool RoIs.
     fn plan_up_to_batch<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<BatchPlans<T>> {
         BatchPlans::new(self, device, request)
     }
 
-    /// Drops the weights' values from the host's memory. Plans that were made go on, and so do later ones that take weights of a
-    /// device, dtype and order that are packed already: plan all that will be needed first. Bias and slope stay, and so do
-    /// copies that clones of the layer or of its parameters share.
+    /// Drops the values of the weights from the host's memory. Existing plans keep working. Later
+    /// plans work if their device, dtype and kernel layout have packed the weights already, so make
+    /// all plans that will be needed first. Bias and slope are kept, and so are copies that clones
+    /// of the layer or of its parameters share.
     ///
     /// ```
     /// use warpconv::{Conv2d, Conv2dSpec, Device, Error, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor};
@@ -103,8 +110,8 @@ pub trait Layer: Sized + Send + Sync + 'static {
     /// ```
     fn forget_host_weights(&mut self) {}
 
-    /// Runs every kernel that applies to these inputs on their device, and plans with the fastest. Takes some 20 ms a kernel,
-    /// and synchronises.
+    /// Times every kernel that applies to these inputs on their device, and returns a plan with the
+    /// fastest. Takes about 20 ms for each kernel, and synchronises.
     ///
     /// ```
     /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor};
@@ -122,11 +129,13 @@ pub trait Layer: Sized + Send + Sync + 'static {
         tune::tune(self, request, inputs)
     }
 
-    /// Plans, allocates the output in the format of `x`, and runs on the device's own stream. RoIs whose batch indices nobody
-    /// has checked are read back and checked first.
+    /// Plans, allocates the output in the format of `x`, and runs on the device's default stream.
+    /// If the batch indices of RoIs have not been checked yet, they are read back and checked
+    /// first.
     ///
     /// # Errors
-    /// As [`Layer::plan`] and [`Plan::run`]; [`crate::Error::Attribute`] for a RoI's batch index that is out of range.
+    /// As [`Layer::plan`] and [`Plan::run`]; [`crate::Error::Attribute`] for a RoI's batch index
+    /// that is out of range.
     fn forward<T: Element>(&self, inputs: &Inputs<'_, T>) -> Result<Tensor<T>> {
         let device = inputs.x.device().clone();
         let plan = self.plan::<T>(&device, &inputs.request())?;

@@ -1,4 +1,4 @@
-//! PixelShuffle and PixelUnshuffle: channels into pixels and back.
+//! PixelShuffle and PixelUnshuffle: moving channels into pixels and back.
 
 use super::{Kind, Layer, LayerSpec, Named, Parameter, PixelShuffleSpec, Plan, PlanRequest, Shapes, Signature};
 use crate::error::Result;
@@ -8,10 +8,13 @@ use crate::numerics::Contract;
 use crate::plan::Estimate;
 use crate::{DType, Device, Element, Shape};
 
-/// Channels into pixels: [N, C * r * r, H, W] becomes [N, C, H * r, W * r]. Elements are moved bit by bit.
+/// Moves channels into pixels: [N, C * r * r, H, W] becomes [N, C, H * r, W * r]. Elements are
+/// copied bit by bit.
 ///
-/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of [`ChannelOrder`](crate::ChannelOrder). With r = 1 and a plan whose output has another
-/// format than its input, it is a change of format that allocates nothing and can be captured in a CUDA graph.
+/// `y[n, c, h*r + i, w*r + j] = x[n, k(c, i, j), h, w]`, with k of
+/// [`ChannelOrder`](crate::ChannelOrder). With r = 1, and a plan whose output has another format
+/// than its input, the layer converts the format. It allocates nothing and can be captured in a
+/// CUDA graph.
 ///
 /// Sources: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
 /// Network", 2016; PyTorch `torch.nn.PixelShuffle`.
@@ -31,8 +34,8 @@ pub struct PixelShuffle {
     spec: PixelShuffleSpec,
 }
 
-/// Pixels into channels: [N, C, H * r, W * r] becomes [N, C * r * r, H, W]. The inverse of [`PixelShuffle`] with the same spec, bit
-/// by bit.
+/// Moves pixels into channels: [N, C, H * r, W * r] becomes [N, C * r * r, H, W]. With the same
+/// spec it is the exact inverse of [`PixelShuffle`].
 ///
 /// Sources: PyTorch `torch.nn.PixelUnshuffle`; ONNX `SpaceToDepth`.
 ///
@@ -51,7 +54,7 @@ pub struct PixelUnshuffle {
     spec: PixelShuffleSpec,
 }
 
-/// Elements are moved as they are.
+/// The bound for elements that are copied as they are.
 fn exact_copy(dtype: DType) -> Contract {
     Contract::new(dtype, 1).exact(true)
 }
@@ -66,12 +69,12 @@ impl PixelShuffle {
         Ok(Self { spec })
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &PixelShuffleSpec {
         &self.spec
     }
 
-    /// The geometry on an input of shape `x`.
+    /// The geometry of the layer on an input of shape `x`.
     ///
     /// # Errors
     /// As [`BlockGeometry::deep`].
@@ -79,7 +82,7 @@ impl PixelShuffle {
         BlockGeometry::deep(x, self.spec.factor)
     }
 
-    /// The estimated time of its plan.
+    /// The estimated time of a plan.
     pub(crate) fn time<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Estimate> {
         time::<T>(device, request, self.geometry(request.x)?, self.spec.order, Direction::ToWide)
     }
@@ -130,12 +133,12 @@ impl PixelUnshuffle {
         Ok(Self { spec })
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &PixelShuffleSpec {
         &self.spec
     }
 
-    /// The geometry on an input of shape `x`.
+    /// The geometry of the layer on an input of shape `x`.
     ///
     /// # Errors
     /// As [`BlockGeometry::wide`].
@@ -143,7 +146,7 @@ impl PixelUnshuffle {
         BlockGeometry::wide(x, self.spec.factor)
     }
 
-    /// The estimated time of its plan.
+    /// The estimated time of a plan.
     pub(crate) fn time<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Estimate> {
         time::<T>(device, request, self.geometry(request.x)?, self.spec.order, Direction::ToDeep)
     }

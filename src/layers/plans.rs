@@ -1,4 +1,5 @@
-//! Plans for shapes that change from run to run: one for each batch size, and a bounded cache of the latest.
+//! Plans for shapes that change from run to run: one plan for each batch size, and a bounded cache
+//! of plans.
 
 use super::{Inputs, Layer, Plan, PlanRequest, Workspace};
 use crate::error::{Error, Result};
@@ -8,10 +9,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A plan for each batch size from 1 to the largest: what a service needs that batches as many requests as are waiting.
+/// A plan for each batch size from 1 to a largest one, for a service that puts all waiting requests
+/// into one batch.
 ///
-/// [`Layer::plan_up_to_batch`] makes one. The plans share packed weights, so that each costs some kilobytes and the time of
-/// [`Layer::plan`], and each has the kernel that is the fastest for its batch. Running allocates nothing.
+/// [`Layer::plan_up_to_batch`] makes one. The plans share packed weights, so each costs some
+/// kilobytes and the time of [`Layer::plan`]. Each has the fastest kernel for its batch size.
+/// Running allocates nothing.
 ///
 /// ```
 /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Stream, Tensor, Workspace};
@@ -30,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// ```
 #[derive(Debug)]
 pub struct BatchPlans<T: Element> {
-    /// The plan for N images at index N - 1.
+    /// Plans by batch size: the plan for N images is at index N - 1.
     plans: Vec<Plan<T>>,
 }
 
@@ -52,7 +55,7 @@ impl<T: Element> BatchPlans<T> {
         Ok(Self { plans: (1..=most).map(plan).collect::<Result<_>>()? })
     }
 
-    /// The largest batch that plans are made for.
+    /// The largest batch size for which plans are made.
     const MOST: usize = 4096;
 
     /// The plan for `images` images; `None` for 0 and above the largest batch.
@@ -60,25 +63,26 @@ impl<T: Element> BatchPlans<T> {
         self.plans.get(images.checked_sub(1)?)
     }
 
-    /// The largest batch.
+    /// The largest batch size.
     pub fn largest(&self) -> usize {
         self.plans.len()
     }
 
-    /// The shape of the output for the largest batch.
+    /// The shape of the output for the largest batch size.
     pub fn output_shape(&self) -> Shape {
         self.plans.last().map_or([0; 4], Plan::output_shape)
     }
 
-    /// Bytes of workspace that suffice for every batch.
+    /// Bytes of workspace that are enough for every batch size.
     pub fn workspace_bytes(&self) -> usize {
         self.plans.iter().map(Plan::workspace_bytes).max().unwrap_or(0)
     }
 
-    /// Runs the plan for as many images as x has. As [`Plan::run`].
+    /// Runs the plan for the number of images that x has. Otherwise as [`Plan::run`].
     ///
     /// # Errors
-    /// [`Error::Shape`] when x has no image, or more than the largest batch; otherwise as [`Plan::run`].
+    /// [`Error::Shape`] when x has no image, or more than the largest batch; otherwise as
+    /// [`Plan::run`].
     pub fn run<'y>(
         &self,
         inputs: &Inputs<'_, T>,
@@ -95,10 +99,11 @@ impl<T: Element> BatchPlans<T> {
     }
 }
 
-/// The plans of a layer for the requests that came last, shared by the threads of a service whose inputs differ in size.
+/// A cache of a layer's plans for the requests that were used last. The threads of a service whose
+/// inputs differ in size can share it.
 ///
-/// It holds at most as many plans as it is told, and forgets the one that was used longest ago. A hit takes well under a
-/// microsecond (benches/criterion/plans.rs measures it).
+/// The cache holds a bounded number of plans, and drops the one that was used longest ago. A hit
+/// takes well under a microsecond (benches/criterion/plans.rs measures it).
 ///
 /// ```
 /// use warpconv::{Conv2d, Conv2dSpec, Device, Parameter, PlanCache, PlanRequest};
@@ -120,7 +125,7 @@ pub struct PlanCache<L, T: Element> {
 
 struct State<T: Element> {
     plans: HashMap<PlanRequest, Entry<T>>,
-    /// Counts uses: the smallest count of an entry tells which was used longest ago.
+    /// The number of uses so far. The entry with the smallest count was used longest ago.
     uses: u64,
 }
 
@@ -136,17 +141,17 @@ impl<L, T: Element> fmt::Debug for PlanCache<L, T> {
 }
 
 impl<L, T: Element> PlanCache<L, T> {
-    /// How many plans it holds.
+    /// How many plans the cache holds now.
     pub fn len(&self) -> usize {
         self.state().plans.len()
     }
 
-    /// Whether it holds no plan.
+    /// Whether the cache holds no plan.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The layer.
+    /// The layer whose plans these are.
     pub fn layer(&self) -> &L {
         &self.layer
     }
@@ -157,13 +162,14 @@ impl<L, T: Element> PlanCache<L, T> {
 }
 
 impl<L: Layer, T: Element> PlanCache<L, T> {
-    /// An empty cache of at most `capacity` plans, at least 1.
+    /// An empty cache for at most `capacity` plans; a capacity of 0 counts as 1.
     pub fn new(layer: L, device: &Device, capacity: usize) -> Self {
         let state = Mutex::new(State { plans: HashMap::new(), uses: 0 });
         Self { layer, device: device.clone(), capacity: capacity.max(1), state }
     }
 
-    /// The plan for a request: the one that is held, or a new one, which is made while other threads go on.
+    /// The plan for a request: from the cache, or a new one. Other threads are not blocked while a
+    /// new plan is made.
     ///
     /// # Errors
     /// As [`Layer::plan`].

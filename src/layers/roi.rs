@@ -47,11 +47,11 @@ impl Pooling {
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         let geometry = self.geometry(request)?;
         let [_, _, h, w] = geometry.x;
-        // a RoI may be larger than the image, whose pixels are then all that is read
+        // A RoI may be larger than the image. Then all pixels of the image are read, and no others.
         Ok(match (self.pool, self.sampling_ratio > 0) {
-            // the weight of a pixel is a product, too
+            // The weight of a pixel is a product as well.
             (Pool::Align, true) => Contract::new(dtype, 4 * geometry.samples()).computed(1),
-            // an adaptive grid has at most two samples a pixel and axis
+            // An adaptive grid has at most two samples for each pixel along an axis.
             (Pool::Align, false) => Contract::new(dtype, 16usize.saturating_mul(h + 1).saturating_mul(w + 1)).computed(1),
             (Pool::Max, _) => Contract::new(dtype, 1).exact(true),
             (Pool::Mean, _) => Contract::new(dtype, h * w),
@@ -59,7 +59,7 @@ impl Pooling {
     }
 }
 
-/// A layer that pools RoIs: it has attributes and no parameters.
+/// Defines a layer that pools RoIs. Such a layer has attributes and no parameters.
 macro_rules! layers {
     ($($(#[$doc:meta])* $layer:ident($spec:ident), inputs $inputs:expr;)*) => {$(
         $(#[$doc])*
@@ -69,7 +69,7 @@ macro_rules! layers {
         }
 
         impl $layer {
-            /// The layer of these attributes.
+            /// A layer with these attributes.
             ///
             /// # Errors
             /// [`Error::Attribute`] for a size of 0, or a number that is not finite or must be positive; [`Error::Limit`] for a
@@ -79,7 +79,7 @@ macro_rules! layers {
                 Ok(Self { spec })
             }
 
-            /// Its attributes.
+            /// The layer's attributes.
             pub fn attributes(&self) -> &$spec {
                 &self.spec
             }
@@ -87,7 +87,8 @@ macro_rules! layers {
             /// The geometry for `rois` RoIs of an input of shape `x`.
             ///
             /// # Errors
-            /// [`Error::Attribute`] for an input without rows or columns; [`Error::Divisibility`]; [`Error::Overflow`].
+            /// [`Error::Attribute`] for an input without rows or columns; [`Error::Divisibility`];
+            /// [`Error::Overflow`].
             pub fn geometry(&self, x: Shape, rois: usize) -> Result<RoiGeometry> {
                 RoiGeometry::new(self.spec.pooling(), x, rois)
             }
@@ -131,16 +132,21 @@ macro_rules! layers {
 }
 
 layers! {
-    /// RoIAlign: each bin of a RoI becomes the mean of bilinear samples on a grid.
+    /// RoIAlign: the value of each bin of a RoI is the mean of bilinear samples on a grid.
     ///
-    /// `y[k,c,i,j]` = the mean over the grid's (q, r) of `B(start_h + i*bin_h + (q + 1/2) * bin_h/gh, start_w + ...)`, with start =
-    /// `x1 * spatial_scale` (less 1/2 if aligned), size = `(x2 - x1) * spatial_scale` (at least 1 if not aligned), `bin = size /
-    /// output_size`, and a grid of `sampling_ratio`, or of `ceil(bin)` where that is not above 0. B is 0 where a coordinate is below
-    /// -1 or above the image's size; else the coordinate is clamped to the image and B bilinear.
+    /// `y[k,c,i,j]` is the mean, over the points (q, r) of the grid, of
+    /// `B(start_h + i*bin_h + (q + 1/2) * bin_h/gh, start_w + ...)`. Here start =
+    /// `x1 * spatial_scale` (less 1/2 if aligned), size = `(x2 - x1) * spatial_scale` (at least 1
+    /// if not aligned) and `bin = size / output_size`. The grid has `sampling_ratio` points along
+    /// each axis, or `ceil(bin)` if that number is not positive. B is 0 if a coordinate is below -1
+    /// or above the image's size; otherwise the coordinate is clamped to the image and B is
+    /// bilinear.
     ///
-    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C, ph, pw]`. Positions and weights are f32 in every dtype, computed in
-    /// torchvision's order. A RoI with a coordinate that is, after scaling, not finite or beyond 2^24 gives zeros, and so does a
-    /// grid without samples (a reversed RoI, if aligned and adaptive). Samples outside the image cost nothing.
+    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C, ph, pw]`. Positions and weights are
+    /// f32 in every dtype, computed in torchvision's order. A RoI gives zeros if one of its
+    /// coordinates, after scaling, is not finite or is beyond 2^24. A grid without samples (of a
+    /// reversed RoI, if aligned and adaptive) also gives zeros. Samples outside the image cost no
+    /// time.
     ///
     /// Sources: He, Gkioxari, Dollár and Girshick, "Mask R-CNN", 2017; `torchvision.ops.roi_align`.
     ///
@@ -157,15 +163,18 @@ layers! {
     /// ```
     RoiAlign(RoiAlignSpec), inputs &["x", "rois"];
 
-    /// RoI max pooling: each bin of a RoI, in whole pixels, becomes its largest pixel.
+    /// RoI max pooling: the value of each bin of a RoI, whose borders are whole pixels, is its
+    /// largest pixel.
     ///
-    /// With start and end the scaled corners, rounded half away from zero, and `size = max(end - start + 1, 1)`: bin i covers the
-    /// pixels from `floor(i * size / p) + start` to before `ceil((i + 1) * size / p) + start`, clipped to the image. Bins overlap
-    /// where size / p is not whole. A bin without pixels gives 0; NaN is larger than any number; otherwise minus infinity, which
-    /// torchvision replaces by the lowest number, may be the largest.
+    /// Start and end are the scaled corners, rounded half away from zero, and
+    /// `size = max(end - start + 1, 1)`. Bin i covers the pixels from `floor(i * size / p) + start`
+    /// up to but not including `ceil((i + 1) * size / p) + start`, clipped to the image. Bins
+    /// overlap if size / p is not whole. A bin without pixels gives 0. NaN counts as larger than
+    /// any number. If all pixels are minus infinity, so is the result (torchvision gives the lowest
+    /// finite number).
     ///
-    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C, ph, pw]`. A RoI with a coordinate that is, after scaling, not finite
-    /// or beyond 2^24 gives zeros.
+    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`; output `[K, C, ph, pw]`. A RoI gives zeros if one
+    /// of its coordinates, after scaling, is not finite or is beyond 2^24.
     ///
     /// Sources: Girshick, "Fast R-CNN", 2015; `torchvision.ops.roi_pool`.
     ///
@@ -182,13 +191,16 @@ layers! {
     /// ```
     RoiPool(RoiPoolSpec), inputs &["x", "rois"];
 
-    /// Position-sensitive RoI pooling: each bin of a RoI, in whole pixels, becomes the mean of its pixels in a channel of its own.
+    /// Position-sensitive RoI pooling: the value of each bin of a RoI, whose borders are whole
+    /// pixels, is the mean of its pixels in a channel that belongs to the bin.
     ///
-    /// As [`RoiPool`] with the mean of channel `(o * ph + i) * pw + j` for output channel o of bin (i, j), with `size = max(end -
-    /// start, 1)`, and with bins clipped to `[0, size of the image - 1]`: the last row and column are never read, which is
-    /// torchvision's behaviour.
+    /// The layer is as [`RoiPool`] with three differences: bin (i, j) of output channel o takes the
+    /// mean of channel `(o * ph + i) * pw + j`; `size = max(end - start, 1)`; and bins are clipped
+    /// to `[0, size of the image - 1]`, so that the last row and column are never read, as in
+    /// torchvision.
     ///
-    /// Inputs: x `[N, C, H, W]` with C a multiple of ph * pw, rois `[K, 5]`; output `[K, C / (ph * pw), ph, pw]`.
+    /// Inputs: x `[N, C, H, W]` with C a multiple of ph * pw, rois `[K, 5]`; output
+    /// `[K, C / (ph * pw), ph, pw]`.
     ///
     /// Sources: Dai, Li, He and Sun, "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016;
     /// `torchvision.ops.ps_roi_pool`.
@@ -207,21 +219,24 @@ layers! {
     /// ```
     PsRoiPool(PsRoiPoolSpec), inputs &["x", "rois"];
 
-    /// Deformable RoI pooling: [`RoiAlign`], aligned, whose every bin is moved by an offset.
+    /// Deformable RoI pooling: [`RoiAlign`], aligned, with each bin moved by an offset.
     ///
-    /// Bin (i, j) of RoI k starts `gamma * width * offset[k, 2g, i, j]` further to the right and `gamma * height * offset[k, 2g + 1,
-    /// i, j]` further down, width and height those of the scaled RoI; its mean is multiplied by `mask[k, g, i, j]` (the modulated
-    /// form of v2). g is the offset group of the output channel, `o / (C_out / offset_groups)`. Without offsets bins stay; without
-    /// a mask it is 1.
+    /// Bin (i, j) of RoI k starts `gamma * width * offset[k, 2g, i, j]` further to the right and
+    /// `gamma * height * offset[k, 2g + 1, i, j]` further down, where width and height are those of
+    /// the scaled RoI. Its mean is multiplied by `mask[k, g, i, j]` (the modulated form of v2). g
+    /// is the offset group of the output channel, `o / (C_out / offset_groups)`. Without offsets
+    /// the bins are not moved; without a mask the factor is 1.
     ///
-    /// **Position-sensitive**, as Dai et al. define it in section 2.2, bin (i, j) of output channel o (a class) reads channel `(o*ph +
-    /// i)*pw + j` of x, of which there are then C_out * ph * pw. The paper's offsets belong to a class, `offset_groups = C_out`, and
-    /// are themselves pooled: [`PsRoiPool`] of a map with 2 * C_out * ph * pw channels gives `[K, 2 * C_out, ph, pw]`, the offset's
-    /// own order.
+    /// **Position-sensitive.** As Dai et al. define it in section 2.2, bin (i, j) of output channel
+    /// o (a class) reads channel `(o*ph + i)*pw + j` of x, which then has C_out * ph * pw channels.
+    /// In the paper each class has its own offsets, `offset_groups = C_out`, and these are
+    /// themselves pooled: [`PsRoiPool`] of a map with 2 * C_out * ph * pw channels gives
+    /// `[K, 2 * C_out, ph, pw]`, which is the order of the offset input.
     ///
-    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`, offset (optional) `[K, 2 * offset_groups, ph, pw]`, mask (optional) `[K,
-    /// offset_groups, ph, pw]`, both in the layer's dtype or in f32; output `[K, C_out, ph, pw]`. Samples at positions that are
-    /// outside the image, infinite or NaN are 0. Otherwise as [`RoiAlign`].
+    /// Inputs: x `[N, C, H, W]`, rois `[K, 5]`, offset (optional) `[K, 2 * offset_groups, ph, pw]`,
+    /// mask (optional) `[K, offset_groups, ph, pw]`. Offset and mask are in the layer's dtype or in
+    /// f32. Output: `[K, C_out, ph, pw]`. Samples at positions that are outside the image, infinite
+    /// or NaN are 0. Everything else is as in [`RoiAlign`].
     ///
     /// Sources: Dai et al., "Deformable Convolutional Networks", 2017; Zhu et al., "Deformable ConvNets v2", 2019; mmcv's
     /// `deform_roi_pool`.

@@ -1,4 +1,4 @@
-//! SpatiallySeparableConv2d: a vertical and a horizontal convolution.
+//! SpatiallySeparableConv2d: a vertical convolution followed by a horizontal one.
 
 use super::{
     Activation, BatchNorm, Conv2d, Conv2dSpec, Kind, Layer, LayerSpec, Named, Padding, Parameter, Plan, PlanRequest, Shapes, Signature,
@@ -13,7 +13,7 @@ use crate::{DType, Device, Element, Shape};
 const OP: &str = "spatially_separable";
 
 impl SpatiallySeparableSpec {
-    /// The attributes of the two stages, for weights of these shapes.
+    /// The attributes of the two stages for weights of these shapes.
     pub(crate) fn stages(&self, col_weight: Shape, row_weight: Shape) -> Result<[Conv2dSpec; 2]> {
         let refuse = |name, shape: Shape, expected| Error::Shape { name, shape: shape.to_vec(), expected };
         if col_weight[3] != 1 {
@@ -51,7 +51,7 @@ impl SpatiallySeparableSpec {
         Ok([column, row])
     }
 
-    /// The geometries of the two stages on an input of shape `x`, for weights of these shapes.
+    /// The geometries of the two stages on an input of shape `x` for weights of these shapes.
     ///
     /// # Errors
     /// What [`SpatiallySeparableConv2d::new`] refuses, and as [`ConvGeometry::conv2d`].
@@ -62,23 +62,27 @@ impl SpatiallySeparableSpec {
     }
 }
 
-/// A vertical kh x 1 convolution, then a horizontal 1 x kw one:
+/// A vertical kh x 1 convolution followed by a horizontal 1 x kw one:
 ///
 /// `mid[n,m,p,x] = col_bias[m] + sum over c,i of col_weight[m,c,i] * xpad[n, c, p*sh + i*dh, x]`,
 /// `y[n,o,p,q] = activation(row_bias[o] + residual[n,o,p,q] + sum over m,j of row_weight[o,m,j] * midpad[n, m, p, q*sw + j*dw])`.
 ///
-/// The horizontal padding is of zeros around `mid`, its bias included. Without a `col_bias` the layer is the convolution with the
-/// filter `w[o,c,i,j] = sum over m of row_weight[o,m,j] * col_weight[m,c,i]`: a 3x3 filter of one channel takes 6 products instead of
-/// 9, and k x k filters `2 / k` of them ([`crate::analysis::Saving::spatially_separable`]). [`crate::factorise`] gives the factors
-/// of one filter, and the best ones for a dense layer.
+/// The horizontal padding adds zeros around `mid`, whose values include the bias. Without a
+/// `col_bias` the layer is the convolution with the filter
+/// `w[o,c,i,j] = sum over m of row_weight[o,m,j] * col_weight[m,c,i]`. A 3x3 filter of one channel
+/// then takes 6 products instead of 9, and a k x k filter `2 / k` of the products
+/// ([`crate::analysis::Saving::spatially_separable`]). [`crate::factorise`] computes the factors of
+/// one filter, and the best ones for a dense layer.
 ///
-/// Where each stage has one input channel for each output channel (`groups` is C_in, C_mid and C_out), or is dense (`groups` 1) and
-/// of a 16-bit dtype, it is one launch, in which `mid`, rounded once to the dtype, is in no tensor, unless two are estimated to be
-/// faster. Else it is two, with `mid` in the plan's workspace.
+/// The layer can run as one launch, which writes `mid` to no tensor, in two cases: each stage has
+/// one input channel for each output channel (`groups` is C_in, C_mid and C_out), or both are dense
+/// (`groups` is 1) and the dtype has 16 bits. If two launches are estimated to be faster, and in
+/// all other cases, it runs as two, with `mid` in the plan's workspace.
 ///
-/// Either way `mid` is rounded once to the dtype: in f16 a value of it beyond 65504 becomes infinite, and so do the outputs that
-/// read it (or NaN), though y itself may be small. Where that can be, plan for bf16 or f32, or divide `col_weight` and `col_bias` by
-/// a power of two and multiply `row_weight` by it.
+/// Either way `mid` is rounded once to the dtype. In f16 a value of `mid` beyond 65504 becomes
+/// infinite, and the outputs that read it become infinite or NaN, even if the exact y is small. If
+/// that can happen, plan for bf16 or f32, or divide `col_weight` and `col_bias` by a power of two
+/// and multiply `row_weight` by it.
 ///
 /// Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016; Jaderberg, Vedaldi and Zisserman,
 /// "Speeding up Convolutional Neural Networks with Low Rank Expansions", 2014.
@@ -105,7 +109,8 @@ pub struct SpatiallySeparableConv2d {
 }
 
 impl SpatiallySeparableConv2d {
-    /// From the weights [C_mid, C_in / groups, kh, 1] and [C_out, C_mid / groups, 1, kw], without biases.
+    /// A layer with the weights [C_mid, C_in / groups, kh, 1] and [C_out, C_mid / groups, 1, kw],
+    /// without biases.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`] for weights that are no column and row or do not fit one another; what
@@ -115,7 +120,7 @@ impl SpatiallySeparableConv2d {
         Ok(Self { spec, column: Conv2d::new(column, col_weight)?, row: Conv2d::new(row, row_weight)? })
     }
 
-    /// Adds a bias `[C_mid]` to the vertical stage.
+    /// Adds a bias of shape `[C_mid]` to the vertical stage.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -125,7 +130,7 @@ impl SpatiallySeparableConv2d {
         Ok(self)
     }
 
-    /// Adds a bias `[C_out]` to the horizontal stage.
+    /// Adds a bias of shape `[C_out]` to the horizontal stage.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Shape`].
@@ -148,36 +153,37 @@ impl SpatiallySeparableConv2d {
         Ok(self)
     }
 
-    /// Folds a batch normalisation between the two stages into the vertical one. As [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation that stands between the two stages into the vertical one. The
+    /// formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_mid_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.column = self.column.fold_batch_norm(norm)?;
         Ok(self)
     }
 
-    /// Folds a batch normalisation that follows the horizontal stage (and comes before the activation) into it. As
-    /// [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation into the horizontal stage. The normalisation follows that stage
+    /// and comes before the activation. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
         self.row = self.row.fold_batch_norm(norm)?;
         Ok(self)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &SpatiallySeparableSpec {
         &self.spec
     }
 
-    /// Its vertical stage.
+    /// The vertical stage.
     pub fn column(&self) -> &Conv2d {
         &self.column
     }
 
-    /// Its horizontal stage.
+    /// The horizontal stage.
     pub fn row(&self) -> &Conv2d {
         &self.row
     }
@@ -248,7 +254,8 @@ impl Kind for SpatiallySeparableConv2d {
         weights.into_iter().chain(optional.into_iter().filter_map(|(name, parameter)| Some((name, parameter.as_ref()?)))).collect()
     }
 
-    /// `weight` is that of the dense convolution that the layer replaces, with as many channels in the middle as at the end.
+    /// Shapes of parameters. `weight` is the shape of the dense convolution's weight that the layer
+    /// replaces; there are as many channels between the stages as at the end.
     fn typical_parameters(spec: &SpatiallySeparableSpec, x: Shape, weight: Option<Shape>) -> Shapes {
         let groups = spec.groups.max(1);
         let [c_out, group_in, kh, kw] = weight.unwrap_or([x[1], x[1] / groups, 3, 3]);

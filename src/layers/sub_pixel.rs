@@ -1,4 +1,4 @@
-//! SubPixelConv2d: convolution and PixelShuffle in one.
+//! SubPixelConv2d: a convolution followed by PixelShuffle.
 
 use super::{
     BatchNorm, ChannelOrder, Conv2d, Kind, Layer, LayerSpec, Named, PAIR, Parameter, PixelShuffle, PixelShuffleSpec, Plan, PlanRequest,
@@ -15,12 +15,15 @@ use crate::{DType, Device, Element, Shape};
 
 const OP: &str = "sub_pixel_conv";
 
-/// Sub-pixel convolution: `y = PixelShuffle(Conv2d(x))`, upsampling with learned filters, a filter for each pixel of an r x r block.
-/// Bias and slope are those of the convolution's channels.
+/// Sub-pixel convolution: `y = PixelShuffle(Conv2d(x))`. It upsamples with learned filters, one
+/// filter for each pixel of an r x r block. Bias and slope have one value for each channel of the
+/// convolution.
 ///
-/// As one launch it writes nothing but y, each byte once: the store of the convolution shuffles. Weight, bias and slope are packed in
-/// such an order that neighbouring channels of the convolution are neighbouring channels of y. The other way is a convolution into
-/// the workspace and a launch that shuffles; the plan chooses by cost, and [`Plan::explain`] says why.
+/// As one launch, the convolution's store shuffles, so that each byte of y is written once and
+/// nothing else is written. Weight, bias and slope are packed in such an order that neighbouring
+/// channels of the convolution are neighbouring channels of y. The layer can also run as two
+/// launches: a convolution into the workspace, and a launch that shuffles. The plan chooses by
+/// cost, and [`Plan::explain`] says why.
 ///
 /// Source: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
 /// Network", 2016.
@@ -40,7 +43,8 @@ const OP: &str = "sub_pixel_conv";
 pub struct SubPixelConv2d {
     spec: SubPixelConv2dSpec,
     conv: Conv2d,
-    /// How the fused form stores; none where groups and order do not go together.
+    /// How the store shuffles when the layer runs as one launch. `None` if groups and channel order
+    /// do not allow that.
     fused: Option<SubPixel>,
     packed: PackedWeights,
 }
@@ -57,7 +61,7 @@ impl SubPixelConv2d {
         let (c_out, squares) = (conv.weight().shape()[0], spec.factor.saturating_mul(spec.factor));
         divisible("C_out", c_out, "r * r", squares)?;
         let (channels, groups) = (c_out / squares, spec.conv.groups);
-        // a group's channels must stay together
+        // The channels of a group must stay together.
         let run = match spec.order {
             ChannelOrder::Dcr => Some(channels),
             ChannelOrder::Crd if channels.is_multiple_of(groups) => Some(channels / groups),
@@ -68,7 +72,7 @@ impl SubPixelConv2d {
         Ok(Self { spec, conv, fused, packed: PackedWeights::default() })
     }
 
-    /// Adds a bias [C * r * r].
+    /// Adds a bias of shape `[C * r * r]`.
     ///
     /// # Errors
     /// As [`Conv2d::with_bias`].
@@ -76,7 +80,7 @@ impl SubPixelConv2d {
         Ok(Self { conv: self.conv.with_bias(bias)?, packed: PackedWeights::default(), ..self })
     }
 
-    /// Adds the slope [C * r * r] that [`crate::Activation::Prelu`] needs.
+    /// Adds the slope `[C * r * r]` that [`crate::Activation::Prelu`] needs.
     ///
     /// # Errors
     /// As [`Conv2d::with_slope`].
@@ -84,20 +88,21 @@ impl SubPixelConv2d {
         Ok(Self { conv: self.conv.with_slope(slope)?, packed: PackedWeights::default(), ..self })
     }
 
-    /// Folds a batch normalisation between the convolution and the shuffle, of C * r * r channels, into weight and bias. As
-    /// [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation of C * r * r channels, which stands between the convolution and
+    /// the shuffle, into weight and bias. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
         Ok(Self { conv: self.conv.fold_batch_norm(norm)?, packed: PackedWeights::default(), ..self })
     }
 
-    /// Folds a batch normalisation behind the shuffle (and before the activation), of C channels, into weight and bias: each channel
-    /// of the convolution takes the values of the channel of y that it becomes. As [`Conv2d::fold_batch_norm`].
+    /// Folds a batch normalisation of C channels, which stands between the shuffle and the
+    /// activation, into weight and bias. Each channel of the convolution takes the values of the
+    /// channel of y that it becomes. The formula is that of [`Conv2d::fold_batch_norm`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_shuffled_batch_norm(self, norm: &BatchNorm) -> Result<Self> {
         let squares = self.spec.factor * self.spec.factor;
         let all = self.conv.weight().shape()[0];
@@ -124,17 +129,17 @@ impl SubPixelConv2d {
         self.fold_batch_norm(&norm)
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &SubPixelConv2dSpec {
         &self.spec
     }
 
-    /// Its convolution, as it would run without the shuffle.
+    /// The convolution as it would run without the shuffle.
     pub fn conv(&self) -> &Conv2d {
         &self.conv
     }
 
-    /// The geometry of the convolution, and that of the shuffle, on an input of shape `x`.
+    /// The geometry of the convolution and that of the shuffle, on an input of shape `x`.
     ///
     /// # Errors
     /// As [`Conv2d::geometry`]; [`crate::Error::Overflow`].
@@ -143,7 +148,7 @@ impl SubPixelConv2d {
         Ok((conv, BlockGeometry::deep(conv.output_shape(), self.spec.factor)?))
     }
 
-    /// What is asked of the convolution, and of the launch that shuffles its result.
+    /// The requests for the convolution and for the launch that shuffles its result.
     fn requests(&self, request: &PlanRequest, conv: &ConvGeometry) -> [PlanRequest; 2] {
         let shuffle = PlanRequest { kernel: None, x: conv.output_shape(), ..request.clone() };
         [PlanRequest { kernel: None, y_format: request.x_format, ..request.clone() }, shuffle]
@@ -153,13 +158,13 @@ impl SubPixelConv2d {
         PixelShuffle::new(PixelShuffleSpec { factor: self.spec.factor, order: self.spec.order })
     }
 
-    /// Convolution, then shuffle.
+    /// The layer as two launches: convolution, then shuffle.
     fn pair<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Plan<T>> {
         let [conv, shuffle] = self.requests(request, geometry);
         pair(OP, request, self.conv.plan::<T>(device, &conv)?, self.shuffle()?.plan::<T>(device, &shuffle)?)
     }
 
-    /// The estimated time of the pair.
+    /// The estimated time of the two launches.
     fn pair_time<T: Element>(&self, device: &Device, request: &PlanRequest, geometry: &ConvGeometry) -> Result<Estimate> {
         let [conv, shuffle] = self.requests(request, geometry);
         let finite = self.conv.weight().is_finite_in(T::DTYPE);
@@ -189,7 +194,8 @@ impl Layer for SubPixelConv2d {
             estimate: self.pair_time::<T>(device, request, &geometry).map_err(|error| error.to_string()),
             plan: Box::new(|| self.pair(device, request, &geometry)),
         };
-        // the epilogue's channels are in the order that the store expects; the weight's are canonical
+        // The epilogue's channels are in the order that the store expects; the weight's order is
+        // canonical.
         let vector = |parameter: Option<&Parameter>| parameter.map(|p| sub_pixel.permuted(p)).transpose();
         let (bias, slope) = (vector(self.conv.bias())?, vector(self.conv.slope())?);
         let (activation, sub_pixel) = (self.spec.conv.activation, Some(*sub_pixel));

@@ -1,4 +1,4 @@
-//! What the tail of a convolution has of its own: bias, slope and activation.
+//! The tail of a convolution: bias, slope and activation.
 
 use super::{Activation, Named, Parameter, Shapes};
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ impl Tail {
         Ok(())
     }
 
-    /// Takes what is named `bias` and `slope`.
+    /// Takes the parameters with the names `bias` and `slope`.
     pub fn take(mut self, bias: &'static str, slope: &'static str, named: &mut Named) -> Result<Self> {
         named.optional(bias).map_or(Ok(()), |bias| self.set_bias(bias))?;
         named.optional(slope).map_or(Ok(()), |slope| self.set_slope(slope))?;
@@ -57,22 +57,22 @@ impl Tail {
         Ok(())
     }
 
-    /// Bias and slope where they are there.
+    /// Bias and slope, as far as the layer has them.
     pub fn parameters(&self) -> impl Iterator<Item = (&'static str, &Parameter)> {
         [("bias", &self.bias), ("slope", &self.slope)].into_iter().filter_map(|(name, parameter)| Some((name, parameter.as_ref()?)))
     }
 
-    /// The slope that a layer with this activation cannot do without.
+    /// The shape of the slope, if a layer with this activation needs one.
     pub fn typical_parameters(activation: Activation, channels: usize) -> Shapes {
         if activation == Activation::Prelu { vec![("slope", vec![channels])] } else { vec![] }
     }
 
-    /// What the activation adds to the contract of the sum before it.
+    /// The contract of a sum after the tail: with the activation's own error and slope.
     pub fn contract(&self, sum: Contract) -> Contract {
         sum.gain(self.gain()).activation(self.activation)
     }
 
-    /// The steepest slope that a user has set, for [`Contract::gain`].
+    /// The steepest slope that the user has set, for [`Contract::gain`].
     pub fn gain(&self) -> f64 {
         let gain = match (self.activation, &self.slope) {
             (Activation::LeakyRelu { alpha }, _) => alpha.abs(),

@@ -6,31 +6,32 @@ use crate::error::Result;
 use crate::{Device, Element, Stream, Tensor};
 use std::time::Duration;
 
-/// A plan with the kernel that was fastest, and what was measured.
+/// A plan with the kernel that was the fastest, and the measured times.
 #[derive(Debug)]
 pub struct Tuned<T: Element> {
-    /// With the fastest kernel.
+    /// A plan with the fastest kernel.
     pub plan: Plan<T>,
-    /// Time of one run for every kernel that applies, the fastest first.
+    /// The time of one run for every kernel that applies, the fastest first.
     pub times: Vec<(&'static str, Duration)>,
 }
 
-/// For each kernel of [`Layer::tune`].
+/// How long each kernel of [`Layer::tune`] is measured.
 const EFFORT: Effort = Effort { warm_up: Duration::from_millis(5), budget: Duration::from_millis(15), least: 3, most: 200 };
 /// Runs in a sample.
 const RUNS: usize = 5;
 
-/// A kernel that applies.
+/// A kernel that applies, and its measured time.
 pub(crate) struct Measured {
     pub kernel: &'static str,
     /// Seconds by the cost model.
     #[cfg_attr(not(feature = "bench"), allow(dead_code))]
     pub estimate: f64,
-    /// Its time, or why it has none.
+    /// The measured time, or why there is none.
     pub time: Result<Time, String>,
 }
 
-/// Plans with every kernel that applies to a request and has `time` measure it; the fastest comes first, and last what has no time.
+/// Makes a plan with each kernel that applies to a request and lets `time` measure it. The fastest
+/// kernel comes first, those without a time last.
 pub(crate) fn measure_all<T: Element>(
     layer: &impl Layer,
     device: &Device,
@@ -52,7 +53,7 @@ pub(crate) fn measure_all<T: Element>(
 pub(super) fn tune<T: Element>(layer: &impl Layer, request: &PlanRequest, inputs: &Inputs<'_, T>) -> Result<Tuned<T>> {
     let device = inputs.x.device();
     let timer = Timer::new(device)?;
-    // the timer's stream does not wait for what still writes the inputs
+    // The timer's stream does not wait for work that still writes the inputs.
     device.synchronize()?;
     let all = measure_all::<T>(layer, device, request, |plan| {
         let mut y = Tensor::<T>::zeros(device, plan.output_shape(), plan.output_format())?;

@@ -7,13 +7,15 @@ use crate::kernels::upsample;
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
-/// Bilinear interpolation to another size, as PyTorch's `interpolate(mode="bilinear")` without antialiasing.
+/// Bilinear interpolation to another size, as PyTorch's `interpolate(mode="bilinear")` without
+/// antialiasing.
 ///
-/// Output pixel p lies at `max((p + 0.5) * scale - 0.5, 0)` of the input, with scale = input / output; or at
-/// `p * (input - 1) / (output - 1)` where corners are aligned. It is blended from the neighbours floor and floor + 1 (at most the
-/// last), row and column alike. Positions and weights are f32, and so is the blending; the result is rounded once.
+/// Output pixel p is at position `max((p + 0.5) * scale - 0.5, 0)` of the input, with scale = input
+/// / output. If corners are aligned, it is at `p * (input - 1) / (output - 1)`. It is blended from
+/// the pixels at floor and floor + 1 of that position (at most the last pixel), for rows and
+/// columns alike. Positions, weights and the blending are f32; the result is rounded once.
 ///
-/// After a dilated convolution it replaces a transposed one in segmentation networks.
+/// In segmentation networks it follows dilated convolutions, in place of a transposed convolution.
 ///
 /// Sources: PyTorch `torch.nn.functional.interpolate`; Chen et al., "Rethinking Atrous Convolution for Semantic Image
 /// Segmentation", 2017, for its use.
@@ -37,9 +39,10 @@ impl UpsampleBilinear {
     /// A layer without parameters.
     ///
     /// # Errors
-    /// [`crate::Error::Attribute`] for an output size of 0, or a scale that is not positive and finite.
+    /// [`crate::Error::Attribute`] for an output size of 0, or a scale that is not positive and
+    /// finite.
     pub fn new(spec: UpsampleBilinearSpec) -> Result<Self> {
-        // an input of any size shows what is wrong with the attributes alone
+        // The attributes alone can be checked with an input of any size.
         if let UpsampleSize::Output(_) = spec.size {
             UpsampleGeometry::new(&spec, [0, 0, 1, 1])?;
         }
@@ -52,12 +55,12 @@ impl UpsampleBilinear {
         Ok(Self { spec })
     }
 
-    /// Its attributes.
+    /// The layer's attributes.
     pub fn attributes(&self) -> &UpsampleBilinearSpec {
         &self.spec
     }
 
-    /// The geometry on an input of shape `x`.
+    /// The geometry of the layer on an input of shape `x`.
     ///
     /// # Errors
     /// As [`UpsampleGeometry::new`].
@@ -96,18 +99,18 @@ impl Kind for UpsampleBilinear {
         vec![]
     }
 
-    /// Bit for bit where every weight is a multiple of 1/8, as with a scale of 2 or 4: the blend of multiples of 1/64 is then
-    /// one of 2^-12.
+    /// The contract. Results are compared bit for bit if every weight is a multiple of 1/8, as with
+    /// a scale of 2 or 4: a blend of multiples of 1/64 is then a multiple of 2^-12, which is exact.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         let g = self.geometry(request.x)?;
         let half = if g.align_corners { 0.0 } else { 0.5 };
         let mut axes = g.output.into_iter().zip(g.scale);
         let eighths = |(size, scale): (usize, f32)| {
-            // all positions are so if the first, and the step, are
+            // All positions are multiples if the first position and the step are.
             let (step, first) = (8.0 * scale, 8.0 * (scale * half - half));
             step.fract() == 0.0 && first.fract() == 0.0 && size < 1 << 20
         };
-        // a blend rounds each of its products, a weight and the number that it is multiplied with
+        // A blend rounds each of its products: a weight, and the weight times a pixel.
         Ok(Contract::new(dtype, 4).computed(2).exact(axes.all(eighths)))
     }
 }

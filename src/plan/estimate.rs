@@ -4,27 +4,28 @@ use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, Mul};
 
-/// The time that the cost model expects of a plan, and what each unit of the GPU would need if it alone were busy. All are seconds.
+/// The time that the cost model expects of a plan, and the time that each unit of the GPU would
+/// need if it alone were busy. All numbers are seconds.
 ///
-/// Estimates serve to compare candidates: no constant of the model is fitted to measured times.
+/// Estimates serve to compare candidates. No constant of the model is fitted to measured times.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// The whole: launches, and of each the slowest of the parts below.
+    /// The whole plan: the launches, and for each the slowest of the parts below.
     pub seconds: f64,
-    /// Launches, with the latency of their first loads and last stores.
+    /// Launch overhead, with the latency of the first loads and the last stores.
     pub launch: f64,
-    /// Device memory.
+    /// Moving bytes from and to device memory.
     pub dram: f64,
-    /// Reads from L2.
+    /// Reading from L2.
     pub l2: f64,
-    /// Shared memory and L1.
+    /// Moving bytes through shared memory and L1.
     pub shared: f64,
-    /// Tensor cores.
+    /// Products on tensor cores.
     pub tensor: f64,
-    /// FFMA lanes: f32 products, and the instructions beside them.
+    /// Instructions on FFMA lanes: f32 products and others.
     pub ffma: f64,
-    /// Blocks that wait for their own steps, one after the other.
+    /// Steps of one block that wait for each other.
     pub latency: f64,
 }
 
@@ -44,7 +45,7 @@ impl Estimate {
         parts
     }
 
-    /// The cheaper one; the first of equals.
+    /// The cheaper of two estimates; the first if they are equal.
     pub(crate) fn or_less(self, other: Self) -> Self {
         if other.seconds < self.seconds { other } else { self }
     }
@@ -53,7 +54,7 @@ impl Estimate {
 impl Add for Estimate {
     type Output = Self;
 
-    /// One after the other.
+    /// The time of two plans that run one after the other.
     fn add(self, next: Self) -> Self {
         Self {
             seconds: self.seconds + next.seconds,
@@ -91,7 +92,8 @@ impl Mul<f64> for Estimate {
     }
 }
 
-/// "12.3 us (DRAM 10.1, L2 4.0, launch 2.0)": parts below a twentieth of the whole are left out.
+/// Written as "12.3 us (DRAM 10.1, L2 4.0, launch 2.0)", without parts below a twentieth of the
+/// whole.
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, scale) = if self.seconds < 1e-3 { ("us", 1e6) } else { ("ms", 1e3) };

@@ -13,12 +13,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Runs of plans, captured once and replayed as one: a CUDA graph on a GPU, where a replay costs one launch whatever the number of
-/// layers; on the host device the same runs, one after the other.
+/// Runs of plans that are captured once and replayed as one. On a GPU this is a CUDA graph, and a
+/// replay costs one launch whatever the number of layers. On the host device a replay does the same
+/// runs, one after the other.
 ///
-/// A graph owns the plans, tensors and workspace of its runs, since a captured CUDA graph holds their addresses: nothing that a
-/// replay uses can be freed before it. Tensors move in through [`Recorder::tensor`] and are reached through [`Graph::view`] and
-/// [`Graph::view_mut`].
+/// A graph owns the plans, tensors and workspace of its runs, since a captured CUDA graph holds
+/// their addresses: nothing that a replay uses can be freed before the graph. [`Recorder::tensor`]
+/// moves a tensor into the graph; [`Graph::view`] and [`Graph::view_mut`] give access to it.
 ///
 /// ```
 /// use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Graph, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Stream, Tensor};
@@ -50,7 +51,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// # }
 /// ```
 pub struct Graph {
-    // goes first: the launches' addresses are those of what follows
+    // The first field is dropped first: the captured launches hold addresses of what follows.
     captured: Captured,
     steps: Vec<Step>,
     tensors: Tensors,
@@ -58,7 +59,7 @@ pub struct Graph {
     device: Device,
 }
 
-/// One run: with its plan and the inputs' places inside.
+/// One run. The closure holds the plan and the places of its inputs.
 type Step = Box<dyn Fn(&mut Tensors, &mut WorkspaceMemory, &Stream) -> Result<()> + Send + Sync>;
 
 impl fmt::Debug for Graph {
@@ -107,7 +108,7 @@ impl<T> From<Slot<T>> for Target<T> {
 /// The tensors and RoIs that a [`Graph`] owns.
 pub struct Tensors {
     graph: u64,
-    /// `None` while a run writes it.
+    /// A slot is `None` while a run writes its tensor.
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
 }
 
@@ -136,7 +137,7 @@ impl Tensors {
         found.as_ref().ok_or_else(written)?.downcast_ref().ok_or_else(other)
     }
 
-    /// A tensor, to be read.
+    /// A tensor of the graph, for reading.
     ///
     /// # Errors
     /// [`Error::Attribute`] for a slot of another graph, and for the tensor that the run writes.
@@ -144,7 +145,7 @@ impl Tensors {
         Ok(self.get::<T, Tensor<T>>(slot)?.view())
     }
 
-    /// Regions of interest, to be read.
+    /// Regions of interest of the graph, for reading.
     ///
     /// # Errors
     /// As [`Tensors::view`].
@@ -152,7 +153,8 @@ impl Tensors {
         Ok(self.get::<RoIs, RoIs>(slot)?.view())
     }
 
-    /// Does something with the tensor that a run writes, which is not among the others meanwhile.
+    /// Calls `body` with the tensor that a run writes. Meanwhile that tensor is not among the
+    /// others.
     fn with_output<T: Element, R>(&mut self, target: &Target<T>, body: impl FnOnce(&Self, TensorViewMut<'_, T>) -> Result<R>) -> Result<R> {
         let slot = target.slot;
         self.get::<T, Tensor<T>>(slot)?;
@@ -169,7 +171,7 @@ impl Tensors {
     }
 }
 
-/// What [`Graph::capture`] records into.
+/// The recorder into which the closure of [`Graph::capture`] records runs.
 #[derive(Debug)]
 pub struct Recorder<'d> {
     device: &'d Device,
@@ -197,11 +199,13 @@ impl Recorder<'_> {
         self.tensors.push(Box::new(rois))
     }
 
-    /// Adds a run of `plan` to the graph, after those that are there: on the inputs that `inputs` makes of the graph's tensors, into
-    /// `y`. Nothing is computed before the first replay.
+    /// Adds a run of `plan` to the graph, after the runs that are there. It reads the inputs that
+    /// `inputs` makes of the graph's tensors, and writes `y`. Nothing is computed before the first
+    /// replay.
     ///
     /// # Errors
-    /// Those of [`Plan::run`], for the tensors as they are now; [`Error::Attribute`] where a run reads the tensor that it writes.
+    /// Those of [`Plan::run`], for the tensors as they are now; [`Error::Attribute`] if a run reads
+    /// the tensor that it writes.
     pub fn run<T: Element>(
         &mut self,
         plan: impl Into<Arc<Plan<T>>>,
@@ -219,10 +223,11 @@ impl Recorder<'_> {
 }
 
 impl Graph {
-    /// Captures what `record` records, on a device.
+    /// Captures the runs that `record` records, on a device.
     ///
     /// # Errors
-    /// What `record` returns; [`Error::OutOfMemory`] for the workspace; [`Error::Driver`] when the capture fails.
+    /// What `record` returns; [`Error::OutOfMemory`] for the workspace; [`Error::Driver`] when the
+    /// capture fails.
     pub fn capture(device: &Device, record: impl FnOnce(&mut Recorder<'_>) -> Result<()>) -> Result<Self> {
         let mut recorder = Recorder { device, tensors: Tensors::new(), steps: Steps(vec![]), workspace_bytes: 0 };
         record(&mut recorder)?;
@@ -235,7 +240,8 @@ impl Graph {
         Ok(Self { captured, steps, tensors, workspace, device: device.clone() })
     }
 
-    /// Runs all of it on `stream`. On a GPU the work is queued, not waited for; on the host device it is done on return.
+    /// Does all runs on `stream`. On a GPU the work is queued and the call returns; on the host
+    /// device it is done on return.
     ///
     /// # Errors
     /// [`Error::WrongDevice`] for a stream of another device; a failed launch.
@@ -250,7 +256,8 @@ impl Graph {
         steps.iter().try_for_each(|step| step(tensors, workspace, stream))
     }
 
-    /// A tensor of the graph, to be read: [`TensorView::to_vec`] waits for the replays that are queued.
+    /// A tensor of the graph, for reading. [`TensorView::to_vec`] waits for the replays that are
+    /// queued.
     ///
     /// # Errors
     /// [`Error::Attribute`] for a slot of another graph.
@@ -258,7 +265,8 @@ impl Graph {
         self.tensors.view(slot)
     }
 
-    /// A tensor of the graph, to be written: [`TensorViewMut::write`] waits for the replays that are queued.
+    /// A tensor of the graph, for writing. [`TensorViewMut::write`] waits for the replays that are
+    /// queued.
     ///
     /// # Errors
     /// As [`Graph::view`].
@@ -271,12 +279,12 @@ impl Graph {
         }
     }
 
-    /// The device that it runs on.
+    /// The device on which the graph runs.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The runs of plans that a replay consists of.
+    /// The number of runs in a replay.
     pub fn len(&self) -> usize {
         self.steps.len()
     }

@@ -1,4 +1,4 @@
-//! Plans of several launches: the results of all but the last lie in the workspace.
+//! Plans of several launches. The results of all launches but the last are stored in the workspace.
 
 use super::workspace::{Workspace, padded, together};
 use super::{Executable, Explanation, Inputs, Need, Needs, OffsetOrMask, Plan, PlanRequest};
@@ -7,9 +7,9 @@ use crate::shape::elements;
 use crate::tensor::{Layout, TensorView, TensorViewMut};
 use crate::{Element, MemoryFormat, Shape, Stream};
 
-/// The name under which two launches stand among the candidates for a layer.
+/// The name of running as two launches, among the candidates of a layer.
 pub(crate) const PAIR: &str = "pair";
-/// The name under which a [`crate::DeformRoiPoolPack`] runs.
+/// The name of the only way in which a [`crate::DeformRoiPoolPack`] runs.
 pub(crate) const PACK: &str = "pool, fully connected layers, pool";
 
 /// A tensor that a launch reads.
@@ -17,7 +17,7 @@ pub(crate) const PACK: &str = "pool, fully connected layers, pool";
 pub(crate) enum Source {
     /// The layer's x.
     Input,
-    /// The result of another launch, so many bytes into the workspace.
+    /// The result of another launch, this number of bytes into the workspace.
     Workspace(usize),
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum Source {
 struct Step<T: Element> {
     plan: Plan<T>,
     x: Source,
-    /// Where its result lies, in bytes from the start of the workspace.
+    /// Where the result is stored, in bytes from the start of the workspace.
     place: usize,
 }
 
@@ -38,11 +38,11 @@ pub(crate) struct Launches<T: Element> {
     bytes: usize,
 }
 
-/// What the last launch reads of the results before it.
+/// What the last launch reads from the results of the launches before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Last {
     pub x: Source,
-    /// The offsets, where a launch has computed them, in this format.
+    /// Where the offsets are and their format, if a launch has computed them.
     pub offset: Option<(Source, MemoryFormat)>,
     pub mask: Option<(Source, MemoryFormat)>,
 }
@@ -52,7 +52,8 @@ impl<T: Element> Launches<T> {
         Self { steps: vec![], bytes: 0 }
     }
 
-    /// Adds a launch that reads `x` and, where its plan asks for them, the layer's RoIs; and says where its result will be.
+    /// Adds a launch that reads `x` and, if its plan needs them, the layer's RoIs. Returns where
+    /// its result will be.
     ///
     /// # Errors
     /// [`crate::Error::Overflow`] for the size of the workspace.
@@ -63,7 +64,8 @@ impl<T: Element> Launches<T> {
         Ok(Source::Workspace(place))
     }
 
-    /// The plan of these launches and of `last`, which reads the layer's other inputs. What passes between launches is rounded to T.
+    /// The plan of these launches followed by `last`, which reads the layer's other inputs. Values
+    /// that pass between launches are rounded to T.
     ///
     /// # Errors
     /// [`crate::Error::Overflow`] for the size of the workspace.
@@ -71,7 +73,7 @@ impl<T: Element> Launches<T> {
         let plans = || self.steps.iter().map(|step| &step.plan).chain([&last]);
         let own = plans().map(Plan::workspace_bytes).max().unwrap_or_default();
         let stages = plans().map(|plan| plan.explanation.clone()).collect();
-        // the layer computes them itself
+        // The launches before compute offset and mask themselves.
         let needs = Needs { offset: Need::No, mask: Need::No, ..last.needs };
         Ok(Plan {
             op,
@@ -86,7 +88,8 @@ impl<T: Element> Launches<T> {
     }
 }
 
-/// Two launches: `first` reads the layer's x, `second` its result and the layer's other inputs.
+/// A plan of two launches: `first` reads the layer's x, `second` reads the result and the layer's
+/// other inputs.
 pub(crate) fn pair<T: Element>(op: &'static str, request: &PlanRequest, first: Plan<T>, second: Plan<T>) -> Result<Plan<T>> {
     debug_assert!(first.output == second.request.x && first.request.y_format == second.request.x_format);
     let mut launches = Launches::new();
@@ -102,7 +105,7 @@ struct Sequence<T: Element> {
     reads: Last,
 }
 
-/// A tensor of the layer's inputs or of the workspace, as `plan` reads it.
+/// The tensor that `plan` reads: the layer's input, or one in the workspace.
 fn view<'a, T: Element>(
     source: Source,
     (shape, format): (Shape, MemoryFormat),
@@ -116,7 +119,7 @@ fn view<'a, T: Element>(
     }
 }
 
-/// Offsets or a mask that launches before the last one have computed.
+/// Offsets or a mask that an earlier launch has computed.
 fn field<'a, T: Element>(
     result: Option<(Source, MemoryFormat)>,
     need: Need,

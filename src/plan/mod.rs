@@ -1,4 +1,5 @@
-//! A layer made ready for one input shape on one device: what is asked of a plan, what it is given, and what it says of itself.
+//! A layer that is ready to run for one input shape on one device: the request for a plan, the
+//! inputs of a run, and the explanation of the choice.
 
 mod estimate;
 mod graph;
@@ -61,41 +62,46 @@ impl PlanRequest {
         Self { x_format: format, y_format: format, ..self }
     }
 
-    /// Another format for the output than for the input.
+    /// Sets another format for the output than for the input.
     pub fn output_format(self, format: MemoryFormat) -> Self {
         Self { y_format: format, ..self }
     }
 
-    /// Uses the kernel of this name, as [`Explanation`] lists it, instead of the cheapest. For tests and benchmarks.
+    /// Asks for the kernel of this name, as [`Explanation`] lists it, instead of the cheapest. For
+    /// tests and benchmarks.
     pub fn kernel(self, name: impl Into<String>) -> Self {
         Self { kernel: Some(name.into()), ..self }
     }
 
-    /// Allows an f32 layer less than IEEE products.
+    /// Allows an f32 layer products that are less exact than IEEE's.
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
-    /// How many RoIs there will be: K. Layers that pool RoIs need it.
+    /// Sets the number of RoIs, K, which layers that pool RoIs need.
     pub fn rois(self, rois: usize) -> Self {
         Self { rois: Some(rois), ..self }
     }
 
-    /// Allows kernels that need up to so many bytes of workspace and are faster with it: convolutions with few output pixels and
-    /// many products each, whose sums are split over the GPU and added up by a second launch. 0 unless this is called. (Layers that
-    /// run as two launches with a tensor between them need the workspace for it in any case.) [`Plan::workspace_bytes`] says what
-    /// the plan needs.
+    /// Allows kernels that are faster with a workspace of up to this many bytes. They are for
+    /// convolutions with few output pixels and many products in each: their sums are split over the
+    /// GPU, and a second launch adds the parts. The limit is 0 unless this is called. (Layers that
+    /// run as two launches need a workspace for the tensor between them in any case.)
+    /// [`Plan::workspace_bytes`] says what the plan needs.
     pub fn workspace_limit(self, bytes: usize) -> Self {
         Self { workspace_limit: bytes, ..self }
     }
 
-    /// Asks for results of an image (of a RoI) that do not depend, in any bit, on the batch that it came in, nor on how its views
-    /// are aligned: the same for every N (every number of RoIs), given shapes and formats apart from that.
+    /// Asks for results that do not depend, in any bit, on the batch: an image (or a RoI) gives the
+    /// same result for every N (or number of RoIs), and however its views are aligned, provided
+    /// that formats and all other sizes are the same.
     ///
-    /// The order in which a kernel adds products up decides on the last bits. Such a plan takes the order that is the fastest for
-    /// one image, of those in which some kernel takes views of any alignment; of its kernels it takes the fastest for the batch.
-    /// Kernels of other orders, a tuning table's and [`PlanRequest::kernel`]'s included, do not apply, and
-    /// [`Explanation::note`] names the order. (The sign of a zero whose products all are below the smallest f32 is left open.)
+    /// The last bits of a result depend on the order in which a kernel adds products. A
+    /// batch-invariant plan takes the order that is the fastest for one image, among those in which
+    /// some kernel takes views of any alignment. Of the kernels with this order it takes the
+    /// fastest for the batch. Kernels of other orders do not apply, even if a tuning table or
+    /// [`PlanRequest::kernel`] asks for one. [`Explanation::note`] names the order. (One thing is
+    /// left open: the sign of a zero, if all products of its sum are below the smallest f32.)
     pub fn batch_invariant(self) -> Self {
         Self { batch_invariant: true, ..self }
     }
@@ -112,7 +118,7 @@ pub enum Residual<'a, T: Element> {
     Output,
 }
 
-/// Offsets or a mask: in the layer's dtype, or in f32 whatever that is.
+/// Offsets or a mask. They may be in f32 even if the layer's dtype is another one.
 #[derive(Debug, Clone, Copy)]
 pub enum OffsetOrMask<'a, T: Element> {
     /// In the layer's dtype.
@@ -138,23 +144,23 @@ impl<'a, T: Element> From<&'a Tensor<T>> for OffsetOrMask<'a, T> {
 pub struct Inputs<'a, T: Element> {
     /// The input [N, C_in, H, W].
     pub x: TensorView<'a, T>,
-    /// Added before the activation.
+    /// A tensor that is added before the activation.
     pub residual: Residual<'a, T>,
-    /// Where a deformable layer samples.
+    /// Offsets, which move the samples of a deformable layer.
     pub offset: Option<OffsetOrMask<'a, T>>,
-    /// By what a modulated deformable layer multiplies its samples.
+    /// A mask, which multiplies the samples of a modulated deformable layer.
     pub mask: Option<OffsetOrMask<'a, T>>,
     /// The regions that a layer pools.
     pub rois: Option<RoisView<'a>>,
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
-    /// An input alone.
+    /// Inputs of a layer that reads only x.
     pub fn new(x: impl Into<TensorView<'a, T>>) -> Self {
         Self { x: x.into(), residual: Residual::None, offset: None, mask: None, rois: None }
     }
 
-    /// Adds `residual` before the activation.
+    /// Sets a residual that is added before the activation.
     pub fn residual(self, residual: impl Into<TensorView<'a, T>>) -> Self {
         Self { residual: Residual::Tensor(residual.into()), ..self }
     }
@@ -164,47 +170,47 @@ impl<'a, T: Element> Inputs<'a, T> {
         Self { residual: Residual::Output, ..self }
     }
 
-    /// Samples at these offsets.
+    /// Sets the offsets at which a deformable layer samples.
     pub fn offset(self, offset: impl Into<OffsetOrMask<'a, T>>) -> Self {
         Self { offset: Some(offset.into()), ..self }
     }
 
-    /// Multiplies the samples with this mask.
+    /// Sets the mask by which the samples are multiplied.
     pub fn mask(self, mask: impl Into<OffsetOrMask<'a, T>>) -> Self {
         Self { mask: Some(mask.into()), ..self }
     }
 
-    /// Pools these regions.
+    /// Sets the regions to pool.
     pub fn rois(self, rois: impl Into<RoisView<'a>>) -> Self {
         Self { rois: Some(rois.into()), ..self }
     }
 
-    /// What a plan for these inputs is asked for: formats as the input's.
+    /// The request for a plan for these inputs; both formats are that of x.
     pub(crate) fn request(&self) -> PlanRequest {
         PlanRequest { rois: self.rois.map(|rois| rois.len()), ..PlanRequest::new(self.x.shape()).format(self.x.format()) }
     }
 }
 
-/// A candidate of the kernel selection.
+/// A candidate from which a plan's kernel was chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     /// The kernel's name, as [`PlanRequest::kernel`] takes it.
     pub kernel: &'static str,
-    /// Its estimated time, or why it does not apply.
+    /// The estimated time of the kernel, or why it does not apply.
     pub verdict: Result<Estimate, String>,
 }
 
-/// Who chose a plan's kernel.
+/// How a plan's kernel was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChosenBy {
-    /// The cost model, which estimates times.
+    /// By the estimates of the cost model.
     CostModel,
-    /// Measured times: the [`crate::TuningTable`] of this name.
+    /// By measured times, from the [`crate::TuningTable`] of this name.
     Table(Arc<str>),
-    /// [`PlanRequest::kernel`].
+    /// By the name in [`PlanRequest::kernel`].
     Request,
-    /// [`crate::Layer::tune`], which measured so many kernels.
+    /// By [`crate::Layer::tune`], which measured this number of kernels.
     Measurement(usize),
 }
 
@@ -226,24 +232,25 @@ pub struct Explanation {
     pub kernel: &'static str,
     /// Every candidate, the chosen one first.
     pub choices: Vec<Choice>,
-    /// Who chose it.
+    /// How the kernel was chosen.
     pub chosen_by: ChosenBy,
-    /// The problem as a [`crate::TuningTable`] names it; empty where there is no choice.
+    /// The problem as a [`crate::TuningTable`] names it. Empty if there is no choice.
     pub problem: String,
     /// Blocks along x, y and z.
     pub grid: [u32; 3],
-    /// Threads a block.
+    /// Threads of a block.
     pub threads: u32,
-    /// Dynamic shared memory a block, in bytes.
+    /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
-    /// What the plan was asked for beyond the cheapest kernel.
+    /// Remarks: what the request asks for beyond the cheapest kernel, and what follows from it.
     pub note: String,
-    /// Where a layer runs as several launches: each of them, in order.
+    /// The launches of a layer that runs as several, in order. Empty for one launch.
     pub stages: Vec<Explanation>,
 }
 
 impl Explanation {
-    /// Blocks of all launches: what [`Device::blocks_done`] counts while the plan runs once.
+    /// The blocks of all launches. [`Device::blocks_done`] grows by this number while the plan runs
+    /// once.
     pub fn blocks(&self) -> u64 {
         match &self.stages[..] {
             [] => self.grid.iter().map(|&size| u64::from(size)).product(),
@@ -251,7 +258,7 @@ impl Explanation {
         }
     }
 
-    /// An explanation of nothing, to be filled in.
+    /// An explanation without content, to be filled in.
     pub(crate) fn empty() -> Self {
         Self {
             kernel: "",
@@ -296,7 +303,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// What a kernel family prepares: everything but the addresses of the tensors.
+/// A plan's launches, with everything but the addresses of the tensors.
 pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// Launches on checked tensors.
     ///
@@ -305,7 +312,8 @@ pub(crate) trait Executable<T: Element>: fmt::Debug + Send + Sync {
     /// are those that were planned, nothing overlaps y, and the workspace has the plan's bytes.
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, workspace: &Workspace<'_>, stream: &Stream) -> Result<()>;
 
-    /// The parameters with which a convolution of one launch is launched, for who compares `run` with the launch alone.
+    /// The kernel parameters of a convolution that is one launch. Benchmarks use them to compare
+    /// `run` with the bare launch.
     #[cfg(all(feature = "cuda", feature = "bench"))]
     fn parameters(&self, _inputs: &Inputs<'_, T>, _y: &TensorView<'_, T>) -> Result<Vec<u8>> {
         Ok(vec![])
@@ -321,7 +329,7 @@ pub(crate) enum Need {
     Required(Shape),
 }
 
-/// What a plan reads beside x.
+/// The inputs that a plan reads beside x.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Needs {
     pub residual: Need,
@@ -331,16 +339,17 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    /// A residual of the output's shape, if the user wants one.
+    /// The needs of a layer with an optional residual of the output's shape.
     pub fn residual(output: Shape) -> Self {
         Self { residual: Need::Optional(output), ..Default::default() }
     }
 }
 
-/// A layer made ready for one input shape: validated geometry, chosen and loaded kernel, packed weights on the device.
+/// A layer that is ready to run for one input shape: validated geometry, a chosen and loaded
+/// kernel, packed weights on the device.
 ///
-/// `run` takes `&self`, allocates nothing, does not synchronise, and can be captured in a [`crate::Graph`]; a plan may be shared
-/// between threads and streams.
+/// `run` takes `&self`, allocates nothing, does not synchronise, and can be captured in a
+/// [`crate::Graph`]. Threads and streams may share a plan.
 #[derive(Debug)]
 pub struct Plan<T: Element> {
     pub(crate) op: &'static str,
@@ -364,12 +373,12 @@ impl<T: Element> Plan<T> {
         self.request.y_format
     }
 
-    /// The device it runs on.
+    /// The device on which the plan runs.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Bytes that [`Plan::run`] needs in its workspace: 0 for a plan of one launch.
+    /// Bytes that [`Plan::run`] needs in its workspace: 0 unless the plan is several launches.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }
@@ -384,15 +393,17 @@ impl<T: Element> Plan<T> {
         T::DTYPE
     }
 
-    /// Runs on `stream`. On a GPU the work is queued, not waited for; on the host device it is done on return.
+    /// Runs on `stream`. On a GPU the work is queued and the call returns; on the host device it is
+    /// done on return.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Format`] or [`Error::WrongDevice`] when a tensor is not what the plan was built for;
-    /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when another set of tensors is given than the layer reads;
-    /// [`Error::Aliased`] when `y` overlaps an input ([`Inputs::accumulate`] is the way to add to the output);
-    /// [`Error::Workspace`] when the workspace has fewer than [`Plan::workspace_bytes`];
-    /// [`Error::Capturing`] on a stream that is captured without [`Stream::allow_capture`];
-    /// [`Error::Limit`] when a view's strides reach over 2^31 elements within an image; a failed launch.
+    /// [`Error::Shape`], [`Error::Format`] or [`Error::WrongDevice`] when a tensor is not what the
+    /// plan was built for; [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when the tensors
+    /// are not those that the layer reads; [`Error::Aliased`] when `y` overlaps an input (use
+    /// [`Inputs::accumulate`] to add to the output); [`Error::Workspace`] when the workspace has
+    /// fewer bytes than [`Plan::workspace_bytes`]; [`Error::Capturing`] on a stream that is being
+    /// captured without [`Stream::allow_capture`]; [`Error::Limit`] when a view's strides reach
+    /// over 2^31 elements within an image; the error of a launch that failed.
     pub fn run<'y>(
         &self,
         inputs: &Inputs<'_, T>,
@@ -411,7 +422,7 @@ impl<T: Element> Plan<T> {
         unsafe { self.executable.run(inputs, &mut y, &workspace, stream) }
     }
 
-    /// Refuses tensors and a stream's device that are not what the plan was built for.
+    /// Refuses tensors, or a device of the stream, for which the plan was not built.
     pub(crate) fn check_run(&self, inputs: &Inputs<'_, T>, y: &TensorViewMut<'_, T>, stream: &Device) -> Result<()> {
         self.check("x", &inputs.x, self.request.x, Some(self.request.x_format))?;
         self.check("y", &y.as_view(), self.output, Some(self.request.y_format))?;
@@ -463,7 +474,7 @@ impl<T: Element> Plan<T> {
         Ok(())
     }
 
-    /// An offset or a mask may be in either format.
+    /// Checks an offset or a mask, which may be in either format.
     fn check_offset_or_mask(
         &self,
         name: &'static str,

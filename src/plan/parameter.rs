@@ -5,16 +5,16 @@ use crate::shape::elements;
 use crate::{DType, Element, memory};
 use std::sync::Arc;
 
-/// A layer's weight, bias or slope: a shape of any rank and its values, kept in f32 and rounded once to the dtype of the plan
-/// that uses them. Cloning shares the values.
+/// A layer's weight, bias or slope: a shape of any rank and the values. Values are kept in f32, and
+/// rounded once to the dtype of the plan that uses them. Clones share the values.
 ///
-/// A layer refuses to plan with a weight that is infinite or NaN in the dtype of the plan: 70000 is infinite in f16.
-/// [`Parameter::allow_non_finite`] allows it.
+/// A layer refuses to plan with a weight that is infinite or NaN in the dtype of the plan (70000 is
+/// infinite in f16). [`Parameter::allow_non_finite`] allows such weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
     shape: Vec<usize>,
     values: Arc<Vec<f32>>,
-    /// The largest absolute value: NaN where there is one.
+    /// The largest absolute value, or NaN if some value is NaN.
     largest: f32,
     non_finite_allowed: bool,
     forgotten: bool,
@@ -25,22 +25,23 @@ fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f32 {
 }
 
 impl Parameter {
-    /// A parameter of `shape` with `values` in row-major order, given in any dtype.
+    /// A parameter of `shape` with `values` in row-major order, which may be of any dtype.
     ///
     /// # Errors
-    /// [`Error::Length`] when the number of values is not the shape's; [`Error::Overflow`]; [`Error::OutOfMemory`].
+    /// [`Error::Length`] when the number of values does not fit the shape; [`Error::Overflow`];
+    /// [`Error::OutOfMemory`].
     pub fn new<T: Element>(shape: &[usize], values: &[T]) -> Result<Self> {
         Self::check_length(shape, values.len())?;
         Self::from_values(shape, memory::collect(values.iter().map(|v| v.to_f32()))?)
     }
 
-    /// The same, of values that need no conversion, without a copy.
+    /// A parameter of values that are f32 already, without a copy.
     pub(crate) fn from_values(shape: &[usize], values: Vec<f32>) -> Result<Self> {
         Self::check_length(shape, values.len())?;
         Ok(Self::whole(shape.to_vec(), values))
     }
 
-    /// Of a shape that the values are known to have.
+    /// A parameter whose values are known to fit the shape.
     fn whole(shape: Vec<usize>, values: Vec<f32>) -> Self {
         Self { shape, largest: largest(&values), values: Arc::new(values), non_finite_allowed: false, forgotten: false }
     }
@@ -53,25 +54,25 @@ impl Parameter {
         Ok(())
     }
 
-    /// A parameter of which only the shape is known. It serves to check layers and to choose kernels, and never leaves the crate:
-    /// plans of layers with one have nothing to multiply with.
+    /// A parameter of which only the shape is known. It serves to check layers and to choose
+    /// kernels. It never leaves the crate, since a plan with it has no values to multiply.
     pub(crate) fn outline(shape: &[usize]) -> Result<Self> {
         elements(shape)?;
         Ok(Self { shape: shape.to_vec(), values: Arc::default(), largest: 0.0, non_finite_allowed: false, forgotten: false })
     }
 
-    /// Whether only the shape is known.
+    /// Whether only the shape is known, and no values.
     pub(crate) fn is_outline(&self) -> bool {
         self.values.is_empty() && !self.forgotten && !self.shape.contains(&0)
     }
 
-    /// The same values under another shape.
+    /// A parameter of the same values and another shape.
     pub(crate) fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         Self::check_length(shape, elements(&self.shape)?)?;
         Ok(Self { shape: shape.to_vec(), ..self.clone() })
     }
 
-    /// A parameter of `shape` with values that `make` derives from this one's.
+    /// A parameter of `shape` whose values `make` computes from those of this one.
     pub(crate) fn derived(&self, shape: &[usize], make: impl FnOnce(&[f32]) -> Result<Vec<f32>>) -> Result<Self> {
         self.check_kept("another parameter")?;
         if self.is_outline() {
@@ -80,9 +81,9 @@ impl Parameter {
         Ok(Self { non_finite_allowed: self.non_finite_allowed, ..Self::from_values(shape, make(&self.values)?)? })
     }
 
-    /// Allows it to hold infinities and NaN, in f32 or once it is rounded to the dtype of a plan. A weight that is not finite
-    /// costs speed: kernels that multiply the zeros of the padding would make them NaN, and are left out
-    /// ([`crate::numerics`]).
+    /// Allows infinite values and NaN, in f32 or after rounding to the dtype of a plan. Such
+    /// weights cost speed: kernels that multiply the zeros of the padding would turn them into NaN,
+    /// so they do not apply ([`crate::numerics`]).
     ///
     /// ```
     /// use warpconv::{Conv2d, Conv2dSpec, Device, Error, Inputs, Layer, MemoryFormat, Parameter, Tensor};
@@ -100,12 +101,12 @@ impl Parameter {
         Self { non_finite_allowed: true, ..self }
     }
 
-    /// Whether all values are finite in a dtype.
+    /// Whether all values are finite when they are rounded to `dtype`.
     pub(crate) fn is_finite_in(&self, dtype: DType) -> bool {
         dtype.round(f64::from(self.largest)).is_finite()
     }
 
-    /// Refuses values that are not finite in a dtype, unless they are allowed.
+    /// Refuses values that are not finite in `dtype`, unless they are allowed.
     pub(crate) fn check_finite(&self, name: &'static str, dtype: DType) -> Result<()> {
         if self.non_finite_allowed || self.is_finite_in(dtype) {
             return Ok(());
@@ -136,27 +137,29 @@ impl Parameter {
         (self.values, self.forgotten) = (Arc::default(), true);
     }
 
-    /// Refuses what needs the values when they are gone.
+    /// Fails if the values have been dropped, for an operation that needs them.
     pub(crate) fn check_kept(&self, needed_for: &str) -> Result<()> {
         if self.forgotten { Err(Error::Forgotten { needed_for: needed_for.into() }) } else { Ok(()) }
     }
 
-    /// Its shape.
+    /// The shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Its values in row-major order; none once a layer has forgotten them ([`crate::Layer::forget_host_weights`]).
+    /// The values in row-major order. Empty once a layer has forgotten them
+    /// ([`crate::Layer::forget_host_weights`]).
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// Its values rounded to `dtype`, as f64: what a kernel of that dtype multiplies with.
+    /// The values rounded to `dtype`, as f64. These are the numbers that a kernel of that dtype
+    /// multiplies.
     pub fn rounded(&self, dtype: DType) -> Vec<f64> {
         self.values.iter().map(|&v| dtype.round(f64::from(v))).collect()
     }
 
-    /// Refuses a shape other than [len].
+    /// Refuses every shape but [len].
     pub(crate) fn check_vector(&self, name: &'static str, len: usize, meaning: &'static str) -> Result<()> {
         if self.shape.len() != 1 {
             return Err(Error::Rank { name, shape: self.shape.clone(), expected: 1, meaning });

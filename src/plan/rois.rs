@@ -4,13 +4,15 @@ use crate::device::{Access, Memory, Operand, download, wrong_device};
 use crate::error::{Error, Result};
 use crate::{Device, Tensor, memory};
 
-/// Numbers of one region: the index of its image in the batch, then x1, y1, x2, y2.
+/// The number of values of one region: the index of its image in the batch, then x1, y1, x2, y2.
 pub(crate) const ROI_VALUES: usize = 5;
 
-/// Regions of interest [K, 5] on a device: for each the index of its image in the batch and its corners x1, y1, x2, y2, in
-/// pixels of the image before `spatial_scale`. They are f32 in every dtype.
+/// Regions of interest [K, 5] on a device. Each has the index of its image in the batch and its
+/// corners x1, y1, x2, y2, in pixels of the image before `spatial_scale`. They are f32 in every
+/// dtype.
 ///
-/// Corners may be anything: outside the image, reversed, infinite. What a layer makes of them is in its documentation.
+/// Corners may be outside the image, reversed or infinite. The documentation of each layer says
+/// what the result then is.
 ///
 /// ```
 /// use warpconv::{Device, RoIs};
@@ -27,33 +29,35 @@ pub struct RoIs {
     batch: usize,
 }
 
-/// Regions of interest that are read: borrowed [`RoIs`], or memory that a service owns.
+/// Regions of interest for reading: borrowed [`RoIs`], or memory that a service owns.
 #[derive(Debug, Clone, Copy)]
 pub struct RoisView<'a> {
     device: &'a Device,
     address: u64,
     len: usize,
-    /// Images of the batch that the indices were checked against.
+    /// The number of images against which the batch indices were checked, if they were.
     batch: Option<usize>,
 }
 
 impl RoIs {
-    /// A copy of `rois` on the device, for inputs of `batch` images.
+    /// Copies `rois` to the device, for inputs of `batch` images.
     ///
     /// # Errors
-    /// [`Error::Attribute`] for a batch index that is not one of 0..batch; [`Error::OutOfMemory`] or [`Error::Driver`].
+    /// [`Error::Attribute`] for a batch index that is not one of 0..batch; [`Error::OutOfMemory`]
+    /// or [`Error::Driver`].
     pub fn from_slice(device: &Device, batch: usize, rois: &[[f32; ROI_VALUES]]) -> Result<Self> {
         check_images(rois, batch)?;
         Ok(Self { memory: Memory::from_slice(device, rois.as_flattened())?, len: rois.len(), batch })
     }
 
-    /// As [`RoIs::from_slice`], from `values` of `shape`, which must be [K, 5].
+    /// Makes RoIs from `values` of `shape`, which must be [K, 5]. Otherwise as
+    /// [`RoIs::from_slice`].
     pub(crate) fn from_shape(device: &Device, batch: usize, shape: &[usize], values: &[f32]) -> Result<Self> {
         Self::check_shape(shape)?;
         Self::from_slice(device, batch, values.as_chunks().0)
     }
 
-    /// Refuses another shape than [K, 5].
+    /// Refuses every shape but [K, 5].
     pub(crate) fn check_shape(shape: &[usize]) -> Result<()> {
         const MEANING: &str = "[K, 5]: batch index, x1, y1, x2, y2";
         match shape {
@@ -67,7 +71,7 @@ impl RoIs {
         }
     }
 
-    /// How many there are: K.
+    /// The number of RoIs, K.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -77,13 +81,13 @@ impl RoIs {
         self.len == 0
     }
 
-    /// All of them, to be read.
+    /// A view of all RoIs, for reading.
     pub fn view(&self) -> RoisView<'_> {
         RoisView { device: self.memory.device(), address: self.memory.address(), len: self.len, batch: Some(self.batch) }
     }
 }
 
-/// Refuses batch indices that are not of a batch of `n` images.
+/// Refuses batch indices that are not below `n`.
 fn check_images(rois: &[[f32; ROI_VALUES]], n: usize) -> Result<()> {
     for (index, roi) in rois.iter().enumerate() {
         let image = f64::from(roi[0]);
@@ -99,8 +103,8 @@ fn check_images(rois: &[[f32; ROI_VALUES]], n: usize) -> Result<()> {
 }
 
 impl<'a> RoisView<'a> {
-    /// A view of `len` RoIs that exist only on the device. Nobody has checked their batch indices: those that are not of the
-    /// batch give zeros.
+    /// A view of `len` RoIs that exist only on the device. Their batch indices have not been
+    /// checked; a RoI whose index is not one of the batch gives zeros.
     ///
     /// # Errors
     /// [`Error::Alignment`] when the address is not a multiple of 4.
@@ -114,7 +118,8 @@ impl<'a> RoisView<'a> {
         Ok(Self { device, address, len, batch: None })
     }
 
-    /// RoIs that a detector left in a tensor [K, 5, 1, 1]; as unchecked as those of [`RoisView::from_raw`].
+    /// A view of RoIs in a tensor [K, 5, 1, 1], such as a detector's output. Their batch indices
+    /// have not been checked, as with [`RoisView::from_raw`].
     ///
     /// # Errors
     /// [`Error::Shape`].
@@ -130,7 +135,7 @@ impl<'a> RoisView<'a> {
         Error::Shape { name: "rois", shape: tensor.shape().to_vec(), expected: "shape [K, 5, 1, 1]".into() }
     }
 
-    /// How many there are: K.
+    /// The number of RoIs, K.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -145,12 +150,13 @@ impl<'a> RoisView<'a> {
         self.device
     }
 
-    /// The address of the first one's batch index.
+    /// The address of the first value, the first RoI's batch index.
     pub fn address(&self) -> u64 {
         self.address
     }
 
-    /// Reads back RoIs that nobody has checked, and refuses batch indices that are not of a batch of `n` images.
+    /// Reads back RoIs whose batch indices have not been checked, and refuses indices that are not
+    /// below `n`.
     pub(crate) fn check_images(&self, n: usize) -> Result<()> {
         if self.batch.is_some_and(|batch| batch <= n) {
             return Ok(());
@@ -161,14 +167,15 @@ impl<'a> RoisView<'a> {
         check_images(&rois, n)
     }
 
-    /// As the launch's checker takes them.
+    /// The RoIs as an operand, for the checker of a launch.
     pub(crate) fn operand(&self) -> Operand {
         let shape = [1, 1, 1, self.len * ROI_VALUES];
         let access = Access::Read;
         Operand { name: "rois", address: self.address, element_bytes: size_of::<f32>() as u32, shape, strides: [0, 0, 0, 1], access }
     }
 
-    /// Refuses RoIs that were checked against another batch than that of `n` images, or are not on `device`.
+    /// Refuses RoIs that were checked against a larger batch than that of `n` images, or are not on
+    /// `device`.
     pub(crate) fn check(&self, device: &Device, len: usize, n: usize) -> Result<()> {
         if self.device != device {
             return Err(wrong_device("rois", device, self.device));

@@ -5,28 +5,29 @@ use crate::error::{Error, Result};
 use crate::{Device, Element, Layout, TensorViewMut};
 use std::marker::PhantomData;
 
-/// To what every part of a workspace is aligned.
+/// The alignment of every part of a workspace, in bytes.
 const ALIGNMENT: usize = 256;
 
-/// So many bytes, rounded up to where the next part may begin.
+/// A number of bytes, rounded up to where the next part may begin.
 pub(crate) fn padded(bytes: usize) -> Result<usize> {
-    // the words only where they are needed: this runs in every launch
+    // The message is made only when needed: this code runs in every launch.
     let overflow = || Error::Overflow { what: "the size of a workspace", values: format!("{bytes} bytes") };
     bytes.checked_next_multiple_of(ALIGNMENT).ok_or_else(overflow)
 }
 
-/// The bytes of two parts of a workspace.
+/// The bytes of two parts of a workspace together.
 pub(crate) fn together(one: usize, other: usize) -> Result<usize> {
     let overflow = || Error::Overflow { what: "the size of a workspace", values: format!("{one} + {other} bytes") };
     one.checked_add(other).ok_or_else(overflow)
 }
 
-/// Memory for workspaces, freed on drop. One serves any number of plans that run one after the other on one stream.
+/// Memory for workspaces, freed on drop. It may serve any number of plans that run one after the
+/// other on one stream.
 #[derive(Debug)]
 pub struct WorkspaceMemory(Memory);
 
 impl WorkspaceMemory {
-    /// As many bytes as [`crate::Plan::workspace_bytes`] asks for.
+    /// Allocates `bytes` bytes: [`crate::Plan::workspace_bytes`] says how many a plan needs.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Driver`].
@@ -34,14 +35,14 @@ impl WorkspaceMemory {
         device.allocate(bytes).map(Self)
     }
 
-    /// All of it, for one run.
+    /// All of this memory, for one run.
     pub fn workspace(&mut self) -> Workspace<'_> {
         Workspace { device: Some(self.0.device()), address: self.0.address(), bytes: self.0.bytes(), memory: PhantomData }
     }
 }
 
-/// Device memory that a plan may use while it runs. [`crate::Plan::workspace_bytes`] says how much it needs: nothing, unless a
-/// layer runs as several launches with a tensor between them.
+/// Device memory that a plan may use while it runs. [`crate::Plan::workspace_bytes`] says how many
+/// bytes it needs: none, unless a layer runs as several launches.
 #[derive(Debug, Default)]
 pub struct Workspace<'a> {
     device: Option<&'a Device>,
@@ -62,8 +63,8 @@ impl<'a> Workspace<'a> {
     /// [`Error::Alignment`] when the address is not a multiple of 256.
     ///
     /// # Safety
-    /// From `address` on, `bytes` bytes must be initialised memory (whatever is in it) of `device` that nobody else uses or frees while
-    /// work queued with the workspace runs.
+    /// From `address` on there must be `bytes` bytes of initialised memory of `device`, with any
+    /// content. Nothing else may use or free that memory while work queued with the workspace runs.
     pub unsafe fn from_raw(device: &'a Device, address: u64, bytes: usize) -> Result<Self> {
         if !address.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Alignment { name: "the workspace", address, alignment: ALIGNMENT });
@@ -81,7 +82,8 @@ impl<'a> Workspace<'a> {
         }
     }
 
-    /// A tensor in it, so many bytes from its start. Parts of one run must not overlap, but for a result and those who read it.
+    /// A tensor in the workspace, `place` bytes from its start. Parts of one run must not overlap,
+    /// except for a result and the launches that read it.
     pub(crate) fn part<T: Element>(&self, device: &'a Device, place: usize, layout: Layout) -> Result<TensorViewMut<'a, T>> {
         self.check(device, together(place, layout.extent() * size_of::<T>())?)?;
         // SAFETY: the workspace is memory of the device, at least as long as it was checked to be, and exclusively ours for 'a; the
@@ -89,7 +91,7 @@ impl<'a> Workspace<'a> {
         unsafe { TensorViewMut::from_raw(device, self.address + place as u64, layout) }
     }
 
-    /// What lies behind so many bytes of it; nothing where it is no longer.
+    /// The workspace without its first `bytes` bytes; empty if it is no longer than that.
     pub(crate) fn after(&self, bytes: usize) -> Workspace<'_> {
         let bytes = bytes.min(self.bytes);
         Workspace { device: self.device, address: self.address + bytes as u64, bytes: self.bytes - bytes, memory: PhantomData }

@@ -1,10 +1,12 @@
-//! The nonlinearities.
+//! The activations.
 
 use crate::Activation;
 
-/// `activation(z)`, with `slope` the prelu's slope of the channel (others ignore it).
+/// The value of an activation at `z`. `slope` is the channel's slope of prelu; other activations
+/// ignore it.
 ///
-/// Comparisons are written so that NaN stays NaN. Silu, gelu and hardswish of -infinity are NaN, `-infinity * 0`.
+/// Comparisons are written so that NaN stays NaN. At -infinity silu, gelu and hardswish are NaN,
+/// since they multiply -infinity by 0.
 pub fn activate(activation: Activation, z: f64, slope: f64) -> f64 {
     match activation {
         Activation::None => z,
@@ -15,7 +17,7 @@ pub fn activate(activation: Activation, z: f64, slope: f64) -> f64 {
         Activation::Sigmoid => sigmoid(z),
         Activation::Tanh => z.tanh(),
         Activation::Silu => z * sigmoid(z),
-        // Phi(z) = erfc(-z / sqrt 2) / 2; 1 + erf would cancel for negative z
+        // Phi(z) = erfc(-z / sqrt 2) / 2. With 1 + erf, digits would cancel for negative z.
         Activation::Gelu => z * (0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2)),
         Activation::Hardswish => z * (clamp(z + 3.0, 0.0, 6.0) / 6.0),
     }

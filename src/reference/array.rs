@@ -1,9 +1,9 @@
-//! The oracle's numbers.
+//! The array type of the oracle.
 
 use crate::error::{Error, Result};
 use crate::{DType, Element, memory};
 
-/// An array of f64 of any shape, row-major.
+/// An array of f64 with any shape, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     shape: Vec<usize>,
@@ -14,7 +14,7 @@ impl Array {
     /// An array of `shape` with `data` in row-major order.
     ///
     /// # Errors
-    /// [`Error::Length`] when the number of values is not the shape's; [`Error::Overflow`].
+    /// [`Error::Length`] when the number of values does not fit the shape; [`Error::Overflow`].
     pub fn new(shape: impl Into<Vec<usize>>, data: Vec<f64>) -> Result<Self> {
         let shape = shape.into();
         let expected = length(&shape)?;
@@ -24,7 +24,7 @@ impl Array {
         Ok(Self { shape, data })
     }
 
-    /// As [`Array::new`], from values of any dtype, such as `tensor.to_vec()?`.
+    /// An array of values of any dtype, such as `tensor.to_vec()?`.
     ///
     /// # Errors
     /// As [`Array::new`].
@@ -57,17 +57,18 @@ impl Array {
         self.data
     }
 
-    /// With `f` applied to every value.
+    /// The array with `f` applied to every value.
     pub fn map(&self, f: impl FnMut(f64) -> f64) -> Self {
         Self { shape: self.shape.clone(), data: self.data.iter().copied().map(f).collect() }
     }
 
-    /// The absolute values.
+    /// The array of absolute values.
     pub fn abs(&self) -> Self {
         self.map(f64::abs)
     }
 
-    /// Every value rounded once to `dtype`, to nearest, ties to even, overflow to infinity: what a cast gives.
+    /// Every value rounded once to `dtype`, as a cast does: to nearest, ties to even, overflow to
+    /// infinity.
     pub fn rounded(&self, dtype: DType) -> Self {
         self.map(|v| dtype.round(v))
     }
@@ -76,13 +77,13 @@ impl Array {
         &mut self.data
     }
 
-    /// The shape, if it has as many dimensions as `N`.
+    /// The shape, if it has N dimensions.
     pub(super) fn dimensions<const N: usize>(&self, name: &'static str, meaning: &'static str) -> Result<[usize; N]> {
         let wrong = |_| Error::Rank { name, shape: self.shape.clone(), expected: N, meaning };
         self.shape.as_slice().try_into().map_err(wrong)
     }
 
-    /// Refuses another shape than `expected`.
+    /// Refuses every shape but `expected`.
     pub(super) fn check_shape(&self, name: &'static str, expected: &[usize]) -> Result<()> {
         if self.shape != expected {
             return Err(Error::Shape { name, shape: self.shape.clone(), expected: format!("shape {expected:?}") });
@@ -91,9 +92,10 @@ impl Array {
     }
 }
 
-/// The number of elements.
+/// The number of elements of a shape.
 fn length(shape: &[usize]) -> Result<usize> {
-    // f64s whose bytes no allocation could hold are refused, whatever the order of the sizes
+    // A count of f64 whose bytes no allocation could hold is refused, whatever the order of the
+    // sizes.
     const LIMIT: u128 = isize::MAX as u128 / 8;
     if shape.contains(&0) {
         return Ok(0);

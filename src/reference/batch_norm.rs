@@ -3,8 +3,9 @@
 use super::Array;
 use crate::error::Result;
 
-/// `(x - mean) / sqrt(variance + epsilon) * gamma + beta` by channel, as a network in use computes it; x `[N, C, H, W]`, the others
-/// `[C]`.
+/// Batch normalisation as a network uses it for inference:
+/// `(x - mean) / sqrt(variance + epsilon) * gamma + beta` for each channel. x is `[N, C, H, W]`,
+/// the others are `[C]`.
 ///
 /// # Errors
 /// [`Error::Rank`](crate::Error::Rank) or [`Error::Shape`](crate::Error::Shape).

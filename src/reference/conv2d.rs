@@ -8,13 +8,15 @@ use std::ops::Range;
 /// `z[n,o,y,x] = sum over c,i,j of w[o,c,i,j] * xpad[n, g(o)*C_in/groups + c, y*sh + i*dh, x*sw + j*dw]`,
 /// `y = activation(z + bias[o] + residual[n,o,y,x])`, with group `g(o) = o / (C_out / groups)`.
 ///
-/// Shapes: x `[N, C_in, H, W]`, weight `[C_out, C_in / groups, kh, kw]`, bias and slope `[C_out]`, residual as the output. A tap in the
-/// padding is skipped.
+/// Shapes: x `[N, C_in, H, W]`, weight `[C_out, C_in / groups, kh, kw]`, bias and slope `[C_out]`,
+/// residual as the output. Taps in the padding are skipped.
 ///
 /// # Errors
-/// [`Error::Rank`] or [`Error::Shape`] for a tensor that does not fit; [`Error::Attribute`] for a stride, dilation, groups or
-/// filter of 0, or padding `same` with a stride above 1; [`Error::Divisibility`]; [`Error::EmptyOutput`]; [`Error::Overflow`];
-/// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when there is a slope without prelu or the reverse.
+/// [`Error::Rank`] or [`Error::Shape`] for a tensor that does not fit; [`Error::Attribute`] for a
+/// stride, dilation, groups or filter of 0, or padding `same` with a stride above 1;
+/// [`Error::Divisibility`]; [`Error::EmptyOutput`]; [`Error::Overflow`];
+/// [`Error::UnexpectedTensor`] for a slope without prelu; [`Error::MissingTensor`] for prelu
+/// without a slope.
 pub fn conv2d(
     spec: &Conv2dSpec,
     x: &Array,
@@ -29,7 +31,7 @@ pub fn conv2d(
     Ok(y)
 }
 
-/// Refuses a slope without prelu, a prelu without a slope, and one that is not of shape [channels].
+/// Refuses a slope without prelu, prelu without a slope, and a slope whose shape is not [channels].
 pub(super) fn check_slope(op: &'static str, activation: Activation, slope: Option<&Array>, channels: usize) -> Result<()> {
     match (activation, slope) {
         (Activation::Prelu, None) => Err(Error::MissingTensor { op, name: "slope".into(), available: String::new() }),
@@ -51,8 +53,8 @@ pub(super) fn activate_channels(activation: Activation, z: &mut Array, slope: Op
     }
 }
 
-/// The magnitude that rounding errors of [`conv2d`] are measured by: the same on absolute values (|x|, |weight|, |bias|,
-/// |residual|), without the activation.
+/// The scale of the rounding errors of [`conv2d`]: the same sum on absolute values (|x|, |weight|,
+/// |bias|, |residual|), without the activation.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -60,7 +62,7 @@ pub fn conv2d_scale(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&
     linear(spec, &x.abs(), &weight.abs(), bias.map(Array::abs).as_ref(), residual.map(Array::abs).as_ref())
 }
 
-/// All but the activation.
+/// The result before the activation.
 fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, residual: Option<&Array>) -> Result<Array> {
     let [n, c_in, h, w] = x.dimensions("x", "[N, C_in, H, W]")?;
     let [c_out, group_in, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
@@ -91,7 +93,7 @@ fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, re
         residual.check_shape("residual", &shape)?;
     }
     let (x, weight) = (x.data(), weight.data());
-    // one row of the output at a time, which stays in cache while all its products are added
+    // One row of the output at a time stays in cache while all its products are added.
     for (row, sums) in y.data_mut().chunks_exact_mut(w_out).enumerate() {
         let (image, o, p) = (row / h_out / c_out, row / h_out % c_out, row % h_out);
         for c in 0..group_in {
@@ -122,7 +124,7 @@ fn linear(spec: &Conv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, re
     Ok(y)
 }
 
-/// Where the taps of one axis lie.
+/// The positions of the taps along one axis.
 pub(super) struct Taps {
     input: usize,
     before: usize,
@@ -132,12 +134,12 @@ pub(super) struct Taps {
 }
 
 impl Taps {
-    /// Rows and columns.
+    /// The taps of rows and of columns.
     pub fn both(spec: &Conv2dSpec, [h, w]: [usize; 2], [kh, kw]: [usize; 2]) -> Result<[Self; 2]> {
         Ok([Self::new("height", 0, spec, h, kh)?, Self::new("width", 1, spec, w, kw)?])
     }
 
-    /// `axis` is 0 for rows and 1 for columns.
+    /// The taps of one axis: 0 for rows, 1 for columns.
     fn new(name: &'static str, axis: usize, spec: &Conv2dSpec, input: usize, kernel: usize) -> Result<Self> {
         let (stride, dilation) = (spec.stride[axis], spec.dilation[axis]);
         for (name, value) in [("stride", stride), ("dilation", dilation)] {
@@ -145,11 +147,11 @@ impl Taps {
                 return Err(Error::Attribute { name, value: "0".into(), requirement: "at least 1" });
             }
         }
-        // sizes are below 2^64, so 128 bits hold their products
+        // Sizes are below 2^64, so 128 bits hold their products.
         let span = dilation as u128 * (kernel - 1) as u128 + 1;
         let (before, after) = match spec.padding {
             Padding::Explicit(sides) => (sides[axis] as u128, sides[axis + 2] as u128),
-            // both axes must have stride 1, as in PyTorch
+            // Both axes must have stride 1, as in PyTorch.
             Padding::Same if spec.stride != [1, 1] => {
                 let value = format!("\"same\" with stride {:?}", spec.stride);
                 return Err(Error::Attribute { name: "padding", value, requirement: "explicit where a stride is above 1" });
@@ -169,17 +171,17 @@ impl Taps {
         Ok(Self { input, before, stride, dilation, output })
     }
 
-    /// The input position of tap `tap` of output `p`, unless it lies in the padding.
+    /// The input position of tap `tap` of output `p`. `None` if it is in the padding.
     fn position(&self, tap: usize, p: usize) -> Option<usize> {
         (p * self.stride + tap * self.dilation).checked_sub(self.before).filter(|&at| at < self.input)
     }
 
-    /// As [`Taps::position`], in the padding too.
+    /// The input position of tap `tap` of output `p`, also if it is in the padding.
     pub fn unchecked(&self, tap: usize, p: usize) -> i64 {
         (p * self.stride + tap * self.dilation) as i64 - self.before as i64
     }
 
-    /// The outputs whose tap `tap` does not lie in the padding.
+    /// The outputs whose tap `tap` is not in the padding.
     fn outputs_inside(&self, tap: usize) -> Range<usize> {
         let offset = tap * self.dilation;
         let first = self.before.saturating_sub(offset).div_ceil(self.stride).min(self.output);
@@ -193,7 +195,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A convolution with operands k/64, |k| <= 64: all sums are exact, so that equalities hold bit for bit.
+    /// A convolution whose operands are k/64, |k| <= 64: all its sums are exact, so results can be
+    /// compared bit for bit.
     #[derive(Debug, Clone)]
     struct Problem {
         spec: Conv2dSpec,
@@ -225,7 +228,7 @@ mod tests {
         }
     }
 
-    /// Problems whose kernel fits, of up to `max_groups` groups.
+    /// Problems whose kernel fits the image, with up to `max_groups` groups.
     fn problem(max_groups: usize) -> impl Strategy<Value = Problem> {
         let sizes = (0..3usize, 1..3usize, 1..3usize, [1..5usize, 1..5usize], [0..6usize, 0..6usize]);
         (spec(max_groups), sizes, any::<[bool; 2]>()).prop_flat_map(|(spec, (n, group_in, group_out, kernel, extra), [bias, residual])| {
@@ -259,7 +262,7 @@ mod tests {
         array.data()[((index[0] * s[1] + index[1]) * s[2] + index[2]) * s[3] + index[3]]
     }
 
-    /// An array with element `f([n, c, h, w])`.
+    /// An array whose element at [n, c, h, w] is `f([n, c, h, w])`.
     fn build(shape: [usize; 4], mut f: impl FnMut([usize; 4]) -> f64) -> Array {
         let [n, c, h, w] = shape;
         let mut data = Vec::new();
@@ -283,7 +286,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The hoisted loops against the definition, read off word by word on a padded copy of x.
+        /// Compares the optimised loops with the definition, written out word by word on a padded
+        /// copy of x.
         #[test]
         fn equals_the_definition(p in problem(3)) {
             let Padding::Explicit([top, left, bottom, right]) = p.spec.padding else { unreachable!() };
@@ -408,12 +412,13 @@ mod tests {
     #[test]
     fn what_is_not_finite_propagates_but_not_into_the_padding() {
         let spec = Conv2dSpec { padding: Padding::all(1), ..Default::default() };
-        // an infinite corner of the filter meets x in one output only; elsewhere it lies over the padding
+        // An infinite corner of the filter meets x in one output only; elsewhere it is over the
+        // padding.
         let mut weight = filled([1, 1, 3, 3], 1.0);
         weight.data_mut()[0] = f64::INFINITY;
         let y = conv2d(&spec, &filled([1, 1, 2, 2], 1.0), &weight, None, None, None).unwrap();
         assert_eq!(y.data(), [4.0, 4.0, 4.0, f64::INFINITY]);
-        // a weight of zero is multiplied all the same
+        // A weight of zero is multiplied nevertheless.
         let mut x = filled([1, 1, 1, 3], 1.0);
         x.data_mut()[0] = f64::INFINITY;
         let y = conv2d(&spec, &x, &filled([1, 1, 3, 3], 0.0), None, None, None).unwrap();

@@ -5,12 +5,14 @@ use super::conv2d::{activate_channels, check_slope};
 use crate::ConvTranspose2dSpec;
 use crate::error::{Error, Result};
 
-/// Each input is spread over the output: `x[n,c,y,x] * w[c,o,i,j]` is added at row `y*sh + i*dh - top` and column
-/// `x*sw + j*dw - left` of channel `g(c)*C_out/groups + o`, where those are inside the output, with group
-/// `g(c) = c / (C_in / groups)`. Then `y = activation(z + bias[o] + residual[n,o,y,x])`.
+/// Each input pixel contributes to several outputs: `x[n,c,y,x] * w[c,o,i,j]` is added at row
+/// `y*sh + i*dh - top` and column `x*sw + j*dw - left` of channel `g(c)*C_out/groups + o`, if these
+/// are inside the output, with group `g(c) = c / (C_in / groups)`. Then
+/// `y = activation(z + bias[o] + residual[n,o,y,x])`.
 ///
-/// Shapes: x `[N, C_in, H, W]`, weight `[C_in, C_out / groups, kh, kw]`, bias and slope `[C_out]`, residual as the output, which has
-/// `(H - 1)*sh + dh*(kh - 1) + 1 + output_padding - top - bottom` rows and columns alike.
+/// Shapes: x `[N, C_in, H, W]`, weight `[C_in, C_out / groups, kh, kw]`, bias and slope `[C_out]`,
+/// residual as the output. The output has
+/// `(H - 1)*sh + dh*(kh - 1) + 1 + output_padding - top - bottom` rows, and columns likewise.
 ///
 /// ```
 /// use warpconv::ConvTranspose2dSpec;
@@ -24,10 +26,11 @@ use crate::error::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Rank`] or [`Error::Shape`] for a tensor that does not fit; [`Error::Attribute`] for a stride, dilation, groups, image or
-/// filter of 0, or an output_padding that is not below stride or dilation; [`Error::Divisibility`];
-/// [`Error::EmptyTransposedOutput`]; [`Error::Overflow`]; [`Error::MissingTensor`] or [`Error::UnexpectedTensor`] when there is a
-/// slope without prelu or the reverse.
+/// [`Error::Rank`] or [`Error::Shape`] for a tensor that does not fit; [`Error::Attribute`] for a
+/// stride, dilation, groups, image or filter of 0, or an output_padding that is not below stride or
+/// dilation; [`Error::Divisibility`]; [`Error::EmptyTransposedOutput`]; [`Error::Overflow`];
+/// [`Error::UnexpectedTensor`] for a slope without prelu; [`Error::MissingTensor`] for prelu
+/// without a slope.
 pub fn conv_transpose2d(
     spec: &ConvTranspose2dSpec,
     x: &Array,
@@ -43,8 +46,8 @@ pub fn conv_transpose2d(
     Ok(y)
 }
 
-/// The magnitude that rounding errors of [`conv_transpose2d`] are measured by: the same on absolute values (|x|, |weight|, |bias|,
-/// |residual|), without the activation.
+/// The scale of the rounding errors of [`conv_transpose2d`]: the same sum on absolute values (|x|,
+/// |weight|, |bias|, |residual|), without the activation.
 ///
 /// # Errors
 /// As [`conv_transpose2d`].
@@ -58,7 +61,7 @@ pub fn conv_transpose2d_scale(
     linear(spec, &x.abs(), &weight.abs(), bias.map(Array::abs).as_ref(), residual.map(Array::abs).as_ref())
 }
 
-/// All but the activation.
+/// The result before the activation.
 fn linear(spec: &ConvTranspose2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, residual: Option<&Array>) -> Result<Array> {
     let [n, c_in, h, w] = x.dimensions("x", "[N, C_in, H, W]")?;
     let [weight_in, group_out, kh, kw] = weight.dimensions("weight", "[C_in, C_out / groups, kh, kw]")?;
@@ -130,7 +133,7 @@ fn output_size(name: &'static str, axis: usize, spec: &ConvTranspose2dSpec, inpu
         let requirement = "below stride or dilation";
         return Err(Error::Attribute { name: "output_padding", value: extra.to_string(), requirement });
     }
-    // sizes are below 2^64, so 128 bits hold these products, of which `full` is the sum
+    // Sizes are below 2^64, so 128 bits hold these products and their sum `full`.
     let (reach, span) = ((input - 1) as u128 * stride as u128, (kernel - 1) as u128 * dilation as u128);
     let (before, after) = (spec.padding[axis], spec.padding[axis + 2]);
     let full = reach.checked_add(span).and_then(|size| size.checked_add(1 + extra as u128)).unwrap_or(u128::MAX);

@@ -7,24 +7,27 @@ use crate::numerics::Contract;
 use crate::{Activation, Conv2dSpec, DType, DeformConv2dBlockSpec, DeformConv2dSpec, Padding, memory};
 use std::collections::BTreeMap;
 
-/// The tensors that a deformable convolution samples.
+/// The tensors from which a deformable convolution samples.
 #[derive(Debug, Clone, Copy)]
 pub struct Deformed<'a> {
     /// The input `[N, C_in, H, W]`.
     pub x: &'a Array,
-    /// `[N, 2 * offset_groups * kh * kw, H_out, W_out]`: (dy, dx) of each offset group and tap.
+    /// Offsets `[N, 2 * offset_groups * kh * kw, H_out, W_out]`: (dy, dx) for each offset group and
+    /// tap.
     pub offset: &'a Array,
-    /// `[N, offset_groups * kh * kw, H_out, W_out]`; all ones where there is none.
+    /// A mask `[N, offset_groups * kh * kw, H_out, W_out]`. Without one, all factors are 1.
     pub mask: Option<&'a Array>,
 }
 
-/// [`conv2d`] whose tap (i, j) of channel c reads `mask * S(y*sh - top + i*dh + dy, x*sw - left + j*dw + dx)`: S is bilinear
-/// between the pixels of the channel and zero outside the image; dy, dx and mask are those of output pixel (y, x), of the tap
-/// and of the channel's offset group `c / (C_in / offset_groups)`.
+/// A [`conv2d`] whose tap (i, j) of channel c reads
+/// `mask * S(y*sh - top + i*dh + dy, x*sw - left + j*dw + dx)`. S is bilinear between the pixels of
+/// the channel and zero outside the image. dy, dx and mask belong to output pixel (y, x), the tap,
+/// and the channel's offset group `c / (C_in / offset_groups)`.
 ///
-/// Positions are rounded once to f32, as kernels have them. A pixel whose weight is zero in f32 is not read, so that an infinity
-/// beside a whole position does not matter; a position that is NaN or at least one pixel outside the image reads zero. The
-/// mask multiplies always: infinity times the zero outside the image is NaN.
+/// Positions are rounded once to f32, as in kernels. A pixel whose weight is zero in f32 is not
+/// read, so an infinite pixel next to a whole position does not matter. A position that is NaN or
+/// at least one pixel outside the image reads zero. The mask always multiplies: an infinite mask
+/// times the zero outside the image is NaN.
 ///
 /// Sources: Dai et al., "Deformable Convolutional Networks", 2017; Zhu et al., "Deformable ConvNets v2", 2019;
 /// `torchvision.ops.deform_conv2d`.
@@ -43,7 +46,8 @@ pub struct Deformed<'a> {
 /// ```
 ///
 /// # Errors
-/// As [`conv2d`], for offset and mask too; [`Error::Divisibility`] when the offset groups do not divide C_in.
+/// As [`conv2d`], for offset and mask as well; [`Error::Divisibility`] when the offset groups do
+/// not divide C_in.
 pub fn deform_conv2d(
     spec: &DeformConv2dSpec,
     input: &Deformed<'_>,
@@ -56,8 +60,8 @@ pub fn deform_conv2d(
     conv2d(&plain, &samples, weight, bias, slope, residual)
 }
 
-/// The magnitude that rounding errors of [`deform_conv2d`] are measured by: the same on absolute values (|x|, |mask|, |weight|,
-/// |bias|, |residual|) at the same positions, without the activation.
+/// The scale of the rounding errors of [`deform_conv2d`]: the same sum on absolute values (|x|,
+/// |mask|, |weight|, |bias|, |residual|) at the same positions, without the activation.
 ///
 /// # Errors
 /// As [`deform_conv2d`].
@@ -73,25 +77,28 @@ pub fn deform_conv2d_scale(
     conv2d_scale(&plain, &samples, weight, bias, residual)
 }
 
-/// A result with what passes between a layer's stages rounded to a dtype.
+/// A result for which the values between a layer's stages are rounded to a dtype.
 #[derive(Debug)]
 pub struct InDtype {
     /// The result.
     pub y: Array,
-    /// As that of [`deform_conv2d_scale`], for `y`.
+    /// The scale of the rounding errors of `y`, as from [`deform_conv2d_scale`].
     pub scale: Array,
-    /// How far from `y` a right result may be, element by element and before the activation, since the stage before is right too if it
-    /// rounds its results another way.
+    /// How far from `y` a right result may be, for each element and before the activation: the
+    /// first stage is also right if it rounds some of its results the other way.
     pub moved: Array,
 }
 
-/// [`deform_conv2d`] on offsets, and a mask, that two convolutions of x compute and round to `dtype`.
+/// A [`deform_conv2d`] whose offsets and mask are computed by two convolutions of x and rounded to
+/// `dtype`.
 ///
-/// What f32 sums give may be a little off the convolution's exact result, within its own contract ([`crate::numerics`]). Mostly both
-/// round to the same number of the dtype, and the sample is where it is here. Where they need not, the offset may be another one: that
-/// moves the sample by at most the difference of the two times the steepest slope of the channel's plane, which is the largest
-/// difference of neighbouring pixels (zeros around the image included), since a bilinear image is continuous. Another mask is a
-/// factor of the sample.
+/// The f32 sums of a kernel may differ a little from the exact result of such a convolution, within
+/// its own contract ([`crate::numerics`]). Mostly both round to the same number of the dtype, and
+/// the sample is taken at the same position. Where they need not, the offset may be the
+/// neighbouring number. That moves the sample by at most the difference of the two numbers times
+/// the steepest slope of the channel's plane, which is the largest difference of neighbouring
+/// pixels (including the zeros around the image), since a bilinear image is continuous. A different
+/// mask is a different factor of the sample.
 ///
 /// # Errors
 /// [`Error::MissingTensor`]; as [`conv2d`] and [`deform_conv2d`].
@@ -101,7 +108,7 @@ pub fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, tensors: &BTreeMap<Stri
     let needed = |name: &str| optional(name).ok_or_else(|| missing(name));
     let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
     let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
-    // the rounded results, and how far apart two right ones may be
+    // The rounded results, and how far apart two right ones may be.
     let predict = |weight: &str, bias: &str, activation| -> Result<(Array, Array)> {
         let weight = needed(weight)?;
         let [_, c_in, ph, pw] = weight.dimensions("a predictor's weight", "[channels, C_in, height, width]")?;
@@ -131,7 +138,7 @@ pub fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, tensors: &BTreeMap<Stri
         let sample = bilinear(&absolute.data()[tap.plane * h * w..][..h * w], [h, w], at);
         let moved = |axis: usize| match offset_apart.data()[tap.offset[axis]] {
             0.0 => 0.0,
-            // and the sum with the position is rounded to f32
+            // The sum with the position is rounded to f32 as well.
             apart => slopes[tap.plane][axis] * (apart + 2.0 * DType::F32.unit_roundoff() * f64::from(at[axis]).abs()),
         };
         let largest = mask.map_or(1.0, |mask| mask.data()[tap.mask].abs()) + mask_apart.map_or(0.0, |apart| apart.data()[tap.mask]);
@@ -141,13 +148,14 @@ pub fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, tensors: &BTreeMap<Stri
     Ok(InDtype { y, scale, moved })
 }
 
-/// The largest differences of neighbouring pixels, vertically and horizontally, with the zeros around the plane.
+/// The largest difference of neighbouring pixels, vertically and horizontally, including the zeros
+/// around the plane.
 fn slopes(plane: &[f64], [h, w]: [usize; 2]) -> [f64; 2] {
     let pixel = |y: usize, x: usize| if y < h && x < w { plane[y * w + x] } else { 0.0 };
     let (mut vertical, mut horizontal) = (0f64, 0f64);
     for y in 0..h {
         for x in 0..w {
-            // the neighbours behind; before the first there is a zero
+            // The next pixel below, and the zero above the first row.
             vertical = vertical.max((pixel(y + 1, x) - pixel(y, x)).abs()).max(if y == 0 { pixel(y, x).abs() } else { 0.0 });
             horizontal = horizontal.max((pixel(y, x + 1) - pixel(y, x)).abs()).max(if x == 0 { pixel(y, x).abs() } else { 0.0 });
         }
@@ -155,8 +163,9 @@ fn slopes(plane: &[f64], [h, w]: [usize; 2]) -> [f64; 2] {
     [vertical, horizontal]
 }
 
-/// All that the taps of a kernel of size (kh, kw) read, `[N, C_in, H_out * kh, W_out * kw]`: tap (i, j) of output pixel (y, x) is
-/// at (y * kh + i, x * kw + j). A convolution of it with stride (kh, kw) is the deformable convolution.
+/// Everything that the taps of a kernel of size (kh, kw) read, `[N, C_in, H_out * kh, W_out * kw]`.
+/// Tap (i, j) of output pixel (y, x) is at (y * kh + i, x * kw + j). A convolution of these samples
+/// with stride (kh, kw) is the deformable convolution.
 ///
 /// # Errors
 /// As [`deform_conv2d`].
@@ -168,9 +177,9 @@ pub fn deform_samples(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [us
     })
 }
 
-/// What a tap of an output pixel reads.
+/// The place that one tap of one output pixel reads.
 struct Tap {
-    /// The image and channel, as the number of the plane.
+    /// The number of the plane, from image and channel.
     plane: usize,
     /// The position before it is moved, vertically and horizontally.
     before: [i64; 2],
@@ -185,7 +194,7 @@ impl Tap {
     }
 }
 
-/// A value of each tap, in the order of [`deform_samples`].
+/// One value for each tap, in the order of [`deform_samples`].
 fn of_taps(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2], value_of: impl Fn(&Tap) -> f64) -> Result<Array> {
     let [n, c_in, h, w] = input.x.dimensions("x", "[N, C_in, H, W]")?;
     let [kh, kw] = kernel;
@@ -205,7 +214,7 @@ fn of_taps(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2], va
     }
     let [rows, columns] = Taps::both(&spec.conv2d(), [h, w], kernel)?;
     let (h_out, w_out, taps) = (rows.output, columns.output, kh.saturating_mul(kw));
-    let channels = spec.offset_groups.saturating_mul(taps); // those of an existing mask do not overflow
+    let channels = spec.offset_groups.saturating_mul(taps); // The channels of an existing mask do not overflow.
     input.offset.check_shape("offset", &[n, channels.saturating_mul(2), h_out, w_out])?;
     if let Some(mask) = input.mask {
         mask.check_shape("mask", &[n, channels, h_out, w_out])?;
@@ -228,19 +237,19 @@ fn of_taps(spec: &DeformConv2dSpec, input: &Deformed<'_>, kernel: [usize; 2], va
     Ok(samples)
 }
 
-/// The samples, and the plain convolution of them that is the result.
+/// The samples, and the ordinary convolution of them that gives the result.
 fn sampled(spec: &DeformConv2dSpec, input: &Deformed<'_>, weight: &Array) -> Result<(Array, Conv2dSpec)> {
     let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
     let samples = deform_samples(spec, input, [kh, kw])?;
     Ok((samples, of_samples(spec, [kh, kw])))
 }
 
-/// The plain convolution of the samples.
+/// The ordinary convolution of the samples.
 fn of_samples(spec: &DeformConv2dSpec, kernel: [usize; 2]) -> Conv2dSpec {
     Conv2dSpec { stride: kernel, padding: Padding::default(), dilation: [1, 1], ..spec.conv2d() }
 }
 
-/// A plane between its pixels.
+/// The value of a plane at a position between its pixels.
 fn bilinear(plane: &[f64], [h, w]: [usize; 2], [y, x]: [f32; 2]) -> f64 {
     let outside = |at: f32, size: usize| at.is_nan() || at <= -1.0 || at >= size as f32;
     if outside(y, h) || outside(x, w) {
@@ -269,7 +278,7 @@ mod tests {
         Array::new(shape, data.to_vec()).unwrap()
     }
 
-    /// One output pixel at (0, 0) of a 1x1 kernel on a 2x2 image, moved by (dy, dx).
+    /// The output pixel (0, 0) of a 1x1 kernel on a 2x2 image, moved by (dy, dx).
     fn moved(dy: f64, dx: f64, mask: f64) -> f64 {
         let spec = DeformConv2dSpec { stride: [2, 2], ..Default::default() };
         let (x, offset) = (array([1, 1, 2, 2], &[1.0, 2.0, 4.0, 8.0]), array([1, 2, 1, 1], &[dy, dx]));
@@ -283,7 +292,7 @@ mod tests {
         assert_eq!(moved(0.0, 0.0, 1.0), 1.0);
         assert_eq!(moved(1.0, 1.0, 0.5), 4.0);
         assert_eq!(moved(0.5, 0.25, 1.0), 0.5 * (0.75 + 0.25 * 2.0) + 0.5 * (0.75 * 4.0 + 0.25 * 8.0));
-        // over the border the image fades into the zeros outside
+        // Across the border the image fades into the zeros outside.
         assert_eq!(moved(-0.75, 0.0, 1.0), 0.25);
         assert_eq!(moved(1.5, 1.5, 1.0), 2.0);
         assert_eq!(moved(-1.0, 0.0, 1.0), 0.0);
@@ -296,7 +305,7 @@ mod tests {
         assert_eq!(moved(0.0, 0.0, f64::INFINITY), f64::INFINITY);
     }
 
-    /// Whatever an offset is off by, the sample is off by no more than that times the slopes.
+    /// An error of an offset moves the sample by no more than that error times the slopes.
     #[test]
     fn slopes_bound_what_moves() {
         let x = array([1, 1, 3, 3], &[1.0, -2.0, 4.0, 0.5, 8.0, -1.0, 3.0, 3.0, -5.0]);
@@ -313,7 +322,8 @@ mod tests {
         }
     }
 
-    /// Where f32 cannot tell on which side of a tie an offset lies, both of its neighbours are right.
+    /// If f32 cannot tell to which of two numbers an offset is rounded, the results of both are
+    /// right.
     #[test]
     fn an_offset_at_a_tie_may_be_either_neighbour() {
         let one = |value: f64| array([1, 1, 1, 1], &[value]);
@@ -336,7 +346,7 @@ mod tests {
     fn offset_groups_move_their_own_channels() {
         let spec = DeformConv2dSpec { offset_groups: 2, ..Default::default() };
         let x = array([1, 4, 1, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
-        // the first group one to the right, the second stays
+        // The first offset group moves one pixel to the right, the second stays.
         let offset = array([1, 4, 1, 2], &[0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
         let samples = deform_samples(&spec, &Deformed { x: &x, offset: &offset, mask: None }, [1, 1]).unwrap();
         assert_eq!(samples.data(), [2.0, 0.0, 4.0, 0.0, 5.0, 6.0, 7.0, 8.0]);

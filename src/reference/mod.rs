@@ -1,15 +1,18 @@
 //! The oracle: every operation as the plainest possible loops, in f64.
 //!
-//! It answers what the result ought to be, for the tests, for [`crate::numerics`] and for whoever checks a kernel of their own. It
-//! takes the specs as data and shares nothing else with layers, geometry or kernels: output sizes, padding and activations are
-//! computed here once more, so that a mistake there is not repeated here. It runs on the CPU alone and is not fast.
+//! The oracle says what a result ought to be: for the tests, for [`crate::numerics`], and for
+//! anyone who checks a kernel of their own. It takes specs as data and computes output sizes,
+//! padding and activations itself, so that a mistake in layers, geometry or kernels is not repeated
+//! here. With those it shares only the count of a shape's elements. It runs on one core of the CPU
+//! and is not fast.
 //!
-//! An [`Array`] has any shape and is row-major, so images are NCHW. To know what a kernel of some dtype should give, round the
-//! operands to that dtype first ([`Array::rounded`]): the sums here are then those of the kernel without its rounding.
+//! An [`Array`] has any shape and is row-major, so images are NCHW. To learn what a kernel of some
+//! dtype should give, first round the operands to that dtype ([`Array::rounded`]): the sums here
+//! are then those of the kernel without its rounding.
 //!
-//! NaN and infinity propagate as the definitions say, zero weights included (`0 * infinity` is NaN). Padding is no product: taps
-//! that lie in it are left out, so that an infinite weight over the padding leaves the sum as it is ([`crate::numerics`] holds the
-//! kernels to that).
+//! NaN and infinity propagate as the definitions say, also through weights of zero (`0 * infinity`
+//! is NaN). Padding makes no product: taps in the padding are left out, so an infinite weight over
+//! the padding does not change the sum ([`crate::numerics`] requires the same of kernels).
 //!
 //! ```
 //! use warpconv::Conv2dSpec;
@@ -52,8 +55,8 @@ use crate::error::{Error, Result};
 use crate::layers::{Activation, LayerSpec};
 use std::collections::BTreeMap;
 
-/// The result of a layer of any kind and its scale, from its spec and its tensors by name, as [`LayerSpec::signature`] lists
-/// them.
+/// The result of a layer of any kind, and the scale of its rounding errors. The tensors have the
+/// names that [`LayerSpec::signature`] lists.
 ///
 /// # Errors
 /// [`Error::MissingTensor`] or [`Error::UnexpectedTensor`]; what the operation itself refuses.

@@ -1,10 +1,11 @@
-//! PixelShuffle, PixelUnshuffle, and the convolutions before and after them.
+//! PixelShuffle, PixelUnshuffle, and the layers that combine them with a convolution.
 
 use super::{Array, conv2d, conv2d_scale};
 use crate::error::{Error, Result};
 use crate::{Activation, ChannelOrder, Conv2dSpec, FocusSpec, SubPixelConv2dSpec};
 
-/// Channels into pixels: `y[n, c, h*r + i, w*r + j] = x[n, k, h, w]`, where the channel k of (c, i, j) is that of [`ChannelOrder`].
+/// Moves channels into pixels: `y[n, c, h*r + i, w*r + j] = x[n, k, h, w]`, where [`ChannelOrder`]
+/// gives the channel k of (c, i, j).
 ///
 /// ```
 /// use warpconv::reference::{Array, pixel_shuffle};
@@ -15,7 +16,8 @@ use crate::{Activation, ChannelOrder, Conv2dSpec, FocusSpec, SubPixelConv2dSpec}
 /// ```
 ///
 /// # Errors
-/// [`Error::Rank`]; [`Error::Attribute`] for r = 0; [`Error::Divisibility`] when r * r does not divide the channels.
+/// [`Error::Rank`]; [`Error::Attribute`] for r = 0; [`Error::Divisibility`] when r * r does not
+/// divide the channels.
 pub fn pixel_shuffle(r: usize, order: ChannelOrder, x: &Array) -> Result<Array> {
     let [n, deep, h, w] = x.dimensions("x", "[N, C * r * r, H, W]")?;
     let squares = at_least_one(r)?.saturating_mul(r);
@@ -31,10 +33,11 @@ pub fn pixel_shuffle(r: usize, order: ChannelOrder, x: &Array) -> Result<Array> 
     Ok(y)
 }
 
-/// Pixels into channels: the inverse of [`pixel_shuffle`].
+/// Moves pixels into channels: the inverse of [`pixel_shuffle`].
 ///
 /// # Errors
-/// [`Error::Rank`]; [`Error::Attribute`] for r = 0; [`Error::Divisibility`] when r does not divide height and width.
+/// [`Error::Rank`]; [`Error::Attribute`] for r = 0; [`Error::Divisibility`] when r does not divide
+/// height and width.
 pub fn pixel_unshuffle(r: usize, order: ChannelOrder, x: &Array) -> Result<Array> {
     let [n, channels, height, width] = x.dimensions("x", "[N, C, H * r, W * r]")?;
     at_least_one(r)?;
@@ -71,10 +74,11 @@ fn divides(name: &'static str, value: usize, divisor_name: &'static str, divisor
     }
 }
 
-/// [`conv2d`], then [`pixel_shuffle`]. Bias and slope are those of the convolution's channels.
+/// A [`conv2d`] followed by a [`pixel_shuffle`]. Bias and slope have one value for each channel of
+/// the convolution.
 ///
 /// # Errors
-/// Those of the two.
+/// Those of [`conv2d`] and of [`pixel_shuffle`].
 pub fn sub_pixel_conv(spec: &SubPixelConv2dSpec, x: &Array, weight: &Array, bias: Option<&Array>, slope: Option<&Array>) -> Result<Array> {
     pixel_shuffle(spec.factor, spec.order, &conv2d(&spec.conv, x, weight, bias, slope, None)?)
 }
@@ -87,8 +91,8 @@ pub fn sub_pixel_conv_scale(spec: &SubPixelConv2dSpec, x: &Array, weight: &Array
     pixel_shuffle(spec.factor, spec.order, &conv2d_scale(&spec.conv, x, weight, bias, None)?)
 }
 
-/// The slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) as channels one after the other, then
-/// [`conv2d`].
+/// The slices `x[::2, ::2]`, `x[1::2, ::2]`, `x[::2, 1::2]`, `x[1::2, 1::2]` (row, column) as
+/// channels, one slice after the other, followed by a [`conv2d`].
 ///
 /// # Errors
 /// [`Error::Divisibility`] for an odd height or width; otherwise as [`conv2d`].
@@ -112,7 +116,7 @@ pub fn focus_scale(spec: &FocusSpec, x: &Array, weight: &Array, bias: Option<&Ar
     conv2d_scale(&linear, &slices(x)?, weight, bias, residual)
 }
 
-/// Written out slice by slice, as the definition is.
+/// The four slices, written out one by one as in the definition.
 fn slices(x: &Array) -> Result<Array> {
     let [n, c, h, w] = x.dimensions("x", "[N, C, H, W]")?;
     divides("the input height", h, "r", 2)?;

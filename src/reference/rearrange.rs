@@ -4,7 +4,7 @@ use super::Array;
 use crate::MemoryFormat;
 use crate::error::Result;
 
-/// The values of x [N, C, H, W] in the order in which they lie in memory: NCHW or NHWC.
+/// The values of x [N, C, H, W] in their order in memory: NCHW or NHWC.
 ///
 /// # Errors
 /// [`Error::Rank`](crate::Error::Rank).
@@ -13,10 +13,11 @@ pub fn to_memory_order(x: &Array, format: MemoryFormat) -> Result<Vec<f64>> {
     Ok(places(shape, format)?.into_iter().map(|i| x.data()[i]).collect())
 }
 
-/// The array [N, C, H, W] whose values, in the order in which they lie in memory, are `values`.
+/// The array [N, C, H, W] whose values, in their order in memory, are `values`.
 ///
 /// # Errors
-/// [`Error::Length`](crate::Error::Length) when their number is not the shape's; [`Error::Overflow`](crate::Error::Overflow).
+/// [`Error::Length`](crate::Error::Length) when the number of values does not fit the shape;
+/// [`Error::Overflow`](crate::Error::Overflow).
 pub fn from_memory_order(shape: [usize; 4], format: MemoryFormat, values: Vec<f64>) -> Result<Array> {
     let mut x = Array::new(shape, values)?;
     let values = x.data().to_vec();
@@ -24,7 +25,7 @@ pub fn from_memory_order(shape: [usize; 4], format: MemoryFormat, values: Vec<f6
     Ok(x)
 }
 
-/// Where in the row-major array the first, second, ... element in memory is.
+/// The index, in the row-major array, of each element in memory.
 fn places([n, c, h, w]: [usize; 4], format: MemoryFormat) -> Result<Vec<usize>> {
     if [n, c, h, w].contains(&0) {
         return Ok(vec![]); // the other sizes may be so large that their product overflows

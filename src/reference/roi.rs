@@ -1,25 +1,26 @@
 //! Pooling of regions of interest.
 //!
-//! Positions, bins and grids are computed in f32, one operation after the other as torchvision does: their rounding decides which
-//! pixels belong to a bin and which samples are inside the image, so that it is part of the definition. All else is f64.
+//! Positions, bins and grids are computed in f32, in the order of operations of torchvision. Their
+//! rounding decides which pixels belong to a bin and which samples are inside the image, so it is
+//! part of the definition. Everything else is f64.
 
 use super::Array;
 use crate::error::{Error, Result};
 use crate::layers::{DeformRoiPoolSpec, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec};
 use crate::memory;
 
-/// Beyond this f32 does not tell pixels apart: a RoI that reaches further is empty.
+/// Beyond this coordinate f32 does not distinguish pixels: a RoI that reaches further is empty.
 const FARTHEST: f32 = 16_777_216.0;
 
-/// What the four operations have in common: the shapes, and the RoIs in pixels of x.
+/// What the four operations share: the shapes, and the RoIs in pixels of x.
 struct Pooled<'a> {
     x: &'a Array,
-    /// [N, C, H, W].
+    /// The shape [N, C, H, W] of x.
     shape: [usize; 4],
-    /// [K, C_out, ph, pw].
+    /// The shape [K, C_out, ph, pw] of the output.
     output: [usize; 4],
     position_sensitive: bool,
-    /// Image, x1, y1, x2, y2; none where the RoI is empty.
+    /// The image and x1, y1, x2, y2 of each RoI. `None` if the RoI is empty.
     regions: Vec<Option<(usize, [f32; 4])>>,
 }
 
@@ -59,7 +60,8 @@ impl<'a> Pooled<'a> {
         Ok(Self { x, shape, output, position_sensitive, regions })
     }
 
-    /// With `bin(k, region, i, j)` giving for a bin a function of (image and channel) that pools a plane of x.
+    /// Pools every bin. `bin(k, region, i, j)` returns the function that pools bin (i, j): from a
+    /// plane of x and the output channel to a value.
     fn pool<F: Fn(&[f64], usize) -> f64>(&self, bin: impl Fn(usize, [f32; 4], usize, usize) -> F) -> Result<Array> {
         let [_, c, h, w] = self.shape;
         let [_, c_out, ph, pw] = self.output;
@@ -87,14 +89,15 @@ impl<'a> Pooled<'a> {
     }
 }
 
-/// How align samples, whatever its layer.
+/// How a bin is sampled.
 struct Grid {
     sampling_ratio: i32,
     aligned: bool,
 }
 
-/// Along one axis what a bin's samples see, those outside the image left out: low and high pixel, and the weight of the high one.
-/// Also how many samples there are, inside or not.
+/// The samples of a bin along one axis, without those outside the image: for each the lower and the
+/// higher pixel and the weight of the higher one. Also the number of samples, including those
+/// outside.
 fn samples(start: f32, extent: f32, index: usize, pooled: usize, sampling_ratio: i32, size: usize) -> (Vec<(usize, usize, f64)>, f64) {
     let bin = extent / pooled as f32;
     let count = if sampling_ratio > 0 { sampling_ratio } else { bin.ceil().max(0.0) as i32 };
@@ -111,7 +114,8 @@ fn samples(start: f32, extent: f32, index: usize, pooled: usize, sampling_ratio:
     (inside, f64::from(count))
 }
 
-/// `y[k,o,i,j]` = the mean over a grid of samples of x in the bin, each bilinear between its four neighbours; times the mask.
+/// `y[k,o,i,j]` is the mean over a grid of samples of x in the bin, each bilinear between its four
+/// neighbours, times the mask.
 fn align(
     problem: &Pooled<'_>,
     grid: Grid,
@@ -178,11 +182,13 @@ fn pixels(start: f32, size: f32, index: usize, pooled: usize, limit: usize) -> s
     clip((index as f32 * bin).floor() + start)..clip(((index + 1) as f32 * bin).ceil() + start)
 }
 
-/// `y[k,c,i,j]` = the mean over the samples of bin (i, j) of channel c: on a grid of `sampling_ratio` x `sampling_ratio`, or as
-/// many as the bin has pixels, of bilinear values. As `torchvision.ops.roi_align`, for x `[N, C, H, W]` and rois `[K, 5]` (image,
-/// x1, y1, x2, y2).
+/// `y[k,c,i,j]` is the mean over the samples of bin (i, j) of channel c. Samples are bilinear
+/// values on a grid of `sampling_ratio` x `sampling_ratio` points, or of as many as the bin has
+/// pixels. As `torchvision.ops.roi_align`, for x `[N, C, H, W]` and rois `[K, 5]` (image, x1, y1,
+/// x2, y2).
 ///
-/// A RoI with a coordinate that is, after scaling, not finite or beyond 2^24 gives zeros, and so does a grid without samples.
+/// A RoI gives zeros if one of its coordinates, after scaling, is not finite or is beyond 2^24. A
+/// grid without samples also gives zeros.
 ///
 /// ```
 /// use warpconv::RoiAlignSpec;
@@ -195,16 +201,18 @@ fn pixels(start: f32, size: f32, index: usize, pooled: usize, limit: usize) -> s
 /// ```
 ///
 /// # Errors
-/// [`Error::Rank`] or [`Error::Shape`]; [`Error::Attribute`] for a size of 0 or a batch index out of range.
+/// [`Error::Rank`] or [`Error::Shape`]; [`Error::Attribute`] for a size of 0 or a batch index out
+/// of range.
 pub fn roi_align(spec: &RoiAlignSpec, x: &Array, rois: &Array) -> Result<Array> {
     let problem = Pooled::new(x, rois, spec.output_size, spec.spatial_scale, false)?;
     align(&problem, Grid { sampling_ratio: spec.sampling_ratio, aligned: spec.aligned }, 0.0, 1, None, None)
 }
 
-/// As [`roi_align`] with `aligned`, each bin moved by `gamma * width * offset[k, 2g, i, j]` to the right and by `gamma * height *
-/// offset[k, 2g + 1, i, j]` down, its mean multiplied by `mask[k, g, i, j]`; g = o / (C_out / offset_groups). As mmcv's
-/// `deform_roi_pool`; position-sensitive, output channel o of bin (i, j) reads channel `(o*ph + i)*pw + j`, as in Dai et al.,
-/// "Deformable Convolutional Networks", 2017, section 2.2.
+/// As [`roi_align`] with `aligned`, with each bin moved by `gamma * width * offset[k, 2g, i, j]` to
+/// the right and by `gamma * height * offset[k, 2g + 1, i, j]` down, and its mean multiplied by
+/// `mask[k, g, i, j]`; g = o / (C_out / offset_groups). This is mmcv's `deform_roi_pool`. In the
+/// position-sensitive form, bin (i, j) of output channel o reads channel `(o*ph + i)*pw + j`, as in
+/// Dai et al., "Deformable Convolutional Networks", 2017, section 2.2.
 ///
 /// # Errors
 /// As [`roi_align`]; [`Error::Divisibility`].
@@ -214,8 +222,9 @@ pub fn deform_roi_pool(spec: &DeformRoiPoolSpec, x: &Array, rois: &Array, offset
     align(&problem, grid, spec.gamma, spec.offset_groups, offset, mask)
 }
 
-/// `y[k,c,i,j]` = the largest of the pixels of bin (i, j) of channel c; 0 for a bin without pixels. As `torchvision.ops.roi_pool`,
-/// except that NaN is the largest and that minus infinity may be.
+/// `y[k,c,i,j]` is the largest of the pixels of bin (i, j) of channel c, or 0 for a bin without
+/// pixels. As `torchvision.ops.roi_pool`, except that NaN counts as the largest number, and that
+/// the result is minus infinity if all pixels are.
 ///
 /// # Errors
 /// As [`roi_align`].
@@ -234,8 +243,8 @@ pub fn roi_pool(spec: &RoiPoolSpec, x: &Array, rois: &Array) -> Result<Array> {
     })
 }
 
-/// `y[k,o,i,j]` = the mean of the pixels of bin (i, j) of channel `(o*ph + i)*pw + j`; 0 for a bin without pixels. As
-/// `torchvision.ops.ps_roi_pool`, which never reads the last row and column.
+/// `y[k,o,i,j]` is the mean of the pixels of bin (i, j) of channel `(o*ph + i)*pw + j`, or 0 for a
+/// bin without pixels. As `torchvision.ops.ps_roi_pool`, which never reads the last row and column.
 ///
 /// # Errors
 /// As [`roi_align`]; [`Error::Divisibility`] when ph * pw does not divide C.
@@ -254,8 +263,8 @@ pub fn ps_roi_pool(spec: &PsRoiPoolSpec, x: &Array, rois: &Array) -> Result<Arra
     })
 }
 
-/// `y = W x + b` for K vectors, and the next one on its relu: `layers` are weights [outputs, inputs] (or the same as 1x1 filters)
-/// and biases.
+/// A chain of fully connected layers for K vectors: `y = W x + b`, and each further layer on the
+/// relu of that. `layers` are weights [outputs, inputs] (or the same as 1x1 filters) and biases.
 fn fully_connected(x: &[f64], k: usize, layers: &[(&Array, Option<&Array>)]) -> Result<Vec<f64>> {
     let mut x = x.to_vec();
     for (index, (weight, bias)) in layers.iter().enumerate() {
@@ -282,12 +291,14 @@ fn fully_connected(x: &[f64], k: usize, layers: &[(&Array, Option<&Array>)]) -> 
     Ok(x)
 }
 
-/// [`deform_roi_pool`] with the offsets that fully connected layers (weight [outputs, inputs] and bias, a relu between them) make of
-/// what it gives without offsets, in NCHW order; and, if there are some, with the mask that others and a sigmoid make of it.
-/// The result, and its scale: the last stage on absolute values.
+/// A [`deform_roi_pool`] whose offsets come from fully connected layers (weight [outputs, inputs]
+/// and bias, with a relu between them) on the result without offsets, in NCHW order. If there are
+/// layers for the mask, they and a sigmoid compute it from the same values. Returns the result and
+/// its scale: the last stage on absolute values.
 ///
 /// # Errors
-/// As [`deform_roi_pool`]; [`Error::Rank`] or [`Error::Shape`] for weights and biases that do not fit.
+/// As [`deform_roi_pool`]; [`Error::Rank`] or [`Error::Shape`] for weights and biases that do not
+/// fit.
 pub fn deform_roi_pool_pack(
     spec: &DeformRoiPoolSpec,
     x: &Array,

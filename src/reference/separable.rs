@@ -1,4 +1,4 @@
-//! Depthwise separable and spatially separable convolution: two convolutions in a row.
+//! Depthwise separable and spatially separable convolution: two convolutions, one after the other.
 
 use super::{Array, conv2d, conv2d_scale};
 use crate::error::{Error, Result};
@@ -7,39 +7,40 @@ use crate::{Activation, Conv2dSpec, DepthwiseSeparableSpec, Padding, SpatiallySe
 /// The tensors of a depthwise separable convolution.
 #[derive(Debug, Clone, Copy)]
 pub struct DepthwiseSeparable<'a> {
-    /// `[N, C, H, W]`
+    /// The input `[N, C, H, W]`.
     pub x: &'a Array,
-    /// `[C * m, 1, kh, kw]`
+    /// The depthwise weight `[C * m, 1, kh, kw]`.
     pub dw_weight: &'a Array,
-    /// `[C * m]`
+    /// The bias of the depthwise convolution `[C * m]`.
     pub dw_bias: Option<&'a Array>,
-    /// `[C * m]`, with a prelu in the middle.
+    /// The slope `[C * m]` of prelu as the middle activation.
     pub mid_slope: Option<&'a Array>,
-    /// `[C_out, C * m, 1, 1]`
+    /// The pointwise weight `[C_out, C * m, 1, 1]`.
     pub pw_weight: &'a Array,
-    /// `[C_out]`
+    /// The bias of the pointwise convolution `[C_out]`.
     pub pw_bias: Option<&'a Array>,
-    /// `[C_out]`, with a prelu at the end.
+    /// The slope `[C_out]` of prelu as the last activation.
     pub slope: Option<&'a Array>,
-    /// As the output.
+    /// A residual of the output's shape.
     pub residual: Option<&'a Array>,
 }
 
-/// [`conv2d`] with as many groups as input channels, its bias and the middle activation, then a 1x1 [`conv2d`] with bias, residual
-/// and activation. Nothing is rounded between them.
+/// A [`conv2d`] with as many groups as input channels, its bias and the middle activation, followed
+/// by a 1x1 [`conv2d`] with bias, residual and activation. Nothing is rounded between them.
 ///
 /// # Errors
-/// As [`conv2d`] for each of the two, and [`Error::Shape`] for a pointwise weight that is not 1x1 or a depthwise one with more
-/// than one input channel.
+/// As [`conv2d`] for each of the two; [`Error::Shape`] for a pointwise weight that is not 1x1, or a
+/// depthwise weight with more than one input channel.
 pub fn depthwise_separable(spec: &DepthwiseSeparableSpec, tensors: &DepthwiseSeparable<'_>) -> Result<Array> {
     let t = tensors;
     let mid = conv2d(&depthwise_spec(spec, t)?, t.x, t.dw_weight, t.dw_bias, t.mid_slope, None)?;
     conv2d(&pointwise_spec(spec), &mid, t.pw_weight, t.pw_bias, t.slope, t.residual)
 }
 
-/// The magnitude that rounding errors of [`depthwise_separable`] are measured by: the pointwise convolution of absolute values, on
-/// the larger of what the depthwise one gives on absolute values and what its activation makes of the true values. (Where the
-/// former is infinite and the latter is not, the activation saturates, and no error gets through.)
+/// The scale of the rounding errors of [`depthwise_separable`]: the pointwise convolution of
+/// absolute values. Its input is the larger of two: the depthwise convolution of absolute values,
+/// and what the activation makes of the true depthwise result. (If the first is infinite and the
+/// second is not, the activation saturates, and no error passes through it.)
 ///
 /// # Errors
 /// As [`depthwise_separable`].
@@ -79,27 +80,29 @@ fn pointwise_spec(spec: &DepthwiseSeparableSpec) -> Conv2dSpec {
 /// The tensors of a spatially separable convolution.
 #[derive(Debug, Clone, Copy)]
 pub struct SpatiallySeparable<'a> {
-    /// `[N, C_in, H, W]`
+    /// The input `[N, C_in, H, W]`.
     pub x: &'a Array,
-    /// `[C_mid, C_in / groups, kh, 1]`
+    /// The vertical weight `[C_mid, C_in / groups, kh, 1]`.
     pub col_weight: &'a Array,
-    /// `[C_mid]`
+    /// The bias of the vertical stage `[C_mid]`.
     pub col_bias: Option<&'a Array>,
-    /// `[C_out, C_mid / groups, 1, kw]`
+    /// The horizontal weight `[C_out, C_mid / groups, 1, kw]`.
     pub row_weight: &'a Array,
-    /// `[C_out]`
+    /// The bias of the horizontal stage `[C_out]`.
     pub row_bias: Option<&'a Array>,
-    /// `[C_out]`, with a prelu.
+    /// The slope `[C_out]` of prelu.
     pub slope: Option<&'a Array>,
-    /// As the output.
+    /// A residual of the output's shape.
     pub residual: Option<&'a Array>,
 }
 
-/// A kh x 1 [`conv2d`] with the vertical stride, padding and dilation, and its bias; then a 1 x kw one with the horizontal ones,
-/// bias, residual and activation. The second pads the biased result of the first with zeros. Nothing is rounded between them.
+/// A kh x 1 [`conv2d`] with the vertical stride, padding and dilation, and its bias; then a 1 x kw
+/// [`conv2d`] with the horizontal ones, bias, residual and activation. The second pads the first's
+/// result, bias included, with zeros. Nothing is rounded between them.
 ///
 /// # Errors
-/// As [`conv2d`] for each of the two, and [`Error::Shape`] for a weight that is not one column or one row.
+/// As [`conv2d`] for each of the two; [`Error::Shape`] for a weight that is not one column or one
+/// row.
 pub fn spatially_separable(spec: &SpatiallySeparableSpec, tensors: &SpatiallySeparable<'_>) -> Result<Array> {
     let t = tensors;
     let [column, row] = axes(spec, t)?;
@@ -107,7 +110,8 @@ pub fn spatially_separable(spec: &SpatiallySeparableSpec, tensors: &SpatiallySep
     conv2d(&row, &mid, t.row_weight, t.row_bias, t.slope, t.residual)
 }
 
-/// The magnitude that rounding errors of [`spatially_separable`] are measured by: both convolutions on absolute values.
+/// The scale of the rounding errors of [`spatially_separable`]: both convolutions on absolute
+/// values.
 ///
 /// # Errors
 /// As [`spatially_separable`].

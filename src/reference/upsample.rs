@@ -5,12 +5,14 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::{UpsampleBilinearSpec, UpsampleSize};
 
-/// Bilinear interpolation to another size: `y[p, q]` is blended from the four pixels around the position of (p, q) in x.
+/// Bilinear interpolation to another size: `y[p, q]` is blended from the four pixels around the
+/// position of (p, q) in x.
 ///
-/// Along each axis output p lies at `max((p + 0.5) * s - 0.5, 0)`, where s is input / output, or 1 / scale where a scale is given; with
-/// `align_corners` at `p * (input - 1) / (output - 1)`, or 0 where output is 1. Its neighbours are the floor of that and the next
-/// pixel, at most the last. Positions and weights are f32, as they are in PyTorch and in the kernels: they say which operation is
-/// meant. The blending is f64.
+/// Along each axis, output p is at `max((p + 0.5) * s - 0.5, 0)`, where s is input / output, or 1 /
+/// scale if a scale is given. With `align_corners` it is at `p * (input - 1) / (output - 1)`, or at
+/// 0 if output is 1. The neighbours are the floor of that position and the next pixel, at most the
+/// last. Positions and weights are f32, as in PyTorch and in the kernels, since they are part of
+/// the definition. The blending is f64.
 ///
 /// ```
 /// use warpconv::reference::{Array, upsample_bilinear};
@@ -43,7 +45,7 @@ pub fn upsample_bilinear(spec: &UpsampleBilinearSpec, x: &Array) -> Result<Array
     Array::new([n, c, rows.len(), columns.len()], values)
 }
 
-/// For each output of an axis its two neighbours, and the weight of the second.
+/// For each output along an axis: its two neighbours, and the weight of the second.
 fn positions(spec: &UpsampleBilinearSpec, axis: usize, input: usize) -> Result<Vec<(usize, usize, f64)>> {
     let wrong = |name, value: String, requirement| Error::Attribute { name, value, requirement };
     if input == 0 {
@@ -88,7 +90,7 @@ mod tests {
         assert_eq!(upsample(to(1), true, &[3.0, 4.0]), [3.0]);
         assert_eq!(upsample(to(1), false, &[3.0, 4.0]), [3.5]);
         assert_eq!(upsample(to(2), false, &[1.0, 3.0, 5.0, 7.0]), [2.0, 6.0]);
-        // floor(3 * 1.5) = 4 columns, at 1 / 1.5 of a pixel and not at 3 / 4
+        // floor(3 * 1.5) = 4 columns, in steps of 1 / 1.5 of a pixel and not of 3 / 4.
         let scaled = upsample(UpsampleSize::Scale([1.0, 1.5]), false, &[0.0, 3.0, 6.0]);
         assert!(scaled.iter().zip([0.0, 1.5, 3.5, 5.5]).all(|(a, b)| (a - b).abs() < 1e-5), "{scaled:?}");
     }
