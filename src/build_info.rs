@@ -8,12 +8,15 @@ use crate::device::kernel::{CUDA_CODE, HOST_VARIANTS, NVCC};
 pub struct BuildInfo {
     /// The version of this crate.
     pub version: &'static str,
-    /// The builds of the kernels for the CPU: "portable", "avx2", "checked". Empty without the feature `host`.
+    /// The builds of the kernels for the CPU: "portable", "avx2", "checked". Empty without the
+    /// feature `host`.
     pub host_variants: &'static [&'static str],
-    /// The version of CUDA whose nvcc compiled the kernels for GPUs, as (13, 0). `None` without the feature `cuda`.
+    /// The version of the CUDA whose nvcc compiled the kernels, such as (13, 0). `None` without the
+    /// feature `cuda`.
     pub nvcc: Option<(u32, u32)>,
-    /// The code for GPUs in this build: "sm_90a" is machine code for compute capability 9.0, "compute_80" is intermediate
-    /// code (PTX), from which the driver makes machine code for 8.0 and all newer. Empty without the feature `cuda`.
+    /// The code for GPUs in this build. "sm_90a" is machine code for compute capability 9.0.
+    /// "compute_80" is intermediate code (PTX), which the driver compiles for capability 8.0 and
+    /// all newer ones. Empty without the feature `cuda`.
     pub cuda_code: &'static [&'static str],
 }
 
@@ -30,8 +33,9 @@ pub fn build_info() -> BuildInfo {
 impl BuildInfo {
     /// Whether a GPU of this compute capability can run the code in this build.
     ///
-    /// Machine code runs on GPUs of its major version whose minor version is not lower, PTX on all that are not older; with
-    /// the suffix `a` either runs on its own capability only, with the suffix `f` on its major version.
+    /// Machine code runs on GPUs of the same major version with the same or a higher minor version;
+    /// PTX runs on all that are not older. With the suffix `a` either runs on its own capability
+    /// only, with the suffix `f` on GPUs of its major version.
     pub fn runs_on(&self, capability: (u32, u32)) -> bool {
         self.cuda_code.iter().any(|code| code_runs_on(code, capability).unwrap_or(false))
     }

@@ -17,7 +17,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Every dtype.
+    /// All dtypes.
     pub const ALL: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
 
     /// Bytes of one element.
@@ -37,7 +37,7 @@ impl DType {
         }
     }
 
-    /// Half the distance of 1 to the next number: the largest relative error of one rounding.
+    /// Half the distance from 1 to the next number: the largest relative error of one rounding.
     pub fn unit_roundoff(self) -> f64 {
         match self {
             DType::F32 => 2f64.powi(-24),
@@ -46,7 +46,7 @@ impl DType {
         }
     }
 
-    /// The smallest positive number, a subnormal.
+    /// The smallest positive number, which is subnormal.
     pub fn smallest_subnormal(self) -> f64 {
         match self {
             DType::F32 => 2f64.powi(-149),
@@ -55,7 +55,8 @@ impl DType {
         }
     }
 
-    /// `value` rounded once to this dtype (nearest, ties to even; overflow to infinity), as f64.
+    /// The value rounded once to this dtype (to nearest, ties to even, overflow to infinity), as
+    /// f64.
     pub fn round(self, value: f64) -> f64 {
         match self {
             DType::F32 => value as f32 as f64,
@@ -71,8 +72,8 @@ impl fmt::Display for DType {
     }
 }
 
-/// f64 to f32, rounding inexact values to the neighbour with an odd last bit, so that a second rounding to a narrower type
-/// gives what a single one would.
+/// Converts f64 to f32. Inexact values are rounded to the neighbour whose last bit is odd, so that
+/// a second rounding to a narrower type gives the same as a single one.
 fn round_to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     if nearest.is_nan() || f64::from(nearest) == value {
@@ -84,7 +85,7 @@ fn round_to_odd(value: f64) -> f32 {
     if nearest.to_bits() & 1 == 1 {
         return nearest;
     }
-    // the odd neighbour lies on the other side of `value`
+    // The odd neighbour is on the other side of `value`.
     let towards_zero = f64::from(nearest).abs() > value.abs();
     let bits = nearest.to_bits();
     let magnitude = bits & 0x7fff_ffff;
@@ -139,13 +140,13 @@ macro_rules! with_dtype {
 
 /// A type that tensors hold: `f32`, [`half::f16`] or [`half::bf16`].
 pub trait Element: sealed::Sealed + bytemuck::Pod + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// Its [`DType`].
+    /// The [`DType`] of this type.
     const DTYPE: DType;
-    /// Rounds to nearest, ties to even.
+    /// Converts from f32, rounding to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
-    /// Exact.
+    /// Converts to f32 exactly.
     fn to_f32(self) -> f32;
-    /// Rounds once.
+    /// Converts from f64 with a single rounding.
     fn from_f64(value: f64) -> Self {
         match Self::DTYPE {
             DType::F32 => Self::from_f32(value as f32),
@@ -184,7 +185,7 @@ impl Element for bf16 {
     }
 }
 
-/// The order in which a tensor's elements lie in memory. The logical shape is [N, C, H, W] in both.
+/// The order of a tensor's elements in memory. The logical shape is [N, C, H, W] in both formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryFormat {
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn rounds_once() {
-        // just above the middle of 1 and the next f16: two roundings would give 1
+        // Just above the middle between 1 and the next f16: two roundings would give 1.
         let value = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         assert_eq!(f16::from_f32(value as f32).to_f64(), 1.0);
         assert_eq!(DType::F16.round(value), 1.0 + 2f64.powi(-10));

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with the values that made it so.
+/// What went wrong, together with the values that caused it.
 ///
-/// Everything that depends on shapes, attributes or weights is refused when a layer or a plan is built, before any launch.
+/// Everything that depends on shapes, attributes or weights is refused when a layer or a plan is
+/// built, before any launch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A plan was run on a stream that is being captured in a CUDA graph, which would hold addresses of what may be freed.
+    /// A plan was run on a stream that is being captured in a CUDA graph. The graph would hold
+    /// addresses of memory that may be freed before it is replayed.
     #[error(
         "the stream is being captured in a CUDA graph, which would not keep alive what this run uses: capture with warpconv::Graph, or promise to keep it alive with Stream::allow_capture"
     )]
@@ -23,7 +25,7 @@ pub enum Error {
         name: &'static str,
         /// The value given.
         value: String,
-        /// What it must be.
+        /// What the value must be.
         requirement: &'static str,
     },
     /// A tensor has the wrong number of dimensions.
@@ -35,7 +37,7 @@ pub enum Error {
         shape: Vec<usize>,
         /// The rank it must have.
         expected: usize,
-        /// What the dimensions mean.
+        /// What each dimension means.
         meaning: &'static str,
     },
     /// A tensor's shape does not fit the layer or the other tensors.
@@ -45,13 +47,13 @@ pub enum Error {
         name: &'static str,
         /// The shape given.
         shape: Vec<usize>,
-        /// What it must have.
+        /// What the shape must be.
         expected: String,
     },
-    /// The values of a weight are needed that the layer was told to forget.
+    /// The values of a weight are needed, but the layer was told to forget them.
     #[error("the weight's values are gone (forget_host_weights), but are needed for {needed_for}: plan for it before")]
     Forgotten {
-        /// What needs them.
+        /// The operation that needs the values.
         needed_for: String,
     },
     /// A workspace is smaller than the plan needs.
@@ -59,23 +61,23 @@ pub enum Error {
         "the plan needs a workspace of {needed} bytes, but got one of {got}: make it by WorkspaceMemory::new(device, plan.workspace_bytes())"
     )]
     Workspace {
-        /// As [`crate::Plan::workspace_bytes`] says.
+        /// The size that [`crate::Plan::workspace_bytes`] returns.
         needed: usize,
-        /// What was given.
+        /// The size of the workspace that was given.
         got: usize,
     },
     /// A number of channels is not divisible as the layer needs.
     #[error("{name} is {value}, which is not divisible by {divisor_name} = {divisor}{context}")]
     Divisibility {
-        /// What must be divisible.
+        /// The name of the number that must be divisible.
         name: &'static str,
         /// Its value.
         value: usize,
-        /// By what.
+        /// The name of the divisor.
         divisor_name: &'static str,
-        /// Its value.
+        /// The divisor's value.
         divisor: usize,
-        /// What else there is to know of it, with what leads over to it; else empty.
+        /// More about the cause, appended to the message; may be empty.
         context: String,
     },
     /// The output would have no rows or no columns.
@@ -87,7 +89,7 @@ pub enum Error {
         axis: &'static str,
         /// Input size.
         input: usize,
-        /// Padding before and after.
+        /// Padding before.
         before: usize,
         /// Padding after.
         after: usize,
@@ -119,15 +121,15 @@ pub enum Error {
     /// A size is too large to be computed in 64 bits.
     #[error("{what} overflows: {values}")]
     Overflow {
-        /// What was computed.
+        /// The name of the quantity.
         what: &'static str,
-        /// From which values.
+        /// The values that it is computed from.
         values: String,
     },
     /// A configuration is beyond a limit of the kernels or of the device.
     #[error("{what} is {value}, above the limit of {limit}")]
     Limit {
-        /// What is limited.
+        /// The name of the limited quantity.
         what: &'static str,
         /// The value given.
         value: u128,
@@ -141,7 +143,7 @@ pub enum Error {
         op: &'static str,
         /// Floating-point operations of the run.
         flops: u64,
-        /// Bytes that it reads and writes, each tensor once.
+        /// Bytes that the run reads and writes, each tensor counted once.
         bytes: u64,
         /// The most FLOPs allowed.
         max_flops: u64,
@@ -153,11 +155,11 @@ pub enum Error {
     Length {
         /// The tensor's name.
         name: &'static str,
-        /// Its shape.
+        /// The tensor's shape.
         shape: Vec<usize>,
-        /// Elements of that shape.
+        /// The number of elements of that shape.
         expected: usize,
-        /// Elements given.
+        /// The number of elements given.
         got: usize,
     },
     /// A tensor is in another memory format than the plan was built for.
@@ -185,7 +187,7 @@ pub enum Error {
     /// Tensors, streams or plans of different devices were mixed.
     #[error("{name} is on {got}, but the operation runs on {expected}")]
     WrongDevice {
-        /// What is on the wrong device.
+        /// The name of the tensor, stream or plan on the wrong device.
         name: &'static str,
         /// The device needed.
         expected: String,
@@ -199,9 +201,9 @@ pub enum Error {
     Aliased {
         /// The input.
         name: &'static str,
-        /// First address shared.
+        /// The first address that both use.
         start: u64,
-        /// End of the addresses shared.
+        /// The end of the addresses that both use.
         end: u64,
     },
     /// An address is not aligned as the elements need.
@@ -221,7 +223,8 @@ pub enum Error {
         op: &'static str,
         /// The tensor's name.
         name: String,
-        /// " (there are: ...)", where known: what was given instead, and in which file.
+        /// The tensors that were given instead, as " (there are: ...)", and their file if it is
+        /// known. May be empty.
         available: String,
     },
     /// A tensor was given that the layer does not know.
@@ -231,15 +234,16 @@ pub enum Error {
         op: &'static str,
         /// The tensor's name.
         name: String,
-        /// What the layer takes, and which of it may be meant.
+        /// The names that the layer takes, and which of them may be meant.
         known: String,
     },
-    /// A filter is no product of a column and a row.
+    /// A filter is not the product of a column and a row.
     #[error("the kernel is not separable: its second singular value is {second}, its first {first}")]
     NotSeparable {
         /// The largest singular value.
         first: f64,
-        /// The second largest, which is 0 for a separable filter: how far the kernel is from the nearest one.
+        /// The second largest singular value. It is the distance of the kernel from the nearest
+        /// separable one, and 0 for a separable kernel.
         second: f64,
     },
     /// A weight is infinite or NaN in the dtype of a plan.
@@ -247,9 +251,9 @@ pub enum Error {
     NonFinite {
         /// The weight's name.
         name: &'static str,
-        /// The first such value, as the layer has it.
+        /// The first value that is not finite, as the layer holds it.
         value: f32,
-        /// Its indices.
+        /// The indices of that value.
         position: Vec<usize>,
         /// The weight's shape.
         shape: Vec<usize>,
@@ -261,15 +265,15 @@ pub enum Error {
     NoKernel {
         /// The layer's op.
         op: &'static str,
-        /// Each candidate with the reason against it.
+        /// Each candidate with the reason why it does not apply.
         reasons: String,
     },
-    /// A device cannot be had.
+    /// A device is not available.
     #[error("device {requested} is not available: {why}")]
     DeviceUnavailable {
-        /// What was asked for.
+        /// The device that was requested.
         requested: String,
-        /// Why not, and what to do.
+        /// Why it is not available, and what to do.
         why: String,
     },
     /// The GPU can run none of the machine code embedded in this build.
@@ -279,11 +283,11 @@ pub enum Error {
     NoKernelImage {
         /// The GPU's name.
         gpu: String,
-        /// Its compute capability, "9.0".
+        /// The GPU's compute capability, such as "9.0".
         capability: String,
-        /// As WARPCONV_CUDA_ARCHS wants it, "90".
+        /// The same number as WARPCONV_CUDA_ARCHS expects it, such as "90".
         capability_number: String,
-        /// Architectures embedded.
+        /// The architectures for which the build has code.
         embedded: String,
     },
     /// The driver is older than the code embedded in this build.
@@ -291,33 +295,36 @@ pub enum Error {
         "the CUDA driver supports CUDA {driver}, but this build's code needs {needed}: update the driver, or rebuild with an older nvcc or with machine code for this GPU (WARPCONV_CUDA_ARCHS)"
     )]
     DriverTooOld {
-        /// What the driver supports, "12.4".
+        /// The CUDA version that the driver supports, such as "12.4".
         driver: String,
-        /// What the code was built with, "13.0".
+        /// The CUDA version with which the code was compiled, such as "13.0".
         needed: String,
     },
     /// A call of the CUDA driver failed.
     #[error("{call} failed: {message}")]
     Driver {
-        /// The call.
+        /// The name of the call.
         call: &'static str,
-        /// The driver's number for the failure (`CUresult`), such as 2 for out of memory; 0 where the call itself succeeded and what it
-        /// gave is of no use.
+        /// The driver's number for the failure (`CUresult`), such as 2 for out of memory. 0 if the
+        /// call succeeded but returned something unusable.
         code: u32,
-        /// The driver's words.
+        /// The driver's message.
         message: String,
     },
-    /// The GPU is lost to this process: a kernel made an illegal access, failed or hung. Every further call on the device gives
-    /// this error; a new process can use the GPU again.
+    /// The GPU is lost to this process: a kernel made an illegal access, failed or hung. Every
+    /// further call on the device returns this error. A new process can use the GPU again.
     #[error("the device is lost: {call} failed ({message}); under way: {}", if kernel.is_empty() { "no kernel" } else { kernel })]
     DeviceLost {
-        /// The kernels launched since the last wait, the latest last, with commas between; empty when there were none.
+        /// The kernels launched since the last wait, separated by commas, the latest last. Empty if
+        /// there were none.
         kernel: String,
-        /// The call that told it first. A kernel's failure shows in a later call than its launch.
+        /// The call that reported the failure first. A kernel's failure is reported by a later call
+        /// than its launch.
         call: &'static str,
-        /// The driver's number for the failure (`CUresult`), such as 700 for an illegal address; `None` for a wait that was given up.
+        /// The driver's number for the failure (`CUresult`), such as 700 for an illegal address.
+        /// `None` if a wait was given up.
         code: Option<u32>,
-        /// The driver's words.
+        /// The driver's message.
         message: String,
     },
     /// Device memory could not be allocated.
@@ -327,7 +334,7 @@ pub enum Error {
         bytes: usize,
         /// The device.
         device: String,
-        /// The allocator's words.
+        /// The allocator's message.
         message: String,
     },
     /// A kernel failed while it ran.
@@ -335,7 +342,7 @@ pub enum Error {
     Kernel {
         /// The kernel's name.
         kernel: &'static str,
-        /// What was found, each with block and thread.
+        /// The findings, each with block and thread.
         findings: Vec<String>,
     },
     /// A file could not be read or written.
@@ -374,16 +381,19 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call itself is wrong, whatever the tensors' sizes: an attribute outside its domain, a missing tensor, a wrong dtype,
-    /// memory format or device, aliased or misaligned memory, a feature that this build lacks.
+    /// The call itself is wrong, whatever the sizes of the tensors: an attribute outside its
+    /// domain, a missing tensor, a wrong dtype, memory format or device, aliased or misaligned
+    /// memory, a feature that this build lacks.
     Usage,
-    /// A shape does not fit the layer, the other tensors or the limits of the kernels. For a service: usually a bad request.
+    /// A shape does not fit the layer, the other tensors or the limits of the kernels. In a service
+    /// this is usually a bad request.
     Shape,
-    /// Memory, a workspace or an allowance of work does not suffice. The same call may succeed later, or with a smaller batch.
+    /// There is not enough memory or workspace, or the run would do more work than is allowed. The
+    /// same call may succeed later, or with a smaller batch.
     Resource,
-    /// The device, its driver or a kernel failed, or the device cannot be had.
+    /// The device, its driver or a kernel failed, or the device is not available.
     Device,
-    /// A file or a text could not be read or written, or is not what it should be.
+    /// A file or text could not be read or written, or has wrong contents.
     Io,
 }
 
@@ -453,7 +463,8 @@ impl Error {
         }
     }
 
-    /// The same failure with the name of the layer that it happened in, such as "backbone.layer1.0.conv2", before its message.
+    /// The same failure with the name of the layer that it happened in, such as
+    /// "backbone.layer1.0.conv2", before its message.
     pub fn in_layer(self, layer: impl Into<String>) -> Self {
         Error::InLayer { layer: layer.into(), source: Box::new(self) }
     }

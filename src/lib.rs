@@ -1,8 +1,9 @@
-//! Hand-written CUDA kernels for every kind of convolution that modern CNNs use, in one safe API that can be tested with no
-//! GPU: the very kernels that nvcc compiles for a GPU also run on the CPU, on the *host device*.
+//! Hand-written CUDA kernels for every kind of convolution that modern CNNs use, in one safe API
+//! that can be tested without a GPU: the same kernel sources that nvcc compiles for a GPU also run
+//! on the CPU, on the *host device*.
 //!
-//! The way of the data: a spec ([`Conv2dSpec`]) with weights is a layer ([`Conv2d`]); a layer and an input's shape give a
-//! [`Plan`], which has chosen and loaded a kernel; a plan runs on [`Tensor`]s of a [`Device`].
+//! A spec ([`Conv2dSpec`]) and weights make a layer ([`Conv2d`]). A layer and an input's shape make
+//! a [`Plan`], which chooses and loads a kernel. A plan runs on [`Tensor`]s of a [`Device`].
 //!
 //! ```
 //! use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Stream, Tensor, Workspace};
@@ -38,13 +39,13 @@
 //! | `bench` | yes | [`bench`]: layers of real networks, measured; tuning tables are measured with it, and used without it |
 //! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
 //!
-//! A service that runs on GPUs only: `default-features = false, features = ["cuda"]`. Kernels run on Linux (x86-64 is tested;
-//! aarch64 and macOS for the host device by construction).
+//! A service that only runs on GPUs uses `default-features = false, features = ["cuda"]`. Linux on
+//! x86-64 is tested; the host device should also work on Linux on aarch64 and on macOS.
 //!
 //! # Threads and streams
 //!
-//! Layers, plans and devices are `Send + Sync`: build them once and share them. [`Plan::run`] takes `&self`, so that many threads may
-//! run one plan, each with its own output.
+//! Layers, plans and devices are `Send + Sync`: build them once and share them. [`Plan::run`] takes
+//! `&self`, so many threads may run one plan at the same time, each with its own output.
 //!
 //! - On a GPU, `run` queues work on a [`Stream`] and returns. Work on one stream runs in order; work on two is ordered by an
 //!   [`Event`] ([`Stream::record`], [`Stream::wait`]) or by [`Stream::synchronize`]. Reading a tensor on the host
@@ -56,9 +57,10 @@
 //!
 //! # Errors
 //!
-//! Everything that depends on shapes, attributes and weights is refused before a launch, as an [`Error`] that carries the values.
-//! [`Error::kind`] sorts errors by who must act, [`Error::is_sticky`] tells a GPU that is lost to the process, and
-//! [`Error::in_layer`] adds a layer's name. Nothing panics on what a user gives.
+//! Everything that depends on shapes, attributes and weights is checked before a launch; an
+//! [`Error`] carries the offending values. [`Error::kind`] sorts errors by who must act,
+//! [`Error::is_sticky`] tells whether a GPU is lost to the process, and [`Error::in_layer`] adds a
+//! layer's name. No input of a user causes a panic.
 
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,20 +1,23 @@
-//! Host memory whose size depends on input: what cannot be had is an [`Error::OutOfMemory`], never an abort of the process.
+//! Host memory whose size depends on user input. If there is not enough, the result is an
+//! [`Error::OutOfMemory`], never an abort of the process.
 //!
-//! `Vec` ends the process when an allocation fails, and Linux grants more memory than there is: the process is then killed
-//! when it writes. So sizes are compared with what the machine has left before anything is allocated, and allocated fallibly.
+//! `Vec` ends the process when an allocation fails. Linux, moreover, grants more memory than there
+//! is, and kills the process when it writes to it. So sizes are first compared with what the
+//! machine has left, and then allocated in a way that may fail.
 
 use crate::error::{Error, Result};
 
-/// Sizes below this many bytes are not compared with what the machine has left: that takes tens of microseconds.
+/// Sizes below this number of bytes are not compared with what the machine has left, since that
+/// takes tens of microseconds.
 const ALWAYS: usize = 16 << 20;
-/// Bytes that are left to everything else that the process and the machine do.
+/// Bytes that are reserved for everything else that the process and the machine do.
 const RESERVE: usize = 128 << 20;
 
 fn refuse(bytes: usize, message: String) -> Error {
     Error::OutOfMemory { bytes, device: "the host".into(), message }
 }
 
-/// Refuses `bytes` bytes that are more than the machine has left.
+/// Refuses `bytes` bytes if that is more than the machine has left.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
@@ -28,8 +31,8 @@ pub(crate) fn check(bytes: usize) -> Result<()> {
     }
 }
 
-/// Bytes that the process can still use without being killed: of the machine, and of the control group that a container puts
-/// it in. `None` where the system does not say.
+/// The bytes that the process can still use without being killed, according to the machine and to
+/// the control group of a container. `None` if the system does not say.
 #[cfg(target_os = "linux")]
 fn available() -> Option<usize> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -37,7 +40,8 @@ fn available() -> Option<usize> {
     let meminfo = read("/proc/meminfo")?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let machine = line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.saturating_mul(1024);
-    // inside a container its own group is mounted as the root; caches in it can be dropped, which `inactive_file` counts
+    // Inside a container, its own control group is mounted as the root. Its caches can be dropped;
+    // `inactive_file` counts them.
     let group = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current")).map(|(most, used)| {
         let stat = read("/sys/fs/cgroup/memory.stat").unwrap_or_default();
         let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")).and_then(|bytes| bytes.parse::<usize>().ok());
@@ -63,7 +67,7 @@ pub(crate) fn with_capacity<V>(len: usize) -> Result<Vec<V>> {
     Ok(values)
 }
 
-/// `len` times the same value.
+/// A vector of `len` copies of a value.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
@@ -73,7 +77,7 @@ pub(crate) fn filled<V: Clone>(len: usize, value: V) -> Result<Vec<V>> {
     Ok(values)
 }
 
-/// The items of an iterator that knows how many they are.
+/// A vector of the items of an iterator whose length is known.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].

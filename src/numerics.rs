@@ -1,7 +1,7 @@
 //! The numerics contract: how far a result may be from the definition of its layer.
 //!
-//! Inputs and weights are in a dtype T, products and sums in f32, and the result is rounded once to T. A result y passes when,
-//! element by element,
+//! Inputs and weights are in a dtype T, products and sums in f32, and the result is rounded once to
+//! T. A result y passes if each element satisfies
 //!
 //! ```text
 //! |y - y_ref| <= (2 u + act) |y_ref| + (acc(K) + stage) * gain * scale + ref_atol + coord_atol + tiny
@@ -19,62 +19,70 @@
 //!         half of T's for each value that is rounded to T before a product
 //! ```
 //!
-//! The figures of CUDA are those of the CUDA Programming Guide, appendix "Mathematical Functions", tables of the maximum ulp error
-//! of the single-precision standard functions. Editions differ in expf (1 or 2); the larger one is taken. They are
-//! measured, not proved, as the guide says.
+//! The figures for CUDA are from the CUDA Programming Guide, appendix "Mathematical Functions",
+//! tables of the maximum ulp error of the single-precision standard functions. Editions differ for
+//! expf (1 or 2); the larger one is used here. As the guide says, these errors are measured, not
+//! proved.
 //!
-//! The terms of `tiny` are absolute errors: what is rounded before a product is multiplied by the other factors, so those terms
-//! are multiplied by the largest of them ([`Contract::magnified`]).
+//! The terms of `tiny` are absolute errors. A value that is rounded before a product is then
+//! multiplied by the other factors, so such a term is multiplied by the largest of those
+//! ([`Contract::magnified`]).
 //!
-//! **Computed offsets.** A layer that computes its own offsets and mask rounds them to T, which moves samples. The reference does the
-//! same ([`crate::reference::deform_conv2d_block`]): then nothing is left of it, but where f32 sums cannot tell to which side an
-//! offset is rounded. There `scale` gets what the other side would change, divided by `acc(K) + stage`.
+//! **Computed offsets.** A layer that computes its own offsets and mask rounds them to T, which
+//! moves samples. The reference does the same ([`crate::reference::deform_conv2d_block`]). A
+//! difference remains only where the error of f32 sums leaves open to which side an offset is
+//! rounded. There `scale` grows by what the other side would change, divided by `acc(K) + stage`.
 //!
-//! A looser bound would hide work left out: in bf16, 2^-7 * scale passes when 64 of 2304 products are missing.
+//! A looser bound would not notice missing work: in bf16, 2^-7 * scale passes when 64 of 2304
+//! products are missing.
 //!
-//! **Bit for bit.** Products of multiples of 1/64 are multiples of 2^-12, so sums of them are exact in f32, in any order, while
-//! their absolute sum stays within 2^12. There a linear layer (without activation, or with relu) must equal the reference
-//! rounded once to T. The sign of a zero is left open. Where the precision rounds the operands (tf32) there is no such rule, unless
-//! the operands are numbers of tf32.
+//! **Bit for bit.** Products of multiples of 1/64 are multiples of 2^-12, so their sums are exact
+//! in f32, in any order, as long as the absolute sum stays within 2^12. Then a linear layer
+//! (without activation, or with relu) must equal the reference rounded once to T. The sign of a
+//! zero is left open. If the precision rounds the operands (tf32), the rule applies only if the
+//! operands are tf32 numbers.
 //!
-//! **Padding is no product.** A tap that lies in the padding of a convolution is left out of the sum; the same holds for a tap
-//! of a transposed convolution that reaches no pixel of the input. So an infinite or NaN weight over the padding leaves
-//! the sum as it is, where a product with a zero would make it NaN. Most kernels multiply such zeros, which changes nothing as long as
-//! weights are finite. A layer with a weight that is not finite in T ([`crate::Parameter::allow_non_finite`]) therefore gets a
-//! kernel that leaves the taps out, unless it has no padding; [`crate::Explanation`] gives that as the reason. Everything
-//! else propagates NaN and infinity as the definition says: `0 * infinity` is NaN for a zero weight on an infinite pixel, and
-//! a sample of a deformable convolution outside the image is a zero that is multiplied.
+//! **Padding makes no product.** A tap in the padding of a convolution is left out of the sum. So
+//! is a tap of a transposed convolution that reaches no pixel of the input. An infinite or NaN
+//! weight over the padding therefore does not change the sum, whereas a product with zero would
+//! make it NaN. Most kernels multiply such zeros, which changes nothing as long as weights are
+//! finite. A layer with a weight that is not finite in T ([`crate::Parameter::allow_non_finite`])
+//! therefore gets a kernel that skips those taps, unless it has no padding; [`crate::Explanation`]
+//! gives that as the reason. Otherwise NaN and infinity propagate as the definition says:
+//! `0 * infinity` is NaN for a zero weight on an infinite pixel, and a sample of a deformable
+//! convolution outside the image is a zero that is multiplied.
 //!
-//! **Subnormal inputs of tensor cores.** The PTX manual leaves open how `mma` takes subnormal inputs ("The accumulation order,
-//! rounding and handling of subnormal inputs are unspecified"). A run on tensor cores with subnormal operands that misses the bound
-//! only by what follows from taking them as zeros is a class of its own ([`crate::check::Run::open_subnormals`]), neither right nor
-//! wrong.
+//! **Subnormal inputs of tensor cores.** The PTX manual leaves open how `mma` treats subnormal
+//! inputs ("The accumulation order, rounding and handling of subnormal inputs are unspecified"). A
+//! run on tensor cores with subnormal operands may miss the bound only because these are taken as
+//! zeros. Such a run counts as neither right nor wrong ([`crate::check::Run::open_subnormals`]).
 
 use crate::DType;
 use crate::error::{Error, Result};
 use crate::spec::Activation;
 
-/// The largest absolute sum of products of multiples of 1/64 that f32 holds exactly: 24 bits above 2^-12.
+/// The largest absolute sum of products of multiples of 1/64 that f32 represents exactly: 24 bits
+/// above 2^-12.
 pub const EXACT_SCALE: f64 = 4096.0;
 
-/// What CUDA documents as the largest difference from the correctly rounded result, in ulps.
+/// The largest difference from the correctly rounded result that CUDA documents, in ulps.
 const EXPF_ULPS: f64 = 2.0;
 const TANHF_ULPS: f64 = 2.0;
 const ERFCF_ULPS: f64 = 4.0;
-/// Bias, residual, and two in an activation.
+/// Roundings after the sum: bias, residual, and two in an activation.
 const TAIL_ROUNDINGS: f64 = 4.0;
 
-/// Whether all values are numbers of tf32, infinities and NaN included: f32 with 10 bits of mantissa.
+/// Whether all values are tf32 numbers (f32 with 10 bits of mantissa). Infinities and NaN are.
 pub fn in_tf32(values: &[f64]) -> bool {
     values.iter().all(|&v| v.is_nan() || f64::from(v as f32) == v && (v as f32).to_bits() & 0x1fff == 0)
 }
 
-/// Whether all values are multiples of 1/64, as the bit-for-bit rule wants them.
+/// Whether all values are multiples of 1/64, as the bit-for-bit rule requires.
 pub fn on_exact_grid(values: &[f64]) -> bool {
     values.iter().all(|v| (v * 64.0).fract() == 0.0)
 }
 
-/// What is demanded of the results of one layer in one dtype.
+/// The bound for the results of one layer in one dtype.
 ///
 /// ```
 /// use warpconv::{DType, numerics::Contract};
@@ -91,22 +99,23 @@ pub struct Contract {
     pub dtype: DType,
     /// K: products in one sum.
     pub products: usize,
-    /// Error allowed in proportion to the scale beyond that of the sums.
+    /// The error allowed in proportion to the scale, in addition to that of the sums.
     pub stage: f64,
     /// The steepest slope of the activation, at least 1.
     pub gain: f64,
-    /// Error of the activation's transcendental function, in proportion to the result.
+    /// The error of the activation's transcendental function, in proportion to the result.
     pub activation: f64,
-    /// Absolute error of roundings whose result may be subnormal, beside that of the store.
+    /// The absolute error of roundings whose result may be subnormal, in addition to that of the
+    /// store.
     pub underflow: f64,
     /// Whether subnormal operands may count as zeros: see [`Contract::subnormals_open`].
     pub flushed: bool,
     /// Inaccuracy of the reference itself.
     pub ref_atol: f64,
-    /// Room for f32 coordinates in interpolation.
+    /// The error that f32 coordinates cause in interpolation.
     pub coord_atol: f64,
-    /// Whether the bit-for-bit rule holds where the scale is within [`EXACT_SCALE`]: a linear layer of one stage on multiples
-    /// of 1/64.
+    /// Whether the bit-for-bit rule applies when the scale is within [`EXACT_SCALE`]: for a linear
+    /// layer of one stage on multiples of 1/64.
     pub exact: bool,
 }
 
@@ -125,12 +134,12 @@ impl Contract {
             coord_atol: 0.0,
             exact: false,
         };
-        // a rounding for each product, and those of the tail
+        // One rounding for each product, and those of the tail.
         Self { underflow: (products as f64 + TAIL_ROUNDINGS) * DType::F32.smallest_subnormal(), ..contract }
     }
 
-    /// Allows `roundings` more roundings to T of what goes into the products: 2 for layers of two stages, 1 for interpolated
-    /// values.
+    /// Allows `roundings` more roundings to T of values that are then multiplied: 2 for layers of
+    /// two stages, 1 for interpolated values.
     pub fn rounded(self, roundings: usize) -> Self {
         let roundings = roundings as f64;
         let stage = self.stage + roundings * self.dtype.unit_roundoff();
@@ -138,13 +147,15 @@ impl Contract {
         Self { stage, underflow, ..self }
     }
 
-    /// Says that each factor of a product is itself the result of so many roundings in f32, as an interpolated value is.
+    /// Allows for factors that are themselves the result of this number of roundings in f32, as
+    /// interpolated values are.
     pub fn computed(self, roundings: usize) -> Self {
         let more = self.products as f64 * roundings as f64 * DType::F32.smallest_subnormal();
         Self { underflow: self.underflow + more, ..self }
     }
 
-    /// With factors of absolute values up to `magnitude`, by which errors of the other factors are multiplied.
+    /// Allows for factors of absolute values up to `magnitude`, which multiply the errors of the
+    /// other factors.
     ///
     /// ```
     /// use warpconv::{DType, numerics::Contract};
@@ -157,19 +168,20 @@ impl Contract {
         Self { underflow: self.underflow * magnitude, ..self }
     }
 
-    /// Allows for products of tf32, whose operands it rounds: results of such products cannot be compared bit for bit.
+    /// Allows for products in tf32, which rounds the operands. Results of such products cannot be
+    /// compared bit for bit.
     pub fn tf32(self) -> Self {
         Self { stage: self.stage + 2f64.powi(-10), exact: false, ..self }
     }
 
-    /// Allows what follows from taking subnormal operands as zeros: for each product the smallest normal number times the other
-    /// factor. Where infinities are about, one times such a zero may be NaN.
+    /// Allows subnormal operands to be taken as zeros: for each product the smallest normal number
+    /// times the other factor. If there are infinities, such a zero times an infinity may be NaN.
     pub fn subnormals_open(self) -> Self {
         let normal = self.dtype.smallest_subnormal() / (2.0 * self.dtype.unit_roundoff());
         Self { underflow: self.underflow + self.products as f64 * normal, flushed: true, exact: false, ..self }
     }
 
-    /// With the error of `activation`'s transcendental function, if it has one.
+    /// Adds the error of `activation`'s transcendental function, if it has one.
     pub fn activation(self, activation: Activation) -> Self {
         let ulps = match activation {
             Activation::Sigmoid | Activation::Silu => EXPF_ULPS,
@@ -177,32 +189,34 @@ impl Contract {
             Activation::Gelu => ERFCF_ULPS,
             _ => return Self { activation: 0.0, ..self },
         };
-        // an ulp is at most 2^-23 of the number, and the correctly rounded result is half of one off
+        // An ulp is at most 2^-23 of the number, and the correctly rounded result is off by up to
+        // half an ulp.
         Self { activation: (2.0 * ulps + 1.0) * DType::F32.unit_roundoff(), ..self }
     }
 
-    /// With an activation whose steepest slope is `gain`.
+    /// Allows for an activation whose steepest slope is `gain`.
     pub fn gain(self, gain: f64) -> Self {
         Self { gain: gain.max(1.0), ..self }
     }
 
-    /// Adds the inaccuracy of the reference and that of f32 coordinates. A reference that is not exact cannot be compared bit
-    /// for bit.
+    /// Adds the error of the reference and that of f32 coordinates. Results cannot be compared bit
+    /// for bit with a reference that is not exact.
     pub fn tolerate(self, ref_atol: f64, coord_atol: f64) -> Self {
         Self { ref_atol, coord_atol, exact: self.exact && ref_atol == 0.0 && coord_atol == 0.0, ..self }
     }
 
-    /// Switches the bit-for-bit rule.
+    /// Switches the bit-for-bit rule on or off.
     pub fn exact(self, exact: bool) -> Self {
         Self { exact, ..self }
     }
 
-    /// What multiplies the scale in [`Contract::bound`], before the gain.
+    /// The factor of the scale in [`Contract::bound`], before the gain.
     fn of_scale(&self) -> f64 {
         2f64.powi(-23) * (8.0 + (self.products as f64).sqrt()) + self.stage
     }
 
-    /// A scale that allows, beside the error in proportion to `scale`, one of `moved` before the activation.
+    /// A scale that allows for an error of `moved` before the activation, in addition to the error
+    /// in proportion to `scale`.
     ///
     /// ```
     /// use warpconv::{DType, numerics::Contract};
@@ -215,8 +229,8 @@ impl Contract {
         scale + moved / self.of_scale()
     }
 
-    /// How far from `reference` a result may be. An infinite scale, as special values of the input give it, allows no error in
-    /// proportion to it.
+    /// How far a result may be from `reference`. An infinite scale, which special values of the
+    /// input may cause, allows no error in proportion to it.
     pub fn bound(&self, reference: f64, scale: f64) -> f64 {
         let scale = if scale.is_finite() { scale } else { reference.abs() };
         (2.0 * self.dtype.unit_roundoff() + self.activation) * reference.abs()
@@ -227,11 +241,12 @@ impl Contract {
             + self.underflow * self.gain
     }
 
-    /// Compares results (exact as f32 in every dtype) with the reference, element by element.
+    /// Compares results with the reference, element by element. Results are given as f32, which is
+    /// exact for every dtype.
     ///
-    /// NaN passes where the reference is NaN and infinity where it is the same infinity; infinity also where the reference, or
-    /// one within the bound of it, overflows T. Where the absolute sum overflows f32, anything not finite passes, since the
-    /// order of the sum decides.
+    /// NaN passes if the reference is NaN. Infinity passes if the reference is the same infinity,
+    /// or if the reference, or a value within its bound, overflows T. If the absolute sum overflows
+    /// f32, every result that is not finite passes, since it depends on the order of the sum.
     ///
     /// # Errors
     /// [`Error::Length`] when the numbers of elements differ.
@@ -276,18 +291,19 @@ impl Contract {
     }
 }
 
-/// One element of a result beside its reference.
+/// One element of a result, compared with its reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Deviation {
-    /// Its index in row-major order.
+    /// The element's index in row-major order.
     pub index: usize,
     /// The result.
     pub got: f64,
-    /// The reference; under the bit-for-bit rule, rounded to T.
+    /// The reference, rounded to T under the bit-for-bit rule.
     pub expected: f64,
-    /// How far the result may be from it; 0 under the bit-for-bit rule.
+    /// How far the result may be from the reference; 0 under the bit-for-bit rule.
     pub bound: f64,
-    /// The distance over the bound: above 1 is a failure, and infinite where no distance says how wrong it is.
+    /// The distance divided by the bound. Above 1 the element fails. Infinite if no distance says
+    /// how wrong it is.
     pub ratio: f64,
 }
 
@@ -301,13 +317,13 @@ impl Deviation {
 /// The outcome of [`Contract::check`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Report {
-    /// Elements compared.
+    /// The number of elements compared.
     pub elements: usize,
-    /// Of these, elements that were compared bit for bit.
+    /// The number of elements that were compared bit for bit.
     pub exact: usize,
-    /// Elements that fail.
+    /// The number of elements that fail.
     pub failures: usize,
-    /// The element with the largest ratio; none in an empty result.
+    /// The element with the largest ratio. `None` for an empty result.
     pub worst: Option<Deviation>,
 }
 
@@ -322,7 +338,8 @@ impl Report {
 mod tests {
     use super::*;
 
-    /// 2304 products of 1/2 with alternating signs and one more, as a 3x3 convolution of 256 channels has them.
+    /// The sum of 2304 products of 1/2 with alternating signs and of one more product, as in a 3x3
+    /// convolution of 256 channels.
     fn sum(products: impl Iterator<Item = usize>) -> f64 {
         products.map(|i| if i % 2 == 0 { 0.5 } else { -0.5 }).sum::<f64>() + 1.0
     }
@@ -337,7 +354,7 @@ mod tests {
             assert!(contract.check(&[rounded(reference)], &[reference], &[scale]).unwrap().passed());
             let report = contract.check(&[rounded(incomplete)], &[reference], &[scale]).unwrap();
             assert!(!report.passed(), "{dtype}: {report:?}");
-            // what the contract is stricter than
+            // A looser bound than the contract's would accept this.
             assert!(dtype != DType::Bf16 || (incomplete - reference).abs() <= 2f64.powi(-7) * scale);
         }
     }
@@ -354,24 +371,25 @@ mod tests {
         assert!(passes(f32::INFINITY, inf, inf));
         assert!(!passes(f32::NEG_INFINITY, inf, inf));
         assert!(!passes(65504.0, inf, inf));
-        // overflow of f16, certain and borderline
+        // Overflow of f16, certain and borderline.
         assert!(passes(f32::INFINITY, 70000.0, 70000.0));
         assert!(passes(f32::INFINITY, 65519.0, 65519.0));
         assert!(passes(65504.0, 65525.0, 65525.0));
         assert!(!passes(f32::NEG_INFINITY, 65525.0, 65525.0));
         assert!(!passes(f32::INFINITY, 60000.0, 60000.0));
-        // an activation that saturates
+        // An activation that saturates.
         assert!(passes(6.0, 6.0, inf));
         assert!(!passes(5.9, 6.0, inf));
         assert!(passes(0.0, 0.0, inf));
         assert!(!passes(1e-3, 0.0, inf));
-        // a sum that overflows f32 on the way
+        // A sum that overflows f32 on the way.
         assert!(passes(f32::NAN, 0.0, 1e39));
         assert!(passes(2f32.powi(-24), 0.0, 0.0), "the smallest subnormal");
         assert!(!passes(2f32.powi(-23), 0.0, 0.0));
     }
 
-    /// A sigmoid near 0 with an expf of 2 ulp: its error is in proportion to 0.5, where the scale is nearly 0.
+    /// A sigmoid near 0 with an expf that is 2 ulp off: its error is in proportion to 0.5, whereas
+    /// the scale is nearly 0.
     #[test]
     fn the_error_of_a_transcendental_function_is_allowed_and_needed() {
         for (activation, ulps) in [(Activation::Sigmoid, 2.0), (Activation::Silu, 2.0), (Activation::Tanh, 2.0), (Activation::Gelu, 4.0)] {
@@ -380,14 +398,14 @@ mod tests {
         }
         let plain = Contract::new(DType::F32, 1);
         let sigmoid = plain.activation(Activation::Sigmoid);
-        // exp(-z), correctly rounded, is 1 + 2^-23; two ulps above it, 1 + e is a tie, too
+        // exp(-z), correctly rounded, is 1 + 2^-23; two ulps above it, 1 + e is a tie as well.
         let z = -2f64.powi(-24);
         let reference = 1.0 / (1.0 + (-z).exp());
         let exp = 1.0f32 + 3.0 * 2f32.powi(-23);
         let passes = |contract: Contract, y: f32| contract.check(&[y], &[reference], &[z.abs()]).unwrap().passed();
         let within = 1.0 / (1.0 + exp);
         assert!(passes(sigmoid, within) && !passes(plain, within), "{within} for {reference}");
-        // work left out of the sum, 1e-6 of it, is still seen
+        // Missing work, 1e-6 of the sum, is still noticed.
         assert!(!passes(sigmoid, (reference - 1e-6) as f32));
         assert_eq!(sigmoid.activation(Activation::Relu), plain);
     }
@@ -403,10 +421,10 @@ mod tests {
         let one = Contract { underflow: 0.0, ..Contract::new(DType::F32, 1) };
         assert!(!passes(one, 2.0, 0.94), "one rounding is not enough");
         assert!(passes(Contract::new(DType::F32, 1).computed(9), 2.0, 0.94));
-        // half a step for each of 8 products, all in one direction
+        // Half a step for each of 8 products, all in one direction.
         assert!(passes(Contract::new(DType::F32, 8), 8.0, 4.0) && !passes(one, 8.0, 4.0));
         assert!(!passes(Contract::new(DType::F32, 8), 4000.0, 4.0));
-        // values that are rounded to f16 before a product: half of its subnormal each
+        // Values that are rounded to f16 before a product: half of the smallest subnormal for each.
         let f16 = Contract::new(DType::F16, 64);
         let (y, scale) = (32.0 * 2f32.powi(-24), 2f64.powi(-30));
         let check = |contract: Contract| contract.check(&[y], &[0.0], &[scale]).unwrap().passed();
@@ -417,7 +435,7 @@ mod tests {
     fn subnormals_of_tensor_cores_are_open() {
         let contract = Contract::new(DType::F16, 4);
         let open = contract.subnormals_open();
-        // four products of the largest subnormal and 1, taken as zeros
+        // Four products of the largest subnormal and 1, taken as zeros.
         let reference = 4.0 * (2f64.powi(-14) - 2f64.powi(-24));
         let passes =
             |contract: Contract, y: f32, reference: f64, scale: f64| contract.check(&[y], &[reference], &[scale]).unwrap().passed();
@@ -431,7 +449,7 @@ mod tests {
     #[test]
     fn tf32_has_no_rule_bit_for_bit() {
         let contract = Contract::new(DType::F32, 1).exact(true);
-        // x = 1024.5, w = 1: tf32 has no half at 1024
+        // With x = 1024.5 and w = 1: tf32 cannot represent the half at 1024.
         let passes = |contract: Contract| contract.check(&[1025.0], &[1024.5], &[1024.5]).unwrap().passed();
         assert!(!passes(contract) && passes(contract.tf32()));
         assert!(in_tf32(&[1024.0, 1.0 + 2f64.powi(-10), -63.0 / 64.0, 0.0, f64::INFINITY, f64::NAN]));

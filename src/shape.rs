@@ -1,4 +1,4 @@
-//! Shapes, sizes in checked arithmetic, and what is refused of a single size.
+//! Shapes, checked arithmetic on sizes, and checks of single sizes.
 
 use crate::error::{Error, Result};
 
@@ -10,11 +10,11 @@ pub fn rank4(name: &'static str, shape: &[usize]) -> Result<Shape> {
     shape.try_into().map_err(|_| Error::Rank { name, shape: shape.to_vec(), expected: 4, meaning: "[N, C, H, W]" })
 }
 
-/// Elements of a shape.
+/// The number of elements of a shape.
 ///
 /// # Errors
-/// [`Error::Overflow`] when their number, or their size in bytes at 8 bytes each, does not fit 63 bits. Sizes of 0 count as 1
-/// there, so that the strides of an empty tensor fit too.
+/// [`Error::Overflow`] if the number of elements, or their size at 8 bytes each, does not fit 63
+/// bits. For this check, sizes of 0 count as 1, so that the strides of an empty tensor fit as well.
 pub fn elements(shape: &[usize]) -> Result<usize> {
     let extent = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size.max(1)));
     if extent.is_none_or(|count| count > isize::MAX as usize / 8) {
@@ -23,13 +23,14 @@ pub fn elements(shape: &[usize]) -> Result<usize> {
     Ok(shape.iter().product())
 }
 
-/// The extent of a dilated kernel, `dilation * (kernel - 1) + 1`: its receptive field on its own input.
+/// The extent of a dilated kernel, `dilation * (kernel - 1) + 1`, which is its receptive field on
+/// its own input.
 pub fn kernel_span(kernel: usize, dilation: usize) -> Result<usize> {
     let overflow = || Error::Overflow { what: "dilation * (kernel - 1) + 1", values: format!("dilation {dilation}, kernel {kernel}") };
     kernel.checked_sub(1).and_then(|k| k.checked_mul(dilation)).and_then(|s| s.checked_add(1)).ok_or_else(overflow)
 }
 
-/// Refuses 0.
+/// Refuses a value of 0.
 pub(crate) fn positive(name: &'static str, value: usize) -> Result<()> {
     if value == 0 {
         return Err(Error::Attribute { name, value: "0".into(), requirement: "at least 1" });
@@ -37,7 +38,7 @@ pub(crate) fn positive(name: &'static str, value: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a number that the divisor does not divide.
+/// Refuses a number that is not divisible by the divisor.
 pub(crate) fn divisible(name: &'static str, value: usize, divisor_name: &'static str, divisor: usize) -> Result<()> {
     if !value.is_multiple_of(divisor) {
         return Err(Error::Divisibility { name, value, divisor_name, divisor, context: String::new() });
@@ -45,8 +46,8 @@ pub(crate) fn divisible(name: &'static str, value: usize, divisor_name: &'static
     Ok(())
 }
 
-/// Refuses a number of channels that the groups do not divide. `c_in` and `c_out` are those of `weight`, each in all groups
-/// together or, of the side that the weight has by the group, in one.
+/// Refuses a number of channels that is not divisible by the groups. `c_in` and `c_out` are the
+/// channels of `weight` over all groups, as text, since such a product may not fit 64 bits.
 pub(crate) fn grouped(name: &'static str, value: usize, groups: usize, weight: Shape, c_in: &str, c_out: &str) -> Result<()> {
     if !value.is_multiple_of(groups) {
         let context = format!("; the weight {weight:?} with groups = {groups} is for C_in = {c_in} and C_out = {c_out}");
@@ -60,8 +61,9 @@ pub(crate) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The largest number that kernels are given to count with in 32 bits: sizes, strides, positions, the elements of an image. What
-/// they count beyond it, the stride of a grid (65,535) and the rows of a block that lie below the image, is less than 2^16.
+/// The largest number that kernels count to in 32 bits: sizes, strides, positions, the elements of
+/// an image. Kernels may exceed it by less than 2^16: by the stride of a grid (65,535), or by rows
+/// of a block that are below the image.
 pub(crate) const MAX_COUNT: usize = (1 << 31) - (1 << 16);
 
 /// Refuses a value above a limit.
@@ -72,7 +74,7 @@ pub(crate) fn at_most(limit: usize, what: &'static str, value: usize) -> Result<
     Ok(())
 }
 
-/// A 64-bit size as the kernels' 32-bit integer, or an error that names it.
+/// A size as the 32-bit integer of the kernels, or an error that names it.
 pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32> {
     at_most(MAX_COUNT, what, value)?;
     Ok(value as i32)

@@ -1,10 +1,11 @@
-//! Texts that users write: JSON, and names that are nearly right.
+//! Text that users write: JSON, and names that are nearly right.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Reads JSON, of which `source` is the name in errors. A byte order mark in front of it is passed over.
+/// Reads JSON. `source` is the name of the JSON in errors. A byte order mark in front of it is
+/// skipped.
 ///
 /// ```
 /// use warpconv::{Conv2dSpec, text::parse_json};
@@ -16,7 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// ```
 ///
 /// # Errors
-/// [`Error::Parse`] for what is no JSON of a `T`; for a name that is not known it says which one may be meant.
+/// [`Error::Parse`] for text that is not the JSON of a `T`. For an unknown name it suggests the
+/// name that may be meant.
 pub fn parse_json<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
     let fail = |message| Error::Parse { source_name: source.into(), message };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -26,7 +28,8 @@ pub fn parse_json<T: DeserializeOwned>(source: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| fail(with_hint(error.to_string())))
 }
 
-/// serde's message of an unknown field or variant with the name that may be meant, or any other message as it is.
+/// Adds the name that may be meant to serde's message about an unknown field or variant. Other
+/// messages stay as they are.
 pub(crate) fn with_hint(message: String) -> String {
     if !["unknown field `", "unknown variant `"].iter().any(|start| message.starts_with(start)) {
         return message;
@@ -40,14 +43,14 @@ pub(crate) fn with_hint(message: String) -> String {
     message + &hint
 }
 
-/// Why layers here do without what other libraries call so.
+/// Why layers of this crate do not have an attribute that other libraries have.
 fn advice(given: &str) -> Option<&'static str> {
     let given = plain(given);
     ADVICE.iter().find(|(names, _)| names.contains(&given.as_str())).map(|(_, advice)| *advice)
 }
 
-/// `; did you mean ...?` for a name that is none of `known`; empty where nothing is near. Where `known` is empty, it stands for any
-/// name.
+/// The text `; did you mean ...?` for a name that is not in `known`, or an empty text if nothing is
+/// near. If `known` is empty, it stands for all names.
 pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
     let plain_given = plain(given);
     let same = known.iter().find(|name| plain(name) == plain_given).copied();
@@ -61,9 +64,10 @@ pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
     nearest(given, known).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// The name of `known` that differs from `given` the least, and in no more than three of its letters and a third of them.
+/// The name of `known` that differs from `given` in the fewest letters: at most three, and at most
+/// a third of them.
 pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
-    /// A longer name is a mistake of another kind, which would take long to compare.
+    /// A longer name is a mistake of another kind, and would take long to compare.
     const LONGEST: usize = 100;
     if given.len() > LONGEST {
         return None;
@@ -73,7 +77,7 @@ pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     distances.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
-/// The first names of a list, and how many more there are.
+/// The first names of a list, and the number of further ones.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 20;
     let names: Vec<&str> = names.into_iter().collect();
@@ -81,8 +85,9 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// What other libraries call attributes, values, ops and tensors, in the form of [`plain`], and what they are here. A name may
-/// stand for several things, of which an op knows one.
+/// Names that other libraries use for attributes, values, ops and tensors, in the form of
+/// [`plain`], and the names that this crate uses. A name may stand for several things, of which an
+/// op knows one.
 const ALIASES: [(&[&str], &str); 31] = [
     (&["strides", "subsampling"], "stride"),
     (&["pads", "pad"], "padding"),
@@ -117,7 +122,8 @@ const ALIASES: [(&[&str], &str); 31] = [
     (&["attributes", "params", "parameters"], "attrs"),
 ];
 
-/// What other libraries have and layers here do without, in the form of [`plain`], and why.
+/// Attributes that other libraries have and layers of this crate do not, in the form of [`plain`],
+/// and the reason.
 const ADVICE: [(&[&str], &str); 5] = [
     (&["kernelsize", "kernelshape", "kernel"], "the size of the kernel is that of the weight"),
     (&["inchannels", "outchannels", "filters", "numoutput"], "the numbers of channels are those of the weight"),
@@ -126,13 +132,14 @@ const ADVICE: [(&[&str], &str); 5] = [
     (&["interpolation"], "bilinear is the only interpolation"),
 ];
 
-/// A name without its path, in small letters and digits alone: "torch.nn.PixelShuffle" and "pixel_shuffle" are one.
+/// A name without its path, in lower-case letters and digits only: "torch.nn.PixelShuffle" and
+/// "pixel_shuffle" become the same.
 fn plain(name: &str) -> String {
     let last = name.rsplit('.').next().unwrap_or(name);
     last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// How many letters must be put in, left out or replaced to make `a` into `b`.
+/// The number of letters that must be inserted, deleted or replaced to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -147,14 +154,14 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The moment in UTC, as 2026-01-31T12:00:00Z.
+/// The current time in UTC, such as 2026-01-31T12:00:00Z.
 pub(crate) fn utc_now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     utc_date(seconds)
 }
 
 fn utc_date(seconds: u64) -> String {
-    // the civil calendar from days since 1970, by eras of 400 years that begin on 1 March
+    // Days since 1970 are converted to the calendar by eras of 400 years that begin on 1 March.
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

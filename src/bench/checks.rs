@@ -1,9 +1,10 @@
-//! What the oracle says of a configuration before it is timed.
+//! The comparison of a configuration with the oracle before it is timed.
 //!
-//! The oracle is too slow for most timed shapes, so a configuration is checked twice: a *twin*, the same layer with the same
-//! channels, kernel and tail on fewer and smaller images, through the very kernel that will be timed, in every element and bit
-//! for bit where sums are exact; and *samples* of the timed shape itself, from its last image, where an index that overflows
-//! would show.
+//! The oracle is too slow for most timed shapes, so a configuration is checked twice. A *twin* is
+//! the same layer with the same channels, kernel and tail on fewer and smaller images. It runs
+//! through the very kernel that will be timed, and every element is compared, bit for bit where
+//! sums are exact. *Samples* are elements of the timed shape itself, from its last image, where an
+//! index that overflows would show.
 
 use super::measure::Oracle;
 use super::suite::{Workload, counts, effort, resized};
@@ -18,23 +19,25 @@ use crate::reference::Array;
 use crate::{DType, Element, Shape};
 use std::collections::BTreeMap;
 
-/// Output channels that are sampled where each is a sum of its own over all input channels.
+/// The number of output channels that are sampled, where each is a sum of its own over all input
+/// channels.
 const CHANNELS: usize = 8;
-/// RoIs that are sampled.
+/// The number of RoIs that are sampled.
 const ROIS: usize = 6;
-/// What the oracle may do for the samples, in products, beyond the least that shows one output.
+/// The products that the oracle may compute for the samples, beyond the least that one output
+/// needs.
 const BUDGET: u64 = 8_000_000;
 
-/// A part of a problem that the oracle can compute, and what it says.
+/// A part of a problem that the oracle can compute, and the oracle's result for it.
 pub(super) struct Sample {
     output: Array,
     scale: Array,
-    /// Image or RoI, and channel, of the whole for each of the part's.
+    /// For each image (or RoI) and channel of the part: its index in the whole.
     outer: Vec<usize>,
     channels: Option<Vec<usize>>,
 }
 
-/// A part of a problem, with the tensors and the outer positions of the whole.
+/// A part of a problem, with its tensors and its outer positions in the whole.
 struct Part {
     problem: Problem,
     tensors: Arrays,
@@ -42,7 +45,7 @@ struct Part {
     channels: Option<Vec<usize>>,
 }
 
-/// The pieces of a problem on the host.
+/// A whole problem on the host, from which parts are taken.
 pub(super) struct Whole<'a, T> {
     pub problem: &'a Workload,
     pub parameters: &'a Arrays,
@@ -51,21 +54,22 @@ pub(super) struct Whole<'a, T> {
 }
 
 impl<T: Element> Whole<'_, T> {
-    /// A part of the last image, or some RoIs.
+    /// Samples a part of the last image, or some RoIs.
     pub fn sample(&self, oracle: Oracle) -> Result<Sample> {
         let Part { problem, tensors, outer, channels } = if self.rois.is_empty() { self.corner()? } else { self.some_rois()? };
         let (output, scale) = oracle(&problem.layer, &tensors)?;
         Ok(Sample { output, scale, outer, channels })
     }
 
-    /// The top left corner of the last image. Where the image goes on, a frame of NaN thicker than what an output sees stands
-    /// for the rest: outputs that depend on it are NaN, and all before them are those of the whole image.
+    /// The top left corner of the last image. If the image goes on beyond the corner, a frame of
+    /// NaN stands for the rest, thicker than what an output sees. Outputs that depend on the frame
+    /// are NaN, and all others equal those of the whole image.
     fn corner(&self) -> Result<Part> {
         let ([n, _, h, w], _) = counts(self.problem)?;
         let image = n - 1;
         let channels = self.channels();
         let frame = frame(self.problem)?;
-        // an upsampling to a given size depends on the size as a whole
+        // Upsampling to a given size depends on the size of the whole image.
         let layer = &self.problem.layer;
         let upsamples = matches!(layer, LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size: UpsampleSize::Output(_), .. }));
         let whole = upsamples || layer.pooling().is_some();
@@ -135,12 +139,13 @@ impl<T: Element> Whole<'_, T> {
         Ok(Part { problem: part, tensors, outer: chosen, channels: None })
     }
 
-    /// Some output channels, for the layers that compute each from all input channels.
+    /// Some output channels, for layers that compute each output channel from all input channels.
     fn channels(&self) -> Option<Vec<usize>> {
         let dense = match &self.problem.layer {
             LayerSpec::Conv2d(spec) => spec.groups == 1,
             LayerSpec::DeformConv2d(spec) => spec.groups == 1,
-            // their output channels are of one input channel each, permuted, or computed in two stages
+            // In these layers an output channel depends on one input channel, is permuted, or is
+            // computed in two stages.
             LayerSpec::ConvTranspose2d(_)
             | LayerSpec::PixelShuffle(_)
             | LayerSpec::PixelUnshuffle(_)
@@ -162,12 +167,13 @@ impl<T: Element> Whole<'_, T> {
 }
 
 impl Sample {
-    /// Compares what the oracle says with the whole output in NCHW order, where both are defined; gives how many elements.
+    /// Compares the oracle's result with the whole output in NCHW order, where the sample is
+    /// defined. Returns how many elements were compared.
     pub fn check(&self, contract: &Contract, y: &[f32], whole: Shape) -> Result<Result<usize, String>> {
         let Self { output, scale, .. } = self;
         let [outer, channels, h, w] = rank4("output", output.shape())?;
         let at = |n: usize, c: usize, i: usize, j: usize| ((n * channels + c) * h + i) * w + j;
-        // the first row and the first column that see the frame
+        // The first row and the first column that depend on the frame.
         let clean_rows = (0..h).find(|&i| output.data()[at(0, 0, i, 0)].is_nan()).unwrap_or(h);
         let clean_columns = (0..w).find(|&j| output.data()[at(0, 0, 0, j)].is_nan()).unwrap_or(w);
         let (mut got, mut expected, mut bound, mut positions) = (vec![], vec![], vec![], vec![]);
@@ -176,7 +182,8 @@ impl Sample {
                 let channel = self.channels.as_ref().map_or(c, |channels| channels[c]);
                 for i in 0..clean_rows {
                     for j in 0..clean_columns {
-                        // a sample at a learned position may see the frame from further inside
+                        // A sample at a learned position may depend on the frame from further
+                        // inside.
                         if output.data()[at(n, c, i, j)].is_nan() {
                             continue;
                         }
@@ -209,7 +216,7 @@ impl Sample {
     }
 }
 
-/// With so many output channels.
+/// The part with this number of output channels.
 fn of_channels(part: &Workload, count: usize) -> Result<Workload> {
     let mut part = Problem::clone(part);
     for (name, axis) in [("weight", 0), ("bias", 0), ("slope", 0), ("residual", 1)] {
@@ -235,11 +242,12 @@ fn fill(shape: &[usize], value: impl Fn(Shape) -> f64) -> Result<Array> {
     Array::new(shape, positions.map(value).collect())
 }
 
-/// Rows and columns of input over which no output can see without seeing one of them: what an output sees, and the step to what its
+/// How many rows and columns an output cannot see across without seeing one of them: the size of
+/// what an output sees, plus the step to its neighbour.
 /// neighbour sees.
 fn frame(problem: &Workload) -> Result<[usize; 2]> {
     let report = problem.cost(DType::F32)?;
-    // offsets are within two pixels, between two of which a sample lies
+    // Offsets are within two pixels, and a sample is between two pixels.
     let moved = if problem.shapes.contains_key("offset") { 3 } else { 0 };
     Ok(std::array::from_fn(|axis| report.receptive_size[axis].saturating_add(report.receptive_step[axis]).saturating_add(moved)))
 }

@@ -1,4 +1,5 @@
-//! Which kernels the suite is run by: what a kernel is compiled for.
+//! Which kernels are chosen for the rows of the suite. Every kernel costs compile time, so each
+//! must be chosen or be listed here with its use.
 
 use super::gpus::explanations;
 use super::*;
@@ -7,8 +8,9 @@ use crate::kernels::KERNELS;
 use crate::{Explanation, GpuModel, HostOptions};
 use std::collections::BTreeMap;
 
-/// What kernels are for that no row of the suite chooses on any GPU of the cost model: a name, in which * stands for anything. A
-/// kernel that is neither chosen nor here costs compile time for nothing.
+/// Uses of kernels that no row of the suite chooses on any GPU of the cost model: a name, in which
+/// * stands for anything, and the use. A kernel that is neither chosen nor listed here costs
+/// compile time for nothing.
 const OTHER_USES: &[(&str, &str)] = &[
     ("conv_direct_*_contiguous", "every convolution that no other kernel takes"),
     ("deform_conv_direct_*", "every deformable convolution that no other kernel takes"),
@@ -33,7 +35,7 @@ const OTHER_USES: &[(&str, &str)] = &[
     ("roi_*_channels_last_v1", "channels that are no whole chunks"),
 ];
 
-/// Whether a name is of the pattern.
+/// Whether a name matches the pattern.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
@@ -43,11 +45,11 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Where a kernel was the choice.
+/// The problems for which a kernel is chosen.
 #[derive(Default)]
 struct Chosen {
     problems: usize,
-    /// The estimated time of the next best kernel divided by its own, where that was largest.
+    /// The largest ratio of the next best kernel's estimated time to this kernel's.
     gain: f64,
     example: String,
 }
@@ -63,8 +65,9 @@ fn count(all: &mut BTreeMap<&'static str, Chosen>, explanation: &Explanation, ex
     }
 }
 
-/// Prints for each kernel how often it is chosen, over all rows of the suite with all their batches, in every dtype and format, on
-/// every GPU that the cost model knows, and what is chosen never: `cargo test --lib chosen -- --nocapture`.
+/// Prints how often each kernel is chosen, over all rows of the suite with all their batches, in
+/// every dtype and format, on every GPU that the cost model knows, and which kernels are never
+/// chosen: `cargo test --lib chosen -- --nocapture`.
 #[test]
 fn kernels_are_compiled_for_something() {
     let device = |model| Device::host_with(HostOptions { threads: 1, imitates: Some(model), ..Default::default() }).unwrap();

@@ -1,4 +1,5 @@
-//! What the device can do at best, measured in the same run as what is set beside it.
+//! The best that the device can do, measured in the same run as the layers that are compared with
+//! it.
 
 use super::measure::{Bench, Scale};
 use crate::analysis::LayerReport;
@@ -20,38 +21,38 @@ const COPIES: usize = 4;
 /// The device's rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Floors {
-    /// Bytes a second of a copy within device memory, those read and those written both counted.
+    /// Bytes per second of a copy within device memory, counting both bytes read and bytes written.
     pub copy_bytes_per_second: f64,
-    /// 16-bit tensor cores: the best of some large convolutions of this crate, or of another library's matrix products where
-    /// those are faster: see [`Floors::raise`].
+    /// FLOPs per second of 16-bit tensor cores: the best of some large convolutions of this crate,
+    /// or of another library's matrix products if those are faster ([`Floors::raise`]).
     pub tensor_flops_per_second: f64,
-    /// f32 multiply-adds, likewise.
+    /// FLOPs per second of f32 multiply-adds, measured in the same way.
     pub ffma_flops_per_second: f64,
-    /// Seconds of a graph node that does next to nothing.
+    /// Seconds of a graph node that does almost nothing.
     pub empty_node_seconds: f64,
     /// How each was measured.
     pub how: BTreeMap<String, String>,
 }
 
-/// The least time that a layer can take, by the device's rates.
+/// The least time that a layer can take, according to the device's rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
     /// The largest of the terms.
     pub seconds: f64,
-    /// Which it is: "memory", "tensor cores", "ffma" or "launch".
+    /// The term that is the largest: "memory", "tensor cores", "ffma" or "launch".
     pub bound: String,
     /// Every term, in seconds.
     #[serde(default)]
     pub terms: BTreeMap<String, f64>,
 }
 
-/// Rates of the device that another library has reached on it.
+/// Rates that another library has reached on the same device.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Of 16-bit tensor cores.
+    /// FLOPs per second of 16-bit tensor cores.
     #[serde(default)]
     pub tensor_flops_per_second: Option<f64>,
-    /// Of f32 multiply-adds.
+    /// FLOPs per second of f32 multiply-adds.
     #[serde(default)]
     pub ffma_flops_per_second: Option<f64>,
     /// How each was measured, by "tensor" and "ffma".
@@ -63,7 +64,7 @@ const TENSOR_CORES: &str = "tensor cores";
 const FFMA: &str = "ffma";
 
 impl Floor {
-    /// The largest of the terms.
+    /// The floor that is the largest of the terms.
     fn of(terms: BTreeMap<String, f64>) -> Self {
         let largest = terms.iter().max_by(|a, b| a.1.total_cmp(b.1));
         let (bound, seconds) = largest.map_or_else(Default::default, |(name, &seconds)| (name.clone(), seconds));
@@ -72,7 +73,7 @@ impl Floor {
 }
 
 impl Floors {
-    /// Floors that bound nothing.
+    /// Floors that limit nothing.
     pub fn none() -> Self {
         Self {
             copy_bytes_per_second: f64::INFINITY,
@@ -88,12 +89,13 @@ impl Floors {
         let mut how = BTreeMap::new();
         let bytes = if tiny { 1 << 20 } else { 512 << 20 };
         let (from, to) = (bench.device.allocate(bytes)?, bench.device.allocate(bytes)?);
-        // zeros move faster than what networks compute
+        // Zeros move faster than the values that networks compute.
         let mut random = StdRng::seed_from_u64(1);
         from.upload(&(0..bytes / 8).flat_map(|_| random.random::<u64>().to_le_bytes()).collect::<Vec<u8>>())?;
         let layout = Layout::packed([1, 1, 1, bytes / size_of::<f32>()], MemoryFormat::Contiguous);
         let kernel = |stream: &Stream| {
-            // SAFETY: both memories hold the layout's elements, of which any bits are values, and outlive the call; nobody else uses them
+            // SAFETY: both memories hold the layout's elements, of which any bits are values, and
+            // outlive the call; nobody else uses them
             let (x, mut y) = unsafe {
                 let x = TensorView::<f32>::from_raw(&bench.device, from.address(), layout)?;
                 (x, TensorViewMut::<f32>::from_raw(&bench.device, to.address(), layout)?)
@@ -157,7 +159,8 @@ impl Floors {
         })
     }
 
-    /// Takes the rates that another library has reached on the same device where they are higher than ours; true if any is.
+    /// Takes over the rates that another library has reached on the same device if they are higher
+    /// than ours. Returns whether any is.
     pub fn raise(&mut self, ceilings: &Ceilings) -> bool {
         let mut any = false;
         for (own, theirs, name) in [
@@ -173,11 +176,11 @@ impl Floors {
         any
     }
 
-    /// A floor by these rates, where it was measured by others.
+    /// Computes a floor again with these rates, if it was computed with others.
     pub(super) fn floor_again(&self, floor: &Floor, before: &Floors) -> Floor {
         let mut floor = floor.clone();
         if floor.terms.is_empty() {
-            return floor; // of an earlier version
+            return floor; // from an earlier version
         }
         for (name, old, new) in [
             (TENSOR_CORES, before.tensor_flops_per_second, self.tensor_flops_per_second),
@@ -192,7 +195,8 @@ impl Floors {
 
     /// The floor of a layer.
     pub(super) fn floor(&self, problem: &Problem, report: &LayerReport) -> Floor {
-        // sums over several channels can go to tensor cores in 16 bits; depthwise ones, samples and f32 cannot
+        // In 16 bits, sums over several channels can use tensor cores. Depthwise sums, samples and
+        // f32 cannot.
         let sums = problem.shapes.iter().any(|(name, shape)| name.ends_with("weight") && shape.get(1).is_some_and(|&c| c > 1));
         let (unit, rate) = match (report.dtype, sums) {
             (DType::F16 | DType::Bf16, true) => (TENSOR_CORES, self.tensor_flops_per_second),

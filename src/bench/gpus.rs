@@ -1,4 +1,5 @@
-//! What kernel selection makes of the suite's layers on each GPU that the cost model knows: the host device imitates them.
+//! Which kernels are chosen for the suite's layers on each GPU that the cost model knows. The host
+//! device imitates the GPUs.
 
 use super::*;
 use crate::GpuModel;
@@ -6,7 +7,7 @@ use crate::bench::{Set, Suite};
 use crate::{Explanation, HostOptions, Outline};
 use std::collections::BTreeMap;
 
-/// The plan's explanation for one configuration, on each of the devices.
+/// The plan's explanation for one configuration on each device.
 pub(super) fn explanations(configuration: &Configuration<'_>, devices: &[Device]) -> Result<Vec<Explanation>> {
     fn of<T: Element>(layer: &Outline, request: &PlanRequest, devices: &[Device]) -> Result<Vec<Explanation>> {
         devices.iter().map(|device| layer.explain::<T>(device, request)).collect()
@@ -19,8 +20,8 @@ pub(super) fn explanations(configuration: &Configuration<'_>, devices: &[Device]
     crate::with_dtype!(configuration.dtype, T => of::<T>(&layer, &request, devices))
 }
 
-/// Every row gets a kernel on every GPU, within that GPU's shared memory, and its estimate is the sum of its parts at most. Prints
-/// the rows whose kernel differs from an A100's.
+/// Every row gets a kernel on every GPU, within that GPU's shared memory, and its estimate is at
+/// most the sum of its parts. Prints the rows whose kernel differs from the one on an A100.
 #[test]
 fn every_row_has_a_kernel_on_every_gpu() {
     let device = |model| Device::host_with(HostOptions { threads: 1, imitates: Some(model), ..Default::default() }).unwrap();
@@ -61,11 +62,11 @@ fn every_row_has_a_kernel_on_every_gpu() {
     }
     println!("of {rows} rows another kernel than on an A100: {changes:?}");
     assert!(rows > 250);
-    // a table that changes nothing would not be used
+    // A table that changes nothing would be useless.
     assert!(GpuModel::ALL[1..].iter().all(|model| changes.contains_key(model.name)), "{changes:?}");
 }
 
-/// More bandwidth makes no layer slower, by estimate: an H200 is an H100 with faster memory.
+/// More bandwidth makes no layer slower by estimate: an H200 is an H100 with faster memory.
 #[test]
 fn faster_memory_makes_nothing_slower() {
     let device = |name| {

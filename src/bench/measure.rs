@@ -22,32 +22,34 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// At which sizes configurations are run.
+/// The sizes at which configurations run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// As the suite has them.
+    /// Sizes as in the suite.
     Full,
-    /// One small image, the channels as they are: for the host device, to try things out.
+    /// One small image with all channels: for trying things out on the host device.
     Tiny,
 }
 
-/// What the results are compared with: [`reference::layer`].
+/// The function whose results count as right: [`reference::layer`].
 pub type Oracle = fn(&LayerSpec, &Arrays) -> Result<(Array, Array)>;
 
-/// What the oracle may do for a twin, and for a tiny run, in products.
+/// The products that the oracle may compute for a twin, or for a tiny run.
 const TWIN_BUDGET: u64 = 30_000_000;
 const TINY_BUDGET: u64 = 500_000;
-/// How many times the cache the data of one graph is.
+/// The size of one graph's data, as a multiple of the cache.
 const OVER_CACHE: usize = 3;
-/// Bounds of the number of input sets in one graph.
+/// The least and the largest number of input sets in one graph.
 const SETS: [usize; 2] = [2, 1024];
-/// Launches in a graph, so that its own launch does not show.
+/// The least number of launches in a graph, which hides the launch of the graph itself.
 const LEAST_LAUNCHES: usize = 16;
-/// Launches in the graph that measures an empty node: so many that nothing else shows.
+/// The number of launches in the graph that measures an empty node. It is large enough that nothing
+/// else shows.
 const EMPTY_LAUNCHES: usize = 512;
-/// A single sample: a look at a kernel before it is measured.
+/// A single sample, to see how fast a kernel is before it is measured.
 const ONCE: Effort = Effort { warm_up: Duration::ZERO, budget: Duration::ZERO, least: 1, most: 1 };
-/// How many times the best so far one launch may take of a kernel that is measured further.
+/// A kernel is measured further only if its first launch takes at most this many times as long as
+/// the best kernel so far.
 const HOPELESS: f64 = 3.0;
 
 /// Checks and times configurations on a device.
@@ -60,20 +62,20 @@ pub struct Bench {
     oracle: Oracle,
     limits: Limits,
     values: Values,
-    /// What the twins gave, which several batches share.
+    /// The results of the twins, which several batches share.
     twins: Mutex<BTreeMap<String, Result<String, String>>>,
-    /// The last twin, which several kernels share, by its key.
+    /// The last twin with its key, which several kernels share.
     twin: Mutex<Option<(String, Arc<Twin>)>>,
 }
 
-/// A smaller problem of the same layer, with what the oracle says.
+/// A smaller problem of the same layer, with the oracle's result.
 #[derive(Debug)]
 struct Twin {
     x: Shape,
     case: Case,
 }
 
-/// What a configuration is.
+/// A configuration with its layer and its tensors.
 struct Subject {
     problem: Workload,
     report: LayerReport,
@@ -84,7 +86,7 @@ struct Subject {
 
 type Measure<'a> = Box<dyn FnMut() -> Result<Time> + 'a>;
 
-/// A configuration that is right and ready to be timed.
+/// A configuration whose result is right and that is ready to be timed.
 pub struct Prepared<'a> {
     result: RowResult,
     problem: Workload,
@@ -122,7 +124,7 @@ struct Set<T: Element> {
 }
 
 impl<T: Element> Set<T> {
-    /// What rotates with it: its tensors, not the layer's weights.
+    /// The bytes that rotate with the set: its tensors, not the layer's weights.
     fn bytes(&self) -> usize {
         let tensors = self.tensors.iter().map(|(_, tensor)| tensor).chain([&self.y]);
         tensors.map(|tensor| tensor.layout().extent() * size_of::<T>()).sum()
@@ -136,7 +138,7 @@ impl<T: Element> Set<T> {
 }
 
 impl Bench {
-    /// On this device, with its usual effort.
+    /// A benchmark on this device with the usual effort.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -154,25 +156,26 @@ impl Bench {
         })
     }
 
-    /// With other limits than [`Limits::of`] the device: a configuration beyond them fails with [`Error::Work`].
+    /// Sets other limits than those of [`Limits::of`] the device. A configuration beyond them fails
+    /// with [`Error::Work`].
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// With another effort for each measurement.
+    /// Sets another effort for each measurement.
     pub fn effort(self, effort: Effort) -> Self {
         Self { effort, ..self }
     }
 
-    /// Compares with another oracle: to show that a wrong result is not timed.
+    /// Sets another oracle. Tests use it to show that a wrong result is not timed.
     pub fn oracle(self, oracle: Oracle) -> Self {
         Self { oracle, ..self }
     }
 
-    /// Brings a GPU's clocks to what they are under load, before the first measurement.
+    /// Brings a GPU's clocks to those under load, before the first measurement.
     ///
     /// # Errors
-    /// What a launch or an allocation returns.
+    /// Errors of launches and allocations.
     pub fn warm_up(&self) -> Result<()> {
         if self.device.kind() == DeviceKind::Host {
             return Ok(());
@@ -187,16 +190,16 @@ impl Bench {
         self.time_alone::<f16>(&problem, &effort, false).map(drop)
     }
 
-    /// Measures the device's floors, after a [`Bench::warm_up`].
+    /// Measures the device's floors, after [`Bench::warm_up`].
     ///
     /// # Errors
-    /// What a launch or an allocation returns.
+    /// Errors of launches and allocations.
     pub fn floors(&self) -> Result<Floors> {
         self.warm_up()?;
         Floors::measure(self, &self.effort)
     }
 
-    /// Checks and then times a configuration. What goes wrong is in the result.
+    /// Checks and then times a configuration. Failures are recorded in the result.
     pub fn run(&self, configuration: &Configuration<'_>, floors: &Floors) -> RowResult {
         match self.prepare(configuration) {
             Ok(mut prepared) => match prepared.time() {
@@ -211,10 +214,10 @@ impl Bench {
         }
     }
 
-    /// Checks a configuration and makes all ready to time it.
+    /// Checks a configuration and prepares everything for timing it.
     ///
     /// # Errors
-    /// The result of what is wrong or cannot run: its status and message say why.
+    /// The result of a configuration that is wrong or cannot run. Status and message say why.
     pub fn prepare(&self, configuration: &Configuration<'_>) -> Result<Prepared<'_>, Box<RowResult>> {
         let mut result = RowResult::new(configuration);
         if !configuration.row.is_known() {
@@ -248,11 +251,13 @@ impl Bench {
         Ok((subject.problem, subject.report, Box::new(measure)))
     }
 
-    /// Checks and times every kernel that applies to a configuration; `None` where this build does not know its op, or its layer
-    /// leaves no choice. A tuning table, if the device has one, has no say in it.
+    /// Checks and times every kernel that applies to a configuration. `None` if this build does not
+    /// know the op, or if the layer has only one candidate. Tuning tables of the device are
+    /// ignored.
     ///
     /// # Errors
-    /// What a layer, an allocation or the device returns. What is wrong with a single kernel is in the row.
+    /// Errors of the layer, of an allocation or of the device. The failure of a single kernel is
+    /// recorded in the row.
     pub fn tune(&self, configuration: &Configuration<'_>) -> Result<Option<TuningRow>> {
         if !configuration.row.is_known() {
             return Ok(None);
@@ -275,7 +280,8 @@ impl Bench {
             let spec = layer.spec();
             // SAFETY: the plan, the set and the workspace outlive the call
             let once = unsafe { self.timer.measure(&ONCE, 1, |stream| sets[0].run(&spec, plan, &mut memory, stream))? };
-            // kernels come in the order of their estimates: what is far behind after one launch is not measured further
+            // Kernels come in the order of their estimates. One that is far behind after one launch
+            // is not measured further.
             if once.median > HOPELESS * best {
                 return Ok(once);
             }
@@ -308,7 +314,7 @@ impl Bench {
         Ok(Subject { problem, report, parameters, layer, request })
     }
 
-    /// The time of a launch over sets that rotate.
+    /// The time of one launch over sets that rotate.
     fn time<T: Element>(&self, spec: &LayerSpec, plan: &Plan<T>, sets: &mut [Set<T>], memory: &mut WorkspaceMemory) -> Result<Time> {
         let rounds = if self.device.kind() == DeviceKind::Host { 1 } else { LEAST_LAUNCHES.div_ceil(sets.len()) };
         let launches = rounds * sets.len();
@@ -324,14 +330,15 @@ impl Bench {
         unsafe { self.timer.measure(&self.effort, launches, queue) }
     }
 
-    /// How many sets of so many bytes rotate.
+    /// The number of sets of this many bytes that rotate.
     fn sets(&self, bytes: usize) -> usize {
         const TYPICAL_CACHE: usize = 64 << 20;
         let cache = self.device.cache_bytes().unwrap_or(TYPICAL_CACHE);
         if self.device.kind() == DeviceKind::Host { 1 } else { (OVER_CACHE * cache).div_ceil(bytes.max(1)).clamp(SETS[0], SETS[1]) }
     }
 
-    /// The same layer on fewer and smaller images through the same kernel, in every element.
+    /// Compares the same layer on fewer and smaller images, through the same kernel, in every
+    /// element.
     fn twin(&self, configuration: &Configuration<'_>, problem: &Workload, kernel: &'static str) -> Result<String, String> {
         let key = format!("{} {} {} {} {kernel}", configuration.row.name, configuration.dtype, configuration.format, configuration.tail);
         let known = |twins: &BTreeMap<String, Result<String, String>>| twins.get(&key).cloned();
@@ -353,7 +360,7 @@ impl Bench {
             Scale::Tiny => problem.clone(),
             Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
         };
-        // the oracle is a single thread of the host's, whatever the device
+        // The oracle runs on a single thread of the host, whatever the device.
         Limits::ORACLE.check(&twin.cost(DType::F32)?)?;
         let tensors = twin.tensors(configuration.dtype)?;
         let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
@@ -369,7 +376,8 @@ impl Bench {
         for run in case.check(configuration.dtype, x_format, y_format, Kernels::Named(kernel), &self.device) {
             match run.outcome {
                 Ok(_) => {}
-                // a kernel may be for large shapes only: the samples of the timed shape remain
+                // A kernel may apply to large shapes only. Then only the samples of the timed shape
+                // are compared.
                 Err(Failure::Error(Error::NoKernel { .. })) => return Ok(format!("{kernel} does not apply to x {x:?}")),
                 Err(failure) => return Err(format!("the twin, x {x:?}: {failure}")),
             }
@@ -377,7 +385,7 @@ impl Bench {
         Ok(format!("x {x:?}, every element"))
     }
 
-    /// The sets that rotate, and what the oracle says of a part of the first.
+    /// The sets that rotate, and the oracle's result for a part of the first.
     fn rotation<T: Element>(&self, subject: &Subject, formats: [MemoryFormat; 2]) -> Result<(Vec<Set<T>>, Sample)> {
         let Subject { problem, report, parameters, .. } = subject;
         let (first, inputs) = self.set(problem, 0, formats, report.output)?;
@@ -390,7 +398,8 @@ impl Bench {
         Ok((sets, sample))
     }
 
-    /// Compares what a plan computes with the oracle: a twin in every element, then a set, run into NaN, in samples.
+    /// Compares a plan's results with the oracle: every element of a twin, then samples of a set
+    /// whose output was filled with NaN.
     fn check<T: Element>(
         &self,
         configuration: &Configuration<'_>,
@@ -410,13 +419,14 @@ impl Bench {
         if let Some(index) = y.iter().position(|v| v.is_nan()) {
             return Err(Refusal::Wrong(format!("element {index} of the output is NaN or was not written")));
         }
-        // what is random has no exact sums
+        // Sums of random values are not exact.
         let contract = layer.contract(T::DTYPE, &problem.request()?)?.exact(false);
         let sampled = sample.check(&contract, &y, plan.output_shape())?.map_err(Refusal::Wrong)?;
         Ok(Checked { twin, sampled })
     }
 
-    /// Set `index`, and its inputs as they are on the host. Formats: of x, and of the others.
+    /// Set number `index`, and its inputs on the host. The formats are those of x and of the
+    /// others.
     #[expect(clippy::type_complexity)]
     fn set<T: Element>(
         &self,
@@ -442,7 +452,7 @@ impl Bench {
         Ok((Set { tensors, rois: rois.transpose()?, y }, inputs))
     }
 
-    /// RoIs of a problem that pools them, in the coordinates before `spatial_scale`.
+    /// RoIs for a problem that pools them, in coordinates before `spatial_scale`.
     fn rois(&self, problem: &Problem) -> Result<Vec<[f32; 5]>> {
         let [n, _, h, w] = problem.x()?;
         let scale = problem.layer.pooling().map_or(1.0, |pooling| pooling.spatial_scale);
@@ -451,7 +461,7 @@ impl Bench {
     }
 }
 
-/// The parameters of a problem, rounded as its layer holds them.
+/// The parameters of a problem, rounded as the layer holds them.
 pub(super) fn parameters(problem: &Problem, dtype: DType) -> Result<Arrays> {
     let names = problem.layer.signature().parameters;
     let mut own = problem.clone();
@@ -469,7 +479,7 @@ pub(super) fn layer(problem: &Problem, parameters: &Arrays) -> Result<AnyLayer> 
 }
 
 impl Bench {
-    /// The time of a convolution alone, without the checks: for the floors.
+    /// The time of a convolution without the checks, for the floors.
     pub(super) fn time_alone<T: Element>(&self, problem: &Problem, effort: &Effort, is_empty: bool) -> Result<(Time, String)> {
         let parameters = parameters(problem, T::DTYPE)?;
         let layer = layer(problem, &parameters)?;
@@ -565,7 +575,8 @@ mod tests {
             ),
             "the twin",
         );
-        // wrong only at the timed shape: of which the last image is sampled, while a twin has two
+        // Wrong at the timed shape only: its last image is sampled, whereas a twin has at most two
+        // images.
         fails(
             &results(
                 |spec, tensors| {

@@ -1,8 +1,9 @@
-//! Measures layers of real networks: behind `warpconv bench` and benches/criterion.
+//! Measures layers of real networks, for `warpconv bench` and benches/criterion.
 //!
-//! [`Suite`] is the rows as data (benches/suite.json); each gives some [`Configuration`]s: a batch, a dtype, a format, with or
-//! without the network's tail. [`Bench`] checks a configuration against the oracle, times it, and sets the time beside the
-//! [`Floors`] of the device, which are measured in the same run. It times nothing that is wrong.
+//! A [`Suite`] is a list of rows (benches/suite.json). Each row gives several [`Configuration`]s: a
+//! batch, a dtype and a format, with or without the network's tail. A [`Bench`] compares a
+//! configuration with the oracle, times it, and compares the time with the [`Floors`] of the
+//! device, which are measured in the same run. It times no wrong result.
 //!
 //! ```
 //! use warpconv::bench::{Bench, Floors, Scale, Status, Suite};

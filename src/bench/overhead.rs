@@ -1,11 +1,11 @@
-//! What the CPU spends on a launch.
+//! The CPU time of a launch.
 
 use super::Bench;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
 
-/// CPU time of launching a tiny convolution: through a plan, and by cudarc's bare launch of the same kernel with the same
-/// parameters. The work is queued, not waited for.
+/// CPU time of launching a tiny convolution: through a plan, and by cudarc's bare launch of the
+/// same kernel with the same parameters. The time ends when the work is queued.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LaunchOverhead {
     /// Median seconds of [`crate::Plan::run`].
@@ -15,17 +15,18 @@ pub struct LaunchOverhead {
 }
 
 impl LaunchOverhead {
-    /// What a plan adds.
+    /// The seconds that a plan adds to a bare launch.
     pub fn seconds(&self) -> f64 {
         self.run_seconds - self.bare_seconds
     }
 }
 
 impl Bench {
-    /// Measures it on a GPU; `None` on the host device, where a launch is the work itself.
+    /// Measures the overhead on a GPU. `None` on the host device, where a launch does the work
+    /// itself.
     ///
     /// # Errors
-    /// What a launch or an allocation returns.
+    /// Errors of launches and allocations.
     pub fn launch_overhead(&self) -> Result<Option<LaunchOverhead>> {
         #[cfg(feature = "cuda")]
         return on_a_gpu::measure(&self.device);
@@ -43,9 +44,9 @@ mod on_a_gpu {
     use half::f16;
     use std::time::Instant;
 
-    /// Samples of each, by turns.
+    /// Samples of each way, taken in turns.
     const SAMPLES: usize = 31;
-    /// Launches in a sample: far fewer than the driver queues before it makes the caller wait.
+    /// Launches in a sample: far fewer than the driver queues before it blocks the caller.
     const LAUNCHES: usize = 32;
 
     pub(super) fn measure(device: &Device) -> Result<Option<LaunchOverhead>> {

@@ -1,4 +1,4 @@
-//! The results as JSON: benches/results/README.md is the schema in words.
+//! The results as JSON. benches/results/README.md describes the schema in words.
 
 use super::LaunchOverhead;
 use super::floors::{Ceilings, Floor, Floors};
@@ -11,19 +11,19 @@ use crate::{Device, build_info};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What became of a configuration.
+/// What happened to a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Right, and timed.
+    /// The result was right, and was timed.
     Timed,
-    /// Not what the oracle says, so not timed.
+    /// The result differs from the oracle's, so it was not timed.
     Wrong,
-    /// This build has no such op.
+    /// This build does not know the op.
     UnknownOp,
-    /// An error, as a lack of memory.
+    /// There was an error, such as a lack of memory.
     Failed,
-    /// The time was up before.
+    /// The time was up before it ran.
     NotRun,
 }
 
@@ -32,11 +32,11 @@ pub enum Status {
 pub struct Checked {
     /// The twin, in words.
     pub twin: String,
-    /// Elements of the timed shape.
+    /// The number of elements of the timed shape that were compared.
     pub sampled: usize,
 }
 
-/// One configuration.
+/// The result of one configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RowResult {
     /// [`Configuration::id`].
@@ -49,22 +49,22 @@ pub struct RowResult {
     pub family: String,
     /// The op.
     pub op: String,
-    /// Images.
+    /// The number of images.
     pub batch: usize,
     /// The dtype's name.
     pub dtype: String,
     /// The format's name.
     pub format: String,
-    /// Whether the network's tail is in it.
+    /// Whether the network's tail is included.
     pub tail: bool,
     /// The row's place in a series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<super::Series>,
-    /// Shape of the input that ran; empty where nothing did.
+    /// The shape of the input that ran. Empty if nothing ran.
     pub x: Vec<usize>,
-    /// Shape of the output.
+    /// The shape of the output.
     pub y: Vec<usize>,
-    /// What became of it.
+    /// What happened to the configuration.
     pub status: Status,
     /// Why it was not timed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +84,7 @@ pub struct RowResult {
     /// Seconds of one launch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// The least time by the device's rates.
+    /// The least time according to the device's rates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
     /// 100 * floor / time.
@@ -102,7 +102,7 @@ pub struct RowResult {
     /// bytes / time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<f64>,
-    /// What others took, the fastest first.
+    /// The peers' times, the fastest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerTime>,
     /// Workspace of the fastest peer, in bytes.
@@ -114,7 +114,7 @@ pub struct RowResult {
 }
 
 impl RowResult {
-    /// What has not been run.
+    /// The result of a configuration that has not run.
     pub fn new(configuration: &Configuration<'_>) -> Self {
         let row = configuration.row;
         Self {
@@ -162,18 +162,19 @@ impl RowResult {
         (self.time, self.floor, self.flops, self.bytes) = (Some(time), Some(floor), Some(flops), Some(bytes));
     }
 
-    /// Whether it is a headline row: f16 channels_last without the network's tail, so that fusion is not counted as speed.
+    /// Whether the row counts for the headline ratios: f16 channels_last without the network's
+    /// tail, so that fusion does not count as speed of a kernel.
     pub fn is_headline(&self) -> bool {
         !self.tail && self.dtype == "f16" && self.format == "channels_last"
     }
 
-    /// The key of its peers: they choose their own format.
+    /// The key of the row's peers. It contains no format, since peers choose their own.
     fn peer_key(&self) -> String {
         format!("{} b{} {}{}", self.row, self.batch, self.dtype, if self.tail { " tail" } else { "" })
     }
 }
 
-/// What another library took for a row.
+/// The time that another library took for a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerTime {
     /// The library and its way: "torch channels_last benchmark graph".
@@ -191,14 +192,14 @@ pub struct PeerTime {
 /// All ways in which another library ran one row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerRow {
-    /// `row bN dtype`, and `tail`.
+    /// The key: `row bN dtype`, followed by `tail` for a row with its tail.
     pub key: String,
     /// Shape of the input that ran.
     pub x: Vec<usize>,
-    /// Its ways.
+    /// The ways and their times.
     #[serde(default)]
     pub times: Vec<PeerTime>,
-    /// Peak memory less tensors of the fastest way.
+    /// Peak memory of the fastest way, without its tensors.
     #[serde(default)]
     pub workspace_bytes: Option<u64>,
     /// Why there is no time.
@@ -206,12 +207,12 @@ pub struct PeerRow {
     pub message: Option<String>,
 }
 
-/// Who ran it.
+/// The library that was compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// The library.
     pub name: String,
-    /// Versions of it and of what it stands on.
+    /// Versions of the library and of what it uses.
     pub versions: BTreeMap<String, String>,
     /// The device's name.
     pub device: String,
@@ -222,9 +223,9 @@ pub struct Peer {
 pub struct Peers {
     /// The version of the format: 1.
     pub format: u32,
-    /// Who.
+    /// The library.
     pub peer: Peer,
-    /// What it reaches on large matrix products.
+    /// The rates that it reaches in large matrix products.
     #[serde(default)]
     pub ceilings: Ceilings,
     /// The rows.
@@ -250,18 +251,18 @@ fn parse<T: serde::de::DeserializeOwned>(source: &str, text: &str, format: fn(&T
     }
 }
 
-/// Clocks at some moment of the run, from nvidia-smi.
+/// Clocks at one moment of the run, from nvidia-smi.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Clocks {
-    /// Seconds since the start.
+    /// Seconds since the start of the run.
     pub at: f64,
-    /// MHz of the multiprocessors.
+    /// The clock of the multiprocessors, in MHz.
     pub sm_mhz: f64,
-    /// MHz of the memory.
+    /// The clock of the memory, in MHz.
     pub memory_mhz: f64,
-    /// Degrees Celsius.
+    /// The temperature in degrees Celsius.
     pub celsius: f64,
-    /// Watts.
+    /// The power in watts.
     pub watts: f64,
 }
 
@@ -272,26 +273,27 @@ pub struct Results {
     pub format: u32,
     /// The version of this crate.
     pub version: String,
-    /// The CUDA whose nvcc compiled the kernels.
+    /// The version of the CUDA whose nvcc compiled the kernels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvcc: Option<(u32, u32)>,
-    /// When it ended, in UTC: 2026-01-31T12:00:00Z.
+    /// The end of the run in UTC, such as 2026-01-31T12:00:00Z.
     pub date: String,
-    /// What the numbers are: figures of a GPU, or of the host device, which say nothing of a GPU.
+    /// Where the numbers come from: a GPU, or the host device, whose times tell nothing about a
+    /// GPU.
     pub label: String,
     /// Whether the sizes were scaled down.
     pub tiny: bool,
     /// The device.
     pub device: DeviceInfo,
-    /// Its rates.
+    /// The device's rates.
     pub floors: Floors,
-    /// What the CPU spends on a launch; not on the host device.
+    /// The CPU time of a launch. `None` on the host device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launch: Option<LaunchOverhead>,
-    /// Its clocks through the run.
+    /// The clocks during the run.
     #[serde(default)]
     pub clocks: Vec<Clocks>,
-    /// The libraries that stand beside.
+    /// The libraries that were compared.
     #[serde(default)]
     pub peers: Vec<Peer>,
     /// The configurations.
@@ -299,7 +301,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Of no row yet.
+    /// Results without rows.
     pub fn new(device: &Device, floors: Floors, tiny: bool) -> Self {
         Self {
             format: 1,
@@ -325,8 +327,8 @@ impl Results {
         parse(source, text, |results: &Results| results.format)
     }
 
-    /// Sets another library's times beside ours where both ran the same shape, and computes the ratios. Where it ran on the same
-    /// device, the rates that it reached raise the floors.
+    /// Adds another library's times where both ran the same shape, and computes the ratios. If the
+    /// library ran on the same device, the rates that it reached may raise the floors.
     pub fn merge(&mut self, peers: Peers) {
         let Peers { peer, rows, ceilings, .. } = peers;
         let before = self.floors.clone();
@@ -338,7 +340,7 @@ impl Results {
         }
         let mut by_key: BTreeMap<String, PeerRow> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
         for result in &mut self.rows {
-            // two formats of ours have the same peers
+            // Two of our formats have the same peers.
             let Some(row) = by_key.get_mut(&result.peer_key()).filter(|row| row.x == result.x) else { continue };
             let fastest = |times: &[PeerTime]| times.iter().map(|time| time.median).fold(f64::INFINITY, f64::min);
             if fastest(&row.times) < fastest(&result.peers) {
@@ -351,9 +353,11 @@ impl Results {
         self.peers.push(peer);
     }
 
-    /// The rows that are slower than those of an earlier run beyond the spread of both, with the ratio of the times.
+    /// The rows that are slower than those of an earlier run by more than both vary, with the ratio
+    /// of the times.
     pub fn slower_than<'a>(&'a self, earlier: &Results) -> Vec<(&'a RowResult, f64)> {
-        /// What differs from run to run without any change, beside the spread of the samples.
+        /// The difference between two runs of the same program, in addition to the variation of the
+        /// samples.
         const NOISE: f64 = 0.03;
         let mut slower = Vec::new();
         for row in &self.rows {
@@ -370,24 +374,25 @@ impl Results {
     }
 }
 
-/// Some rows in one line.
+/// Several rows summarised in one line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// The family.
     pub family: String,
     /// Rows timed.
     pub timed: usize,
-    /// Geometric mean of the percentages of the floor.
+    /// The geometric mean of the percentages of the floor.
     pub percent_of_floor: f64,
     /// Rows with a peer.
     pub compared: usize,
-    /// Rows where we are faster than the fastest peer.
+    /// The number of rows where ours is faster than the fastest peer.
     pub wins: usize,
-    /// Geometric mean of the ratios; NaN without any.
+    /// The geometric mean of the ratios. NaN if there are none.
     pub ratio: f64,
 }
 
-/// The geometric means of the rows that `wanted` lets through, by family, in the order in which families come first.
+/// Summaries of the rows that `wanted` accepts, one for each family, in the order in which the
+/// families occur.
 pub fn summary(rows: &[RowResult], wanted: impl Fn(&RowResult) -> bool) -> Vec<Summary> {
     let mut families: Vec<&str> = Vec::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! The rows of the suite, as benches/suite.json holds them.
+//! The rows of the suite, as in benches/suite.json.
 
 use crate::cases::Problem;
 use crate::error::{Error, Result};
@@ -27,45 +27,45 @@ pub struct Suite {
 pub struct Row {
     /// `network/layer`, unique.
     pub name: String,
-    /// The network and its input's size where it matters.
+    /// The network, with the size of its input if that matters.
     pub network: String,
-    /// By which geometric means are taken.
+    /// The group of rows over which geometric means are taken.
     pub family: String,
-    /// Whether the short run has it.
+    /// Whether the short run includes the row.
     pub set: Set,
-    /// Why it is there.
+    /// Why the row is in the suite.
     pub why: String,
-    /// The op, which this build may not know.
+    /// The op. This build may not know it.
     pub op: String,
-    /// Its attributes, as in a layer's JSON, without the tail.
+    /// The attributes as in a layer's JSON, without the tail.
     #[serde(default)]
     pub attrs: Map<String, Value>,
     /// The shapes of x, of the parameters and of the other inputs, without the tail.
     pub tensors: BTreeMap<String, Vec<Size>>,
-    /// The format of x where it is not the output's: a change of format.
+    /// The format of x if it differs from the output's, as in a conversion of format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x_format: Option<MemoryFormat>,
-    /// The batches at which it is measured.
+    /// The batch sizes at which the row runs.
     #[serde(default = "batches")]
     pub batches: Vec<usize>,
-    /// Whether it is measured in f16 contiguous, bf16 and f32 too, at its main batch.
+    /// Whether the row also runs in f16 contiguous, bf16 and f32, at its main batch.
     #[serde(default)]
     pub all_dtypes: bool,
-    /// What the network has behind the layer: measured besides, at the main batch.
+    /// What follows the layer in the network. The row also runs with it, at the main batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<Tail>,
-    /// A series of rows that differ in one size, for a plot.
+    /// The series to which the row belongs: rows that differ in one size, for a plot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<Series>,
 }
 
-/// Which runs have a row.
+/// Which benchmark runs include a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Set {
-    /// All.
+    /// Every run.
     Core,
-    /// Only the full ones.
+    /// Full runs only.
     Extended,
 }
 
@@ -99,13 +99,13 @@ impl From<Size> for Value {
     }
 }
 
-/// What a network has behind a layer, and a kernel can do in its store.
+/// The part of a network behind a layer that a kernel can compute in its store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tail {
-    /// Further attributes: the activation.
+    /// Additional attributes: the activation.
     pub attrs: Map<String, Value>,
-    /// Further tensors: bias and residual.
+    /// Additional tensors: bias and residual.
     pub tensors: BTreeMap<String, Vec<Size>>,
 }
 
@@ -113,11 +113,11 @@ pub struct Tail {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Series {
-    /// What all of them are.
+    /// The name of the series.
     pub name: String,
-    /// In what they differ.
+    /// The size in which the rows differ.
     pub axis: String,
-    /// This row's.
+    /// That size in this row.
     pub value: f64,
 }
 
@@ -125,11 +125,11 @@ fn batches() -> Vec<usize> {
     vec![1, 8, 32]
 }
 
-/// The batch at which tails and further dtypes are measured, where a row has it.
+/// The batch at which tails and other dtypes are measured, if the row has it.
 const MAIN_BATCH: usize = 8;
 
 impl Suite {
-    /// The suite of this crate's version, benches/suite.json.
+    /// The suite in this version of the crate, benches/suite.json.
     ///
     /// # Errors
     /// None in a released version.
@@ -137,7 +137,7 @@ impl Suite {
         Self::parse("benches/suite.json", include_str!("../../benches/suite.json"))
     }
 
-    /// A suite in JSON, of which `source` is the name.
+    /// Reads a suite from JSON. `source` is its name in errors.
     ///
     /// # Errors
     /// [`Error::Parse`] for malformed JSON, unknown keys, another format, a name that occurs twice.
@@ -158,8 +158,9 @@ impl Suite {
         Ok(suite)
     }
 
-    /// Every configuration of every row, the most telling first, so that a run that is cut short has those: f16 channels_last
-    /// without a tail at the main batch, at the others, then with the tail, then the other dtypes and formats.
+    /// Every configuration of every row. The most informative come first, so that a run that is cut
+    /// short has those: f16 channels_last without a tail at the main batch, then at the other
+    /// batches, then with the tail, then the other dtypes and formats.
     pub fn configurations(&self) -> Vec<Configuration<'_>> {
         let mut all: Vec<Configuration<'_>> = self.rows.iter().flat_map(Row::configurations).collect();
         all.sort_by_key(Configuration::phase); // stable: within a phase, the order of the file
@@ -168,13 +169,13 @@ impl Suite {
 }
 
 impl Row {
-    /// The batch of its tails and further dtypes.
+    /// The batch at which the tail and other dtypes run.
     pub fn main_batch(&self) -> usize {
         let last = self.batches.last().copied().unwrap_or(1);
         if self.batches.contains(&MAIN_BATCH) { MAIN_BATCH } else { last }
     }
 
-    /// Whether this build has its op.
+    /// Whether this build knows the op.
     pub fn is_known(&self) -> bool {
         LayerSpec::OPS.contains(&self.op.as_str())
     }
@@ -195,34 +196,36 @@ impl Row {
     }
 }
 
-/// A row at one batch in one dtype and format, with or without its tail.
+/// A row at one batch size in one dtype and format, with or without its tail.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Configuration<'a> {
     /// The row.
     pub row: &'a Row,
-    /// Images.
+    /// The number of images.
     pub batch: usize,
     /// The dtype.
     pub dtype: DType,
-    /// The format of the output, and of the inputs but for the row's `x_format`.
+    /// The format of the output, and of all inputs except x if the row has an `x_format`.
     pub format: MemoryFormat,
-    /// Whether the tail is run too.
+    /// Whether the tail is included.
     pub tail: bool,
 }
 
 impl Configuration<'_> {
-    /// `row bN dtype format`, and `tail`: the key by which results are compared.
+    /// The key by which results are compared: `row bN dtype format`, followed by `tail` if it is
+    /// included.
     pub fn id(&self) -> String {
         let tail = if self.tail { " tail" } else { "" };
         format!("{} b{} {} {}{tail}", self.row.name, self.batch, self.dtype, self.format)
     }
 
-    /// The format of x, and that of all else.
+    /// The format of x, and that of all other tensors.
     pub fn formats(&self) -> [MemoryFormat; 2] {
         [self.row.x_format.unwrap_or(self.format), self.format]
     }
 
-    /// What is asked of a plan for `problem`, this one's or one like it.
+    /// The request for a plan for `problem`, which is this configuration's problem or a smaller
+    /// one.
     pub(super) fn request(&self, problem: &Problem) -> Result<PlanRequest> {
         let [x, y] = self.formats();
         Ok(problem.request()?.format(x).output_format(y))
@@ -236,7 +239,7 @@ impl Configuration<'_> {
         }
     }
 
-    /// Layer and shapes.
+    /// The layer and the shapes of its tensors.
     ///
     /// # Errors
     /// [`Error::Parse`] when this build does not know the op or an attribute; what [`Problem::check`] refuses; [`Error::Shape`]
@@ -245,7 +248,7 @@ impl Configuration<'_> {
         Ok(self.workload()?.0)
     }
 
-    /// As [`Configuration::problem`].
+    /// The same problem, checked. Errors as in [`Configuration::problem`].
     pub(super) fn workload(&self) -> Result<Workload> {
         let tail = self.row.tail.as_ref().filter(|_| self.tail);
         let mut attrs = self.row.attrs.clone();
@@ -260,14 +263,15 @@ impl Configuration<'_> {
     }
 }
 
-/// A problem that can be scaled, checked and measured: its tensors fit its layer, and none is empty. So each has the dimensions
-/// that the layer's documentation says, and at least one element, and whatever takes a `Workload` may index by that.
+/// A problem that can be scaled, checked and measured: its tensors fit its layer, and none is
+/// empty. Code that takes a `Workload` may rely on the dimensions that the layer's documentation
+/// states, and on at least one element.
 #[derive(Debug, Clone)]
 pub(super) struct Workload(Problem);
 
 impl Workload {
     /// # Errors
-    /// As [`Configuration::problem`].
+    /// Checks a problem. Errors as in [`Configuration::problem`].
     pub fn new(problem: Problem) -> Result<Self> {
         let output = problem.check()?;
         let y = ("y".to_string(), output.to_vec());
@@ -288,14 +292,14 @@ impl Deref for Workload {
     }
 }
 
-/// What the oracle has to do for a problem, roughly, in products.
+/// The approximate work of the oracle for a problem, in products.
 pub(super) fn effort(problem: &Problem) -> Result<u64> {
     let report = problem.cost(DType::F32)?;
     let moved = (elements(&report.input)? + elements(&report.output)?) as u64;
     Ok(report.operations.macs.saturating_add(report.operations.sampling_flops / 2).saturating_add(moved.saturating_mul(8)))
 }
 
-/// Inputs whose rows and columns are the output's.
+/// Inputs that have as many rows and columns as the output.
 const OF_OUTPUT: [&str; 3] = ["residual", "offset", "mask"];
 
 /// The same layer on images of another number and size.
@@ -307,7 +311,7 @@ pub(super) fn resized(problem: &Workload, batch: usize, [h, w]: [usize; 2]) -> R
     let mut layer =
         serde_json::to_value(problem.layer).map_err(|e| Error::Parse { source_name: "layer".into(), message: e.to_string() })?;
     let pools = problem.shapes.contains_key("rois");
-    // an upsampling keeps its ratio
+    // An upsampling keeps its ratio.
     if let Some(Value::Array(size)) = layer.pointer_mut("/attrs/output_size").filter(|_| !pools) {
         for (size, [new, old]) in size.iter_mut().zip([[h, old_h], [w, old_w]]) {
             let scaled = u128::from(size.as_u64().unwrap_or(1)) * new as u128 / old as u128;
@@ -328,8 +332,8 @@ pub(super) fn resized(problem: &Workload, batch: usize, [h, w]: [usize; 2]) -> R
     Workload::new(resized)
 }
 
-/// The same layer on at most so many smaller images (and on few RoIs, where it pools some), so that the oracle has no more to do
-/// than `budget` if that can be.
+/// The same layer on at most `batch` smaller images (and on few RoIs if it pools some), chosen so
+/// that the oracle computes at most `budget` products if possible.
 ///
 /// # Errors
 /// When the layer cannot be applied to any smaller image.
@@ -349,7 +353,7 @@ pub(super) fn scaled_down(problem: &Workload, batch: usize, budget: u64) -> Resu
     let mut size = [h, w];
     let mut best = None;
     loop {
-        // sizes that a layer refuses (odd ones, for instance) are passed over
+        // Sizes that the layer refuses, such as odd ones, are skipped.
         if let Ok(smaller) = resized(problem, n.min(batch), size) {
             let fits = effort(&smaller)? <= budget;
             best = Some(smaller);
@@ -368,7 +372,7 @@ pub(super) fn scaled_down(problem: &Workload, batch: usize, budget: u64) -> Resu
     best.map_or_else(|| resized(problem, n.min(batch), [h, w]), Ok)
 }
 
-/// The number of images of a problem, and of its RoIs where it pools some.
+/// The number of images of a problem, and of RoIs if it pools some.
 pub(super) fn counts(problem: &Workload) -> Result<(Shape, Option<usize>)> {
     Ok((problem.x()?, problem.shapes.get("rois").map(|shape| shape[0])))
 }
@@ -414,7 +418,8 @@ mod tests {
         }
     }
 
-    /// Each was an index out of range, an empty range or an overflow somewhere in what is made of a row.
+    /// Each was an index out of range, an empty range or an overflow somewhere in what is made of a
+    /// row.
     #[test]
     fn rows_whose_tensors_do_not_fit_are_refused_by_name() {
         let row = |op: &str, attrs: &str, tensors: &str| {

@@ -1,19 +1,23 @@
-//! The bytes that kernels move for the suite's layers, as the checker counts them, against the least that any kernel must move.
+//! The bytes that kernels move for the suite's layers, counted by the checker and compared with the
+//! least that any kernel must move.
 
 use super::*;
 use crate::bench::Suite;
 use crate::{HostOptions, LaunchCounters};
 
-/// What the checked runs may cost, in products: the channels are the suite's, images are smaller.
+/// The products that the checked runs may compute. They have the suite's channels and smaller
+/// images.
 const BUDGET: u64 = 600_000;
-/// The families that memory bounds, and how often their blocks may read x's sectors, in all: halos, sectors of more channels than a
-/// block has, tiles of transpositions. L2 serves that. Of RoIs and upsampling x is small and read once for each output.
+/// The families whose speed is limited by memory, and how often all blocks together may read the
+/// sectors of x: halos, sectors with more channels than a block has, tiles of transpositions. L2
+/// serves the repeated reads. For RoIs and upsampling, x is small and is read once for each output.
 const MEMORY_BOUND: [(&str, f64); 4] = [("depthwise", 5.5), ("rearrange", 3.5), ("upsample", f64::INFINITY), ("roi", f64::INFINITY)];
-/// How many times its floor's bytes a memory-bound kernel may move.
+/// The bytes that a memory-bound kernel may move, as a multiple of its floor.
 const LIMIT: f64 = 1.15;
-/// The same for the other kernels, whose weights are padded, and which may be two with a result in between.
+/// The same limit for other kernels, whose weights are padded, and which may be two launches with a
+/// tensor between them.
 const OTHER_LIMIT: f64 = 1.3;
-/// Rows that are known to move more, how much, and why.
+/// Rows that are known to move more: how much more, and why.
 const ABOVE: [(&str, f64, &str); 3] = [
     (
         "replknet_31b/dw27_512x14",
@@ -24,7 +28,8 @@ const ABOVE: [(&str, f64, &str); 3] = [
     ("awkward/1x1_129to33x1", 2.1, "nothing but weights, 129 x 33 of which are padded to 160 x 64"),
 ];
 
-/// One row on one small image, checked, through the kernel that the row itself has: the floors of both, and its launches.
+/// Runs one row on one small image under the checker, through the kernel that the row itself has.
+/// Returns the floors of both, and the counters of the launches.
 fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerReport; 2], Vec<LaunchCounters>)> {
     let whole = configuration.workload()?;
     let kernel =
@@ -32,7 +37,7 @@ fn count(bench: &Bench, configuration: &Configuration<'_>) -> Result<([LayerRepo
     let problem = scaled_down(&whole, 1, BUDGET)?;
     let layer = layer(&problem, &parameters(&problem, DType::F16)?)?;
     let request = configuration.request(&problem)?;
-    // where the small shape is none for it, its own choice
+    // If that kernel does not apply to the small shape, the shape's own choice.
     let plan = layer.plan::<f16>(&bench.device, &request.clone().kernel(kernel)).or_else(|_| layer.plan::<f16>(&bench.device, &request))?;
     let mut memory = WorkspaceMemory::new(&bench.device, plan.workspace_bytes())?;
     let (mut set, _) = bench.set(&problem, 0, configuration.formats(), plan.output_shape())?;
@@ -57,7 +62,7 @@ fn kernels_move_little_more_than_they_must() {
             let (x, y) = (first.operand("x").unwrap(), last.operand("y").unwrap());
             let [whole, small] = reports.map(|report| (report.bytes.read + report.bytes.written) as f64);
             let moved: u64 = launches.iter().map(LaunchCounters::unique_bytes).sum();
-            // what is moved too often is weights in the kernel's own order, whose size is that of the whole row
+            // The excess is weights in the kernel's own order, whose size is that of the whole row.
             let dram = 1.0 + (moved as f64 - small) / whole;
             let blocks = x.block_sectors as f64 * 32.0 / x.unique_bytes as f64;
             let kernels = launches.iter().map(|launch| launch.kernel).collect::<Vec<_>>().join(", ");

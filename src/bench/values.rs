@@ -1,4 +1,5 @@
-//! What the tensors of a measurement hold: full-mantissa random values, since kernels run faster on zeros.
+//! The values of the tensors in a measurement: random in every bit of the mantissa, since kernels
+//! run faster on zeros.
 
 use crate::error::{Error, Result};
 use crate::geometry::elements;
@@ -6,16 +7,16 @@ use crate::{Element, Layout, Shape};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Values a pool has: a prime, so that no row or image repeats the one before.
+/// The number of values in a pool. It is prime, so that no row or image repeats the one before.
 const POOL: usize = 1_048_573;
-/// The largest coordinate of a RoI: up to there f32 tells pixels apart.
+/// The largest coordinate of a RoI. Up to there f32 distinguishes pixels.
 const LARGEST_SIDE: f32 = 16_777_216.0;
 
-/// A stock of random values, from which tensors of any size are cut quickly.
+/// A pool of random values from which tensors of any size are filled quickly.
 #[derive(Debug)]
 pub(super) struct Values(Vec<f32>);
 
-/// A tensor's values on the host, in the order in which they lie in device memory.
+/// A tensor's values on the host, in their order in device memory.
 #[derive(Debug)]
 pub(super) struct Placed<T> {
     pub layout: Layout,
@@ -31,13 +32,14 @@ impl<T: Element> Placed<T> {
 }
 
 impl Values {
-    /// The same in every run.
+    /// A pool with the same values in every run.
     pub fn new() -> Self {
         let mut rng = StdRng::seed_from_u64(20);
         Self((0..POOL).map(|_| rng.random_range(-1.0f32..1.0)).collect())
     }
 
-    /// Values for the tensor `name` of set `set`: uniform in [-1, 1), a mask in [0, 1), offsets within two pixels.
+    /// Values for the tensor `name` of set `set`: uniform in [-1, 1). A mask is in [0, 1), and
+    /// offsets are within two pixels.
     pub fn place<T: Element>(&self, name: &str, set: usize, layout: Layout) -> Result<Placed<T>> {
         let one = |&v: &f32| {
             T::from_f32(match name {
@@ -48,7 +50,7 @@ impl Values {
         };
         let start = name.bytes().fold(set * 7919, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % POOL;
         let count = elements(&layout.shape())?;
-        // converted once and then copied: tensors are far larger than the pool
+        // The pool is converted once and then copied: tensors are far larger than the pool.
         let pool: Vec<T> = self.0.iter().cycle().skip(start).take(POOL.min(count)).map(one).collect();
         let mut values = crate::memory::with_capacity(count)?;
         while values.len() < count {
@@ -57,11 +59,11 @@ impl Values {
         Ok(Placed { layout, values })
     }
 
-    /// `count` RoIs on `batch` images of [height, width] pixels, each from a 16th to half of the image, in coordinates that
-    /// `scale` takes to pixels.
+    /// Makes `count` RoIs on `batch` images of [height, width] pixels. Each is from a 16th to half
+    /// of the image large, in coordinates that `scale` converts to pixels.
     ///
     /// # Errors
-    /// [`Error::Attribute`] for a scale with which the image has no side of a positive number of f32.
+    /// [`Error::Attribute`] for a scale for which no side of the image is a positive f32.
     pub fn rois(&self, count: usize, batch: usize, image: [usize; 2], scale: f32) -> Result<Vec<[f32; 5]>> {
         let [h, w] = image.map(|size| size as f32 / scale);
         if ![h, w].iter().all(|side| side.is_normal() && *side > 0.0 && *side <= LARGEST_SIDE) {
@@ -73,7 +75,7 @@ impl Values {
         let mut side = |size: f32| {
             let length = size * rng.random_range(0.0625f32..0.5);
             let start = rng.random_range(0.0..size - length);
-            // multiples of a quarter, which f32 scales exactly
+            // Multiples of a quarter, which f32 scales exactly.
             [start, start + length].map(|v| (v * 4.0).round() / 4.0)
         };
         let mut roi = |index: usize| {

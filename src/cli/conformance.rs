@@ -1,4 +1,5 @@
-//! `warpconv conformance`: runs a corpus of cases with their references, as tests/data/torch_dev/README.md describes them.
+//! `warpconv conformance`: runs a folder of test cases that come with their results, as
+//! tests/data/torch_dev/README.md describes them.
 
 use super::keeper::{Ending, Findings, KeeperArgs, Signal};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, VariantArgs, Verdict, note, print, print_json, progress, read_text};
@@ -28,7 +29,7 @@ error before any launch. Cases of operations that this build does not know are s
 
 Exit codes: 0 all passed, 1 a case failed (with --deny-skips: or was skipped), 2 wrong usage or an unreadable corpus, 3 the GPU was lost.";
 
-/// Run a corpus of cases against their references
+/// Run test cases against the results that come with them
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -42,7 +43,8 @@ pub struct Args {
     /// Fail when a case is skipped
     #[arg(long)]
     deny_skips: bool,
-    /// Run every kernel that applies instead of the chosen one, and both formats of the output with each of the input
+    /// Run every kernel that applies instead of only the chosen one, and both formats of the output
+    /// with each of the input
     #[arg(long)]
     all_kernels: bool,
     #[command(flatten)]
@@ -53,7 +55,7 @@ pub struct Args {
     checker: CheckerArgs,
     #[command(flatten)]
     keeper: KeeperArgs,
-    /// Begin no case after so many seconds
+    /// Start no case after this many seconds
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<f64>,
     /// Print JSON
@@ -72,7 +74,7 @@ struct Corpus {
 /// The version of cases.json that this program reads.
 const CORPUS_FORMAT: u32 = 1;
 
-/// What valid and invalid cases share.
+/// The parts that valid and invalid cases share.
 #[derive(Debug, Deserialize)]
 struct Entry {
     name: String,
@@ -98,7 +100,7 @@ struct Valid {
 struct Invalid {
     #[serde(flatten)]
     entry: Entry,
-    /// What is wrong with it.
+    /// What is wrong with the case.
     why: String,
 }
 
@@ -123,7 +125,7 @@ impl Entry {
         json!({ "op": self.op, "attrs": self.attrs }).to_string()
     }
 
-    /// Its layer and shapes.
+    /// The layer and its shapes.
     fn problem(&self, spec: LayerSpec, file: &TensorFile) -> Result<Problem> {
         let mut problem = Problem::new(spec, &[]);
         for (name, key) in &self.inputs {
@@ -141,9 +143,9 @@ fn array(file: &TensorFile, key: &str) -> Result<Array> {
     Array::new(file.shape(key)?, file.values(key)?)
 }
 
-/// A way in which a case failed.
+/// A failed run of a case.
 struct Finding {
-    /// "f16 channels_last conv_direct_f16", as far as it got.
+    /// The run, such as "f16 channels_last conv_direct_f16". It is shorter if the run failed early.
     run: String,
     failure: Failure,
 }
@@ -174,7 +176,8 @@ impl Args {
 
     fn refuse(&self, case: &Invalid, file: &TensorFile, device: &Device) -> Result<Vec<Finding>> {
         let tensors = case.entry.tensors(file)?;
-        // what is refused costs nothing; what is not, and should be, is run to see it
+        // A case that is refused costs nothing. One that should be refused and is not is run, to
+        // see what happens.
         let spec = LayerSpec::from_json(&case.entry.layer());
         if let Ok(report) = spec.and_then(|spec| case.entry.problem(spec, file)?.cost(DType::F32)) {
             self.limits.of(device).check(&report)?;
@@ -191,7 +194,7 @@ impl Args {
     }
 }
 
-/// What became of the cases so far.
+/// The cases so far and what happened to them.
 struct Found {
     device: String,
     json: bool,
@@ -201,7 +204,7 @@ struct Found {
     late: usize,
     skipped: BTreeMap<String, usize>,
     report: Vec<Value>,
-    /// The case under way, and the line that repeats it.
+    /// The case that is running, and the command that repeats it.
     current: Option<(String, String)>,
 }
 

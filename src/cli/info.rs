@@ -38,7 +38,7 @@ pub struct Args {
     /// Shape of the weight [default: a 3x3 filter with as many output as input channels]
     #[arg(long, value_name = "C_OUTxC_INxKHxKW", value_parser = parse_shape, conflicts_with = "weights", requires = "layer")]
     weight: Option<Shape>,
-    /// How many RoIs a layer that pools them gets
+    /// Number of RoIs for a layer that pools them
     #[arg(long, value_name = "K", default_value_t = 512, requires = "layer")]
     rois: usize,
     /// Count the mask of a deformable layer
@@ -50,7 +50,7 @@ pub struct Args {
     /// Memory format of input and output
     #[arg(long, value_parser = format_parser(), default_value = "contiguous")]
     format: MemoryFormat,
-    /// Show the plan for this GPU, which need not be there: the host device imitates it
+    /// Show the plan for this GPU, which this machine need not have: the host device imitates it
     #[cfg(feature = "host")]
     #[arg(long, value_name = "GPU", value_parser = parse_gpu, conflicts_with = "device", requires = "layer")]
     gpu: Option<&'static GpuModel>,
@@ -83,7 +83,7 @@ pub fn execute(args: Args) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The layer with parameters of the shapes that a file has, or of those that the user gave.
+/// The layer with parameters of the shapes in a file, or of those that the user gave.
 fn outline(args: &Args, spec: LayerSpec, x: Shape) -> Result<Outline> {
     let Some(path) = &args.weights else {
         let shapes = spec.typical_parameters(x, args.weight);
@@ -100,7 +100,7 @@ fn outline(args: &Args, spec: LayerSpec, x: Shape) -> Result<Outline> {
 }
 
 impl Args {
-    /// The device that was asked for, or the host device as the GPU that it is to imitate.
+    /// The device that was asked for, or the host device imitating the GPU that was asked for.
     fn device(&self) -> Result<Device> {
         #[cfg(feature = "host")]
         if self.gpu.is_some() {
@@ -179,13 +179,13 @@ fn describe(spec: &LayerSpec, report: &LayerReport, shapes: &[ParameterShape], p
     shown.map(|(name, value)| format!("{name:<16} {value}")).collect::<Vec<_>>().join("\n")
 }
 
-/// The devices that this build knows of, each with why it cannot be used if so.
+/// The devices that this build knows. For those that cannot be used, the reason.
 fn devices() -> Vec<(String, Result<Device>)> {
     let mut devices = vec![("host".to_string(), Device::host())];
     for ordinal in 0.. {
         let device = Device::cuda(ordinal);
         let end = device.is_err();
-        // the first error says why there is no GPU at all; a later one only that there are no more
+        // The first error says why there is no GPU at all; a later one only that there are no more.
         if !end || ordinal == 0 {
             devices.push((format!("cuda:{ordinal}"), device));
         }

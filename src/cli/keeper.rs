@@ -1,5 +1,5 @@
-//! Watches over a command that runs many kernels: one that does not end on a GPU, a device that is lost, and SIGTERM or SIGINT end the
-//! command with all that it has found so far.
+//! Watches over a command that runs many kernels. A kernel that does not end on a GPU, a lost
+//! device, and SIGTERM or SIGINT end the command, and everything found so far is printed.
 
 use super::{Verdict, note};
 use std::fmt::{self, Display};
@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use warpconv::{Device, DeviceKind, Error, Result};
 
-/// `--watchdog`, `--trace` and `--skip`, for the commands that run many kernels.
+/// The options `--watchdog`, `--trace` and `--skip`, for commands that run many kernels.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KeeperArgs {
-    /// End with exit code 3 when a GPU's kernel has not ended after so many seconds; 0 waits for ever
+    /// End with exit code 3 when no kernel has ended on a GPU for this many seconds; 0 waits
+    /// forever
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     watchdog: f64,
-    /// Keep the name of the kernel under way in this file
+    /// Keep the name of the running kernel in this file
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Run no kernel of this name; may be given several times
@@ -25,7 +26,7 @@ pub struct KeeperArgs {
 /// Why a command ends.
 #[derive(Debug, Clone, Copy)]
 pub enum Ending<'a> {
-    /// It has done all that it was to do.
+    /// The command has done everything.
     Done,
     /// The device was lost.
     Lost(&'a Error),
@@ -39,7 +40,8 @@ impl<'a> Ending<'a> {
         if let Ending::Lost(error) = self { Some(error) } else { None }
     }
 
-    /// The lines that say why the command ended early, if it did: what was under way, and for a lost device the line that repeats it.
+    /// The lines that say why the command ended early, if it did: what was running, and for a lost
+    /// device the command that repeats it.
     pub fn headline(self, under_way: &str, repeat: impl Display) -> Option<String> {
         match self {
             Ending::Done => None,
@@ -48,7 +50,7 @@ impl<'a> Ending<'a> {
         }
     }
 
-    /// What the program ends with, where `verdict` is that of what was found.
+    /// The verdict with which the program ends, if `verdict` is that of what was found.
     pub fn verdict(self, verdict: Verdict) -> Verdict {
         match self {
             Ending::Done => verdict,
@@ -58,7 +60,7 @@ impl<'a> Ending<'a> {
     }
 }
 
-/// A signal in words.
+/// A signal, to be printed as words.
 pub struct Signal(pub usize);
 
 impl Display for Signal {
@@ -73,10 +75,10 @@ impl Display for Signal {
 
 const SIGINT: usize = 2;
 const SIGTERM: usize = 15;
-/// Added to the number of the signal that ended a program, this is its exit code, as shells have it.
+/// The exit code of a program that a signal ended is this plus the signal's number, as in shells.
 const EXIT_SIGNAL: usize = 128;
 
-/// What a command has found so far. It can be told at any moment.
+/// What a command has found so far. It can be printed at any moment.
 pub trait Findings: Send + 'static {
     /// Prints and saves everything, after the reason if the command ends early.
     ///
@@ -86,7 +88,7 @@ pub trait Findings: Send + 'static {
 }
 
 impl KeeperArgs {
-    /// The same `--skip` as a user types them, a space in front of each.
+    /// The `--skip` options as a user would type them, preceded by a space.
     pub fn options(&self) -> String {
         self.skip.iter().map(|kernel| format!(" --skip {kernel}")).collect()
     }
@@ -96,7 +98,8 @@ impl KeeperArgs {
         self.skip.iter().any(|name| name == kernel)
     }
 
-    /// Begins to watch. Whoever changes the findings holds their lock no longer than that takes, and runs no kernel meanwhile.
+    /// Starts to watch. Code that changes the findings must hold their lock only for the change,
+    /// and must not run a kernel meanwhile.
     ///
     /// # Errors
     /// [`Error::Io`] when the trace cannot be written; [`Error::Attribute`].
@@ -146,10 +149,11 @@ impl KeeperArgs {
     }
 }
 
-/// SIGTERM and SIGINT while a command has findings. A second SIGINT, and every signal before or afterwards, has its usual effect. A
-/// second SIGTERM has none: `timeout` passes on what its group of processes got already.
+/// SIGTERM and SIGINT while a command has findings. A second SIGINT, and every signal before or
+/// after that time, has its usual effect. A second SIGTERM has none, since `timeout` sends it to
+/// the program and to its group of processes.
 struct Signals {
-    /// The number of the signal that was caught; 0: none yet.
+    /// The number of the signal that was caught, or 0.
     #[cfg(unix)]
     caught: Arc<std::sync::atomic::AtomicUsize>,
     #[cfg(unix)]
@@ -193,9 +197,10 @@ impl Drop for Signals {
     }
 }
 
-/// Ends the program although the main thread hangs in the driver.
+/// Ends the program even if the main thread hangs in the driver.
 fn leave(code: usize) -> ! {
-    // an exit would run the driver's own handlers, which wait for the kernel: a program that takes this one's place does not
+    // an exit would run the driver's own handlers, which wait for the kernel: a program that takes
+    // this one's place does not
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt;

@@ -1,7 +1,8 @@
-//! The program's commands and what they share: the device, progress, output, exit codes.
+//! The program's commands and what they share: the device, progress, output and exit codes.
 //!
-//! A command is a module with `pub struct Args` (its options) and `pub fn execute(Args) -> Result<Verdict>`; it prints its
-//! result with [`print`] and everything else with [`note`].
+//! A command is a module with `pub struct Args` (its options) and
+//! `pub fn execute(Args) -> Result<Verdict>`. It prints its result with [`print`] and everything
+//! else with [`note`].
 
 mod bench;
 mod conformance;
@@ -28,14 +29,14 @@ use warpconv::analysis::Limits;
 use warpconv::io::{TensorFile, read_text};
 use warpconv::{AnyLayer, DType, Device, Error, LayerSpec, MemoryFormat, Result, TuningTable};
 
-/// How a command ended, when it did not end in an error.
+/// How a command ended, if it did not end in an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// All is well.
     Passed,
-    /// The command did its work, and found something that is not as it should be.
+    /// The command did its work and found something wrong.
     Failed,
-    /// The GPU was lost on the way. What was found before is told.
+    /// The GPU was lost. What was found before is printed.
     Lost,
 }
 
@@ -86,7 +87,7 @@ pub fn features() -> impl Iterator<Item = &'static str> {
     all.into_iter().filter_map(|(name, on)| on.then_some(name))
 }
 
-/// The program.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::execute(args),
@@ -108,7 +109,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints an error, the causes that its message does not tell yet, and what to do where that is not plain from it.
+/// Prints an error, those causes that its message does not contain yet, and advice if the message
+/// alone does not say what to do.
 fn report(error: &Error) {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -137,10 +139,11 @@ fn advice(error: &Error) -> Option<&'static str> {
     })
 }
 
-/// Prints a result to stdout. A reader that has gone away (as in `warpconv info | head`) is not an error.
+/// Prints a result to stdout. A reader that has gone away (as in `warpconv info | head`) is not an
+/// error.
 ///
 /// # Errors
-/// [`Error::Io`] when stdout cannot be written, for instance since the disk is full.
+/// [`Error::Io`] when stdout cannot be written, for example because the disk is full.
 pub fn print(text: impl Display) -> Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(source) if source.kind() != io::ErrorKind::BrokenPipe => Err(Error::Io { path: "stdout".into(), source }),
@@ -156,19 +159,21 @@ pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(format_args!("{value:#}"))
 }
 
-/// Prints a message to stderr. Where that fails, nothing more can be said.
+/// Prints a message to stderr. If that fails, there is no way to report it.
 pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// A progress bar on stderr, invisible when that is no terminal. `what` says what is counted: "cases".
+/// A progress bar on stderr, invisible if that is not a terminal. `what` says what is counted, such
+/// as "cases".
 pub fn progress(length: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {prefix}  {wide_msg}").expect("the template is valid");
     ProgressBar::new(length).with_style(style).with_prefix(what)
 }
 
-/// Does `work`, which runs so many blocks of kernels on a device, under a bar on stderr that shows how many of them have ended and
-/// the time that it has taken; where the device does not tell how far it is, the time alone. Invisible when stderr is no terminal.
+/// Does `work`, which runs this number of blocks of kernels on a device, and shows a bar on stderr
+/// with the elapsed time and the share of blocks that have ended. If the device does not count
+/// blocks, only the time is shown. Invisible if stderr is not a terminal.
 pub fn watched<R>(device: &Device, blocks: u64, what: String, work: impl FnOnce() -> R) -> R {
     const TICK: Duration = Duration::from_millis(100);
     let before = device.blocks_done();
@@ -184,7 +189,7 @@ pub fn watched<R>(device: &Device, blocks: u64, what: String, work: impl FnOnce(
         let (working, ended) = std::sync::mpsc::channel::<()>();
         let (bar, done) = (&bar, &done);
         scope.spawn(move || {
-            // nothing is ever sent: the end of the work closes the channel
+            // Nothing is ever sent: the end of the work closes the channel.
             while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 done().into_iter().for_each(|done| bar.set_position(done));
                 bar.tick();
@@ -198,7 +203,7 @@ pub fn watched<R>(device: &Device, blocks: u64, what: String, work: impl FnOnce(
     result
 }
 
-/// Reads a layer's operation and attributes, `{"op": ..., "attrs": {...}}`.
+/// Reads a layer's op and attributes, `{"op": ..., "attrs": {...}}`.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Parse`], which names the file.
@@ -209,7 +214,7 @@ pub fn read_layer(path: &Path) -> Result<LayerSpec> {
     })
 }
 
-/// The layer of `spec` with all parameters of a safetensors file.
+/// Builds the layer of `spec` with all parameters of a safetensors file.
 ///
 /// # Errors
 /// As [`TensorFile::open`] and [`AnyLayer::new`].
@@ -219,7 +224,8 @@ pub fn layer_from_files(spec: LayerSpec, weights: &Path) -> Result<AnyLayer> {
     AnyLayer::new(spec, parameters.collect::<Result<_>>()?).map_err(|error| of_file(error, &spec, weights))
 }
 
-/// Errors about a tensor that is missing or not known, with the file, and with where a tensor belongs that came to the wrong one.
+/// Adds the file to errors about a missing or unknown tensor, and says where a tensor belongs that
+/// was in the wrong file.
 pub fn of_file(error: Error, spec: &LayerSpec, path: &Path) -> Error {
     let (path, signature) = (path.display(), spec.signature());
     match error {
@@ -236,19 +242,19 @@ pub fn of_file(error: Error, spec: &LayerSpec, path: &Path) -> Error {
     }
 }
 
-/// The width of a table's column for these names: that of the longest, up to a width beyond which a name may push the others.
+/// The width of a table's column for these names: that of the longest name, up to a limit.
 pub fn column<'a>(names: impl Iterator<Item = &'a str>) -> usize {
     const WIDEST: usize = 120;
     names.map(|name| name.chars().count()).max().unwrap_or(0).min(WIDEST)
 }
 
-/// For an option that takes one dtype.
+/// The parser of an option that takes one dtype.
 pub fn dtype_parser() -> impl TypedValueParser<Value = DType> {
     let parse = |name: String| *DType::ALL.iter().find(|dtype| dtype.name() == name).expect("one of the possible values");
     PossibleValuesParser::new(DType::ALL.map(DType::name)).map(parse)
 }
 
-/// For an option that takes one memory format.
+/// The parser of an option that takes one memory format.
 pub fn format_parser() -> impl TypedValueParser<Value = MemoryFormat> {
     PossibleValuesParser::new(["contiguous", "channels-last"]).map(|name| match name.as_str() {
         "contiguous" => MemoryFormat::Contiguous,
@@ -256,7 +262,7 @@ pub fn format_parser() -> impl TypedValueParser<Value = MemoryFormat> {
     })
 }
 
-/// `--dtype` and `--format`, for the commands that run several of them.
+/// The options `--dtype` and `--format`, for commands that run several of them.
 #[derive(Debug, Clone, clap::Args)]
 pub struct VariantArgs {
     /// Dtypes to run
@@ -283,7 +289,7 @@ enum Formats {
 }
 
 impl VariantArgs {
-    /// The dtypes asked for.
+    /// The dtypes that were asked for.
     pub fn dtypes(&self) -> &'static [DType] {
         match self.dtype {
             DTypes::F32 => &[DType::F32],
@@ -293,7 +299,7 @@ impl VariantArgs {
         }
     }
 
-    /// The formats asked for.
+    /// The formats that were asked for.
     pub fn formats(&self) -> &'static [MemoryFormat] {
         match self.format {
             Formats::Contiguous => &[MemoryFormat::Contiguous],
@@ -303,13 +309,14 @@ impl VariantArgs {
     }
 }
 
-/// `--max-flops` and `--max-bytes`, for every command that runs layers of the user's.
+/// The options `--max-flops` and `--max-bytes`, for every command that runs a user's layers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LimitArgs {
     /// Refuse a layer that would do more FLOPs [default: 2e11 on the host device, 1e15 on a GPU]
     #[arg(long, value_name = "FLOPS", value_parser = parse_count)]
     max_flops: Option<u64>,
-    /// Refuse a layer that would move more bytes [default: 4 GiB on the host device, 1 TiB on a GPU]
+    /// Refuse a layer that would move more bytes [default: 4 GiB on the host device, 1 TiB on a
+    /// GPU]
     #[arg(long, value_name = "BYTES", value_parser = parse_count)]
     max_bytes: Option<u64>,
 }
@@ -322,34 +329,36 @@ impl LimitArgs {
     }
 }
 
-/// Reads `250000000` or `2.5e8`.
+/// Reads a number such as `250000000` or `2.5e8`.
 fn parse_count(text: &str) -> Result<u64, String> {
     let rounded = || text.parse::<f64>().ok().filter(|count| *count >= 0.0).map(|count| count as u64);
     text.parse().ok().or_else(rounded).ok_or_else(|| "expected a number such as 250000000 or 2.5e8".into())
 }
 
-/// What `--device` is unless it is given.
+/// The value of `--device` if it is not given.
 const BEST: &str = "best";
 
-/// Refuses what names no device already where it is given, also where the command then needs none.
+/// Refuses a value that names no device, even if the command then needs no device.
 fn device_name(text: &str) -> Result<String, &'static str> {
     let is_gpu = |text: &str| text.strip_prefix("cuda:").is_some_and(|ordinal| ordinal.parse::<usize>().is_ok());
     if [BEST, "host", "cuda"].contains(&text) || is_gpu(text) { Ok(text.into()) } else { Err("expected best, host or cuda:N") }
 }
 
-/// `--device`, for every command that runs kernels.
+/// The option `--device`, for every command that runs kernels.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to run: best (a GPU if there is one, else host), host (the kernels run on the CPU), or cuda:N
+    /// Where to run: best (a GPU if there is one, else host), host (the kernels run on the CPU), or
+    /// cuda:N
     #[arg(long, value_name = "best|host|cuda:N", default_value = BEST, value_parser = device_name)]
     device: String,
-    /// Go by the measured times of these tables, which `warpconv tune` writes, before those that are built in
+    /// Use the measured times of these tables, which `warpconv tune` writes, before those that are
+    /// built in
     #[arg(long, value_name = "TUNING.json")]
     tuning: Vec<PathBuf>,
 }
 
 impl DeviceArgs {
-    /// Opens the device and says on stderr which it is.
+    /// Opens the device and prints on stderr which it is.
     ///
     /// # Errors
     /// As [`Device::parse`].
@@ -357,7 +366,7 @@ impl DeviceArgs {
         self.announce(Device::parse(&self.device)?)
     }
 
-    /// The device that is asked for by name, if one is.
+    /// The device that was asked for by name, if one was.
     ///
     /// # Errors
     /// As [`Device::parse`].
@@ -368,7 +377,7 @@ impl DeviceArgs {
         Ok(Some((self.device.clone(), Device::parse(&self.device)?)))
     }
 
-    /// As [`DeviceArgs::device`], under the checker when it is asked for.
+    /// Opens the device, under the checker if that was asked for.
     ///
     /// # Errors
     /// As [`Device::parse`]; [`Error::MissingFeature`] when this build has no checker; [`Error::Attribute`] when the checker
@@ -387,17 +396,17 @@ impl DeviceArgs {
         Err(Error::MissingFeature { feature: "checked-host" })
     }
 
-    /// Says on stderr which device it is, and adds the tuning tables to it.
+    /// Prints on stderr which device it is, and adds the tuning tables to it.
     ///
     /// # Errors
-    /// What the tables' files have wrong.
+    /// Errors in the files of the tables.
     pub fn announce(&self, device: Device) -> Result<Device> {
         note(format_args!("device: {device} ({})", device.describe()));
         self.tune(&device)?;
         Ok(device)
     }
 
-    /// Adds the tables to a device, and says on stderr which of them have no say there.
+    /// Adds the tables to a device, and prints on stderr which of them do not apply to it.
     ///
     /// # Errors
     /// As [`TuningTable::open`].
@@ -413,25 +422,26 @@ impl DeviceArgs {
     }
 }
 
-/// `--checked --seed N`, for the commands that check kernels.
+/// The options `--checked --seed N`, for commands that check kernels.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CheckerArgs {
     /// Run the kernels under the checker: out-of-bounds accesses, races, uninitialised reads, divergent barriers (host
     /// device, feature checked-host)
     #[arg(long)]
     checked: bool,
-    /// Draw everything random from this seed: the order of threads under --checked, the cases of verify
+    /// Draw everything random from this seed: the order of threads under --checked, the cases of
+    /// verify
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
 impl CheckerArgs {
-    /// The same options as a user types them, a space in front.
+    /// The options as a user would type them, preceded by a space.
     pub fn options(&self) -> String {
         if self.checked { format!(" --checked --seed {}", self.seed()) } else { String::new() }
     }
 
-    /// The seed, 0 where none is given.
+    /// The seed, or 0 if none is given.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(0)
     }

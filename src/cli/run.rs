@@ -62,13 +62,13 @@ pub struct Args {
     json: bool,
 }
 
-/// The input that is no image.
+/// The name of the input that is not an image.
 const ROIS: &str = "rois";
 
-/// The inputs in a file, by the layer's names.
+/// The inputs in a file, with the names that the layer gives them.
 struct InputFile {
     file: TensorFile,
-    /// The layer's name of an input, and the file's.
+    /// The layer's name of each input, and its name in the file.
     names: Vec<(&'static str, String)>,
 }
 
@@ -100,9 +100,10 @@ impl InputFile {
     }
 }
 
-/// Refuses a run that is beyond the limits. Of one that will take a while it says what it costs, and gives words for a bar.
+/// Refuses a run that exceeds the limits. For a run that will take a while, prints the cost, and
+/// returns the text for a progress bar.
 fn announce(layer: &AnyLayer, request: &PlanRequest, operands: Operands, limits: Limits) -> Result<Option<String>> {
-    /// The part of the limits from which on it is worth a line.
+    /// A run that needs at least one part in this many of the limits is worth a line.
     const LONG: u64 = 50;
     let report = analyse(&layer.spec(), &layer.parameter_shapes(), request, operands)?;
     limits.check(&report)?;
@@ -115,7 +116,7 @@ fn announce(layer: &AnyLayer, request: &PlanRequest, operands: Operands, limits:
     Ok(Some(format!("running {}, {flops} FLOPs", report.op)))
 }
 
-/// What a run leaves.
+/// The results of a run.
 struct Outcome {
     y: AnyTensor,
     explanation: Explanation,
@@ -164,7 +165,7 @@ fn run<T: Element>(layer: &AnyLayer, inputs: InputFile, format: MemoryFormat, de
     Ok(Outcome { y: y.into(), explanation: plan.explain().clone(), x, planning, running })
 }
 
-/// What a layer needs that has no file of weights.
+/// Completes an error about a missing tensor if there is no file of weights.
 fn without_weights(error: Error) -> Error {
     match error {
         Error::MissingTensor { op, name, .. } => {

@@ -1,4 +1,4 @@
-//! Which rows of the suite a command runs, and how large: what `bench` and `tune` share.
+//! The options that `bench` and `tune` share: which rows of the suite run, and at which size.
 
 use super::{LimitArgs, dtype_parser, read_text};
 use regex_lite::Regex;
@@ -8,16 +8,16 @@ use warpconv::analysis::Limits;
 use warpconv::bench::{Configuration, Scale, Set, Suite};
 use warpconv::{DType, Device, DeviceKind, Error, Result};
 
-/// What reports of tiny runs say.
+/// The note on reports of tiny runs.
 pub const TINY: &str = "--tiny: each row ran one image that is smaller than its own, with the channels of the row";
 
-/// `--suite`, `--filter`, `--core` and their like.
+/// The options `--suite`, `--filter`, `--core` and similar ones.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SuiteArgs {
     /// The rows, as benches/README.md describes them [default: those in the program]
     #[arg(long, value_name = "FILE")]
     suite: Option<PathBuf>,
-    /// Run only what matches in `network/layer bN dtype format`
+    /// Run only configurations whose `network/layer bN dtype format` matches
     #[arg(long, value_name = "REGEX")]
     filter: Option<Regex>,
     /// Run only the core rows
@@ -29,13 +29,13 @@ pub struct SuiteArgs {
     /// Run only these dtypes
     #[arg(long, value_name = "DTYPE", value_parser = dtype_parser(), value_delimiter = ',')]
     dtype: Vec<DType>,
-    /// One small image a row, channels as they are: what the host device can do
+    /// Run one small image for each row, with all channels: for the host device
     #[arg(long)]
     tiny: bool,
-    /// Run nothing that was measured in these results or tuning tables: for a run that goes on after one that was cut short
+    /// Skip what these results or tuning tables contain: to continue a run that was cut short
     #[arg(long, value_name = "FILE")]
     done: Vec<PathBuf>,
-    /// Begin no configuration after so many seconds
+    /// Start no configuration after this many seconds
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<u64>,
     #[command(flatten)]
@@ -56,7 +56,7 @@ impl SuiteArgs {
             && (self.dtype.is_empty() || self.dtype.iter().any(|wanted| wanted.name() == dtype))
     }
 
-    /// The configurations that are wanted, of those that `also` lets through.
+    /// The configurations that the options select, among those that `also` accepts.
     ///
     /// # Errors
     /// [`Error::Parse`] when there is none.
@@ -64,7 +64,7 @@ impl SuiteArgs {
         let mut all = suite.configurations();
         all.retain(|c| (!self.core || c.row.set == Set::Core) && self.matches(&c.id(), c.batch, c.dtype.name()) && also(c));
         if self.tiny {
-            // batches shrink to one image: a row is run at the first of those that are wanted
+            // All batches shrink to one image, so a row runs at the first batch that is selected.
             let main = |c: &Configuration<'_>| c.batch == c.row.main_batch() || self.batch.contains(&c.batch);
             all.retain(main);
         }
@@ -73,7 +73,7 @@ impl SuiteArgs {
             let refuse = |e: serde_json::Error| Error::Parse { source_name: path.display().to_string(), message: e.to_string() };
             let text: serde_json::Value = serde_json::from_str(&read_text(path)?).map_err(refuse)?;
             let rows = text["rows"].as_array().into_iter().flatten();
-            // the rows of a tuning table have no status
+            // The rows of a tuning table have no status.
             let measured = rows.filter(|row| row.get("status").is_none_or(|status| status == "timed"));
             done.extend(measured.filter_map(|row| Some(row["id"].as_str()?.to_string())));
         }
@@ -98,7 +98,7 @@ impl SuiteArgs {
         Ok(if self.tiny { Scale::Tiny } else { Scale::Full })
     }
 
-    /// The most that one configuration may be.
+    /// The largest work that one configuration may be.
     pub fn work(&self, device: &Device) -> Limits {
         self.limits.of(device)
     }

@@ -1,4 +1,5 @@
-//! `warpconv tune`: every kernel that applies to the rows of the suite, measured, beside what the cost model chooses.
+//! `warpconv tune`: measures every kernel that applies to the rows of the suite, and compares with
+//! what the cost model chooses.
 
 use super::bench::{Smi, seconds};
 use super::keeper::{Ending, Findings, KeeperArgs};
@@ -24,7 +25,7 @@ of warpconv and the exact problems that it was measured with; for all others the
 A table in benches/results is built into the program. Rows are measured without their tails. On the
 host device the times are those of an interpreter, and say nothing of a GPU.";
 
-/// Time every kernel that applies to layers of real networks, and write the table that plans go by
+/// Time every kernel that applies to layers of real networks, and write a table that plans can use
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -39,7 +40,7 @@ pub struct Args {
     keeper: KeeperArgs,
 }
 
-/// For each kernel on a GPU: enough to tell which is the fastest.
+/// How long each kernel is measured on a GPU: enough to tell which is the fastest.
 const EFFORT: Effort = Effort { warm_up: Duration::from_millis(10), budget: Duration::from_millis(30), least: 11, most: 200 };
 
 /// What was measured so far.
@@ -49,7 +50,7 @@ struct Found {
     troubles: Vec<String>,
     without: usize,
     late: usize,
-    /// The row under way, and the line that repeats it.
+    /// The row that is running, and the command that repeats it.
     current: Option<(String, String)>,
 }
 

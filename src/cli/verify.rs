@@ -1,4 +1,5 @@
-//! `warpconv verify`: random awkward problems through every kernel that applies, against the oracle.
+//! `warpconv verify`: runs random problems of awkward sizes through every kernel that applies, and
+//! compares with the oracle.
 
 use super::keeper::{Ending, Findings, KeeperArgs, Signal};
 use super::{CheckerArgs, DeviceArgs, LimitArgs, Verdict, print, print_json, progress};
@@ -26,17 +27,17 @@ meet the numerics contract (bit for bit where its sums are exact). \"subnormal\"
 open how tensor cores take subnormal inputs. A case that fails is made smaller as long as it fails, and
 the line that repeats it is printed. The last line counts cases. What --filter, --kernel and --skip leave out is not launched.";
 
-/// Run random awkward problems through every kernel, against a float64 oracle
+/// Run random problems of awkward sizes through every kernel, and compare with a float64 reference
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// How many cases
+    /// Number of cases
     #[arg(long, value_name = "N", default_value_t = 200, conflicts_with = "case")]
     cases: u64,
     /// Before the cases, run every kernel once, on the first problem that reaches it
     #[arg(long, conflicts_with = "case")]
     every_kernel: bool,
-    /// Begin no case after so many seconds, and make only one failure smaller
+    /// Start no case after this many seconds, and simplify only one failure
     #[arg(long, value_name = "SECONDS")]
     time_limit: Option<f64>,
     /// Run only what matches in op/kind/kernel
@@ -61,16 +62,17 @@ pub struct Args {
     json: bool,
 }
 
-/// What became of the runs of one kernel.
+/// The runs of one kernel.
 #[derive(Default)]
 struct Tally {
     passed: u64,
     failed: u64,
-    /// Runs compared bit for bit in every element.
+    /// The number of runs compared bit for bit in every element.
     exact: u64,
-    /// Of those that passed, runs that did so only because PTX leaves open how tensor cores take subnormal inputs.
+    /// Passed runs that passed only because PTX leaves open how tensor cores treat subnormal
+    /// inputs.
     subnormal: u64,
-    /// The largest error in units of the bound.
+    /// The largest error, in units of the bound.
     worst: f64,
 }
 
@@ -83,10 +85,11 @@ struct Found {
     passed: u64,
     failed: u64,
     failures: Vec<Value>,
-    /// With --every-kernel: how many there are, and how many problems it took.
+    /// With --every-kernel: how many kernels there are, and how many problems it took.
     every: Option<(usize, u64)>,
     late: u64,
-    /// The case under way, and the line that repeats it; without the kernel, which only a failure tells.
+    /// The case that is running, and the command that repeats it. The command does not name the
+    /// kernel, which only a failure reveals.
     current: Option<(String, String)>,
 }
 
@@ -108,7 +111,7 @@ impl Found {
         if runs.iter().all(|run| run.outcome.is_ok()) { self.passed += 1 } else { self.failed += 1 }
     }
 
-    /// How many kernels were run.
+    /// The number of kernels that have run.
     fn reached(&self) -> usize {
         kernel_names().filter(|name| self.kernels.contains_key(name)).count()
     }
@@ -117,12 +120,12 @@ impl Found {
 impl Findings for Found {
     fn tell(&mut self, ending: Ending<'_>) -> Result<Verdict> {
         let lost = ending.lost().zip(self.current.as_ref()).map(|(error, (case, repeat))| {
-            // the last of several kernels under way is the likeliest
+            // Of several running kernels the last is the likeliest cause.
             let kernel = match error {
                 Error::DeviceLost { kernel, .. } => kernel.rsplit(", ").next().unwrap_or_default().to_string(),
                 _ => String::new(),
             };
-            // copies and sums are no kernels that a case is run with
+            // A case cannot be restricted to kernels that copy or add up parts.
             let only = if kernel_names().any(|name| name == kernel) { format!(" --kernel {kernel}") } else { String::new() };
             (error, case, format!("{repeat}{only}"), kernel)
         });
@@ -168,13 +171,13 @@ impl Findings for Found {
 }
 
 impl Args {
-    /// Every run of a problem that is wanted.
+    /// All selected runs of a problem.
     fn check(&self, problem: &Problem, device: &Device, also: &Wanted<'_>) -> Result<Vec<Run>> {
         let wanted = |variant, kernel: Option<&str>| {
             also(variant, kernel) && kernel.is_none_or(|kernel| self.wants_kernel(kernel) && self.wants(&path(problem, kernel)))
         };
         let mut runs = runs_where(problem, device, &wanted)?;
-        // what was refused before a kernel was chosen has no name to go by
+        // A problem that was refused before a kernel was chosen has no kernel's name.
         runs.retain(|run| !run.kernel.is_empty() || self.kernel.is_empty() && self.wants(&path(problem, "")));
         Ok(runs)
     }
@@ -211,14 +214,14 @@ impl Args {
         }
     }
 
-    /// The kinds that the filter lets through.
+    /// The kinds of problems that the filter accepts.
     fn kinds(&self) -> Vec<Kind> {
-        // where the filter names an op or a kind, no other need be run to find that it is not wanted
+        // If the filter names an op or a kind, the others need not run.
         let wanted: Vec<Kind> = kinds().filter(|kind| self.wants(&format!("{}/{}/", kind.op, kind.name))).collect();
         if wanted.is_empty() { kinds().collect() } else { wanted }
     }
 
-    /// The problems, each drawn when it is its turn, and how many they are: `case`, or random ones.
+    /// The problems and their number: `case`, or random ones, each drawn when its turn comes.
     fn problems(&self, case: Option<Problem>) -> (Box<dyn Iterator<Item = Problem>>, u64) {
         if let Some(problem) = case {
             return (Box::new(std::iter::once(problem)), 1);
@@ -229,7 +232,7 @@ impl Args {
     }
 }
 
-/// The problem of `--case`.
+/// Reads the problem of `--case`.
 fn read_case(text: &str) -> Result<Problem> {
     let problem: Problem = parse_json("--case", text)?;
     problem.check()?;
@@ -247,7 +250,7 @@ fn describe(runs: &[Run]) -> String {
     failed.first().map_or(String::new(), |first| format!("{first}{more}"))
 }
 
-/// What runs the cases one after the other.
+/// The state of a command that runs one case after the other.
 struct Session<'a> {
     args: &'a Args,
     device: &'a Device,
@@ -271,7 +274,7 @@ impl Session<'_> {
         format!("warpconv verify --device {device}{checker}{keeper} --case '{}'", json!(problem))
     }
 
-    /// Runs one problem. The verdict is there when the device is lost.
+    /// Runs one problem. Returns a verdict if the device is lost.
     fn run(&mut self, problem: &Problem, also: &Wanted<'_>) -> Result<Option<Verdict>> {
         self.bar.set_message(problem.kind.clone());
         self.hold().current = Some((format!("{}/{}", problem.layer.op(), problem.kind), self.repeat(problem)));
@@ -284,7 +287,7 @@ impl Session<'_> {
         }
         let runs = runs?;
         if runs.is_empty() {
-            return Ok(None); // the filter wants none of it
+            return Ok(None); // the filter accepts none of its runs
         }
         self.hold().count(&runs);
         if runs.iter().any(|run| run.outcome.is_err()) {
@@ -293,7 +296,8 @@ impl Session<'_> {
         Ok(None)
     }
 
-    /// Makes a failure smaller and prints it. Where the time is limited, only the first is made smaller, for a short while.
+    /// Simplifies a failure and prints it. If the time is limited, only the first failure is
+    /// simplified, for a short while.
     fn fail(&mut self, problem: &Problem, runs: &[Run]) -> Result<()> {
         const LIMITED: Duration = Duration::from_secs(10);
         let failing: BTreeSet<&'static str> = runs.iter().filter(|run| run.outcome.is_err()).map(|run| run.kernel).collect();
@@ -335,7 +339,7 @@ impl Session<'_> {
                 *problems = index + 1;
             }
             let problem = Problem::of_kinds(&kinds, self.args.checker.seed(), index);
-            // views that are not aligned may launch another kernel than their plan names
+            // Views that are not aligned may launch another kernel than their plan names.
             if problem.output_shape()?.contains(&0) || (problem.x_margin, problem.y_margin) != ([0; 2], [0; 2]) {
                 continue;
             }
@@ -350,7 +354,8 @@ impl Session<'_> {
             {
                 return Ok(Some(verdict));
             }
-            // weights that are not finite rule kernels out that the shapes alone admit: those are still to be reached
+            // Weights that are not finite rule out kernels that the shapes alone would allow. Those
+            // kernels are still to be reached.
             let ran = self.hold();
             missing.extend(new.into_iter().map(|(_, kernel)| kernel).filter(|kernel| !ran.kernels.contains_key(kernel)));
         }

@@ -1,4 +1,5 @@
-//! `warpconv bench`: layers of real networks, checked, timed, and set beside the device's floors and other libraries.
+//! `warpconv bench`: checks layers of real networks, times them, and compares with the device's
+//! floors and other libraries.
 
 mod plots;
 mod smi;
@@ -30,22 +31,23 @@ Every configuration is compared with a float64 oracle before it is timed; what i
 program exit with 1. Times are medians of graph replays over rotating inputs; the floor is the least time by rates that are measured in
 the same run. On the host device the times are those of an interpreter, and say nothing of a GPU.";
 
-/// Time layers of real networks against the device's floors and other libraries
+/// Time layers of real networks and compare with the least time that the device allows and with
+/// other libraries
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     suite: SuiteArgs,
-    /// Run nothing: take the results of an earlier run
+    /// Run nothing: use the results of an earlier run
     #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "core", "tiny", "time_limit"])]
     from: Option<PathBuf>,
     /// Times of another library, as benches/peers/torch_peers.py writes them
     #[arg(long, value_name = "FILE")]
     peers: Vec<PathBuf>,
-    /// Earlier results: warn of rows that are slower beyond the spread
+    /// Earlier results: warn of rows that have become slower by more than the measurements vary
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Write the results as JSON, while they come
+    /// Write the results as JSON, while they are measured
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw plots (PNG) into this folder, which is created
@@ -64,14 +66,14 @@ pub struct Args {
 struct Found {
     results: Results,
     sampler: Option<Sampler>,
-    /// Where it is saved while it comes.
+    /// The file into which results are saved while they are measured.
     json: Option<PathBuf>,
-    /// The row under way, and the line that repeats it.
+    /// The row that is running, and the command that repeats it.
     current: Option<(String, String)>,
 }
 
 impl Found {
-    /// Saves what there is.
+    /// Saves the results so far.
     fn save(&mut self) -> Result<()> {
         if let Some(sampler) = &self.sampler {
             self.results.clocks = sampler.clocks();
@@ -95,7 +97,7 @@ impl Findings for Found {
 }
 
 pub fn execute(args: Args) -> Result<Verdict> {
-    // all that can be refused is refused before anything runs for minutes
+    // All errors in the arguments are found before anything runs for minutes.
     let peers = args.peers.iter().map(|path| Peers::parse(&path.display().to_string(), &read_text(path)?));
     let peers: Vec<Peers> = peers.collect::<Result<_>>()?;
     let baseline = args.baseline.as_deref().map(read_results).transpose()?;
@@ -224,7 +226,7 @@ fn save(path: &Path, results: &Results) -> Result<()> {
     io::write(path, format!("{text}\n").as_bytes())
 }
 
-/// Says what has become slower. On CI that runs on GitHub the lines become annotations.
+/// Prints what has become slower. In CI on GitHub the lines become annotations.
 fn compare(results: &Results, baseline: &Results) -> Result<()> {
     if results.device.name != baseline.device.name || results.tiny != baseline.tiny {
         note(format_args!("not compared with the baseline, which is of {} ({})", baseline.device.name, baseline.label));

@@ -29,7 +29,7 @@ type Drawn = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// A line of a plot: its label and its points.
 type Line = (String, Vec<(f64, f64)>);
 
-/// Draws all plots for which there is something; gives their paths.
+/// Draws all plots for which there are data. Returns their paths.
 pub fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let mut plot = |name: &str, draw: &dyn Fn(&Canvas<'_>) -> Drawn| -> Result<()> {
@@ -50,7 +50,7 @@ pub fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     }
     for (name, axis, series) in series(&headline) {
         let title = format!("{name}: {}", results.label);
-        // an axis is a name of the file's, and no path
+        // An axis is a name from the file, not a path.
         let file = format!("series-{}", short(&axis.replace(|c: char| !c.is_alphanumeric(), "-")));
         plot(&file, &|canvas| lines(canvas, &title, &axis, "microseconds", &series))?;
     }
@@ -59,7 +59,7 @@ pub fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn picture(path: &Path, draw: &dyn Fn(&Canvas<'_>) -> Drawn) -> Result<()> {
     let fail = |message: String| Error::Parse { source_name: path.display().to_string(), message };
-    // no font of the machine is needed
+    // The font is embedded: the machine's fonts are not needed.
     register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular()).map_err(|_| fail("the font cannot be read".into()))?;
     let mut pixels = vec![0; (SIZE.0 * SIZE.1 * 3) as usize];
     {
@@ -74,32 +74,32 @@ fn picture(path: &Path, draw: &dyn Fn(&Canvas<'_>) -> Drawn) -> Result<()> {
     io::write(path, &file.into_inner())
 }
 
-/// Whether a value can be drawn. No measurement is beyond these bounds; a file may hold what is, up to the ends of f64, where the
-/// steps of an axis vanish and it is never done.
+/// Whether a value can be drawn. No measurement exceeds these bounds, but a file may contain any
+/// f64, for which the steps of an axis would vanish and drawing would not end.
 fn can_be_drawn(value: f64) -> bool {
     (1e-30..=1e30).contains(&value)
 }
 
-/// The smallest and the largest value, with room around them, for a logarithmic axis.
+/// The smallest and the largest value with a margin, for a logarithmic axis.
 fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let usable = values.filter(|v| can_be_drawn(*v));
     let (low, high) = usable.fold((f64::INFINITY, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
     if high > 0.0 { low / 1.5..high * 1.5 } else { 0.1..10.0 }
 }
 
-/// The end of a linear axis from 0 for these values, with room at the end.
+/// The end of a linear axis from 0 for these values, with a margin.
 fn end(values: impl Iterator<Item = f64>) -> f64 {
     let high = values.filter(|v| can_be_drawn(*v)).fold(0.0, f64::max);
     if high > 0.0 { high * 1.1 } else { 1.0 }
 }
 
-/// A name that leaves room for the plot.
+/// A name, shortened so that it leaves room for the plot.
 fn short(name: &str) -> String {
     const LONGEST: usize = 100;
     if name.chars().count() > LONGEST { name.chars().take(LONGEST - 3).chain("...".chars()).collect() } else { name.into() }
 }
 
-/// FLOP/s over FLOPs a byte, under the two roofs.
+/// The roofline plot: FLOP/s over FLOPs per byte, below the two roofs.
 fn roofline(canvas: &Canvas<'_>, results: &Results, rows: &[&RowResult]) -> Drawn {
     let floors = &results.floors;
     let points = rows.iter().filter_map(|row| {
@@ -142,7 +142,8 @@ fn roofline(canvas: &Canvas<'_>, results: &Results, rows: &[&RowResult]) -> Draw
     Ok(())
 }
 
-/// Bars by family: the ratio to the fastest peer, or the percent of the floor where there are no peers.
+/// Bars by family: the ratio to the fastest peer, or the percentage of the floor if there are no
+/// peers.
 fn families(canvas: &Canvas<'_>, results: &Results) -> Drawn {
     let table = summary(&results.rows, RowResult::is_headline);
     let compared = table.iter().any(|family| family.compared > 0);
@@ -169,7 +170,7 @@ fn families(canvas: &Canvas<'_>, results: &Results) -> Drawn {
     if compared {
         chart.draw_series(LineSeries::new([(1.0, 0.0), (1.0, bars.len() as f64)], BLACK.stroke_width(2)))?;
     }
-    // names beside their bars
+    // Names stand beside their bars.
     let area = chart.plotting_area();
     for (index, name) in names.iter().enumerate() {
         let (_, y) = area.map_coordinate(&(0.0, index as f64 + 0.5));
@@ -178,7 +179,7 @@ fn families(canvas: &Canvas<'_>, results: &Results) -> Drawn {
     Ok(())
 }
 
-/// Lines on a logarithmic x axis and a linear y axis.
+/// A plot of lines over a logarithmic x axis and a linear y axis.
 fn lines(canvas: &Canvas<'_>, title: &str, x_name: &str, y_name: &str, all: &[Line]) -> Drawn {
     let points = || all.iter().flat_map(|(_, points)| points.iter().copied()).filter(|p| can_be_drawn(p.0) && can_be_drawn(p.1));
     let y_end = end(points().map(|p| p.1));
@@ -201,7 +202,7 @@ fn lines(canvas: &Canvas<'_>, title: &str, x_name: &str, y_name: &str, all: &[Li
     Ok(())
 }
 
-/// For each family that was run at several batches: the mean percent of the floor at each.
+/// For each family that ran at several batches: the mean percentage of the floor at each.
 fn by_batch(rows: &[&RowResult]) -> Vec<Line> {
     let mut batches: Vec<usize> = rows.iter().map(|row| row.batch).collect();
     batches.sort_unstable();
@@ -218,7 +219,8 @@ fn by_batch(rows: &[&RowResult]) -> Vec<Line> {
 
 type Points = Vec<(f64, f64)>;
 
-/// For each axis of the suite's series: its name, the axis, and the times of ours, of the fastest peer and of the floor.
+/// For each series of the suite: its name, the axis, and our times, the fastest peer's and the
+/// floor.
 fn series(rows: &[&RowResult]) -> Vec<(String, String, Vec<Line>)> {
     let mut all: BTreeMap<(String, String), [Points; 3]> = BTreeMap::new();
     for row in rows {

@@ -1,4 +1,5 @@
-//! Clocks and the driver's version, from nvidia-smi where it is there. Settings are read, never changed.
+//! Clocks and the driver's version, read from nvidia-smi if it is there. Settings are never
+//! changed.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,7 @@ use warpconv::bench::Clocks;
 use warpconv::{Device, DeviceKind};
 
 pub struct Smi {
-    /// The GPU's number, as `cuda:N`; none for the host device.
+    /// The GPU's number, as in `cuda:N`. `None` for the host device.
     gpu: Option<String>,
 }
 
@@ -16,7 +17,7 @@ impl Smi {
     pub fn new(device: &Device) -> Self {
         let name = device.to_string();
         let ordinal = name.strip_prefix("cuda:").filter(|_| device.kind() == DeviceKind::Cuda).map(str::to_string);
-        // nvidia-smi counts all GPUs, CUDA those that are visible
+        // nvidia-smi counts all GPUs, CUDA only those that are visible.
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let gpu = ordinal.map(|ordinal| {
             let index: usize = ordinal.parse().unwrap_or_default();
@@ -37,7 +38,8 @@ impl Smi {
         Some(String::from_utf8(output.stdout).ok()?.lines().next()?.trim().to_string())
     }
 
-    /// Begins to sample clocks, temperature and power in the background; `None` where nvidia-smi or the GPU is not there.
+    /// Starts to sample clocks, temperature and power in the background. `None` if there is no
+    /// nvidia-smi or no GPU.
     pub fn sampler(&self) -> Option<Sampler> {
         const EVERY_MILLISECONDS: &str = "500";
         let mut command = self.command("clocks.sm,clocks.mem,temperature.gpu,power.draw")?;
@@ -56,26 +58,26 @@ impl Smi {
     }
 }
 
-/// A line of nvidia-smi.
+/// Reads a line of nvidia-smi.
 fn clocks(at: f64, line: &str) -> Option<Clocks> {
     let fields: Vec<Option<f64>> = line.split(',').map(|field| field.trim().parse().ok()).collect();
     let field = |index: usize| fields.get(index).copied().flatten();
     Some(Clocks { at, sm_mhz: field(0)?, memory_mhz: field(1)?, celsius: field(2).unwrap_or(0.0), watts: field(3).unwrap_or(0.0) })
 }
 
-/// A process that reads the clocks, ended when this goes.
+/// A process that reads the clocks. It ends when this is dropped.
 pub struct Sampler {
     child: Child,
     samples: Arc<Mutex<Vec<Clocks>>>,
 }
 
 impl Sampler {
-    /// What was read so far.
+    /// The samples read so far.
     pub fn clocks(&self) -> Vec<Clocks> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the process. An error would say that it has ended already.
+    /// Ends the process. An error would mean that it has ended already.
     pub fn end(&mut self) {
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }

@@ -5,7 +5,7 @@ use crate::cli::suite::TINY;
 use std::collections::BTreeMap;
 use warpconv::bench::{Results, RowResult, Status, summary};
 
-/// Seconds with three digits and a unit.
+/// Seconds with three significant digits and a unit.
 pub fn seconds(seconds: f64) -> String {
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),
@@ -22,7 +22,7 @@ pub fn seconds(seconds: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// FLOP/s in TFLOP/s: a GPU's have three decimals, an interpreter's are powers of ten.
+/// FLOP/s in TFLOP/s: with three decimals for a GPU, as a power of ten for an interpreter.
 fn tera(flops: f64) -> String {
     let value = flops * 1e-12;
     if value >= 0.01 || value == 0.0 { format!("{value:.3}") } else { format!("{value:.1e}") }
@@ -36,7 +36,7 @@ fn bytes(bytes: usize) -> String {
 pub fn text(results: &Results) -> String {
     let mut lines = Vec::new();
     let width = column(results.rows.iter().filter(|row| row.time.is_some()).map(|row| row.id.as_str()));
-    // the row's name tells its own size
+    // The row's name contains its own size.
     let shape = |row: &RowResult| if results.tiny { format!(" {:<20}", format!("{:?}", row.x)) } else { String::new() };
     let shape_title = if results.tiny { format!(" {:<20}", "x as it ran") } else { String::new() };
     let compared = results.rows.iter().any(|row| row.ratio.is_some());
@@ -92,7 +92,7 @@ fn line(row: &RowResult, width: usize, shape: &str) -> Option<String> {
     ))
 }
 
-/// What was not timed.
+/// The configurations that were not timed.
 fn troubles(rows: &[RowResult]) -> Vec<String> {
     let mut lines = Vec::new();
     for (status, title) in [(Status::Wrong, "WRONG, so not timed"), (Status::Failed, "FAILED")] {
@@ -115,7 +115,7 @@ fn troubles(rows: &[RowResult]) -> Vec<String> {
     lines
 }
 
-/// Geometric means: the headline without tails, then with them.
+/// Geometric means: the headline without tails, then with tails.
 fn families(rows: &[RowResult]) -> Vec<String> {
     let mut lines = Vec::new();
     type Wanted = fn(&RowResult) -> bool;
