@@ -1,10 +1,12 @@
-//! Filters as products of smaller ones, for [`crate::SpatiallySeparableConv2d`].
+//! Filters as products of smaller filters, for [`crate::SpatiallySeparableConv2d`].
 //!
-//! A filter `k[i, j] = column[i] * row[j]` is *separable*: its matrix has rank 1, all rows are multiples of one another. Convolving
-//! with the column and then with the row needs kh + kw products instead of kh * kw: 6 instead of 9 for 3x3, for the same result.
-//! [`separate`] finds the factors, or says how far the filter is from having any. Few filters of a trained network have, but a dense
-//! layer can be approximated by fewer, separable filters on `c_mid` channels between: [`low_rank`]. What each `c_mid` would cost and
-//! leave out, and which of them is the fastest within an error, say [`ranks`].
+//! A filter `k[i, j] = column[i] * row[j]` is *separable*: its matrix has rank 1, and all rows are
+//! multiples of one another. Convolving with the column and then with the row needs kh + kw
+//! products instead of kh * kw: 6 instead of 9 for 3x3, for the same result. [`separate`] finds the
+//! factors, or says how far the filter is from being separable. Few filters of a trained network
+//! are separable, but a dense layer can be approximated by separable filters over `c_mid` channels
+//! ([`low_rank`]). [`ranks`] tells what each `c_mid` costs and how large its error is, and which is
+//! the fastest within an error.
 //!
 //! ```
 //! use warpconv::factorise::separate;
@@ -34,13 +36,14 @@ pub struct Separated {
     pub column: Parameter,
     /// The horizontal factor `[kw]`.
     pub row: Parameter,
-    /// The second singular value of the filter: 0 where the factors are exact.
+    /// The second singular value of the filter: 0 if the factors are exact.
     pub error: f64,
 }
 
 impl Separated {
-    /// `col_weight` [C, 1, kh, 1] and `row_weight` [C, 1, 1, kw] of a [`crate::SpatiallySeparableConv2d`] with `groups: channels`
-    /// that applies the filter to each channel.
+    /// The weights `col_weight` [C, 1, kh, 1] and `row_weight` [C, 1, 1, kw] of a
+    /// [`crate::SpatiallySeparableConv2d`] with `groups: channels` that applies the filter to each
+    /// channel.
     ///
     /// # Errors
     /// [`Error::Overflow`]; [`Error::OutOfMemory`].
@@ -57,17 +60,20 @@ impl Separated {
 
 /// The factors of a separable filter [kh, kw].
 ///
-/// A filter is separable when every row is a multiple of one row, which is tested without rounding: `k[i, j] * k[p, q] = k[i, q] *
-/// k[p, j]` for all i and j, with `k[p, q]` the largest element. Its factors are then exact, and the row is the smallest of whole
-/// proportions: integer filters have integer factors, and Gauss's `[1 2 1; 2 4 2; 1 2 1] / 16` has `[1 2 1] / 16` and `[1 2 1]`.
+/// A filter is separable if every row is a multiple of one row. This is tested without rounding:
+/// `k[i, j] * k[p, q] = k[i, q] * k[p, j]` for all i and j, where `k[p, q]` is the largest element.
+/// The factors are then exact, and the row consists of the smallest whole numbers in its
+/// proportions: integer filters have integer factors, and Gauss's `[1 2 1; 2 4 2; 1 2 1] / 16` has
+/// `[1 2 1] / 16` and `[1 2 1]`.
 ///
-/// A filter whose elements were rounded to f32, such as a sampled Gaussian, is separable when its second singular value is
-/// within what that rounding makes of a separable one, `2^-23` of the first. Its factors come from the singular value
-/// decomposition, both of the same norm, and [`Separated::error`] says what they leave.
+/// A filter whose elements were rounded to f32, such as a sampled Gaussian, counts as separable if
+/// its second singular value is at most what that rounding causes, `2^-23` of the first. Its
+/// factors come from the singular value decomposition. Both have the same norm, and
+/// [`Separated::error`] says what remains.
 ///
 /// # Errors
-/// [`Error::NotSeparable`] with the first two singular values; [`Error::Rank`]; [`Error::Attribute`] for a filter that is empty or
-/// not finite.
+/// [`Error::NotSeparable`] with the first two singular values; [`Error::Rank`];
+/// [`Error::Attribute`] for a filter that is empty or not finite.
 pub fn separate(kernel: &Parameter) -> Result<Separated> {
     let &[kh, kw] = kernel.shape() else {
         return Err(Error::Rank { name: "kernel", shape: kernel.shape().to_vec(), expected: 2, meaning: "[kernel height, kernel width]" });
@@ -76,10 +82,10 @@ pub fn separate(kernel: &Parameter) -> Result<Separated> {
     positive("kernel width", kw)?;
     check_finite(kernel)?;
     let at = |i: usize, j: usize| f64::from(kernel.values()[i * kw + j]);
-    // the first of them: of equal ones, `max_by` takes the last
+    // The first of the largest elements: of equal ones, `max_by` takes the last.
     let largest = (0..kh * kw).rev().max_by(|&a, &b| at(a / kw, a % kw).abs().total_cmp(&at(b / kw, b % kw).abs())).unwrap_or_default();
     let (p, q) = (largest / kw, largest % kw);
-    // products of two f32 are exact in f64
+    // Products of two f32 are exact in f64.
     if (0..kh).all(|i| (0..kw).all(|j| at(i, j) * at(p, q) == at(i, q) * at(p, j))) {
         let row: Vec<f64> = (0..kw).map(|j| at(p, j)).collect();
         let unit = common_unit(&row);
@@ -93,43 +99,46 @@ pub fn separate(kernel: &Parameter) -> Result<Separated> {
     if second > first * f64::from(f32::EPSILON) {
         return Err(Error::NotSeparable { first, second });
     }
-    // The decomposition turns a pair of vectors by up to 1e-6 when their values lie far apart. A step of the power iteration leaves
-    // (second / first)^2 of that.
+    // The decomposition turns a pair of singular vectors by up to 1e-6 if their values are far
+    // apart. One step of the power iteration reduces that error by the factor (second / first)^2.
     let left = (&matrix * svd.right(0)).normalize();
     let right = matrix.tr_mul(&left).normalize();
     let scale = first.sqrt();
-    // the sign is free: the largest element of the row is positive
+    // The sign is free: the largest element of the row is made positive.
     let sign = right[right.iamax()].signum();
     let scaled = |factor: DVector<f64>| vector(&factor.iter().map(|v| v * scale * sign).collect::<Vec<_>>());
     Ok(Separated { column: scaled(left), row: scaled(right), error: second })
 }
 
-/// A dense layer as a vertical and a horizontal one with `c_mid` channels between them.
+/// A dense layer, approximated by a vertical and a horizontal layer with `c_mid` channels between
+/// them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRank {
-    /// [c_mid, C_in, kh, 1]
+    /// The vertical weight [c_mid, C_in, kh, 1].
     pub col_weight: Parameter,
-    /// [C_out, c_mid, 1, kw]
+    /// The horizontal weight [C_out, c_mid, 1, kw].
     pub row_weight: Parameter,
-    /// All singular values of the dense filter, in falling order: the square of each is what one more channel would add to the
-    /// approximation.
+    /// All singular values of the dense filter, in descending order. The square of each is what one
+    /// more channel would add to the approximation.
     pub singular_values: Vec<f64>,
-    /// The distance of the dense filter from its approximation, as the square root of the sum of squares over all elements:
-    /// that of the singular values that were left out.
+    /// The distance of the dense filter from its approximation: the square root of the sum of
+    /// squares over all elements, which is that of the singular values that were left out.
     pub error: f64,
 }
 
-/// The best approximation of a dense filter [C_out, C_in, kh, kw] by a vertical one, then a horizontal one, with `c_mid` channels
-/// between them:
+/// The best approximation of a dense filter [C_out, C_in, kh, kw] by a vertical filter followed by
+/// a horizontal one, with `c_mid` channels between them:
 ///
-/// `w[o, c, i, j] = sum over m of col[m, c, i] * row[o, m, j]` + a remainder, the smallest possible.
+/// `w[o, c, i, j] = sum over m of col[m, c, i] * row[o, m, j]` + the smallest possible remainder.
 ///
-/// The filter as a matrix [(c, i), (o, j)] has singular values; the `c_mid` largest are kept, the square root of each in either
-/// factor (Eckart and Young: no other choice of `c_mid` channels leaves less). With `c_mid = min(C_in * kh, C_out * kw)` the
-/// remainder is rounding. Parameters fall from `C_out * C_in * kh * kw` to `c_mid * (C_in * kh + C_out * kw)`.
+/// The filter, written as a matrix [(c, i), (o, j)], has singular values. The `c_mid` largest are
+/// kept, with the square root of each in either factor (Eckart and Young: no other choice of
+/// `c_mid` channels leaves less). With `c_mid = min(C_in * kh, C_out * kw)` only rounding remains.
+/// The number of parameters falls from `C_out * C_in * kh * kw` to
+/// `c_mid * (C_in * kh + C_out * kw)`.
 ///
-/// The factors are for a [`crate::SpatiallySeparableConv2d`]; stride, padding and dilation stay those of the dense layer, and so
-/// does the bias, as its `row_bias`.
+/// The factors are for a [`crate::SpatiallySeparableConv2d`] with the stride, padding and dilation
+/// of the dense layer, whose bias becomes the `row_bias`.
 ///
 /// Source: Jaderberg, Vedaldi and Zisserman, "Speeding up Convolutional Neural Networks with Low Rank Expansions", 2014 (their
 /// second scheme).
@@ -164,7 +173,8 @@ pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
     let mut row_weight = memory::filled(c_out * c_mid * kw, 0f32)?;
     for m in 0..c_mid {
         let (scale, right) = (svd.values[m].sqrt(), svd.right(m));
-        // the projection on the right vector, which is nearer to the filter than the decomposition's own left one
+        // The projection on the right vector is nearer to the filter than the decomposition's own
+        // left vector.
         for (index, value) in (&matrix * &right).iter().enumerate() {
             col_weight[m * c_in * kh + index] = if scale > 0.0 { (value / scale) as f32 } else { 0.0 };
         }
@@ -181,52 +191,56 @@ pub fn low_rank(kernel: &Parameter, c_mid: usize) -> Result<LowRank> {
     })
 }
 
-/// One way to compute a layer.
+/// The cost of one way to compute a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
-    /// Multiply-adds of the whole batch; each is two FLOPs.
+    /// Multiply-adds of the whole batch. Each is two FLOPs.
     pub macs: u64,
-    /// What the device's cost model makes of the plan that the layer would get, as in [`crate::Explanation::choices`]: of use to
-    /// compare, not to predict.
+    /// The estimated time of the plan that the layer would get, by the device's cost model, as in
+    /// [`crate::Explanation::choices`]. It serves to compare, not to predict.
     pub seconds: f64,
 }
 
 /// A number of channels between the two stages of [`low_rank`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rank {
-    /// The channels.
+    /// The number of channels.
     pub c_mid: usize,
-    /// What they leave out of the dense filter: [`LowRank::error`] divided by the filter's own norm, between 0 and 1.
+    /// The relative error of the filter: [`LowRank::error`] divided by the filter's own norm,
+    /// between 0 and 1.
     pub relative_error: f64,
-    /// Of both stages.
+    /// The cost of both stages.
     pub cost: Cost,
 }
 
-/// A dense layer beside each of its low-rank approximations.
+/// A dense layer, compared with each of its low-rank approximations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ranks {
-    /// Of the dense layer.
+    /// The cost of the dense layer.
     pub dense: Cost,
-    /// One for each `c_mid` from 1 to `min(C_in * kh, C_out * kw)`.
+    /// One entry for each `c_mid` from 1 to `min(C_in * kh, C_out * kw)`.
     pub ranks: Vec<Rank>,
 }
 
 impl Ranks {
-    /// The fastest one by estimate whose relative error is at most `tolerance`; of equally fast ones, that with the most channels,
-    /// which leaves the least. None where the dense layer, which leaves nothing, is estimated to be as fast.
+    /// The fastest approximation, by estimate, whose relative error is at most `tolerance`. Of
+    /// equally fast ones it is the one with the most channels, whose error is the smallest. `None`
+    /// if the dense layer, which has no error, is estimated to be as fast.
     ///
-    /// Channels come in steps: kernels multiply whole tiles of them, so that 24 may take as long as 32.
+    /// Cost grows in steps: kernels multiply whole tiles of channels, so 24 may take as long as 32.
     pub fn fastest_within(&self, tolerance: f64) -> Option<Rank> {
         let within = self.ranks.iter().filter(|rank| rank.relative_error <= tolerance && rank.cost.seconds < self.dense.seconds);
         within.min_by(|a, b| a.cost.seconds.total_cmp(&b.cost.seconds).then(b.c_mid.cmp(&a.c_mid))).copied()
     }
 }
 
-/// What each number of channels between the two stages of [`low_rank`] leaves out of a dense filter [C_out, C_in, kh, kw], and what
-/// the layer would cost in dtype `T` for the input of `request` (its shape [N, C_in, H, W] and formats), beside the dense layer.
+/// The error and the cost of each number of channels between the two stages of [`low_rank`], for a
+/// dense filter [C_out, C_in, kh, kw] in dtype `T` and the input of `request` (its shape [N, C_in,
+/// H, W] and formats), compared with the dense layer.
 ///
-/// `spec` has the stride, padding and dilation of the dense layer. Nothing is run, and no weight is packed. The relative error is of
-/// the filter, in the Frobenius norm: how much of it reaches a network's accuracy is for its user to measure.
+/// `spec` has the stride, padding and dilation of the dense layer. Nothing is run, and no weight is
+/// packed. The relative error is that of the filter, in the Frobenius norm. How it affects a
+/// network's accuracy must be measured on that network.
 ///
 /// ```
 /// use warpconv::factorise::{low_rank, ranks};
@@ -249,8 +263,9 @@ impl Ranks {
 /// ```
 ///
 /// # Errors
-/// As [`low_rank`]; [`Error::Attribute`] for a `spec` of several groups, which the factors are not for; as
-/// [`SpatiallySeparableSpec::geometries`]; [`Error::Limit`] for sizes that no kernel takes.
+/// As [`low_rank`]; [`Error::Attribute`] for a `spec` with several groups, since the factors are
+/// dense; as [`SpatiallySeparableSpec::geometries`]; [`Error::Limit`] for sizes that no kernel
+/// takes.
 pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, device: &Device, request: &PlanRequest) -> Result<Ranks> {
     let SpatiallySeparableSpec { stride, padding, dilation, groups, activation } = *spec;
     if groups != 1 {
@@ -260,7 +275,7 @@ pub fn ranks<T: Element>(kernel: &Parameter, spec: &SpatiallySeparableSpec, devi
     let geometry = ConvGeometry::conv2d(&Conv2dSpec { stride, padding, dilation, groups, activation }, request.x, [c_out, c_in, kh, kw])?;
     let dense = Cost { macs: geometry.macs()?, seconds: conv2d::time::<T>(device, request, geometry, true)?.seconds };
     let singular_values = Decomposition::new(matrix, false)?.values;
-    // from the smallest on, so that none is lost beside a large one
+    // The smallest are added first, so that none is lost beside a large one.
     let mut left: Vec<f64> = singular_values.iter().rev().scan(0.0, |sum, s| Some(std::mem::replace(sum, *sum + s * s))).collect();
     left.reverse();
     let energy: f64 = singular_values.iter().rev().map(|s| s * s).sum();
@@ -292,12 +307,13 @@ fn unfolded(kernel: &Parameter) -> Result<(Shape, DMatrix<f64>)> {
         f64::from(kernel.values()[((o * c_in + c) * kh + i) * kw + j])
     };
     let (rows, columns) = (c_in * kh, c_out * kw);
-    // the decomposition holds the matrix and both factors
+    // The decomposition holds the matrix and both factors.
     memory::check(rows.saturating_mul(columns).saturating_mul(3 * size_of::<f64>()))?;
     Ok(([c_out, c_in, kh, kw], DMatrix::from_fn(rows, columns, at)))
 }
 
-/// A singular value decomposition, the values in falling order; the vectors only where they are wanted.
+/// A singular value decomposition with the values in descending order, and with vectors only if
+/// they are asked for.
 struct Decomposition {
     values: Vec<f64>,
     svd: SVD<f64, nalgebra::Dyn, nalgebra::Dyn>,
@@ -305,7 +321,7 @@ struct Decomposition {
 
 impl Decomposition {
     fn new(matrix: DMatrix<f64>, vectors: bool) -> Result<Self> {
-        /// Steps of the iteration for each row and column; it takes two or three.
+        /// Iterations for each row and column. It takes two or three.
         const STEPS: usize = 1000;
         let steps = STEPS * (matrix.nrows() + matrix.ncols());
         let failed = || Error::Attribute {
@@ -334,7 +350,8 @@ fn check_finite(kernel: &Parameter) -> Result<()> {
     }
 }
 
-/// The largest number of which all values, each an f32, are whole multiples; 1 where all are 0. A quotient by it is exact.
+/// The largest number of which all values, each an f32, are whole multiples; 1 if all are 0.
+/// Dividing by it is exact.
 fn common_unit(values: &[f64]) -> f64 {
     let mut unit: Option<(u64, i32)> = None; // an odd number times a power of 2
     for &value in values.iter().filter(|v| **v != 0.0) {
@@ -374,14 +391,14 @@ mod tests {
         assert_eq!((s.column.values(), s.row.values()), (&[1. / 16., 2. / 16., 1. / 16.][..], &[1., 2., 1.][..]));
         let s = separate(&kernel(&[[-1., 0., 1.], [-2., 0., 2.], [-1., 0., 1.]])).unwrap();
         assert_eq!((s.column.values(), s.row.values()), (&[1., 2., 1.][..], &[-1., 0., 1.][..]));
-        // Scharr, vertically
+        // Scharr, vertical.
         let s = separate(&kernel(&[[3., 10., 3.], [0., 0., 0.], [-3., -10., -3.]])).unwrap();
         assert_eq!((s.column.values(), s.row.values()), (&[1., 0., -1.][..], &[3., 10., 3.][..]));
         let s = separate(&kernel(&[[6., -9.]])).unwrap();
         assert_eq!((s.column.values(), s.row.values()), (&[3.][..], &[2., -3.][..]));
         let s = separate(&kernel(&[[0., 0.], [0., 0.]])).unwrap();
         assert_eq!(product(&s), [0.0; 4]);
-        // far apart
+        // Values that are far apart.
         let s = separate(&kernel(&[[f32::MIN_POSITIVE, 1.5], [2.0 * f32::MIN_POSITIVE, 3.0]])).unwrap();
         assert_eq!(product(&s), [f32::MIN_POSITIVE, 1.5, 2.0 * f32::MIN_POSITIVE, 3.0]);
     }
@@ -390,7 +407,7 @@ mod tests {
     fn what_is_not_separable_is_refused_with_its_singular_values() {
         let laplace = kernel(&[[0., 1., 0.], [1., -4., 1.], [0., 1., 0.]]);
         let Err(Error::NotSeparable { first, second }) = separate(&laplace) else { panic!("Laplace has rank 2") };
-        // eigenvalues of the symmetric matrix: -2 +- sqrt 6 and 0
+        // The eigenvalues of the symmetric matrix are -2 +- sqrt 6 and 0.
         assert!((first - (2.0 + 6f64.sqrt())).abs() < 1e-12 && (second - (6f64.sqrt() - 2.0)).abs() < 1e-12, "{first} {second}");
         let text = separate(&laplace).unwrap_err().to_string();
         assert!(text.contains("0.449"), "{text}");
@@ -412,7 +429,7 @@ mod tests {
 
     #[test]
     fn factors_are_exact_where_singular_values_lie_far_apart() {
-        // the second singular value is 1e-11 of the first
+        // The second singular value is 1e-11 of the first.
         let (column, row) = ([0.13941194f32, 0.52502817], [0.23396523f32, 0.6663894]);
         let values = [column[0] * row[0], column[0] * row[1], column[1] * row[0], column[1] * row[1]];
         let s = separate(&Parameter::new(&[2, 2], &values).unwrap()).unwrap();

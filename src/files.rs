@@ -1,4 +1,5 @@
-//! Files that are written whole or not at all, and files that are read as far as there is memory for them.
+//! Files that are written completely or not at all, and files that are read only if there is memory
+//! for them.
 
 use crate::error::{Error, Result};
 use crate::memory;
@@ -7,10 +8,11 @@ use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Reads a text file. More than 64 MiB is no text that this crate reads, and is refused before memory runs out.
+/// Reads a text file. A file of more than 64 MiB is refused before memory runs out: this crate
+/// reads no such text.
 ///
 /// # Errors
-/// [`Error::Io`], also for what is no UTF-8; [`Error::Limit`].
+/// [`Error::Io`], also for a file that is not UTF-8; [`Error::Limit`].
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     const MOST: u64 = 64 << 20;
     let path = path.as_ref();
@@ -25,11 +27,11 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     Ok(text)
 }
 
-/// All bytes of a file, as long as the machine has room for them.
+/// Reads all bytes of a file, if the machine has memory for them.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |source| Error::Io { path: path.into(), source };
     let file = File::open(path).map_err(fail)?;
-    // a pipe has no length, and may never end
+    // A pipe has no length, and may never end.
     let length = file.metadata().map_err(fail)?.len();
     let mut bytes = memory::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).saturating_add(1))?;
     loop {
@@ -44,7 +46,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Writes a file whole or not at all: into an unfinished file beside it, which then takes its name. As [`write_pieces`].
+/// Writes a file completely or not at all: into an unfinished file in the same folder, which is
+/// then renamed. As [`write_pieces`].
 ///
 /// # Errors
 /// As [`write_pieces`].
@@ -52,18 +55,21 @@ pub fn write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write_pieces(path, |write| write(bytes))
 }
 
-/// Writes a file whole or not at all, from pieces that `fill` hands to the function it is given.
+/// Writes a file completely or not at all, from pieces that `fill` passes to the function that it
+/// is given.
 ///
-/// The pieces go into an unfinished file in the same folder, which takes the name when all of them are on the disk. On Linux it
-/// has no name until then, so that nothing is left of it however the process ends; elsewhere, and on file systems that know no
-/// such files, it is called `.warpconv-*.tmp`, and what a killed process left is removed by the next write to the folder.
+/// The pieces go into an unfinished file in the same folder, which gets its name when all of them
+/// are on the disk. On Linux the file has no name until then, so that nothing is left of it however
+/// the process ends. On other systems, and on file systems that do not support such files, it is
+/// called `.warpconv-*.tmp`; what a killed process left behind is removed by the next write to the
+/// folder.
 ///
-/// A file that is there keeps its permissions and, where the process may, its owner; one that may not be written is refused. A
-/// symbolic link stays one, and its target is written, also where that does not exist yet. What is no regular file (a pipe,
-/// `/dev/stdout`) is written directly.
+/// An existing file keeps its permissions and, if the process may set it, its owner. A file that
+/// may not be written is refused. A symbolic link stays a link; its target is written, even if it
+/// does not exist yet. A file that is not regular (a pipe, `/dev/stdout`) is written directly.
 ///
 /// # Errors
-/// [`Error::Io`], and what `fill` returns; a file that was there before is then unchanged.
+/// [`Error::Io`], and errors of `fill`. A file that existed before is then unchanged.
 pub fn write_pieces(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
     let fail = |source| Error::Io { path: path.into(), source };
@@ -82,7 +88,8 @@ pub fn write_pieces(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn FnMut(&[u
         if before.permissions().readonly() {
             return Err(fail(std::io::Error::new(ErrorKind::PermissionDenied, "the file is read-only")));
         }
-        // to rename a file over it, only the folder need be writable
+        // Renaming a file over another needs permission to write the folder only, so the file's own
+        // is checked here.
         File::options().write(true).open(&target).map_err(fail)?;
     }
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -92,7 +99,8 @@ pub fn write_pieces(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn FnMut(&[u
     unfinished.finish(&target, folder, before.as_ref()).map_err(fail)
 }
 
-/// Where a path that leads nowhere ends: its own name, or that of what its last link points to.
+/// The path that a path without an existing file stands for: its own, or the target of its last
+/// link.
 fn follow_links(path: &Path) -> std::io::Result<PathBuf> {
     const MOST: usize = 40;
     let mut target = path.to_path_buf();
@@ -106,16 +114,17 @@ fn follow_links(path: &Path) -> std::io::Result<PathBuf> {
     Err(std::io::Error::other("too many symbolic links"))
 }
 
-/// Before the name of an unfinished file.
+/// The start of an unfinished file's name.
 const PREFIX: &str = ".warpconv-";
 
-/// Behind it.
+/// The end of an unfinished file's name.
 const SUFFIX: &str = ".tmp";
 
-/// A file that is not to be seen yet. It is locked, which tells it from those that a killed process left.
+/// A file that is not visible yet. It is locked, which distinguishes it from files that a killed
+/// process left behind.
 struct Unfinished {
     file: File,
-    /// None while it has no name.
+    /// The name; `None` as long as the file has none.
     name: Option<PathBuf>,
 }
 
@@ -132,19 +141,19 @@ impl Unfinished {
                 file => file?,
             };
             let _ = file.try_lock();
-            // another process may have taken it for a left-over before it was locked
+            // Another process may have removed it as a left-over before it was locked.
             if name.exists() {
                 return Ok(Self { file, name: Some(name) });
             }
         }
     }
 
-    /// A file that is in the folder, but under no name.
+    /// A file that is in the folder, but has no name.
     #[cfg(target_os = "linux")]
     fn nameless(folder: &Path) -> Option<File> {
         use rustix::fs::{Mode, OFlags, open};
         let (flags, mode) = (OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
-        // its way to a name leads through /proc
+        // The file is given a name through /proc.
         Path::new("/proc/self/fd").exists().then(|| open(folder, flags, mode).ok().map(File::from)).flatten()
     }
 
@@ -158,7 +167,7 @@ impl Unfinished {
         folder.join(format!("{PREFIX}{}-{}{SUFFIX}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Gives it a name, if it has none.
+    /// Gives the file a name, if it has none.
     fn named(&mut self, folder: &Path) -> std::io::Result<&Path> {
         #[cfg(target_os = "linux")]
         while self.name.is_none() {
@@ -175,13 +184,14 @@ impl Unfinished {
         self.name.as_deref().ok_or_else(|| std::io::Error::other("the file has no name"))
     }
 
-    /// Puts it in the place of `target`, with the permissions and the owner that this had `before`.
+    /// Moves the file to `target`, with the permissions and the owner that `target` had `before`.
     fn finish(mut self, target: &Path, folder: &Path, before: Option<&Metadata>) -> std::io::Result<()> {
         if let Some(before) = before {
             #[cfg(unix)]
             {
                 use std::os::unix::fs::{MetadataExt, fchown};
-                // only root may give a file away; a group of its own a user may always give
+                // Only root may change the owner of a file. A user may always set a group of their
+                // own.
                 let _ = fchown(&self.file, Some(before.uid()), Some(before.gid()));
             }
             self.file.set_permissions(before.permissions())?;
@@ -189,7 +199,7 @@ impl Unfinished {
         self.file.sync_all()?;
         std::fs::rename(self.named(folder)?, target)?;
         self.name = None;
-        // the name itself is on the disk when the folder is; not every system can tell
+        // The name is on the disk when the folder is. Not every system can report that.
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
@@ -203,7 +213,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes unfinished files that nobody is writing any more. Where it fails, they do no harm.
+/// Removes unfinished files that no process is writing any more. If that fails, they do no harm.
 fn remove_left_over(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -245,7 +255,7 @@ mod tests {
         assert_eq!(left(folder.path()), [""; 0]);
     }
 
-    /// Names of unfinished files.
+    /// The names of unfinished files.
     fn left(folder: &Path) -> Vec<String> {
         let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(PREFIX)).collect()
@@ -284,7 +294,7 @@ mod tests {
         assert!(folder.path().join("warpconv-1.tmp").exists());
     }
 
-    /// As on a file system that knows no files without a name.
+    /// Behaves as a file system that does not support files without a name.
     #[test]
     fn a_file_with_a_name_from_the_beginning_is_finished_too() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
 //! Measured times of kernels, which plans prefer to the estimates of the cost model.
 //!
-//! A [`TuningTable`] holds, for some problems on one device, the time of every kernel that applies. `warpconv tune` measures it
-//! ([`crate::bench::Bench::tune`]). A plan for just such a problem (op, shapes, attributes, dtype, formats) on a device of that
-//! name takes the fastest kernel of the table instead of the one that the cost model estimates to be; any other plan goes by the
-//! cost model. [`crate::Explanation::chosen_by`] says which it was. The tables in benches/results are built into the crate.
+//! A [`TuningTable`] holds the time of every kernel that applies, for some problems on one device.
+//! `warpconv tune` measures it ([`crate::bench::Bench::tune`]). If the table has exactly a plan's
+//! problem (op, shapes, attributes, dtype, formats) and is for a device of that name, the plan
+//! takes the fastest kernel of the table. All other plans go by the cost model.
+//! [`crate::Explanation::chosen_by`] says which of the two it was. The tables in benches/results
+//! are compiled into the crate.
 
 use crate::device::Properties;
 use crate::device::kernel::{KERNELS, TUNING_TABLES};
@@ -17,18 +19,18 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-/// A kernel's time for a problem, and what the cost model thinks of it.
+/// The measured time of a kernel for a problem, and its time by the cost model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunedKernel {
-    /// Its name, as [`crate::PlanRequest::kernel`] takes it.
+    /// The kernel's name, as [`crate::PlanRequest::kernel`] takes it.
     pub kernel: String,
     /// Seconds by the cost model.
     pub estimate: f64,
-    /// Measured.
+    /// The measured time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// Why it was not: its result was wrong, or it failed.
+    /// Why there is no time: the result was wrong, or the kernel failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -39,9 +41,9 @@ pub struct TunedKernel {
 pub struct TuningRow {
     /// The configuration of the suite: [`crate::bench::Configuration::id`].
     pub id: String,
-    /// All that the times depend on: [`crate::Explanation::problem`].
+    /// Everything that the times depend on: [`crate::Explanation::problem`].
     pub problem: String,
-    /// Its kernels, the fastest first and those without a time last.
+    /// The problem's kernels, the fastest first and those without a time last.
     pub kernels: Vec<TunedKernel>,
 }
 
@@ -60,7 +62,8 @@ impl TuningRow {
         self.timed().min_by(|a, b| a.0.estimate.total_cmp(&b.0.estimate))
     }
 
-    /// How many times as long the cost model's choice takes as the fastest kernel: 1 where it is the fastest.
+    /// The time of the cost model's choice, as a multiple of the fastest kernel's time: 1 if it is
+    /// the fastest.
     pub fn regret(&self) -> Option<f64> {
         Some(self.estimated()?.1 / self.fastest()?.1)
     }
@@ -69,17 +72,17 @@ impl TuningRow {
 /// How good the cost model's choices are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Regret {
-    /// Problems with at least two kernels.
+    /// The number of problems with at least two kernels.
     pub problems: usize,
-    /// Those where the cost model chooses the fastest one.
+    /// The number of problems for which the cost model chooses the fastest kernel.
     pub best: usize,
-    /// Geometric mean of [`TuningRow::regret`]; 1 without any problem.
+    /// The geometric mean of [`TuningRow::regret`]; 1 if there are no problems.
     pub mean: f64,
-    /// The largest.
+    /// The largest regret.
     pub worst: f64,
 }
 
-/// Measured times of one device. benches/results/README.md describes its JSON.
+/// Measured times of one device. benches/results/README.md describes the JSON form.
 ///
 /// ```
 /// use warpconv::bench::{Bench, Scale, Suite};
@@ -110,28 +113,29 @@ pub struct Regret {
 pub struct TuningTable {
     /// The version of the format: 1.
     pub format: u32,
-    /// By what name explanations call it: that of its file.
+    /// The name that explanations use: that of the file.
     #[serde(skip)]
     pub name: String,
-    /// The version of this crate, to whose kernels it applies.
+    /// The version of this crate. The table applies to no other version.
     pub version: String,
-    /// The CUDA whose nvcc compiled the kernels.
+    /// The version of the CUDA whose nvcc compiled the kernels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nvcc: Option<(u32, u32)>,
-    /// When it was begun, in UTC: 2026-01-31T12:00:00Z.
+    /// The start of the measurement in UTC, such as 2026-01-31T12:00:00Z.
     pub date: String,
-    /// What the numbers are: figures of a GPU, or of the host device, which say nothing of a GPU.
+    /// Where the numbers come from: a GPU, or the host device, whose times tell nothing about a
+    /// GPU.
     pub label: String,
     /// Whether the sizes were scaled down.
     pub tiny: bool,
-    /// To which device it applies, and the driver with which it was measured.
+    /// The device to which the table applies, and the driver with which it was measured.
     pub device: DeviceInfo,
     /// The problems.
     pub rows: Vec<TuningRow>,
 }
 
 impl TuningTable {
-    /// Of no row yet.
+    /// A table without rows.
     pub fn new(name: impl Into<String>, device: &Device, tiny: bool) -> Self {
         Self {
             format: 1,
@@ -156,7 +160,7 @@ impl TuningTable {
         format!("tuning-{}.json", words.collect::<Vec<_>>().join("-"))
     }
 
-    /// Reads a file; its name without folders becomes the table's.
+    /// Reads a file. The file's name without folders becomes the table's name.
     ///
     /// # Errors
     /// [`Error::Io`]; as [`TuningTable::parse`].
@@ -167,11 +171,11 @@ impl TuningTable {
         Ok(Self { name, ..table })
     }
 
-    /// Reads a file's text; `name` is the file's.
+    /// Reads the text of a file with the name `name`.
     ///
     /// # Errors
-    /// [`Error::Parse`] for malformed JSON, unknown keys, another format, and times that are none; in a table of this version of the
-    /// crate also for a kernel that there is not.
+    /// [`Error::Parse`] for malformed JSON, unknown keys, another format, and invalid times; in a
+    /// table of this version of the crate, also for a kernel that does not exist.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         let fail = |message: String| Error::Parse { source_name: name.into(), message };
         let mut table: Self = parse_json(name, text)?;
@@ -191,7 +195,7 @@ impl TuningTable {
         Ok(table)
     }
 
-    /// Why the table has no say on a device; `None` where it has.
+    /// Why the table does not apply to a device. `None` if it does.
     pub fn mismatch(&self, device: &Device) -> Option<String> {
         self.differs(device.kind(), device.properties())
     }
@@ -222,7 +226,7 @@ impl TuningTable {
     }
 }
 
-/// The name of a kernel or of several launches.
+/// The name as the crate has it, if it is that of a kernel or of a way to run as several launches.
 fn known(name: &str) -> Option<&'static str> {
     let launches = [PAIR, PACK].into_iter().find(|launches| *launches == name);
     launches.or_else(|| KERNELS.iter().find(|kernel| kernel.name == name).map(|kernel| kernel.name))
@@ -230,11 +234,11 @@ fn known(name: &str) -> Option<&'static str> {
 
 /// The tables in benches/results at the time of the build.
 static BUILT_IN: LazyLock<Vec<TuningTable>> = LazyLock::new(|| {
-    // a test parses each: none fails here
+    // A test parses each table, so none fails here.
     TUNING_TABLES.iter().filter_map(|(name, text)| TuningTable::parse(name, text).ok()).collect()
 });
 
-/// A table that has a say on a device: problems with the seconds of their kernels.
+/// A table that applies to a device: problems with the seconds of their kernels.
 #[derive(Debug)]
 struct Active {
     name: Arc<str>,
@@ -246,7 +250,7 @@ impl Active {
         let mut rows: HashMap<String, Vec<(&'static str, f64)>> = HashMap::new();
         for row in &table.rows {
             let times = row.timed().filter_map(|(kernel, seconds)| Some((known(&kernel.kernel)?, seconds)));
-            // two rows of the suite may be one problem
+            // Two rows of the suite may be the same problem.
             rows.entry(row.problem.clone()).or_default().extend(times);
         }
         Self { name: table.name.as_str().into(), rows }
@@ -258,29 +262,30 @@ impl Active {
     }
 }
 
-/// The tables of a device, those added later first.
+/// The tables of a device. Those added later come first.
 #[derive(Debug)]
 pub(crate) struct Tunings(RwLock<Vec<Active>>);
 
 impl Tunings {
-    /// Those that are built in for such a device.
+    /// The built-in tables for such a device.
     #[cfg_attr(not(any(feature = "host", feature = "cuda")), allow(dead_code))]
     pub fn built_in(kind: DeviceKind, properties: &Properties) -> Self {
         let matching = BUILT_IN.iter().filter(|table| table.differs(kind, properties).is_none());
         Self(RwLock::new(matching.map(Active::new).collect()))
     }
 
-    /// Puts a table, which has a say on the device, before the others.
+    /// Adds a table that applies to the device, in front of the others.
     pub fn add(&self, table: &TuningTable) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(0, Active::new(table));
     }
 
-    /// The fastest of the kernels that apply by the first table that knows the problem, and the table's name.
+    /// The fastest of the kernels that apply, according to the first table that knows the problem,
+    /// and the name of that table.
     pub fn fastest(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).iter().find_map(|table| table.fastest(problem, applies))
     }
 
-    /// The names of the tables and how many problems they know.
+    /// The names of the tables, and the number of problems in each.
     pub fn list(&self) -> Vec<(String, usize)> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
         tables.iter().map(|table| (table.name.to_string(), table.rows.len())).collect()
@@ -288,9 +293,10 @@ impl Tunings {
 }
 
 impl Device {
-    /// From now on, plans on this device (and its clones) for problems that the table knows take its fastest kernel. It comes before
-    /// tables that were added earlier and those that are built in. False, and without any effect, where the table has no say:
-    /// [`TuningTable::mismatch`] says why.
+    /// Adds a table. From now on, plans on this device (and its clones) for problems in the table
+    /// take the table's fastest kernel. The table comes before tables that were added earlier and
+    /// before those that are built in. Returns false, and changes nothing, if the table does not
+    /// apply to the device: [`TuningTable::mismatch`] says why.
     pub fn add_tuning(&self, table: &TuningTable) -> bool {
         let applies = table.mismatch(self).is_none();
         if applies {
@@ -299,13 +305,14 @@ impl Device {
         applies
     }
 
-    /// The names of the tuning tables that have a say on this device, each with the number of problems that it knows, in the order
-    /// in which they are asked.
+    /// The names of the tuning tables that apply to this device, each with the number of its
+    /// problems, in the order in which they are consulted.
     pub fn tunings(&self) -> Vec<(String, usize)> {
         self.tables().list()
     }
 
-    /// The fastest of the candidates that apply, by a tuning table that knows the problem, and the table's name.
+    /// The fastest of the candidates that apply, according to a tuning table that knows the
+    /// problem, and the name of that table.
     pub(crate) fn tuned(&self, problem: &str, applies: &dyn Fn(&str) -> bool) -> Option<(&'static str, Arc<str>)> {
         self.tables().fastest(problem, applies)
     }

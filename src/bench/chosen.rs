@@ -9,7 +9,7 @@ use crate::{Explanation, GpuModel, HostOptions};
 use std::collections::BTreeMap;
 
 /// Uses of kernels that no row of the suite chooses on any GPU of the cost model: a name, in which
-/// * stands for anything, and the use. A kernel that is neither chosen nor listed here costs
+/// `*` stands for anything, and the use. A kernel that is neither chosen nor listed here costs
 /// compile time for nothing.
 const OTHER_USES: &[(&str, &str)] = &[
     ("conv_direct_*_contiguous", "every convolution that no other kernel takes"),

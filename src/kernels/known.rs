@@ -1,5 +1,5 @@
-//! What a family has worked out for a problem and may be asked for again: by `cost` and `prepare` of one plan, and by the next plan
-//! for the same problem.
+//! A memory of configurations that a family has worked out: the same kernel and problem come again
+//! within one plan and in later plans.
 
 use super::KernelInfo;
 use super::problem::ConvProblem;
@@ -10,13 +10,14 @@ use crate::{DType, DeviceKind, MemoryFormat};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-/// Answers that are kept: more than the kernels and layers of one network, few enough to look through.
+/// The number of answers that are kept: more than the kernels and layers of one network, and few
+/// enough to search one by one.
 const MOST: usize = 256;
 
 /// The latest answers for kernels and problems.
 pub(crate) struct Known<V>(Mutex<VecDeque<(Key, V)>>);
 
-/// A kernel and all of its problem.
+/// A kernel and everything of a problem that an answer depends on.
 #[derive(Debug, PartialEq)]
 struct Key {
     kernel: &'static str,
@@ -34,7 +35,7 @@ struct Key {
 
 impl Key {
     fn new(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Self {
-        // each field by name: a new one has to come here, too
+        // Each field is named, so that a new field must be added here as well.
         let ConvProblem {
             geometry,
             producer,
@@ -47,7 +48,7 @@ impl Key {
             workspace_limit,
             kind,
             device,
-            // what is left out is never asked about
+            // A kernel that is left out is never asked about.
             owner: _,
         } = *problem;
         let (kernel, formats, device) = (kernel.name, [x_format, y_format], device.clone());
@@ -60,7 +61,7 @@ impl<V: Clone> Known<V> {
         Self(Mutex::new(VecDeque::new()))
     }
 
-    /// The answer that is known, or else this one from now on.
+    /// Returns the known answer, or else works it out and keeps it.
     pub fn get(&self, kernel: &KernelInfo, problem: &ConvProblem<'_>, answer: impl FnOnce() -> V) -> V {
         let key = Key::new(kernel, problem);
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);

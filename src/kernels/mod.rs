@@ -1,4 +1,5 @@
-//! The kernels as Rust sees them: their table, their parameter structs, and for each family the choice among its candidates.
+//! The choice of kernels: for each family its candidates, and what all of them share (weights on
+//! the device, parameters of views, operands of launches).
 
 mod candidate;
 pub(crate) mod conv2d;
@@ -40,7 +41,7 @@ pub(crate) use crate::tensor::operand;
 use crate::{DType, Device, Element, Shape, memory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Whether a kernel of this name multiplies on tensor cores.
+/// Whether the kernel of this name multiplies on tensor cores.
 #[cfg(feature = "verify")]
 pub(crate) fn on_tensor_cores(name: &str) -> bool {
     let multiplies = |kernel: &KernelInfo| match kernel.axes.tile {
@@ -52,15 +53,16 @@ pub(crate) fn on_tensor_cores(name: &str) -> bool {
 
 #[cfg(feature = "verify")]
 impl crate::plan::Explanation {
-    /// Whether some launch multiplies on tensor cores.
+    /// Whether any launch multiplies on tensor cores.
     pub(crate) fn on_tensor_cores(&self) -> bool {
         on_tensor_cores(self.kernel) || self.stages.iter().any(Self::on_tensor_cores)
     }
 }
 
-/// The most products of an output, over all taps and channels of its group: a position in k, padded to whole steps, fits 32 bits.
+/// The largest number of products of one output, over all taps and channels of its group. A
+/// position in k, padded to whole steps, then fits 32 bits.
 pub(crate) const MAX_PRODUCTS: usize = 1 << 30;
-/// The largest position along an axis that an f32 tells from its neighbours.
+/// The largest position along an axis that f32 distinguishes from its neighbours.
 pub(crate) const MAX_POSITION: usize = 1 << 24;
 
 /// A product of sizes, or an error that names it and its factors.
@@ -72,13 +74,15 @@ pub(crate) fn product(what: &'static str, factors: &[usize]) -> Result<usize> {
     product.ok_or_else(|| Error::Overflow { what, values: format!("the product of {factors:?}") })
 }
 
-/// Refuses a tensor whose images, packed, are larger than kernels count: what [`tensor4`] would refuse when a plan runs.
+/// Refuses a tensor whose images, packed, have more elements than kernels count. Otherwise
+/// [`tensor4`] would refuse them when a plan runs.
 pub(crate) fn check_image(what: &'static str, [_, c, h, w]: Shape) -> Result<()> {
-    // an empty tensor has strides, too
+    // An empty tensor has strides as well.
     to_i32(what, product(what, &[c, h, w].map(|size| size.max(1)))?).map(drop)
 }
 
-/// A view as kernels take it. One image must lie within [`crate::shape::MAX_COUNT`] elements.
+/// A view as kernels take it. One image must have at most [`crate::shape::MAX_COUNT`] elements from
+/// its first to its last.
 pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Tensor4> {
     let layout = view.layout();
     let [n, c, h, w] = layout.strides();
@@ -96,13 +100,13 @@ pub(crate) fn tensor4<T: Element>(view: &TensorView<'_, T>) -> Result<params::Te
     })
 }
 
-/// What the elements of a canonical weight belong to: [C_out, C_in / groups, kh, kw], or [C_in, C_out / groups, kh, kw] of a
-/// transposed convolution.
+/// The place of an element of a canonical weight: [C_out, C_in / groups, kh, kw], or [C_in, C_out /
+/// groups, kh, kw] of a transposed convolution.
 pub(crate) struct WeightPlace {
     pub group: usize,
-    /// Output channel of the group.
+    /// The output channel within the group.
     pub output: usize,
-    /// Input channel of the group.
+    /// The input channel within the group.
     pub channel: usize,
     pub tap: usize,
 }
@@ -122,7 +126,7 @@ impl WeightPlace {
 }
 
 impl WeightPlace {
-    /// Where the element is in the canonical weight: the inverse of [`WeightPlace::of`].
+    /// The element's index in the canonical weight: the inverse of [`WeightPlace::of`].
     pub fn index(&self, g: &crate::geometry::ConvGeometry) -> usize {
         let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
         let row = if g.transposed {
@@ -134,10 +138,11 @@ impl WeightPlace {
     }
 }
 
-/// Below this many elements a thread takes longer to start than to pack.
+/// With fewer elements, starting a thread takes longer than packing.
 const PACKED_BY_A_THREAD: usize = 1 << 16;
 
-/// `rows` rows of `row` elements, which `fill` fills by their number, on as many cores as are worth it.
+/// Makes `rows` rows of `row` elements each, which `fill` fills by their number. Uses as many cores
+/// as are worth it.
 pub(crate) fn pack_rows<T: Element>(rows: usize, row: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Result<Vec<T>> {
     let mut packed = memory::filled(rows * row, T::from_f32(0.0))?;
     if packed.is_empty() {
@@ -159,28 +164,28 @@ pub(crate) fn pack_rows<T: Element>(rows: usize, row: usize, fill: impl Fn(usize
     Ok(packed)
 }
 
-/// The tail of a layer, before it is on a device.
+/// The tail of a layer, as its parameters are on the host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
     pub bias: Option<&'a Parameter>,
     pub slope: Option<&'a Parameter>,
     pub activation: Activation,
-    /// Where the store rearranges what it writes.
+    /// How the store rearranges what it writes, if it does.
     pub sub_pixel: Option<SubPixel>,
 }
 
-/// How a convolution's channels become r x r pixels each: they come in blocks of `run` that are neighbours in y
-/// (device/output.cuh).
+/// How the channels of a convolution become blocks of r x r pixels. Blocks of `run` channels are
+/// neighbours in y (device/output.cuh).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SubPixel {
     pub run: usize,
     pub factor: usize,
-    /// How the user's channels are ordered.
+    /// The order of the user's channels.
     pub order: ChannelOrder,
 }
 
 impl SubPixel {
-    /// The rows of a parameter [C_out, ...] in the order of the store: [outer][i][j][run].
+    /// A parameter [C_out, ...] with its rows in the order of the store: [outer][i][j][run].
     pub fn permuted(&self, parameter: &Parameter) -> Result<Parameter> {
         let Self { run, factor: r, order } = *self;
         let c_out = parameter.shape()[0];
@@ -202,7 +207,8 @@ impl SubPixel {
     }
 }
 
-/// Weights, bias and slope on a device, as one kernel layout wants them. They do not keep the device.
+/// Weights, bias and slope on a device, in the layout of one kernel. They do not keep the device
+/// alive.
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub weight: Block,
@@ -212,7 +218,7 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// The epilogue's parameters, without a residual.
+    /// The parameters of the epilogue, without a residual.
     pub fn epilogue(&self) -> params::EpilogueParams {
         use params::*;
         let alpha = if let Activation::LeakyRelu { alpha } = self.activation { alpha } else { 0.0 };
@@ -238,14 +244,14 @@ impl Packed {
         }
     }
 
-    /// The memory of bias and slope, for the launch.
+    /// The memory of bias and slope, for the operands of a launch.
     pub fn bias_and_slope(&self) -> impl Iterator<Item = (&'static str, &Block)> {
         [("bias", self.bias.as_ref()), ("slope", self.slope.as_ref())].into_iter().filter_map(|(name, memory)| Some((name, memory?)))
     }
 }
 
-/// A layer's packed weights, made once for each device, dtype and kernel layout and shared among plans. They are freed with the
-/// layer or with the device, whichever goes first.
+/// A layer's packed weights. They are packed once for each device, dtype and kernel layout, and
+/// shared among plans. They are freed with the layer or with the device, whichever ends first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PackedWeights(Arc<Shelf>);
 
@@ -259,7 +265,8 @@ struct Key {
     layout: &'static str,
 }
 
-/// Locked while its weights are packed: who wants the same ones waits, and nobody else.
+/// The lock is held while the weights are packed. Threads that want the same weights wait; others
+/// do not.
 type Slot = Mutex<Option<Arc<Packed>>>;
 
 fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
@@ -268,15 +275,16 @@ fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
 
 impl Store for Shelf {
     fn release(&self, device: u64) {
-        // dropped behind the lock: freeing may wait for the GPU
+        // The weights are dropped after the lock is released: freeing may wait for the GPU.
         let gone: Vec<_> = locked(&self.0).extract_if(.., |(key, _)| key.device == device).collect();
         drop(gone);
     }
 }
 
 impl PackedWeights {
-    /// The weights in `layout`, packed by `pack` (from the canonical values of `weight` to the order of the layout) if they are not there.
-    /// Of a weight whose shape alone is known there is nothing to pack.
+    /// The weights in `layout`. If they are not there yet, `pack` converts the values of `weight`
+    /// from the canonical order to that of the layout. If only the shape of the weight is known,
+    /// nothing is packed.
     pub fn get<T: Element>(
         &self,
         device: &Device,
@@ -316,14 +324,14 @@ impl PackedWeights {
         slot
     }
 
-    /// How many packings are on devices.
+    /// The number of packed copies on devices.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         locked(&self.0.0).len()
     }
 }
 
-/// Offsets or a mask as kernels take them, and whether they are f32 whatever T is.
+/// Offsets or a mask as kernels take them, and whether they are f32 regardless of T.
 pub(crate) fn offset_or_mask<T: Element>(field: &OffsetOrMask<'_, T>) -> Result<(params::Tensor4, i32)> {
     match field {
         OffsetOrMask::Native(view) => Ok((tensor4(view)?, 0)),
@@ -331,7 +339,7 @@ pub(crate) fn offset_or_mask<T: Element>(field: &OffsetOrMask<'_, T>) -> Result<
     }
 }
 
-/// The same as the launch's checker takes it.
+/// Offsets or a mask as an operand, for the checker of a launch.
 pub(crate) fn offset_or_mask_operand<T: Element>(name: &'static str, field: &OffsetOrMask<'_, T>) -> Operand {
     match field {
         OffsetOrMask::Native(view) => operand(name, view, Access::Read),
@@ -339,7 +347,8 @@ pub(crate) fn offset_or_mask_operand<T: Element>(name: &'static str, field: &Off
     }
 }
 
-/// The operands of a launch, on the stack: running allocates nothing. Only a device with a checker needs them.
+/// The operands of a launch, stored on the stack, since running allocates nothing. Only a device
+/// with a checker needs them.
 pub(crate) struct Operands {
     items: [Operand; Self::CAPACITY],
     len: usize,
@@ -366,7 +375,7 @@ impl Operands {
         &self.items[..self.len]
     }
 
-    /// None where nobody asks for them.
+    /// The operands, or none if no checker needs them.
     pub fn of(operands: &Option<Self>) -> &[Operand] {
         operands.as_ref().map_or(&[], Self::as_slice)
     }

@@ -5,23 +5,25 @@ use super::candidate::{Entry, Way, takes_any_view};
 use crate::{DType, Element};
 use std::fmt;
 
-/// In which order a kernel adds up the products of an output. Kernels of an op that have it in common give the same bits; which
-/// zeros they leave out does not matter.
+/// The order in which a kernel adds the products of an output. Kernels of an op with the same order
+/// give the same bits. It does not matter which products with zero they leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SumOrder {
     /// Fused multiply-adds along (tap, channel), one after the other.
     Chain,
-    /// Fused multiply-adds along (tap, channel), with the taps of a row by their remainders modulo so many.
+    /// Fused multiply-adds along (tap, channel). The taps of a row are sorted by their remainder
+    /// modulo this number.
     ChainByPhases(usize),
-    /// Fused multiply-adds along (tap, channel), with the taps of a phase of a transposed convolution from the last to the first.
+    /// Fused multiply-adds along (tap, channel). The taps of a phase of a transposed convolution go
+    /// from the last to the first.
     ReversedChain,
     /// Tensor cores along (tap, channel).
     TensorCores,
-    /// Tensor cores along (tap, channel), with operands of tf32.
+    /// Tensor cores along (tap, channel), with operands rounded to tf32.
     Tf32,
-    /// Tensor cores along (tap, channel), in so many sums that are added up at the end.
+    /// Tensor cores along (tap, channel), in this number of sums that are added at the end.
     Slices(usize),
-    /// Tensor cores along (64 bytes of channels, tap, channel of them).
+    /// Tensor cores along (chunk of 64 bytes of channels, tap, channel within the chunk).
     ChannelChunks,
     /// Tensor cores along the slots of narrow groups.
     Slots,
@@ -31,7 +33,7 @@ pub(crate) enum SumOrder {
     SampleRows,
     /// The samples of a bin of a RoI, square by square.
     SampleSquares,
-    /// What adds up nothing, or adds up all in one way.
+    /// The op adds nothing, or all its kernels add in the same order.
     Only,
     /// Several launches, each with an order of its own.
     OfLaunches,
@@ -68,9 +70,10 @@ impl fmt::Display for SumOrder {
     }
 }
 
-/// Leaves, of the entries for a batch, those that add up in one order: that of the cheapest entry for one image (one RoI), `alone`,
-/// of the orders in which some entry takes views of any alignment. The order that is left depends on neither the batch nor the
-/// views. None where no order has such an entry.
+/// Rejects all entries for a batch that do not add in one order, and returns that order. It is the
+/// order of the cheapest entry for one image (or one RoI), `alone`, among the orders in which some
+/// entry takes views of any alignment. So it depends on neither the batch nor the views. `None` if
+/// no order has such an entry.
 pub(crate) fn keep_one_order<T: Element, C>(entries: &mut [Entry<C>], alone: &[Entry<C>]) -> Option<SumOrder> {
     let orders = alone.iter().filter_map(|entry| match entry.verdict.as_ref().ok()? {
         (estimate, Way::Kernel(_, config)) => Some((entry.name, estimate.seconds, config.order, takes_any_view::<T>(config.alignment))),

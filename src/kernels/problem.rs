@@ -6,11 +6,11 @@ use crate::plan::PlanRequest;
 use crate::spec::Precision;
 use crate::{DType, Device, Element, MemoryFormat};
 
-/// What a kernel's selection depends on.
+/// Everything on which the choice of a kernel for a convolution depends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvProblem<'a> {
     pub geometry: ConvGeometry,
-    /// The convolution whose result is the input of this one, where the same kernel computes both.
+    /// The convolution whose result is the input of this one, if one kernel computes both.
     pub producer: Option<ConvGeometry>,
     pub dtype: DType,
     pub x_format: MemoryFormat,
@@ -19,11 +19,11 @@ pub(crate) struct ConvProblem<'a> {
     pub batch_invariant: bool,
     /// Whether every weight is finite in the dtype.
     pub finite_weights: bool,
-    /// Bytes.
+    /// The largest workspace that the request allows, in bytes.
     pub workspace_limit: usize,
     pub kind: DeviceKind,
     pub device: &'a Properties,
-    /// Which kernels are left out: see [`Device::leave_out`].
+    /// The device, which knows the kernels that are left out: see [`Device::leave_out`].
     pub owner: &'a Device,
 }
 
@@ -46,25 +46,27 @@ impl<'a> ConvProblem<'a> {
         }
     }
 
-    /// The same for one image.
+    /// The problem for one image.
     pub fn of_one_image(&self) -> Self {
         let alone = |geometry: ConvGeometry| ConvGeometry { n: geometry.n.min(1), ..geometry };
         Self { geometry: alone(self.geometry), producer: self.producer.map(alone), ..*self }
     }
 
-    /// What a kernel is configured for whose bits depend on its configuration: one image where they may not depend on the batch.
+    /// The problem by which a kernel is configured, if its bits depend on the configuration. It is
+    /// for one image if results may not depend on the batch.
     pub fn for_configuration(&self) -> Self {
         if self.batch_invariant { self.of_one_image() } else { *self }
     }
 
-    /// Whether no tap of a convolution lies in its padding.
+    /// Whether no tap of any of the convolutions is in the padding.
     pub fn is_unpadded(&self) -> bool {
         let unpadded = |g: &ConvGeometry| g.padding == [0; 4] && !g.transposed;
         unpadded(&self.geometry) && self.producer.iter().all(unpadded)
     }
 
-    /// All that the times of its kernels depend on, but for the device and for the tail, which costs any kernel as much: by this
-    /// text tuning tables know it.
+    /// Everything on which the times of the problem's kernels depend, as text. The device is not
+    /// part of it, nor is the tail, which costs the same in every kernel. Tuning tables find a
+    /// problem by this text.
     pub fn describe(&self, op: &str) -> String {
         let Self { geometry, producer, dtype, x_format, y_format, precision, .. } = self;
         let first = producer.as_ref().unwrap_or(geometry);

@@ -1,4 +1,5 @@
-//! Running a layer as several launches: one more candidate beside the kernels that do it in one.
+//! Running a layer as several launches, which is one candidate beside the kernels that do it in one
+//! launch.
 
 use super::candidate::{Entry, Reason, Selection, choose};
 use crate::Element;
@@ -9,9 +10,10 @@ use crate::plan::{Estimate, Plan};
 pub(crate) struct Several<'a, T: Element> {
     /// The name by which [`crate::PlanRequest::kernel`] asks for it.
     pub name: &'static str,
-    /// The estimated time of all launches (for one image, where the choice may not depend on the batch), or why there is none.
+    /// The estimated time of all launches, or why they do not apply. It is for one image if the
+    /// choice may not depend on the batch.
     pub estimate: Result<Estimate, Reason>,
-    /// Plans it.
+    /// Makes the plan of the launches.
     pub plan: Box<dyn Fn() -> Result<Plan<T>> + 'a>,
 }
 
@@ -20,7 +22,7 @@ impl<T: Element> Several<'_, T> {
         Entry::of_launches(self.name, self.estimate.clone())
     }
 
-    /// The plan, which was chosen from a list.
+    /// The plan, after it was chosen from a list.
     pub fn plan<C>(&self, selection: Selection<C>) -> Result<Plan<T>> {
         let mut plan = (self.plan)()?;
         plan.explanation = selection.explain_as(plan.explanation);
@@ -28,10 +30,11 @@ impl<T: Element> Several<'_, T> {
     }
 }
 
-/// The plan of a layer that runs in no other way than as these launches, whose own estimates say how long they take.
+/// The plan of a layer that only runs as these launches. Their own estimates say how long they
+/// take.
 ///
 /// # Errors
-/// [`crate::Error::NoKernel`] where the request asks for something else.
+/// [`crate::Error::NoKernel`] if the request asks for something else.
 pub(crate) fn only<T: Element>(mut plan: Plan<T>) -> Result<Plan<T>> {
     let times = plan.explanation.stages.iter().filter_map(|stage| stage.choices.first()?.verdict.clone().ok());
     let entry = Entry::<()>::of_launches(plan.explanation.kernel, Ok(times.sum()));

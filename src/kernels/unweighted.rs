@@ -1,5 +1,5 @@
-//! Ops that move or blend elements and have no weights: one tensor in, one out, bound by memory. The choice among their kernels,
-//! and their launch.
+//! Ops without weights that move or blend elements: one tensor in, one tensor out, with a speed
+//! that memory limits. This module chooses among their kernels and launches them.
 
 use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch, Reason, choose};
 use super::cost::Work;
@@ -13,20 +13,21 @@ use crate::tensor::TensorViewMut;
 use crate::{Device, Element, Shape, Stream};
 use std::fmt::Debug;
 
-/// An op for one shape and format of its input, which knows its kernels.
+/// An op for one shape and format of its input. It knows its kernels.
 pub(crate) trait Unweighted: Debug + Send + Sync + 'static {
-    /// What a kernel is launched with.
+    /// The parameter struct of the op's kernels.
     type Params: bytemuck::NoUninit;
-    /// What the parameters depend on beside the tensors.
+    /// What the parameters depend on in addition to the tensors.
     type Config: Copy + Debug + Send + Sync;
 
-    /// The kernels that it may run. At least one applies and needs no more than an element's alignment.
+    /// The kernels that the op may run. At least one applies and needs no more than an element's
+    /// alignment.
     fn kernels(&self) -> Vec<&'static KernelInfo>;
 
-    /// What a kernel does and how it is launched, or why it does not apply.
+    /// The work of a kernel and its launch, or why it does not apply.
     fn candidate(&self, kernel: &'static KernelInfo) -> Result<(Work, LaunchConfig<Self::Config>), Reason>;
 
-    /// What its kernels' times depend on beside shapes, formats and dtype.
+    /// What the times of the op's kernels depend on in addition to shapes, formats and dtype.
     fn attributes(&self) -> String;
 
     fn params(&self, kernel: &KernelInfo, config: &Self::Config, x: Tensor4, y: Tensor4) -> Result<Self::Params>;
@@ -52,7 +53,7 @@ struct Launch<O: Unweighted> {
     launch: ByAlignment<O::Config>,
 }
 
-/// Chooses and loads.
+/// Makes a plan: chooses a kernel and loads it.
 pub(crate) fn plan<T: Element, O: Unweighted>(
     name: &'static str,
     device: &Device,
