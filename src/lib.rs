@@ -37,6 +37,8 @@
 //! | `rand` | yes | [`Tensor::rand`] and [`Tensor::randn`] |
 //! | `verify` | yes | [`reference`], [`cases`] and [`check`]: the float64 oracle, random problems, and the comparison with the oracle |
 //! | `bench` | yes | [`bench`]: layers of real networks, measured; tuning tables are measured with it, and used without it |
+//! | `candle` | no | [`candle`]: functions and modules for candle, whose tensors of the CPU run on the host device |
+//! | `candle-cuda` | no | the same for candle's tensors of a GPU, on candle's own stream |
 //! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
 //!
 //! A service that only runs on GPUs uses `default-features = false, features = ["cuda"]`. Linux on
@@ -70,6 +72,9 @@ pub mod analysis;
 #[cfg_attr(docsrs, doc(cfg(feature = "bench")))]
 pub mod bench;
 mod build_info;
+#[cfg(feature = "candle")]
+#[cfg_attr(docsrs, doc(cfg(feature = "candle")))]
+pub mod candle;
 #[cfg(feature = "verify")]
 #[cfg_attr(docsrs, doc(cfg(feature = "verify")))]
 pub mod cases;

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["tuning"],
     &["kernels"],
     &["layers"],
-    &["analysis", "bench", "cases", "check", "cli", "factorise", "io", "reference", "testing"],
+    &["analysis", "bench", "candle", "cases", "check", "cli", "factorise", "io", "reference", "testing"],
 ];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {

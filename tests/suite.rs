@@ -1,6 +1,6 @@
 //! The tests, as one program: the library and its kernels are linked once.
 //!
-//! Of their own are only the tests without the usual harness: with_gpu (tests/cuda.rs) and fuzz.
+//! Of their own are only the tests without the usual harness: with_gpu (tests/cuda.rs) and fuzz, and what a feature is needed for: candle.
 
 mod bench;
 mod checker;
@@ -36,7 +36,7 @@ mod weights;
 /// Cargo is told not to look for tests by itself: a file that is left out here would never run.
 #[test]
 fn every_file_of_tests_is_a_module() {
-    const OTHERS: [&str; 2] = ["cuda", "suite"];
+    const OTHERS: [&str; 3] = ["candle", "cuda", "suite"];
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let listed = include_str!("suite.rs");
     let mut files = 0;
