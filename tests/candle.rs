@@ -3,6 +3,10 @@
 //! candle's results are computed in f64, of the same values and of their absolute ones, so that the numerics contract says how far
 //! off a result may be in each dtype.
 
+#[allow(dead_code)] // the other programs of tests ask for the rest
+#[path = "heap.rs"]
+mod heap;
+
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
 use candle_nn::{BatchNorm, Conv1dConfig, Conv2dConfig, ConvTranspose2dConfig, VarBuilder, VarMap};
 use std::collections::BTreeMap;
@@ -158,7 +162,7 @@ fn transposed_convolutions_are_those_of_candle() {
     let (x, w) = (randn(&[1, 8, 5, 5], 15, DType::F32), randn(&[8, 3, 4, 4], 16, DType::F32));
     let y = candle::conv_transpose2d(&x, &w, None, 1, 0, 2, 1, 2).unwrap();
     check(&y, 4 * 16, &[&x, &w], |t| {
-        let half = |i| t[0].narrow(1, 4 * i, 4)?.conv_transpose2d(&t[1].narrow(0, 4 * i, 4)?, 1, 0, 2, 1);
+        let half = |i: usize| t[0].narrow(1, 4 * i, 4)?.conv_transpose2d(&t[1].narrow(0, 4 * i, 4)?, 1, 0, 2, 1);
         Tensor::cat(&[half(0)?, half(1)?], 1)
     });
 }
@@ -512,4 +516,86 @@ fn a_module_plans_once_for_each_shape_and_serves_threads() {
     assert!(!conv.explain(&inputs[0], &host).unwrap().kernel.is_empty());
     // no image, and no pixel of one
     assert_eq!(conv.forward(&inputs[0].narrow(0, 0, 0).unwrap()).unwrap().dims(), [0, 8, 6, 7]);
+}
+
+/// What one forward costs.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// Tensors that candle makes: one for each of its ops, views included.
+    tensors: usize,
+    launches: u64,
+    bytes: usize,
+}
+
+fn cost(forward: impl Fn() -> Result<Tensor>) -> Cost {
+    let launches = || warpconv::Device::host().unwrap().launches();
+    // candle numbers all tensors of a process
+    let number = || {
+        let id = format!("{:?}", Tensor::zeros(1, DType::F32, &CPU).unwrap().id());
+        id.chars().filter(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap()
+    };
+    forward().unwrap(); // plans, and whatever is made once
+    let before = (number(), launches(), heap::bytes_ever());
+    forward().unwrap();
+    let bytes = heap::bytes_ever() - before.2;
+    Cost { launches: launches() - before.1, bytes, tensors: number() - before.0 - 1 }
+}
+
+/// Counts for the whole process, so that it runs alone: see below. `cargo test --features candle --test candle -- --ignored
+/// --nocapture` prints README's table.
+#[test]
+#[ignore = "counts what other tests would allocate, and is run by the next one"]
+fn costs_of_a_forward() {
+    println!("| layer, f32 | candle: ops | bytes allocated | warpconv: ops | launches | bytes allocated | of which the result |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let row = |name: &str, own: Option<Cost>, ours: Cost, y: Tensor| {
+        let result = y.elem_count() * 4;
+        let (ops, bytes) = own.map_or(("none".into(), "".into()), |own| (own.tensors.to_string(), own.bytes.to_string()));
+        println!("| {name} | {ops} | {bytes} | {} | {} | {} | {result} |", ours.tensors, ours.launches, ours.bytes);
+        assert_eq!(ours.launches, 1, "{name}");
+        // beside the result: the tensor of candle, the op, the launch
+        assert!(ours.bytes < result + 32_000, "{name}: {ours:?}, {result}");
+        assert!(own.is_none_or(|own| own.bytes > 2 * ours.bytes && own.tensors > ours.tensors), "{name}: {own:?} {ours:?}");
+    };
+    let conv2d = |name: &str, [n, c, h, w]: [usize; 4], c_out: usize, k: usize, groups: usize| {
+        let x = randn(&[n, c, h, w], 80, DType::F32);
+        let config = Conv2dConfig { padding: k / 2, groups, ..Default::default() };
+        let (weight, bias) = (randn(&[c_out, c / groups, k, k], 81, DType::F32), randn(&[c_out], 82, DType::F32));
+        let own = candle_nn::Conv2d::new(weight, Some(bias), config);
+        let ours = Conv2d::from_candle(&own).unwrap();
+        row(name, Some(cost(|| own.forward(&x))), cost(|| ours.forward(&x)), ours.forward(&x).unwrap());
+    };
+    conv2d("grouped 3x3, 32 groups, [1, 256, 14, 14]", [1, 256, 14, 14], 256, 3, 32);
+    conv2d("depthwise 3x3, [1, 192, 28, 28]", [1, 192, 28, 28], 192, 3, 192);
+    conv2d("depthwise 7x7, [1, 96, 28, 28]", [1, 96, 28, 28], 96, 7, 96);
+    {
+        let (x, w) = (randn(&[1, 384, 256], 83, DType::F32), randn(&[384, 1, 4], 84, DType::F32));
+        let ours = candle::Conv1d::causal(&w, None, 1, 384).unwrap();
+        let own = cost(|| x.conv1d(&w, 3, 1, 1, 384)?.narrow(2, 0, 256));
+        row("causal depthwise, 4 taps, [1, 384, 256]", Some(own), cost(|| ours.forward(&x)), ours.forward(&x).unwrap());
+    }
+    {
+        let config = ConvTranspose2dConfig { stride: 2, padding: 1, ..Default::default() };
+        let (x, w, b) = (randn(&[1, 64, 14, 14], 85, DType::F32), randn(&[64, 32, 4, 4], 86, DType::F32), randn(&[32], 87, DType::F32));
+        let own = candle_nn::ConvTranspose2d::new(w, Some(b), config);
+        let ours = candle::ConvTranspose2d::from_candle(&own).unwrap();
+        let costs = (cost(|| own.forward(&x)), cost(|| ours.forward(&x)));
+        row("transposed 4x4, stride 2, [1, 64, 14, 14]", Some(costs.0), costs.1, ours.forward(&x).unwrap());
+    }
+    let (x, offset) = (randn(&[1, 64, 14, 14], 88, DType::F32), randn(&[1, 18, 14, 14], 89, DType::F32));
+    let mask = randn(&[1, 9, 14, 14], 90, DType::F32);
+    let spec = DeformConv2dSpec { padding: warpconv::Padding::all(1), ..Default::default() };
+    let ours = DeformConv2d::new(&randn(&[64, 64, 3, 3], 91, DType::F32), None, spec).unwrap();
+    let forward = || ours.forward_at(&x, &offset, Some(&mask));
+    row("deformable 3x3 with mask, [1, 64, 14, 14]", None, cost(forward), forward().unwrap());
+}
+
+/// One launch a forward, and little more memory than the result.
+#[test]
+fn a_forward_is_one_launch_without_scratch_memory() {
+    let this = std::env::current_exe().unwrap();
+    let arguments = ["costs_of_a_forward", "--exact", "--ignored", "--nocapture", "--test-threads", "1"];
+    let output = std::process::Command::new(this).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }

@@ -10,12 +10,14 @@ thread_local! {
     static COUNT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+static EVER: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: passes every call on to the system's allocator
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = COUNT.try_with(|count| count.set(count.get().map(|n| n + 1)));
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        EVER.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: as the caller promises
         unsafe { System.alloc(layout) }
     }
@@ -39,4 +41,10 @@ pub fn allocations(work: impl FnOnce()) -> u64 {
 /// Bytes that all threads together have allocated and not freed.
 pub fn live_bytes() -> usize {
     LIVE.load(Ordering::Relaxed)
+}
+
+/// Bytes that all threads together have ever allocated.
+#[allow(dead_code)] // the program of tests/candle.rs asks for it alone
+pub fn bytes_ever() -> usize {
+    EVER.load(Ordering::Relaxed)
 }

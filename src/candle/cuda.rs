@@ -57,9 +57,9 @@ impl<L: Layer> Call<L> {
             let in_f32 = dtype != DType::F32 && other.0.as_cuda_slice::<f32>().is_ok();
             inputs = match role {
                 Role::Residual => inputs.residual(view::<T>(&device, *other, &cuda, &mut guards)?),
-                Role::Offset if in_f32 => inputs.offset(crate::Field::F32(view::<f32>(&device, *other, &cuda, &mut guards)?)),
+                Role::Offset if in_f32 => inputs.offset(crate::OffsetOrMask::F32(view::<f32>(&device, *other, &cuda, &mut guards)?)),
                 Role::Offset => inputs.offset(view::<T>(&device, *other, &cuda, &mut guards)?),
-                Role::Mask if in_f32 => inputs.mask(crate::Field::F32(view::<f32>(&device, *other, &cuda, &mut guards)?)),
+                Role::Mask if in_f32 => inputs.mask(crate::OffsetOrMask::F32(view::<f32>(&device, *other, &cuda, &mut guards)?)),
                 Role::Mask => inputs.mask(view::<T>(&device, *other, &cuda, &mut guards)?),
                 Role::Rois => {
                     RoIs::check_shape(other.1.dims())?;

@@ -3,7 +3,7 @@
 use super::views::{as_it_lies, readable};
 use crate::error::Error;
 use crate::shape::elements;
-use crate::{Device, Element, Explanation, Field, Inputs, Layer, LayerSpec, Layout, MemoryFormat, Plan, PlanCache, PlanRequest};
+use crate::{Device, Element, Explanation, Inputs, Layer, LayerSpec, Layout, MemoryFormat, OffsetOrMask, Plan, PlanCache, PlanRequest};
 use crate::{RoIs, Stream, TensorView, TensorViewMut, WorkspaceMemory, memory};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout as CandleLayout, Shape, Tensor, WithDType};
@@ -245,9 +245,9 @@ fn host_view<'a, T: Common>(device: &'a Device, (storage, layout): Given<'a, Cpu
 }
 
 /// Offsets or a mask beside an x of `own` dtype.
-fn host_field<'a, T: Common>(device: &'a Device, given: Given<'a, CpuStorage>, own: DType) -> Result<Field<'a, T>, Fault> {
+fn host_field<'a, T: Common>(device: &'a Device, given: Given<'a, CpuStorage>, own: DType) -> Result<OffsetOrMask<'a, T>, Fault> {
     let in_f32 = own != DType::F32 && given.0.dtype() == DType::F32;
-    if in_f32 { Ok(Field::F32(host_view::<f32>(device, given)?)) } else { Ok(host_view::<T>(device, given)?.into()) }
+    if in_f32 { Ok(OffsetOrMask::F32(host_view::<f32>(device, given)?)) } else { Ok(host_view::<T>(device, given)?.into()) }
 }
 
 /// What may go wrong in a run: on our side or on candle's.
