@@ -1,4 +1,5 @@
-//! What a kind of device does for [`Device`](super::Device): memory, streams and launches, behind one trait.
+//! The trait behind [`Device`](super::Device): what each kind of device does for memory, streams
+//! and launches.
 
 #[cfg(feature = "checked-host")]
 use super::LaunchCounters;
@@ -9,7 +10,8 @@ use std::fmt;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-/// A tensor that a kernel touches, for the host device's checker: its address and the elements that belong to it.
+/// A tensor that a kernel accesses, for the host device's checker: its address and the elements
+/// that belong to it.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
 pub(crate) struct Operand {
@@ -25,14 +27,14 @@ pub(crate) struct Operand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
-    /// Every element must be written exactly once, and none read.
+    /// Every element must be written exactly once. None may be read.
     Write,
     /// Every element is read and then written by the same thread.
     Update,
 }
 
 impl Operand {
-    /// All of some memory, as consecutive elements.
+    /// An operand that is all of some memory, as consecutive elements.
     pub fn packed(name: &'static str, memory: &Block, element_bytes: usize, access: Access) -> Self {
         let count = memory.bytes() / element_bytes;
         Self {
@@ -52,38 +54,41 @@ pub(crate) struct Launch<'a> {
     pub kernel: &'a Kernel,
     pub grid: [u32; 3],
     pub shared_bytes: u32,
-    /// The kernel's parameter struct.
+    /// The bytes of the kernel's parameter struct.
     pub params: &'a [u8],
     #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
     pub operands: &'a [Operand],
 }
 
-/// What a kind of device does.
+/// The operations of one kind of device.
 pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     fn kind(&self) -> DeviceKind;
     fn ordinal(&self) -> usize;
     fn properties(&self) -> &Properties;
-    /// What is under way.
+    /// The record of running kernels.
     fn watch(&self) -> &Watch;
     #[cfg(feature = "cuda")]
     fn cuda_context(&self) -> Option<&Arc<cudarc::driver::CudaContext>> {
         None
     }
-    /// Memory aligned to at least 128 bytes; `bytes` is above 0. Its content is arbitrary.
+    /// Allocates memory that is aligned to at least 128 bytes. `bytes` is above 0. The content is
+    /// arbitrary.
     fn allocate(&self, bytes: usize) -> Result<u64>;
-    /// Waits for the work that still uses the memory.
+    /// Frees memory, after waiting for the work that still uses it.
     /// # Safety
     /// `address` is from `allocate(bytes)`, not freed yet, and no new work will use it.
     unsafe fn free(&self, address: u64, bytes: usize);
-    /// Done on return.
+    /// Copies to the device. The copy is done on return.
     /// # Safety
-    /// From `address` on, as many bytes are memory of this device that nobody else uses meanwhile.
+    /// From `address` on there are `from.len()` bytes of this device's memory, which nothing else
+    /// uses meanwhile.
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()>;
-    /// Waits for all work queued before.
+    /// Copies to the host, after waiting for all work queued before.
     /// # Safety
-    /// From `address` on, as many bytes are initialised memory of this device that nobody writes meanwhile.
+    /// From `address` on there are `to.len()` bytes of this device's memory. They are initialised,
+    /// and nothing writes them meanwhile.
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()>;
-    /// Done on return.
+    /// Fills memory with zeros. The memory is filled on return.
     /// # Safety
     /// As `upload`.
     unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()>;
@@ -92,11 +97,11 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// As `upload`, for both ranges, which do not overlap, until the stream has run the copy.
     #[cfg_attr(not(feature = "bench"), allow(dead_code))]
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()>;
-    /// Bytes of the last cache before device memory; `None` where it is not known.
+    /// The size in bytes of the last cache before device memory. `None` if it is not known.
     fn cache_bytes(&self) -> Option<usize> {
         None
     }
-    /// Blocks that have ended so far; `None` where that is not known.
+    /// The number of blocks that have ended so far. `None` if it is not known.
     fn blocks_done(&self) -> Option<u64> {
         None
     }
@@ -105,13 +110,15 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
         false
     }
     fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel>;
-    /// Blocks of a kernel that are under way at the same time.
+    /// The number of blocks of a kernel that run at the same time.
     fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32>;
+    /// Queues a launch.
     /// # Safety
-    /// `params` is the kernel's parameter struct, whose addresses are valid for what the kernel does with them until the stream has
-    /// run it. Where the device is checked, the operands are memory that the kernel may touch in the way that they say.
+    /// `params` is the kernel's parameter struct. Its addresses stay valid, for what the kernel
+    /// does with them, until the stream has run the kernel. If the device is checked, the operands
+    /// are memory that the kernel may access in the way that they say.
     unsafe fn launch(&self, launch: &Launch<'_>, stream: &Stream) -> Result<()>;
-    /// Work that did not come by way of `launch` or `copy`, such as a graph, is about to be queued on a stream.
+    /// Announces work on a stream that does not come through `launch` or `copy`, such as a graph.
     #[cfg(feature = "cuda")]
     fn queued_on(&self, _stream: &Stream) {}
     fn default_stream(&self) -> StreamKind;

@@ -1,9 +1,10 @@
-//! Captures of streams as CUDA graphs. What a captured launch uses must live as long as the graph: [`crate::Graph`] sees to that.
+//! Captures of streams as CUDA graphs. Everything that a captured launch uses must live as long as
+//! the graph, which [`crate::Graph`] ensures.
 
 use super::{Device, Stream};
 use crate::error::Result;
 
-/// What was captured: on a GPU a graph that is ready to be launched, on the host device nothing.
+/// A capture: on a GPU a graph that is ready to be launched, on the host device nothing.
 #[derive(Debug)]
 pub(crate) enum Captured {
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
@@ -12,10 +13,12 @@ pub(crate) enum Captured {
     Cuda(cuda::Executable),
 }
 
-/// Captures what `queue` queues on the stream that it is given. Where the device has no graphs `queue` is not called.
+/// Captures what `queue` queues on the stream that it is given. If the device has no graphs,
+/// `queue` is not called.
 ///
 /// # Safety
-/// All that the queued work uses stays alive and where it is as long as what is returned, and as long as its replays are under way.
+/// Everything that the queued work uses stays alive and in place as long as the returned value, and
+/// as long as replays of it run.
 pub(crate) unsafe fn capture(device: &Device, queue: &mut dyn FnMut(&Stream) -> Result<()>) -> Result<Captured> {
     #[cfg(feature = "cuda")]
     if device.kind() == super::DeviceKind::Cuda {
@@ -26,7 +29,7 @@ pub(crate) unsafe fn capture(device: &Device, queue: &mut dyn FnMut(&Stream) -> 
 }
 
 impl Captured {
-    /// Queues all of it on a stream of the device; false where nothing was captured.
+    /// Queues the captured work on a stream of the device. Returns false if nothing was captured.
     pub fn replay(&mut self, stream: &Stream) -> Result<bool> {
         match self {
             Captured::Nothing => {
@@ -70,13 +73,13 @@ pub(super) mod cuda {
         }
     }
 
-    /// Ends a capture that a panic or an error left under way.
+    /// Ends a capture that a panic or an error has interrupted.
     struct Capturing<'a>(Option<&'a Arc<CudaStream>>);
 
     impl Drop for Capturing<'_> {
         fn drop(&mut self) {
             if let Some(stream) = self.0 {
-                // an error here could only repeat the one that led here
+                // An error here could only repeat the one that led here.
                 let _ = stream.end_capture(CUgraphInstantiate_flags(0));
             }
         }
@@ -86,7 +89,7 @@ pub(super) mod cuda {
         pub fn capture(stream: &Stream, queue: &mut dyn FnMut(&Stream) -> Result<()>) -> Result<Self> {
             let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: stream.device().to_string() };
             let cuda = stream.as_cuda().ok_or_else(wrong)?;
-            // other threads go on with what a capture does not allow
+            // Other threads may go on with operations that a capture does not allow.
             cuda.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed(stream, "cuStreamBeginCapture"))?;
             let mut under_way = Capturing(Some(cuda));
             // SAFETY: the caller of `capture` keeps alive what is captured

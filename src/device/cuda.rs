@@ -1,10 +1,12 @@
 //! GPUs, through cudarc.
 //!
-//! Memory comes from cuMemAlloc and is freed by cuMemFree once every stream with work of ours is done: no stream is favoured.
-//! Launches go past cudarc's launch builder and its events: a launch is one cuLaunchKernel, so it can be captured in a graph.
+//! Memory is allocated with cuMemAlloc, and freed with cuMemFree once every stream with work of
+//! this crate is done, so no stream is special. Launches do not use cudarc's launch builder and its
+//! events: a launch is a single cuLaunchKernel, which can be captured in a graph.
 //!
-//! Whatever CUDA cudarc is bound to, every function of the driver that is called here is one of CUDA 12.0 or older: cudarc
-//! panics where a driver lacks one. fake_driver.c, on which this is tested, has no other.
+//! Every function of the driver that is called here exists since CUDA 12.0 or longer, whatever CUDA
+//! version cudarc is bound to, because cudarc panics if a driver lacks a function. fake_driver.c,
+//! with which this is tested, has no other functions.
 
 use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
 use crate::build_info;
@@ -16,7 +18,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Embedded code, aligned as the driver reads it. Unused where DOCS_RS leaves the code out.
+/// Embedded code, aligned as the driver reads it. Unused if DOCS_RS leaves the code out.
 #[repr(C, align(64))]
 #[allow(dead_code)]
 pub(crate) struct Aligned<Bytes: ?Sized>(pub Bytes);
@@ -26,24 +28,27 @@ fn words(error: DriverError) -> String {
     format!("{:?}: {description}", error.0)
 }
 
-/// The driver's error as ours, before there is a device.
+/// Converts an error of the driver, when there is no device yet.
 pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
     Error::Driver { call, code: error.0 as u32, message: words(error) }
 }
 
-/// The driver's error as ours, on a device: the one place that tells whether the device is lost.
+/// Converts an error of the driver on a device. Only this function decides whether the device is
+/// lost.
 pub(crate) fn failed(watch: &Watch, call: &'static str, error: DriverError) -> Error {
     if ends_context(error.0) { watch.lose(call, error.0 as u32, words(error)) } else { driver_error(call, error) }
 }
 
-/// Whether a result says that the context is of no more use: by number, since some have no name in older versions of CUDA.
+/// Whether a result means that the context can no longer be used. Results are compared by number,
+/// since some have no name in older versions of CUDA.
 fn ends_context(result: CUresult) -> bool {
-    // uncorrectable ECC and NVLink errors; illegal address, launch timeout, context destroyed, assert, hardware stack error, illegal
-    // instruction, misaligned address, invalid address space, invalid program counter, launch failed; unknown error
+    // Uncorrectable ECC and NVLink errors; illegal address, launch timeout, context destroyed,
+    // assert, hardware stack error, illegal instruction, misaligned address, invalid address space,
+    // invalid program counter, launch failed; unknown error.
     matches!(result as u32, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 999)
 }
 
-/// Why the first GPU cannot be used; `None` when it can. Never panics.
+/// Why the first GPU cannot be used, or `None` if it can. Never panics.
 pub(crate) fn unavailable() -> Option<String> {
     static ANSWER: OnceLock<Option<String>> = OnceLock::new();
     ANSWER
@@ -61,7 +66,7 @@ struct Gpu {
     capability: (u32, u32),
 }
 
-/// Every GPU, or why there is none.
+/// All GPUs, or why there are none.
 fn gpus() -> Result<Vec<Gpu>, String> {
     driver()?;
     let all = || -> Result<Vec<_>, DriverError> {
@@ -81,13 +86,14 @@ fn gpus() -> Result<Vec<Gpu>, String> {
 
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
-/// Initialises the driver, or says why that is impossible. Nothing else of cudarc may be called before: it panics when there
-/// is no driver.
+/// Initialises the driver, or says why that is impossible. Nothing else of cudarc may be called
+/// before, since cudarc panics if there is no driver.
 fn driver() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER
         .get_or_init(|| {
-            // cudarc's own test, `is_culib_present`, is not there when another crate makes cudarc link the driver
+            // cudarc's own test, `is_culib_present`, does not exist when another crate makes cudarc
+            // link the driver.
             // SAFETY: the driver's library may be loaded by any program at any time
             let library = unsafe { libloading::Library::new(LIBRARY) };
             let library = library.map_err(|_| format!("there is no NVIDIA driver ({LIBRARY} cannot be loaded)"))?;
@@ -107,13 +113,14 @@ fn driver() -> Result<(), String> {
         .clone()
 }
 
-/// Milliseconds between two events that have come to pass. cudarc's own call is of a function that drivers before CUDA 12.8 lack,
-/// where it is bound to CUDA 13.
+/// Milliseconds between two events that are complete. If cudarc is bound to CUDA 13, its own call
+/// is of a function that drivers before CUDA 12.8 lack.
 pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverError> {
     type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> CUresult;
     static FUNCTION: OnceLock<Option<ElapsedTime>> = OnceLock::new();
     let function = FUNCTION.get_or_init(|| {
-        // SAFETY: the driver's library is loaded already, and it has had this function, with this signature, from the start
+        // SAFETY: the driver's library is loaded already, and it has had this function, with this
+        // signature, from the start
         unsafe {
             let library = libloading::Library::new(LIBRARY).ok()?;
             let function = *library.get::<ElapsedTime>(b"cuEventElapsedTime\0").ok()?;
@@ -128,10 +135,11 @@ pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverE
     Ok(milliseconds)
 }
 
-/// The newest CUDA that the driver supports, as (13, 0).
+/// The newest CUDA version that the driver supports, such as (13, 0).
 fn driver_version() -> Result<(u32, u32)> {
     let mut version = 0;
-    // SAFETY: writes one integer, which is there; the driver is loaded, or there would be no context
+    // SAFETY: writes one integer, which is there; the driver is loaded, or there would be no
+    // context
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| driver_error("cuDriverGetVersion", e))?;
     Ok((version as u32 / 1000, version as u32 % 1000 / 10))
 }
@@ -146,19 +154,20 @@ fn no_kernel_image(gpu: &str, (major, minor): (u32, u32)) -> Error {
     }
 }
 
-/// Whether a stream is being captured, by whomever.
+/// Whether a stream is being captured, by this crate or by others.
 pub(crate) fn is_capturing(stream: &CudaStream) -> Result<bool> {
-    // SAFETY: the stream is alive. Unlike cudarc's own call this needs no current context, so that it costs next to nothing.
+    // SAFETY: the stream is alive. Unlike cudarc's own call this needs no current context, so that
+    // it costs next to nothing.
     let status = unsafe { result::stream::is_capturing(stream.cu_stream()) }.map_err(|e| driver_error("cuStreamIsCapturing", e))?;
     Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
-/// Refuses a stream of another context than the device's.
+/// Refuses a stream whose context is not the device's.
 pub(crate) fn check_stream(device: &Device, stream: &CudaStream) -> Result<()> {
     check_context(device, "the stream", stream.context())
 }
 
-/// Refuses what belongs to another context than the device's.
+/// Refuses an object whose context is not the device's.
 pub(crate) fn check_context(device: &Device, name: &'static str, context: &CudaContext) -> Result<()> {
     match device.cuda_context() {
         Some(own) if own.cu_ctx() == context.cu_ctx() => Ok(()),
@@ -185,8 +194,9 @@ unsafe impl Sync for Module {}
 impl Drop for Module {
     fn drop(&mut self) {
         if self.context.bind_to_thread().is_ok() {
-            // kernels of it may be under way on a stream that the caller owns: nothing says that unloading waits for them. Errors
-            // could only repeat what a stream has reported.
+            // Kernels of the module may be running on a stream that the caller owns, and unloading
+            // is not documented to wait for them. Errors could only repeat what a stream has
+            // reported.
             let _ = self.context.synchronize();
             // SAFETY: loaded by `CudaDevice::module`; every function of it holds this module, so that none is left, and nothing that
             // was launched of them is under way
@@ -203,7 +213,7 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// cudarc's launch and nothing else.
+    /// Launches by cudarc's launch and nothing else.
     ///
     /// # Safety
     /// `params` is the kernel's parameter struct, and the addresses in it are valid until the stream has run it. The stream's
@@ -230,7 +240,7 @@ unsafe impl Sync for Function {}
 
 #[derive(Debug)]
 pub(crate) struct CudaDevice {
-    /// By their index in `FATBINS`.
+    /// The loaded modules by their index in `FATBINS`.
     modules: Mutex<HashMap<usize, Arc<Module>>>,
     default_stream: Arc<CudaStream>,
     properties: Properties,
@@ -283,7 +293,7 @@ impl CudaDevice {
         })
     }
 
-    /// Our error of a call that failed.
+    /// Converts the error of a call that failed.
     fn failed(&self, call: &'static str) -> impl Fn(DriverError) -> Error {
         move |error| failed(&self.watch, call, error)
     }
@@ -293,7 +303,7 @@ impl CudaDevice {
         self.context.bind_to_thread().map_err(self.failed("cuCtxSetCurrent"))
     }
 
-    /// Remembers that work is about to be queued on a stream.
+    /// Records that work is about to be queued on a stream.
     fn queued(&self, stream: &Arc<CudaStream>) {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if busy.iter().all(|known| known.cu_stream() != stream.cu_stream()) {
@@ -301,17 +311,19 @@ impl CudaDevice {
         }
     }
 
-    /// Waits for everything that was queued. A stream that is being captured is left out, since nobody may wait for it: a capture
-    /// runs nothing, and whoever replays it answers for the memory in it.
+    /// Waits for everything that was queued. A stream that is being captured is left out, since
+    /// waiting for it is not allowed: a capture runs nothing, and the owner of its replays is
+    /// responsible for their memory.
     fn settle(&self) {
         let busy = std::mem::take(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner));
         for stream in busy.iter().filter(|stream| matches!(is_capturing(stream), Ok(false))) {
-            // an error is remembered as the device's loss, or can only repeat one that a stream has reported
+            // An error is recorded as the loss of the device, or can only repeat one that a stream
+            // has reported.
             let _ = stream.synchronize().map_err(self.failed("cuStreamSynchronize"));
         }
     }
 
-    /// A fatbin's code, loaded when it is first asked for.
+    /// The code of a fatbin, loaded when it is first needed.
     fn module(&self, index: usize) -> Result<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(&index) {
@@ -321,7 +333,8 @@ impl CudaDevice {
         let Some(image) = FATBINS.get(index).filter(|_| build_info().runs_on(capability)) else {
             return Err(no_kernel_image(&self.properties.name, capability));
         };
-        // SAFETY: the image is a whole fatbin, as nvcc wrote it, aligned by `Aligned`; the context is bound by `load`
+        // SAFETY: the image is a whole fatbin, as nvcc wrote it, aligned by `Aligned`; the context
+        // is bound by `load`
         let handle = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|e| self.load_error(e))?;
         let module = Arc::new(Module { handle, context: self.context.clone() });
         modules.insert(index, module.clone());
@@ -385,7 +398,8 @@ impl Backend for CudaDevice {
 
     unsafe fn free(&self, address: u64, _: usize) {
         if self.bind().is_ok() {
-            // of cuMemFree the driver API's reference says only that it "may perform implicit synchronization"
+            // The driver API's reference says of cuMemFree only that it "may perform implicit
+            // synchronization".
             self.settle();
             // SAFETY: from `allocate`, and no new work uses it, the caller says; what was queued is done. An error could only repeat
             // one that a stream has reported.
@@ -397,7 +411,7 @@ impl Backend for CudaDevice {
         self.bind()?;
         // SAFETY: the caller promises valid memory
         unsafe { result::memcpy_htod_sync(address, from) }.map_err(self.failed("cuMemcpyHtoD"))?;
-        // the last part of a copy from pageable memory may still be under way
+        // The last part of a copy from pageable memory may still be running.
         self.default_stream.synchronize().map_err(self.failed("cuStreamSynchronize"))
     }
 
@@ -435,7 +449,8 @@ impl Backend for CudaDevice {
         let name = CString::new(info.name).expect("names in the manifest have no NUL");
         // SAFETY: the module is loaded, the name ends in a NUL, and the context is bound
         let handle = unsafe { result::module::get_function(module.handle, name) }.map_err(self.failed("cuModuleGetFunction"))?;
-        // kernels have no static shared memory: all that a block can have is dynamic. Set once, so that a launch is one call.
+        // Kernels have no static shared memory, so all shared memory of a block is dynamic. The
+        // limit is set once, so that a launch is a single call.
         let shared_bytes = self.properties.shared_bytes_per_block;
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function was just loaded

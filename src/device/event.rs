@@ -1,12 +1,15 @@
-//! Points in a stream's queue of work, for streams that wait for one another and hosts that wait for less than a whole stream.
+//! Points in a stream's queue of work, with which streams wait for one another and the host waits
+//! for less than a whole stream.
 
 use super::{Device, Stream, StreamKind, wrong_device};
 use crate::error::Result;
 
-/// A point in a stream's queue of work. Other streams and the host can wait until the stream has got there.
+/// A point in a stream's queue of work. Other streams and the host can wait until the stream has
+/// reached it.
 ///
-/// An event is recorded by [`Stream::record`], again and again if need be: each time it means the latest point. One that was never
-/// recorded is complete. On the host device work is done when it is queued, so that every event is complete there.
+/// An event is recorded by [`Stream::record`], any number of times: it always stands for the point
+/// recorded last. An event that was never recorded is complete. On the host device work is done
+/// when it is queued, so every event is complete there.
 ///
 /// ```
 /// use warpconv::{Device, Event, Stream};
@@ -29,7 +32,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of the device, not recorded yet. It measures no times.
+    /// A new event of the device, which is not recorded yet. It measures no times.
     ///
     /// # Errors
     /// [`crate::Error::Driver`] or [`crate::Error::DeviceLost`].
@@ -47,12 +50,12 @@ impl Event {
         })
     }
 
-    /// The device whose streams may record it and wait for it.
+    /// The device whose streams may record the event and wait for it.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Whether the stream that recorded it last has got there. Does not wait.
+    /// Whether the stream has reached the point that was recorded last. Does not wait.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] when something queued has failed; [`crate::Error::Driver`].
@@ -64,7 +67,8 @@ impl Event {
         Ok(true)
     }
 
-    /// Waits until the stream that recorded it last has got there, and for nothing that was queued later.
+    /// Waits until the stream has reached the point that was recorded last. Does not wait for work
+    /// that was queued later.
     ///
     /// # Errors
     /// [`crate::Error::DeviceLost`] when something queued has failed; [`crate::Error::Driver`].
@@ -79,7 +83,7 @@ impl Event {
 }
 
 impl Stream {
-    /// Makes `event` mean the point behind all work that is queued on the stream now.
+    /// Records in `event` the point behind all work that is queued on the stream now.
     ///
     /// # Errors
     /// [`crate::Error::WrongDevice`] for an event of another device; [`crate::Error::Capturing`] on a stream that is captured
@@ -96,7 +100,8 @@ impl Stream {
         }
     }
 
-    /// Makes all work that is queued on the stream from now on wait for `event`, as it was last recorded. The host goes on.
+    /// Makes all work that is queued on the stream from now on wait for `event`, as it was recorded
+    /// last. The host does not wait.
     ///
     /// # Errors
     /// As [`Stream::record`].

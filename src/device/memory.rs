@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 impl Device {
-    /// Memory of this device; `bytes` may be 0.
+    /// Allocates memory of this device. `bytes` may be 0.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Memory> {
         Ok(Memory { block: self.block(bytes)?, device: self.clone() })
     }
@@ -23,11 +23,12 @@ impl Device {
     }
 }
 
-/// Memory of a device that does not keep the device, only what can free it. Freed on drop.
+/// Memory of a device, freed on drop. It does not keep the device alive, only what is needed to
+/// free the memory.
 #[derive(Debug)]
 pub(crate) struct Block {
     backend: Arc<dyn Backend>,
-    /// The device's count of bytes, which outlives the device where this does.
+    /// The device's count of allocated bytes. It outlives the device if this memory does.
     allocated: Arc<AtomicU64>,
     address: u64,
     bytes: usize,
@@ -51,7 +52,8 @@ impl Block {
 
     pub fn upload(&self, from: &[u8]) -> Result<()> {
         assert!(from.len() <= self.bytes, "an upload fits its memory");
-        // SAFETY: this memory is alive and long enough, and so far only its owner, who uploads, has its address
+        // SAFETY: this memory is alive and long enough, and so far only its owner, who uploads, has
+        // its address
         if from.is_empty() { Ok(()) } else { unsafe { self.backend.upload(self.address, from) } }
     }
 
@@ -72,9 +74,9 @@ impl Drop for Block {
     }
 }
 
-/// Memory of a device, freed on drop. Keeps the device.
+/// Memory of a device, freed on drop. It keeps the device alive.
 pub(crate) struct Memory {
-    // freed before the device goes
+    // The memory is freed before the device ends.
     block: Block,
     device: Device,
 }
@@ -102,29 +104,33 @@ impl Memory {
         &self.device
     }
 
-    /// Queues a copy of all of `from`, which is as long. The caller keeps both until the stream has run it.
+    /// Queues a copy of all of `from`, which must have the same size. The caller keeps both alive
+    /// until the stream has run the copy.
     #[cfg(feature = "bench")]
     pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
         assert!(from.bytes == self.bytes && from.device == self.device && !std::ptr::eq(from, self), "a copy is between equals");
-        // SAFETY: both are alive and of this length, and two memories do not overlap. Freeing them waits for the copy.
+        // SAFETY: both are alive and of this length, and two memories do not overlap. Freeing them
+        // waits for the copy.
         if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.copy(self.address, from.address, self.bytes, stream) } }
     }
 }
 
-/// Copies to device memory from the host, after all work queued before.
+/// Copies from the host to device memory, after all work queued before.
 ///
 /// # Safety
-/// `from.len()` bytes from `address` on are memory of `device`, which nobody else uses meanwhile.
+/// From `address` on there are `from.len()` bytes of memory of `device`, which nothing else uses
+/// meanwhile.
 pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Result<()> {
     device.synchronize()?;
     // SAFETY: passed on to the caller
     if from.is_empty() { Ok(()) } else { unsafe { device.0.backend.upload(address, from) } }
 }
 
-/// Copies device memory to the host, after all work queued before.
+/// Copies from device memory to the host, after all work queued before.
 ///
 /// # Safety
-/// `to.len()` bytes from `address` on are initialised memory of `device`, which nobody writes meanwhile.
+/// From `address` on there are `to.len()` bytes of memory of `device`. They are initialised, and
+/// nothing writes them meanwhile.
 pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
     if !to.is_empty() {
         // SAFETY: passed on to the caller

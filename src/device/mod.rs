@@ -1,7 +1,7 @@
-//! Devices: where memory lives and kernels run. A device knows no convolution.
+//! Devices, in whose memory tensors live and on which kernels run. A device knows no convolution.
 //!
-//! Two kinds, behind one interface: a CUDA device (feature `cuda`), and the host device (feature `host`), which runs the
-//! same kernel sources on the CPU.
+//! There are two kinds with the same interface: a CUDA device (feature `cuda`), and the host device
+//! (feature `host`), which runs the same kernel sources on the CPU.
 
 mod backend;
 mod capture;
@@ -58,9 +58,9 @@ struct Inner {
     left_out: RwLock<Vec<String>>,
 }
 
-/// What keeps memory of devices without keeping the devices: a layer's packed weights.
+/// An owner of device memory that does not keep the device alive: a layer's packed weights.
 pub(crate) trait Store: Send + Sync {
-    /// Frees what it keeps of the device with this [`Device::id`], which goes.
+    /// Frees the memory on the device with this [`Device::id`], which is about to end.
     fn release(&self, device: u64);
 }
 
@@ -71,10 +71,12 @@ impl Drop for Inner {
     }
 }
 
-/// Where tensors live and layers run. Cheap to clone; two clones are the same device.
+/// The place where tensors live and layers run. A device is cheap to clone; clones are the same
+/// device.
 ///
-/// A device goes when its last handle does; tensors, streams and plans hold one, layers do not. The weights that a layer has
-/// packed for a device go with it. One exception: the device of [`Device::host`] stays until the program ends.
+/// A device ends with its last handle. Tensors, streams and plans hold a handle; layers do not. The
+/// weights that a layer has packed for a device are freed with the device. There is one exception:
+/// the device of [`Device::host`] lasts until the program ends.
 ///
 /// ```
 /// let device = warpconv::Device::best()?;
@@ -124,19 +126,19 @@ impl Device {
         }))
     }
 
-    /// What no other device of this program has.
+    /// A number that no other device of this program has.
     pub(crate) fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// From now on tells a store when the device goes.
+    /// Registers a store, which is told when the device ends.
     pub(crate) fn add_store(&self, store: Weak<dyn Store>) {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|store| store.strong_count() > 0);
         stores.push(store);
     }
 
-    /// What the device is, in words; for a host device also why no GPU is used.
+    /// What the device is, in words. For a host device also why no GPU is used.
     pub fn describe(&self) -> String {
         let name = &self.properties().name;
         match self.kind() {
@@ -148,29 +150,30 @@ impl Device {
         }
     }
 
-    /// Host or CUDA.
+    /// The kind of the device: host or CUDA.
     pub fn kind(&self) -> DeviceKind {
         self.0.backend.kind()
     }
 
-    /// Its name and limits.
+    /// The name and limits of the device.
     pub fn properties(&self) -> &Properties {
         self.0.backend.properties()
     }
 
-    /// The cudarc context of a GPU; `None` for the host device.
+    /// The cudarc context of a GPU. `None` for the host device.
     #[cfg(feature = "cuda")]
     pub fn cuda_context(&self) -> Option<&Arc<cudarc::driver::CudaContext>> {
         self.0.backend.cuda_context()
     }
 
-    /// Allocations of device memory so far: a planned layer's `run` adds none.
+    /// The number of allocations of device memory so far. A planned layer's `run` adds none.
     pub fn allocations(&self) -> u64 {
         self.0.allocations.load(Ordering::Relaxed)
     }
 
-    /// Bytes of device memory that the crate holds on the device now: tensors, RoIs, workspaces and packed weights. Memory that the
-    /// caller lends as a view is not counted, nor is what the driver itself takes (its context and loaded code).
+    /// Bytes of device memory that the crate holds on the device now, for tensors, RoIs, workspaces
+    /// and packed weights. Not counted are memory that the caller lends as a view, and what the
+    /// driver itself needs (its context and loaded code).
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -183,38 +186,41 @@ impl Device {
         self.0.allocated.load(Ordering::Relaxed)
     }
 
-    /// Kernel launches so far, failed ones included: what is refused beforehand adds none.
+    /// The number of kernel launches so far, including failed ones. A launch that is refused
+    /// beforehand does not count.
     pub fn launches(&self) -> u64 {
         self.0.launches.load(Ordering::Relaxed)
     }
 
-    /// What the last launch on a checked host device moved and how its threads met; `None` on another device or before a
-    /// launch. When several threads launch at once, the last to end counts.
+    /// What the last launch on a checked host device moved, and how its threads met. `None` on
+    /// another device and before the first launch. If several threads launch at once, it is the
+    /// launch that ended last.
     #[cfg(feature = "checked-host")]
     #[cfg_attr(docsrs, doc(cfg(feature = "checked-host")))]
     pub fn last_launch_counters(&self) -> Option<LaunchCounters> {
         self.0.backend.launch_counters().pop()
     }
 
-    /// The same of the latest launches, so many.
+    /// The counters of this number of latest launches.
     #[cfg(test)]
     pub(crate) fn latest_launch_counters(&self, launches: usize) -> Vec<LaunchCounters> {
         let mut counters = self.0.backend.launch_counters();
         counters.split_off(counters.len().saturating_sub(launches))
     }
 
-    /// Bytes of the last cache before device memory (L2), which a benchmark must exceed; `None` on the host device.
+    /// The size in bytes of the last cache before device memory (L2), which the data of a benchmark
+    /// must exceed. `None` on the host device.
     pub fn cache_bytes(&self) -> Option<usize> {
         self.0.backend.cache_bytes()
     }
 
-    /// What a part of the crate that stands above devices keeps with this one and its clones. There is one such thing: the tuning
-    /// tables. None where something else is kept.
+    /// A value that a part of the crate above this floor keeps with the device and its clones.
+    /// There is one such value: the tuning tables. `None` if a value of another type is kept.
     pub(crate) fn kept<V: Any + Send + Sync>(&self, first: impl FnOnce() -> V) -> Option<&V> {
         self.0.kept.get_or_init(|| Box::new(first())).downcast_ref()
     }
 
-    /// Waits for all work queued on the device.
+    /// Waits for all work that is queued on the device.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] when something queued has failed; [`Error::Driver`].
@@ -228,8 +234,9 @@ impl Device {
         self.0.backend.watch()
     }
 
-    /// Writes the name of the kernel under way into a file from now on: one line of fixed length, written over before each launch and
-    /// emptied when a wait ends. A program that a GPU takes down with it leaves there what it was doing.
+    /// From now on writes the name of the running kernel into a file: one line of fixed length,
+    /// overwritten before each launch and emptied when a wait ends. If a kernel crashes the GPU and
+    /// the program with it, the file says which kernel that was.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -237,15 +244,17 @@ impl Device {
         self.watch().trace(path.as_ref())
     }
 
-    /// The kernels launched since the last wait that ended, the latest last, and a number that changes with every launch and wait:
-    /// while it stays the same, the device has not got on. For programs that watch over a device from another thread.
+    /// The kernels launched since the last wait that ended, the latest last, and a number that
+    /// changes with every launch and wait: as long as it stays the same, the device has made no
+    /// progress. For programs that watch a device from another thread.
     pub fn under_way(&self) -> (u64, Vec<&'static str>) {
         self.watch().under_way()
     }
 
-    /// Blocks of kernels that have ended on the device so far; `None` on a GPU, which does not tell. Beside
-    /// [`Explanation::blocks`](crate::Explanation::blocks) it says how far a run is, for who watches from another thread. (A plan that
-    /// splits its sums ends a few more blocks than that.)
+    /// The number of blocks of kernels that have ended on the device so far. `None` on a GPU, which
+    /// does not report it. Compared with [`Explanation::blocks`](crate::Explanation::blocks) it
+    /// says how far a run is, for programs that watch from another thread. (A plan that splits its
+    /// sums ends a few more blocks than that.)
     ///
     /// ```
     /// # #[cfg(feature = "host")] {
@@ -264,8 +273,9 @@ impl Device {
         self.0.backend.blocks_done()
     }
 
-    /// Plans no launch of kernels of these names from now on: for a GPU on which one of them fails. Layers choose among the others,
-    /// and where none applies they say so; copies between formats and dtypes go through the host.
+    /// From now on plans no launch of kernels of these names. This is for a GPU on which one of
+    /// them fails. Layers choose among the others, and return an error if none applies. Conversions
+    /// of formats and dtypes go through the host if their kernel is left out.
     ///
     /// # Errors
     /// [`Error::NoKernel`] when a name is not that of a kernel.
@@ -279,7 +289,7 @@ impl Device {
     /// Whether plans may choose a kernel.
     ///
     /// # Errors
-    /// The reason why not, as an explanation prints it.
+    /// The reason why they may not, as an explanation prints it.
     pub(crate) fn admits(&self, kernel: &str) -> Result<(), String> {
         let left_out = self.0.left_out.read().unwrap_or_else(PoisonError::into_inner);
         if left_out.iter().any(|name| name == kernel) { Err("is left out on this device".into()) } else { Ok(()) }
@@ -288,25 +298,26 @@ impl Device {
     /// Whether the device can still be used.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] when it is lost, with the kernel of which it died.
+    /// [`Error::DeviceLost`] when it is lost, with the kernel that caused it.
     pub fn alive(&self) -> Result<()> {
         self.watch().alive()
     }
 
-    /// Whether launches are checked, and their operands must be told.
+    /// Whether launches are checked and need their operands.
     pub(crate) fn is_checked(&self) -> bool {
         self.0.backend.is_checked()
     }
 
     /// # Errors
-    /// [`Error::NoKernel`] for a kernel that is left out; what the driver says.
+    /// [`Error::NoKernel`] for a kernel that is left out; errors of the driver.
     pub(crate) fn load(&self, kernel: &'static KernelInfo) -> Result<Kernel> {
         let refuse = |reason| Error::NoKernel { op: "this launch", reasons: format!("{} {reason}", kernel.name) };
         self.admits(kernel.name).map_err(refuse)?;
         self.0.backend.load(kernel)
     }
 
-    /// How many blocks of a kernel, with so much shared memory each, run at the same time; at least 1. For plans: it asks the driver.
+    /// The number of blocks of a kernel, each with this much shared memory, that run at the same
+    /// time; at least 1. To be called when planning, since it asks the driver.
     pub(crate) fn resident_blocks(&self, kernel: &Kernel, shared_bytes: u32) -> Result<u32> {
         Ok(self.0.backend.resident_blocks(kernel, shared_bytes)?.max(1))
     }
@@ -314,8 +325,9 @@ impl Device {
     /// The one place where kernels are launched.
     ///
     /// # Safety
-    /// `params` is the kernel's parameter struct, and the addresses in it are valid for what the kernel does with them until the
-    /// stream has run it. Where the device [`Device::is_checked`], the operands are all that the kernel touches.
+    /// `params` is the kernel's parameter struct. Its addresses stay valid, for what the kernel
+    /// does with them, until the stream has run the kernel. If [`Device::is_checked`], the operands
+    /// are everything that the kernel accesses.
     pub(crate) unsafe fn launch(
         &self,
         kernel: &Kernel,
@@ -334,7 +346,8 @@ impl Device {
     }
 }
 
-/// The error where something is on another device than it must be. Two devices of one name are told apart by number.
+/// The error for something that is on the wrong device. Two devices of the same name are
+/// distinguished by number.
 pub(crate) fn wrong_device(name: &'static str, expected: &Device, got: &Device) -> Error {
     let alike = expected.to_string() == got.to_string();
     let named = |device: &Device| if alike { format!("{device} (device #{})", device.id()) } else { device.to_string() };

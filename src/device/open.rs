@@ -1,4 +1,4 @@
-//! Which devices there are, and how a program gets one.
+//! Which devices there are, and how a program opens one.
 
 use super::Device;
 #[cfg(feature = "host")]
@@ -12,14 +12,17 @@ use std::sync::{Arc, Weak};
 use std::sync::{Mutex, PoisonError};
 
 impl Device {
-    /// The host device on all cores: the same one at each call in a process. [`Device::host_with`] makes others.
+    /// The host device on all cores. It is the same device at each call in a process;
+    /// [`Device::host_with`] makes others.
     ///
     /// # Errors
-    /// [`Error::MissingFeature`] without the feature `host`; [`Error::DeviceUnavailable`] when its threads cannot be started.
+    /// [`Error::MissingFeature`] without the feature `host`; [`Error::DeviceUnavailable`] when its
+    /// threads cannot be started.
     pub fn host() -> Result<Self> {
         #[cfg(feature = "host")]
         {
-            // with the process that made it: its threads do not survive a fork
+            // The process that made the device is kept with it: the device's threads do not survive
+            // a fork.
             static HOST: Mutex<Option<(u32, Device)>> = Mutex::new(None);
             let process = std::process::id();
             let mut host = HOST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,20 +37,23 @@ impl Device {
         Err(Error::MissingFeature { feature: "host" })
     }
 
-    /// A new host device with options: threads, checker, order of threads. Each call gives a distinct device, with threads of its
-    /// own.
+    /// A new host device with options for threads, checker and order of threads. Each call returns
+    /// a distinct device with its own threads.
     ///
     /// # Errors
-    /// [`Error::MissingFeature`] when the checker is asked for and the feature `checked-host` is off.
+    /// [`Error::MissingFeature`] when the checker is asked for and the feature `checked-host` is
+    /// off.
     #[cfg(feature = "host")]
     pub fn host_with(options: HostOptions) -> Result<Self> {
         Ok(Self::from_backend(host::HostDevice::new(options)?))
     }
 
-    /// The GPU `ordinal`, with its primary context: the same device as long as a handle of it is there.
+    /// The GPU `ordinal`, with its primary context. As long as a handle exists, further calls
+    /// return the same device.
     ///
     /// # Errors
-    /// [`Error::MissingFeature`] without the feature `cuda`; [`Error::DeviceUnavailable`] without a driver or such a GPU.
+    /// [`Error::MissingFeature`] without the feature `cuda`; [`Error::DeviceUnavailable`] without a
+    /// driver or such a GPU.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
         return Self::from_cuda(cuda::primary_context(ordinal)?);
@@ -58,14 +64,15 @@ impl Device {
         }
     }
 
-    /// The GPU of a context that the caller owns. Another handle of the same context gives the same device: that of
-    /// [`Device::cuda`] for a primary context.
+    /// The GPU of a context that the caller owns. Another handle of the same context gives the same
+    /// device; for a primary context that is the device of [`Device::cuda`].
     ///
     /// # Errors
     /// [`Error::Driver`] when the device's properties cannot be read.
     #[cfg(feature = "cuda")]
     pub fn from_cuda(context: Arc<cudarc::driver::CudaContext>) -> Result<Self> {
-        // the devices that are there, by their contexts. A context lives as long as its device, so that no other has its address.
+        // The open devices by their contexts. A context lives as long as its device, so that no
+        // other context has its address.
         static DEVICES: Mutex<Vec<(usize, Weak<Inner>)>> = Mutex::new(Vec::new());
         let address = context.cu_ctx() as usize;
         let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,12 +86,12 @@ impl Device {
         Ok(device)
     }
 
-    /// The first GPU when this build has the feature `cuda` and there are a driver and a GPU; otherwise the host device.
-    /// [`Device::describe`] says which it is, and why it is not a GPU. The same device at each call, as [`Device::cuda`] and
-    /// [`Device::host`] give it.
+    /// The first GPU, if this build has the feature `cuda` and there are a driver and a GPU;
+    /// otherwise the host device. [`Device::describe`] says which of the two it is, and why it is
+    /// not a GPU. Each call returns the same device as [`Device::cuda`] or [`Device::host`] would.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] when neither can be had: it says why there is no GPU.
+    /// [`Error::DeviceUnavailable`] when there is neither. The message says why there is no GPU.
     pub fn best() -> Result<Self> {
         #[cfg(feature = "cuda")]
         if cuda::unavailable().is_none() {
@@ -93,10 +100,10 @@ impl Device {
         if cfg!(feature = "host") { Self::host() } else { Err(no_device(gpu_hint())) }
     }
 
-    /// "best", "host" or "cuda:N", as the program's `--device` takes it.
+    /// The device that a text names: "best", "host" or "cuda:N", as in the program's `--device`.
     ///
     /// # Errors
-    /// [`Error::Parse`], and those of the constructors.
+    /// [`Error::Parse`], and the errors of the constructors.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "best" => Self::best(),
@@ -110,7 +117,7 @@ impl Device {
     }
 }
 
-/// Why the best device is not a GPU, when there may be one.
+/// Why the best device is not a GPU although there may be one.
 pub(super) fn gpu_hint() -> Option<String> {
     #[cfg(feature = "cuda")]
     return cuda::unavailable();
@@ -120,7 +127,7 @@ pub(super) fn gpu_hint() -> Option<String> {
         .then(|| "an NVIDIA driver is there, but this build has no CUDA: build with --features cuda".into())
 }
 
-/// The error where there is neither a GPU nor a host device; `why` there is no GPU.
+/// The error if there is neither a GPU nor a host device. `why` says why there is no GPU.
 fn no_device(why: Option<String>) -> Error {
     let gpu = why.unwrap_or_else(|| "this build has no CUDA: build with --features cuda".into());
     let why = format!("{gpu}; and this build has no host device: build with --features host");

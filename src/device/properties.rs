@@ -1,4 +1,4 @@
-//! What kind of device it is, and what the choice of kernels may know of it.
+//! The kind of a device, and the properties on which the choice of kernels may depend.
 
 use super::GpuModel;
 
@@ -12,7 +12,7 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    /// "host" or "cuda".
+    /// The name of the kind: "host" or "cuda".
     pub fn name(self) -> &'static str {
         match self {
             DeviceKind::Host => "host",
@@ -21,17 +21,18 @@ impl DeviceKind {
     }
 }
 
-/// What kernel selection may know of a device.
+/// The properties of a device on which the choice of kernels may depend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
-    /// "NVIDIA H200", or the CPU build that runs.
+    /// The name: "NVIDIA H200", for example, or the build of the host device that runs.
     pub name: String,
-    /// Streaming multiprocessors, or worker threads.
+    /// The number of streaming multiprocessors, or of worker threads.
     pub multiprocessors: u32,
-    /// Dynamic shared memory that a block may ask for, in bytes.
+    /// The most dynamic shared memory that a block may have, in bytes.
     pub shared_bytes_per_block: u32,
-    /// Compute capability (major, minor); of the host device: the one that it imitates.
+    /// The compute capability (major, minor). For the host device: that of the GPU that it
+    /// imitates.
     pub compute_capability: (u32, u32),
-    /// The GPU by whose figures the cost model estimates times; of the host device: the one that it imitates.
+    /// The GPU whose figures the cost model uses. For the host device: the one that it imitates.
     pub model: &'static GpuModel,
 }

@@ -14,14 +14,14 @@ use std::sync::Arc;
 pub struct Stream {
     pub(super) device: Device,
     pub(crate) kind: StreamKind,
-    /// Whether someone has promised that what is captured on it lives on.
+    /// Whether the user has promised to keep alive what is captured on the stream.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     capture_allowed: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum StreamKind {
-    /// Work is done when it is queued.
+    /// The stream of the host device, on which work is done when it is queued.
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
     Immediate,
     #[cfg(feature = "cuda")]
@@ -29,13 +29,13 @@ pub(crate) enum StreamKind {
 }
 
 impl Stream {
-    /// The device's own stream, which [`Layer::forward`](crate::Layer::forward) uses.
+    /// The device's default stream, which [`Layer::forward`](crate::Layer::forward) uses.
     pub fn default_of(device: &Device) -> Self {
         Self { device: device.clone(), kind: device.0.backend.default_stream(), capture_allowed: false }
     }
 
-    /// A new stream, which runs beside the others: synchronise before another stream uses what this one computes. On the host
-    /// device work is done when it is queued.
+    /// A new stream, which runs concurrently with others. Synchronise before another stream uses
+    /// the results of this one. On the host device work is done when it is queued.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -43,7 +43,7 @@ impl Stream {
         Ok(Self { device: device.clone(), kind: device.0.backend.new_stream()?, capture_allowed: false })
     }
 
-    /// A stream that the caller owns. It must belong to the device's context.
+    /// A stream that the caller owns, in the device's context.
     ///
     /// # Errors
     /// [`Error::WrongDevice`] when it belongs to another context.
@@ -53,22 +53,25 @@ impl Stream {
         Ok(Self { device: device.clone(), kind: StreamKind::Cuda(stream), capture_allowed: false })
     }
 
-    /// Lets plans run on the stream while it is captured.
+    /// Lets plans run on the stream while it is being captured.
     ///
-    /// A graph that is captured by way of [`Stream::as_cuda`] holds the addresses of plans, tensors and workspace, and replays use
-    /// them whether they still live or not. Therefore [`Plan::run`](crate::Plan::run) refuses a stream that is captured.
-    /// [`Graph`](crate::Graph) captures safely: it owns what its runs use.
+    /// A graph that is captured through [`Stream::as_cuda`] holds the addresses of plans, tensors
+    /// and workspace, and replays use these whether or not they are still alive. So
+    /// [`Plan::run`](crate::Plan::run) refuses a stream that is being captured.
+    /// [`Graph`](crate::Graph) captures safely, since it owns what its runs use.
     ///
     /// # Safety
-    /// Every plan, tensor and workspace of the runs that are captured on the stream, or a clone of it, stays alive and where it is until
-    /// the captured graph, what was instantiated from it and its last replay are done with it.
+    /// Every plan, tensor and workspace of the runs that are captured on the stream, or on a clone
+    /// of it, stays alive and in place until the captured graph, everything instantiated from it
+    /// and its last replay have ended.
     #[must_use]
     pub unsafe fn allow_capture(mut self) -> Self {
         self.capture_allowed = true;
         self
     }
 
-    /// Refuses a stream that is captured by someone who has not promised that what is captured lives on.
+    /// Refuses a stream that is being captured, unless the user has promised to keep alive what is
+    /// captured.
     pub(crate) fn refuse_capture(&self) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let StreamKind::Cuda(stream) = &self.kind
@@ -80,7 +83,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The cudarc stream of a GPU; `None` for the host device.
+    /// The cudarc stream of a GPU. `None` for the host device.
     #[cfg(feature = "cuda")]
     pub fn as_cuda(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
         match &self.kind {
@@ -89,12 +92,12 @@ impl Stream {
         }
     }
 
-    /// Its device.
+    /// The stream's device.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Waits for the work queued on it.
+    /// Waits for the work that is queued on the stream.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] when something queued has failed; [`Error::Driver`].

@@ -1,61 +1,63 @@
-//! How long work on a device takes: on a GPU by events around replays of a CUDA graph, on the host device by the clock.
+//! Measures how long work on a device takes: on a GPU with events around replays of a CUDA graph,
+//! on the host device with the clock.
 
 use super::{Device, Stream, StreamKind};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// How much of the time of the machine a measurement may take.
+/// How long a measurement may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {
-    /// Runs before the first that counts: at least one, and as many as fit this time.
+    /// Duration of the runs before the first sample. There is at least one such run.
     pub warm_up: Duration,
-    /// Samples go on until they have taken this long ...
+    /// Samples are taken until they have taken this long in all.
     pub budget: Duration,
-    /// ... but there are at least so many, and at least one ...
+    /// The least number of samples, even if the budget is exceeded; at least one.
     pub least: usize,
-    /// ... and at most so many.
+    /// The largest number of samples.
     pub most: usize,
 }
 
 #[cfg(feature = "bench")]
 impl Effort {
-    /// For a GPU: about a tenth of a second.
+    /// The effort for a GPU: about a tenth of a second.
     pub fn gpu() -> Self {
         Self { warm_up: Duration::from_millis(20), budget: Duration::from_millis(60), least: 11, most: 200 }
     }
 
-    /// For the host device, whose launches take milliseconds to seconds.
+    /// The effort for the host device, whose launches take milliseconds to seconds.
     pub fn host() -> Self {
         Self { warm_up: Duration::ZERO, budget: Duration::from_millis(50), least: 3, most: 11 }
     }
 
-    /// What suits the device.
+    /// The effort that suits the device.
     pub fn for_device(device: &Device) -> Self {
         if device.kind() == super::DeviceKind::Host { Self::host() } else { Self::gpu() }
     }
 }
 
-/// What a measurement gave, in seconds for one launch.
+/// The result of a measurement, in seconds for one launch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Time {
-    /// The middle sample.
+    /// The median of the samples.
     pub median: f64,
-    /// The fastest.
+    /// The fastest sample.
     pub min: f64,
-    /// The slowest.
+    /// The slowest sample.
     pub max: f64,
-    /// The median of the samples' distances from the median: their spread, without outliers.
+    /// The median absolute deviation of the samples from the median, which outliers do not affect.
     #[serde(rename = "mad")]
     pub median_deviation: f64,
-    /// How many samples.
+    /// The number of samples.
     pub samples: usize,
-    /// Launches in each sample, whose time is divided by their number.
+    /// The number of launches in each sample, by which its time is divided.
     pub launches: usize,
 }
 
 impl Time {
-    /// From the seconds of each sample, all of so many launches; `None` without a sample or a launch.
+    /// Summarises the seconds of samples of this number of launches each. `None` without samples or
+    /// launches.
     pub fn of(samples: &[f64], launches: usize) -> Option<Self> {
         if launches == 0 {
             return None;
@@ -94,14 +96,15 @@ impl Timer {
         Ok(Self { stream: Stream::new(device)? })
     }
 
-    /// The time of one of the `launches` that `queue` queues on the stream that it is given. On a GPU `queue` runs twice, the
-    /// second time into a graph, whose replays are timed: it may neither allocate nor wait.
+    /// The time of one of the `launches` that `queue` queues on the stream that it is given. On a
+    /// GPU `queue` runs twice, the second time into a graph whose replays are timed, so it must
+    /// neither allocate nor wait.
     ///
     /// # Errors
-    /// [`Error::Attribute`] when `launches` is 0; what `queue` returns; [`Error::Driver`].
+    /// [`Error::Attribute`] when `launches` is 0; errors of `queue`; [`Error::Driver`].
     ///
     /// # Safety
-    /// What the queued work uses lives as long as this call: `queue` frees none of it.
+    /// Everything that the queued work uses lives as long as this call: `queue` frees none of it.
     pub unsafe fn measure(&self, effort: &Effort, launches: usize, mut queue: impl FnMut(&Stream) -> Result<()>) -> Result<Time> {
         let none =
             || Error::Attribute { name: "launches", value: launches.to_string(), requirement: "1 or more: they share a sample's time" };
@@ -126,7 +129,7 @@ impl Timer {
     }
 }
 
-/// Samples of `once`, after its warm-up.
+/// The samples of `once`, taken after its warm-up.
 fn sample(effort: &Effort, once: &mut dyn FnMut() -> Result<f64>) -> Result<Vec<f64>> {
     let start = Instant::now();
     while start.elapsed() < effort.warm_up {
@@ -151,7 +154,7 @@ mod cuda {
     use cudarc::driver::{CudaStream, DriverError};
     use std::sync::Arc;
 
-    /// Seconds of each replay of what `queue` queues. The caller keeps alive what that uses.
+    /// The seconds of each replay of what `queue` queues. The caller keeps alive what that uses.
     pub(super) fn replays(
         stream: &Stream,
         cuda: &Arc<CudaStream>,
@@ -164,7 +167,8 @@ mod cuda {
         let event = || cuda.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed("cuEventCreate"));
         let (start, end) = (event()?, event()?);
         let mut once = || {
-            // an untimed replay first: the timed one is queued behind it while it runs, so that no launch shows
+            // An untimed replay comes first. The timed one is queued while it runs, so that the
+            // time of launching it is hidden.
             graph.launch(stream)?;
             start.record(cuda).map_err(failed("cuEventRecord"))?;
             graph.launch(stream)?;
@@ -175,7 +179,7 @@ mod cuda {
             Ok(f64::from(milliseconds) * 1e-3)
         };
         let samples = sample(effort, &mut once);
-        // nothing of the graph may be under way when it goes
+        // Nothing of the graph may be running when it is dropped.
         stream.synchronize()?;
         samples
     }

@@ -1,4 +1,5 @@
-//! What a device is working on, so that a program can name the kernel of which a GPU died or in which it hangs.
+//! A record of what a device is working on, so that a program can name the kernel that crashed a
+//! GPU or hangs on it.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -6,16 +7,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Names that are remembered: more than the launches of any layer.
+/// The number of names that are remembered: more than the launches of any layer.
 const MOST: usize = 6;
-/// Bytes of the line in a trace file: longer than any kernel's name.
+/// The length of the line in a trace file, in bytes: longer than any kernel's name.
 const TRACE_LINE: usize = 120;
 
-/// A device's launches that no wait has ended yet, and whether the device is lost.
+/// A device's launches that no wait has covered yet, and whether the device is lost.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     state: Mutex<State>,
-    /// Grows with every launch and with every wait that ends.
+    /// A number that grows with every launch and with every wait that ends.
     steps: AtomicU64,
     lost: AtomicBool,
 }
@@ -47,14 +48,15 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the name of the kernel under way into this file from now on: one line, written over before each launch.
+    /// From now on writes the name of the running kernel into this file, as one line that is
+    /// overwritten before each launch.
     pub fn trace(&self, path: &Path) -> Result<()> {
         let file = File::create(path).map_err(|source| Error::Io { path: path.into(), source })?;
         self.state().trace = Some(file);
         Ok(())
     }
 
-    /// A launch is about to be queued.
+    /// Records that a launch is about to be queued.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] when the device is lost already.
@@ -74,7 +76,7 @@ impl Watch {
         Ok(())
     }
 
-    /// A wait for everything that was launched has ended well.
+    /// Records that a wait for everything that was launched has ended without an error.
     pub fn waited(&self) {
         let mut state = self.state();
         if !state.under_way.is_empty() {
@@ -85,12 +87,13 @@ impl Watch {
         self.step();
     }
 
-    /// Something went on.
+    /// Records progress.
     pub fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A number that changes while the device goes on, and the kernels that are under way.
+    /// A number that changes as long as the device makes progress, and the kernels that are
+    /// running.
     pub fn under_way(&self) -> (u64, Vec<&'static str>) {
         (self.steps.load(Ordering::Relaxed), self.state().under_way.clone())
     }
@@ -107,7 +110,8 @@ impl Watch {
         }
     }
 
-    /// The error of a call after which the device is of no more use. Whatever fails later repeats the first.
+    /// The error of a call after which the device cannot be used. Later failures repeat the first
+    /// error.
     #[cfg(feature = "cuda")]
     pub fn lose(&self, call: &'static str, code: u32, message: String) -> Error {
         let mut state = self.state();
@@ -119,11 +123,12 @@ impl Watch {
 }
 
 impl State {
-    /// The kernels under way as a line of fixed size, so that a shorter name leaves nothing of a longer one.
+    /// Writes the running kernels as a line of fixed length, so that a shorter name overwrites a
+    /// longer one completely.
     fn write_trace(&mut self) {
         let Some(file) = &self.trace else { return };
         let line = format!("{:<width$.width$}\n", self.under_way.join(" "), width = TRACE_LINE);
-        // a trace that cannot be written is no reason to stop
+        // A trace that cannot be written is not a reason to stop.
         #[cfg(unix)]
         let _ = std::os::unix::fs::FileExt::write_all_at(file, line.as_bytes(), 0);
         #[cfg(not(unix))]

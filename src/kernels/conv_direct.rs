@@ -1,4 +1,4 @@
-//! kernels/conv_direct.cu: the kernel beneath every configuration.
+//! kernels/conv_direct.cu: the kernel that handles every configuration.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
@@ -13,15 +13,16 @@ use crate::geometry::ConvGeometry;
 use crate::plan::Parameter;
 
 pub(crate) const FAMILY: &str = "conv_direct";
-/// Its order of the packed weight.
+/// The order of the packed weight.
 pub(crate) const LAYOUT: &str = "[tap][c_in / groups][c_out]";
 
-/// Bytes that a product loads from L1: an operand of its own, rounded up to 4 bytes a lane, a broadcast one, and the address
-/// arithmetic of both, which issues as slowly as 8 more bytes would.
+/// Bytes that one product loads from L1: its own operand, rounded up to 4 bytes a lane, and a
+/// broadcast one. The address arithmetic of both takes as long as 8 more bytes.
 const BYTES_PER_PRODUCT: f64 = 16.0;
-/// Of each tap, whatever its channels: two bounds tests, the addresses of pixel and weights, the loops.
+/// Instructions for each tap, whatever its channels: two bounds tests, the addresses of pixel and
+/// weights, the loops.
 const TAP_INSTRUCTIONS: f64 = 16.0;
-/// Threads that write no neighbours cost as much as this many that do.
+/// The factor by which writes cost more if neighbouring threads do not write neighbouring elements.
 pub(super) const UNCOALESCED: f64 = 4.0;
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
@@ -40,7 +41,8 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate: work.estimate(problem), config: config(kernel, problem) })
 }
 
-/// Blocks of all images, and how many lanes issue for each that has an output.
+/// The number of blocks of all images, and the number of lanes that issue instructions for each
+/// lane with an output.
 pub(super) fn blocks(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> (f64, f64) {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let (outputs, threads) = (c_out * h * w, kernel.threads as usize);
@@ -48,7 +50,7 @@ pub(super) fn blocks(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> (f64, f6
     (blocks as f64 * n as f64, (blocks * threads) as f64 / outputs.max(1) as f64)
 }
 
-/// The launch of a kernel that computes each output on its own.
+/// The launch of a kernel whose threads compute one output each.
 pub(super) fn config<T: Element>(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> LaunchConfig<ConvConfig<T>> {
     let [n, c_out, h, w] = problem.geometry.output_shape();
     let blocks = (c_out * h * w).div_ceil(kernel.threads as usize);

@@ -1,4 +1,4 @@
-//! The parameter structs of convolutions, and a geometry as they hold it.
+//! The parameter structs of convolutions, and the geometry in the form in which they hold it.
 
 use super::params::{
     ConvDepthwiseParams, ConvGeometryParams, ConvGroupedParams, ConvParams, ConvPatchParams, ConvSeparableParams, ConvTransposeParams,
@@ -8,7 +8,7 @@ use super::{MAX_PRODUCTS, at_most, check_image, to_i32};
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
 
-/// The parameter struct of a kernel: what all of them take, and what a family adds.
+/// The parameter struct of a kernel: what all kernels take, and what a family adds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum KernelParams {
     Conv(ConvParams),
@@ -41,7 +41,8 @@ impl KernelParams {
         }
     }
 
-    /// The parameters of the convolution that the kernel computes before its own.
+    /// The parameters of the convolution that the kernel computes first, whose result is the input
+    /// of its own.
     pub fn producer(&mut self) -> Option<&mut ConvParams> {
         match self {
             KernelParams::Separable(params) => Some(&mut params.depthwise),
@@ -72,11 +73,12 @@ impl KernelParams {
     }
 }
 
-/// The geometry as kernels take it: every size, and every position that they compute, in 32 bits.
+/// The geometry as kernels take it. Every size, and every position that kernels compute, fits 32
+/// bits.
 pub(super) fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     let params = sizes(g)?;
     for axis in 0..2 {
-        // of a transposed convolution, the larger tensor that is padded is the output
+        // In a transposed convolution, the larger tensor, which is padded, is the output.
         let (what, image) = if g.transposed {
             ("(input size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute,", g.input)
         } else {
@@ -99,7 +101,7 @@ pub(super) fn geometry_params(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     Ok(params)
 }
 
-/// The sizes of [`geometry_params`], each by itself.
+/// The sizes of [`geometry_params`], each checked by itself.
 fn sizes(g: &ConvGeometry) -> Result<ConvGeometryParams> {
     Ok(ConvGeometryParams {
         n: to_i32("N", g.n)?,
@@ -127,7 +129,7 @@ mod tests {
     use crate::kernels::{MAX_COUNT, MAX_PRODUCTS};
     use crate::{Conv2dSpec, ConvTranspose2dSpec};
 
-    /// Limits of weights that no test has the memory for. tests/extremes.rs has the others.
+    /// Limits of weights for which no test has the memory. tests/extremes.rs tests the others.
     #[test]
     fn products_and_channels_are_limited() {
         let limit = |c_in: usize, c_out: usize, kernel: usize| {
@@ -144,7 +146,8 @@ mod tests {
         assert_eq!(limit(1, MAX_COUNT + 1, 1), Some(("C_out", MAX_COUNT)));
     }
 
-    /// An output's position with the padding before it fits 32 bits, also where an output_padding makes it larger than any tap.
+    /// The position of an output, including the padding before it, fits 32 bits, even if an
+    /// output_padding makes it larger than any tap's.
     #[test]
     fn padded_outputs_are_limited() {
         let (stride, before) = (3 << 29, (1 << 29) - (1 << 16));

@@ -1,4 +1,5 @@
-//! kernels/conv_transpose.cu: ConvTranspose2d by stride phases, as implicit GEMMs, as one, or element by element.
+//! kernels/conv_transpose.cu: ConvTranspose2d by stride phases. The phases are computed as one
+//! implicit GEMM each, all as one, or element by element.
 
 use super::candidate::{LaunchConfig, Reason};
 use super::conv_gemm::{MAX_TILE, Tile};
@@ -15,10 +16,11 @@ use crate::plan::{Parameter, Plan, PlanRequest};
 use crate::{Device, Element, memory};
 
 pub(crate) const FAMILY: &str = "conv_transpose";
-/// Products of two numbers up to this fit 32 bits.
+/// The largest number such that products of two of them fit 32 bits.
 const MAX_PERIOD: usize = 65_535;
 
-/// Along one axis, the classes of taps: those that one phase of the outputs sees. Class c has taps c, c + period, ...
+/// The classes of taps along one axis. A class is the taps that one phase of the outputs reads:
+/// class c has taps c, c + period, ...
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Classes {
     kernel: usize,
@@ -30,29 +32,31 @@ impl Classes {
         Self { kernel: g.kernel[axis], period: g.period(axis) }
     }
 
-    /// How many have taps.
+    /// The number of classes that have taps.
     fn count(self) -> usize {
         self.kernel.min(self.period)
     }
 
-    /// Taps of a class.
+    /// The number of taps of a class.
     fn taps(self, class: usize) -> usize {
         (self.kernel - class).div_ceil(self.period)
     }
 
-    /// Taps of the classes before.
+    /// The number of taps of the classes before.
     fn taps_before(self, class: usize) -> usize {
         class * (self.kernel / self.period) + class.min(self.kernel % self.period)
     }
 }
 
-/// Steps of `per_step` products that the sub-filters of a group take, each whole ones.
+/// The steps of `per_step` products that the sub-filters of a group take. Each sub-filter takes
+/// whole steps.
 pub(super) fn steps(g: &ConvGeometry, per_step: usize) -> usize {
     let products = g.kernel[0] * g.kernel[1] * (g.c_in / g.groups);
     products / per_step + Classes::new(g, 0).count() * Classes::new(g, 1).count()
 }
 
-/// The first step of the sub-filter that a tap belongs to, and its place there: reversed, as a convolution takes them.
+/// The first step of the sub-filter to which a tap belongs, and the tap's place in it. The order is
+/// reversed, as a convolution needs it.
 pub(super) fn place(g: &ConvGeometry, per_step: usize, tap: usize) -> (usize, usize) {
     let (i, j) = (tap / g.kernel[1], tap % g.kernel[1]);
     let (rows, columns) = (Classes::new(g, 0), Classes::new(g, 1));
@@ -63,9 +67,10 @@ pub(super) fn place(g: &ConvGeometry, per_step: usize, tap: usize) -> (usize, us
     (first_step, (height - 1 - i / rows.period) * width + width - 1 - j / columns.period)
 }
 
-/// The number in 1..modulus (0 for modulus 1) whose product with `value`, coprime to it, is 1 modulo `modulus`.
+/// The number in 1..modulus (0 for modulus 1) whose product with `value` is 1 modulo `modulus`.
+/// `value` and `modulus` are coprime.
 fn inverse(value: usize, modulus: usize) -> usize {
-    // extended Euclid: each remainder is value * factor (mod modulus)
+    // Extended Euclid: each remainder is value * factor (mod modulus).
     let (mut a, mut b) = ((modulus as i64, 0i64), ((value % modulus) as i64, 1i64));
     while b.0 > 1 {
         let quotient = a.0 / b.0;
@@ -74,18 +79,19 @@ fn inverse(value: usize, modulus: usize) -> usize {
     b.1.rem_euclid(modulus as i64) as usize
 }
 
-/// Whether the kernel has all phases in the columns of one GEMM.
+/// Whether the kernel computes all phases as columns of one GEMM.
 fn has_columns(kernel: &KernelInfo) -> bool {
     kernel.axes.form.is_some()
 }
 
-/// Whether its columns have the columns of a block of outputs inside, not the channels.
+/// Whether the innermost axis of these columns is the column within a block of outputs, instead of
+/// the channel.
 fn along_rows(kernel: &KernelInfo) -> bool {
     kernel.axes.gather == Some(Gather::Pixels)
 }
 
-/// The convolution of stride 1 that computes, for each block of stride x stride outputs which see the same inputs, all of their
-/// channels. Its padding, which may be negative, is the kernel's own business.
+/// The convolution of stride 1 that computes all channels of each block of stride x stride outputs
+/// which read the same inputs. Its padding may be negative, which the kernel handles.
 fn as_columns(g: &ConvGeometry) -> Result<ConvGeometry, String> {
     if g.stride == [1, 1] {
         return Err("a stride of 1 has one phase".into());
@@ -112,8 +118,9 @@ fn as_columns(g: &ConvGeometry) -> Result<ConvGeometry, String> {
     })
 }
 
-/// The weight of that convolution, packed: columns of a group are [class's row][class's column][channel], or, `ALONG_ROWS`,
-/// [class's row][channel][class's column]. Taps are reversed, as a convolution takes them.
+/// The packed weight of that convolution. The columns of a group are [class's row][class's
+/// column][channel], or [class's row][channel][class's column] if `ALONG_ROWS`. Taps are reversed,
+/// as a convolution needs them.
 fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (gemm, outputs) = (as_columns(g).expect("the kernel applies"), g.c_out / g.groups);
     let ([height, width], channels) = (gemm.kernel, g.c_in / g.groups);
@@ -131,7 +138,7 @@ fn pack_columns<T: Element, const TILE_N: usize, const ALONG_ROWS: bool>(g: &Con
     conv_gemm::pack::<T, TILE_N>(&gemm, &Parameter::from_values(&shape, values)?)
 }
 
-/// The order of the weight for a kernel, and the function that packs it so.
+/// The order of the weight for a kernel, and the function that packs the weight in that order.
 fn column_packing<T: Element>(kernel: &'static KernelInfo) -> (&'static str, Pack<T>) {
     match (Tile::of(kernel).n, along_rows(kernel)) {
         (32, false) => ("[group][64 bytes of (tap, channel)][(class, c_out) in tiles of 32]", pack_columns::<T, 32, false>),
@@ -160,7 +167,7 @@ fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>)
         (*layout, *pack) = column_packing(kernel);
     }
     if is_gemm(kernel) && *order == SumOrder::Chain {
-        // the phases' taps come as a convolution takes them
+        // The taps of each phase come in the order of a convolution.
         *order = SumOrder::ReversedChain;
     }
     (*params, *persistent) = (KernelParams::Transpose(phase_params(g)), false);
@@ -182,7 +189,7 @@ fn phase_params(g: &ConvGeometry) -> ConvTransposeParams {
     }
 }
 
-/// Chooses, packs and loads.
+/// Makes a plan: chooses a kernel, packs the weights and loads the kernel.
 pub(crate) fn plan<T: Element>(
     device: &Device,
     request: &PlanRequest,
@@ -215,7 +222,8 @@ mod tests {
         }
     }
 
-    /// Every tap has a place of its own, sub-filters are whole, and none reaches into the next.
+    /// Every tap has a place of its own, sub-filters take whole steps, and none reaches into the
+    /// next.
     #[test]
     fn sub_filters_fill_the_steps() {
         for (kernel, stride, dilation, c_in) in [

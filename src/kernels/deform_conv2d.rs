@@ -1,4 +1,4 @@
-//! DeformConv2d's kernels.
+//! The choice among the kernels of DeformConv2d.
 
 use super::conv_params::geometry_params;
 use super::launch::{Family, WeightedConv, plan as plan_op};
@@ -8,7 +8,7 @@ use crate::geometry::DeformGeometry;
 use crate::plan::{Need, Needs, Parameter, Plan, PlanRequest};
 use crate::{Device, Element};
 
-/// Chooses, packs and loads.
+/// Makes a plan: chooses a kernel, packs the weights and loads the kernel.
 pub(crate) fn plan<T: Element>(
     device: &Device,
     request: &PlanRequest,

@@ -1,4 +1,4 @@
-//! kernels/rearrange.cu: pixels into channels and back.
+//! kernels/rearrange.cu: moving pixels into channels and back.
 
 use super::candidate::{LaunchConfig, Reason};
 use super::cost::Work;
@@ -14,26 +14,31 @@ use crate::plan::{Estimate, Plan, PlanRequest};
 use crate::spec::ChannelOrder;
 use crate::{Device, Element, MemoryFormat, Shape};
 
-/// Of a wide access.
+/// Bytes of a wide access.
 const CHUNK_BYTES: usize = 16;
-/// Elements of a tile of `pixel_tile`, and how many positions along its shorter axis are enough.
+/// The number of elements of a tile of `pixel_tile`, and the number of positions along its shorter
+/// axis that are enough.
 const TILE: usize = 1024;
 const TILE_SIDE: usize = 32;
-/// What one byte costs in kernels that move no 16 bytes at once, and where neighbours in x are none in y.
+/// The cost of one byte in kernels that do not move 16 bytes at once, and if neighbours in x are
+/// not neighbours in y.
 const ELEMENTS: f64 = 1.5;
 const TRANSPOSED: f64 = 2.0;
 const SCATTERED: f64 = 6.0;
-/// What L2 moves at once.
+/// Bytes that L2 moves at once.
 const SECTOR_BYTES: usize = 32;
-/// By threads.
+/// The number of blocks that a multiprocessor runs at once, limited by threads.
 pub(super) const BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
-/// Of a block that waits for its loads, and then for its stores' addresses: until the next one takes its place.
+/// Cycles of a block that waits for its loads and then for the addresses of its stores, until the
+/// next block takes its place.
 pub(super) const ACCESS_CYCLES: f64 = 600.0;
-/// Instructions for the place of an element, which divides five times, and for an element's way into a tile or out of it.
+/// Instructions for the place of an element, which take five divisions, and for moving an element
+/// into a tile or out of it.
 const PLACE_INSTRUCTIONS: f64 = 120.0;
 const MOVE_INSTRUCTIONS: f64 = 16.0;
 
-/// The axes that both sides are made of: channel, row and column of an r x r block; row and column among the blocks.
+/// The axes of both sides: channel, row and column of an r x r block; row and column of the block
+/// among all blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Axis {
     C,
@@ -41,12 +46,12 @@ pub(crate) enum Axis {
     J,
     H,
     W,
-    /// Of one position, where a group needs no more axes.
+    /// An axis with one position, if a group needs no more axes.
     One,
 }
 use Axis::{C, H, I, J, One, W};
 
-/// Which way the elements go.
+/// The direction in which elements are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// Channels become pixels: PixelShuffle.
@@ -65,13 +70,14 @@ struct Rearrangement {
     element_bytes: usize,
 }
 
-/// How a kernel divides the axes, the innermost of each group last. On the stack: running allocates nothing.
+/// How a kernel divides the axes, with the innermost axis of each group last. It is stored on the
+/// stack, since running allocates nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Division {
     a: [Axis; 3],
     b: [Axis; 3],
     outer: [Axis; 3],
-    /// Neighbours along W (pixel_rows) or C (pixel_runs) that one thread moves.
+    /// The number of neighbours along W (pixel_rows) or C (pixel_runs) that one thread moves.
     chunk: usize,
 }
 
@@ -113,7 +119,7 @@ impl Rearrangement {
         axes.iter().map(|&axis| self.extent(axis)).product()
     }
 
-    /// The division of a kernel, or why it does not apply.
+    /// How a kernel divides the axes, or why it does not apply.
     fn division(&self, kernel: &KernelInfo) -> Result<Division, String> {
         use MemoryFormat::{ChannelsLast, Contiguous};
         let crd = self.order == ChannelOrder::Crd;
@@ -149,15 +155,18 @@ impl Rearrangement {
                 Ok(Division { a: [One, One, W], b: [One, One, J], outer: [C, I, H], chunk: per_chunk })
             }
             (None, None) => {
-                // beside what must change places, as many pixels as there are: a tile takes as many of them as it has room for
+                // In addition to the axes that change places, as many pixels as the tile has room
+                // for.
                 let (deep_side, wide_side) = match (deep, wide, self.direction) {
                     (Contiguous, Contiguous, _) => ([One, H, W], [One, One, J]),
                     (Contiguous, ChannelsLast, _) => ([One, H, W], [One, J, C]),
-                    // neighbours where they are written; what is read with gaps comes from L1
+                    // Elements that are neighbours where they are written. Reads with gaps are
+                    // served by L1.
                     (ChannelsLast, Contiguous, Direction::ToWide) if crd => ([One, C, I], [H, W, J]),
                     (ChannelsLast, Contiguous, Direction::ToDeep) if crd => ([C, I, J], [One, H, W]),
                     (ChannelsLast, Contiguous, _) => ([One, One, C], [H, W, J]),
-                    // all of a pixel's few channels lie in the sectors that a warp touches on either side
+                    // The few channels of a pixel are all in the sectors that a warp accesses on
+                    // either side.
                     (ChannelsLast, ChannelsLast, _) if crd && self.has_short_runs() => ([One, One, I], [W, J, C]),
                     (ChannelsLast, ChannelsLast, _) if crd => ([One, I, J], [H, W, C]),
                     (ChannelsLast, ChannelsLast, _) => return Err("neighbours in the input are neighbours in the output".into()),
@@ -171,12 +180,13 @@ impl Rearrangement {
         }
     }
 
-    /// Whether the wide side's channels are less than a sector, in rows that fill a tile's longer axis.
+    /// Whether the channels of the side with more pixels are less than a sector, in rows that fill
+    /// the longer axis of a tile.
     fn has_short_runs(&self) -> bool {
         self.geometry.channels * self.element_bytes < SECTOR_BYTES && self.extents(&[W, J, C]) >= TILE / 4
     }
 
-    /// Blocks of an image, and bytes of shared memory of each.
+    /// The number of blocks of an image, and the bytes of shared memory of each.
     fn blocks(&self, kernel: &KernelInfo, division: &Division) -> (usize, usize) {
         if Self::is_tile(kernel) {
             let [a, b] = self.tile(division);
@@ -190,14 +200,15 @@ impl Rearrangement {
         }
     }
 
-    /// Instructions of a block's threads, those that have nothing to do included.
+    /// The instructions of a block's threads, including those that have no element.
     fn block_instructions(&self, kernel: &KernelInfo, division: &Division) -> f64 {
         let threads = kernel.threads as usize;
         if !Self::is_tile(kernel) {
             return threads as f64 * PLACE_INSTRUCTIONS;
         }
         let [a, b] = self.tile(division);
-        // a pass along `inner` has as many lanes there as the next power of two, and the other threads along `outer`
+        // A pass along `inner` uses as many lanes there as the next power of two; the other threads
+        // are along `outer`.
         let passes = |inner: usize, outer: usize| {
             let lanes = 1 << self.lanes(inner, threads);
             inner.div_ceil(lanes) * outer.div_ceil(threads / lanes)
@@ -206,7 +217,7 @@ impl Rearrangement {
         threads as f64 * (setup + (passes(a, b) + passes(b, a)) as f64 * MOVE_INSTRUCTIONS)
     }
 
-    /// log2 of the threads of a block along so many positions.
+    /// log2 of the number of threads of a block along this number of positions.
     fn lanes(&self, positions: usize, threads: usize) -> u32 {
         positions.next_power_of_two().min(threads).ilog2()
     }
@@ -215,7 +226,7 @@ impl Rearrangement {
         self.extents(&[C, I, J, H, W])
     }
 
-    /// Positions of a block of `pixel_tile` along a and b.
+    /// The positions of a block of `pixel_tile` along a and b.
     fn tile(&self, division: &Division) -> [usize; 2] {
         let [a, b] = [self.extents(&division.a), self.extents(&division.b)];
         let tile_b = b.clamp(1, TILE / a.clamp(1, TILE_SIDE));
@@ -258,7 +269,7 @@ impl Unweighted for Rearrangement {
         };
         let wide = kernel.axes.access == Some(Access::Wide) || kernel.axes.factor.is_some();
         let config = LaunchConfig {
-            // no more blocks than elements of an image, which fit 32 bits
+            // There are no more blocks than elements of an image, which fit 32 bits.
             grid: [of_image as u32, self.geometry.n.clamp(1, MAX_GRID_Y) as u32, 1],
             shared_bytes: shared_bytes as u32,
             alignment: [if wide { CHUNK_BYTES } else { self.element_bytes }; 2],
@@ -278,7 +289,7 @@ impl Unweighted for Rearrangement {
         let side = |axis: Axis, tensor: &Tensor4, is_deep: bool| -> Result<i32> {
             let (r, c) = (self.geometry.factor as i64, self.geometry.channels as i64);
             let channel = i64::from(tensor.stride_c);
-            // the distance in channels of neighbours along C, I and J
+            // The distance, in channels, of neighbours along C, I and J.
             let [c_step, i_step, j_step] = match self.order {
                 ChannelOrder::Crd => [r * r, r, 1],
                 ChannelOrder::Dcr => [1, r * c, c],
@@ -296,7 +307,7 @@ impl Unweighted for Rearrangement {
                 (One, _) => 0,
             };
             let steps = if axis == chunk_axis { division.chunk as i64 } else { 1 };
-            // an axis of one position may have any stride
+            // An axis with one position may have any stride.
             if self.extent(axis) == 1 { Ok(0) } else { to_i32("a stride in elements", (stride * steps) as usize) }
         };
         let copy_axis = |axis: Axis| -> Result<CopyAxis> {
@@ -325,7 +336,7 @@ impl Unweighted for Rearrangement {
     }
 }
 
-/// The op, checked.
+/// The op with checked sizes.
 fn rearrangement<T: Element>(
     request: &PlanRequest,
     geometry: BlockGeometry,
@@ -339,7 +350,7 @@ fn rearrangement<T: Element>(
     Ok((output, Rearrangement { geometry, order, direction, x_format, y_format, element_bytes: size_of::<T>() }))
 }
 
-/// Chooses and loads.
+/// Makes a plan: chooses a kernel and loads it.
 pub(crate) fn plan<T: Element>(
     op: &'static str,
     device: &Device,
@@ -352,7 +363,7 @@ pub(crate) fn plan<T: Element>(
     unweighted::plan(op, device, request, output, rearrangement)
 }
 
-/// The estimated time of the plan; for one image, where the choice may not depend on the batch.
+/// The estimated time of a plan. It is for one image if the choice may not depend on the batch.
 ///
 /// # Errors
 /// For sizes that no kernel takes.

@@ -1,4 +1,4 @@
-//! Two convolutions in a row: by a kernel that computes both, or as a pair of launches.
+//! Two convolutions, one after the other: by a kernel that computes both, or as two launches.
 
 use super::conv_params::geometry_params;
 use super::launch::{Family, FusedProducer, WeightedConv, candidates, least, least_time, plan_among};
@@ -10,7 +10,8 @@ use crate::geometry::ConvGeometry;
 use crate::plan::{Estimate, PAIR, Plan, PlanRequest, pair};
 use crate::{Device, Element, MemoryFormat};
 
-/// The estimated time of two launches (for one image, where the choice may not depend on the batch), and what to ask of each.
+/// The estimated time of two launches, and the request for each. The time is for one image if the
+/// choice may not depend on the batch.
 fn cheapest_pair<T: Element>(
     device: &Device,
     request: &PlanRequest,
@@ -19,7 +20,8 @@ fn cheapest_pair<T: Element>(
 ) -> (Estimate, [PlanRequest; 2]) {
     let [first, second] = geometries;
     let pairs = MemoryFormat::ALL.map(|middle| {
-        // the workspace is for the tensor between: a result does not depend on how much more of it is allowed
+        // The workspace is for the tensor between the launches. A result does not depend on how
+        // much more workspace is allowed.
         let one = |x, x_format, y_format| PlanRequest { x, x_format, y_format, kernel: None, workspace_limit: 0, ..request.clone() };
         let requests = [one(first.input_shape(), request.x_format, middle), one(second.input_shape(), middle, request.y_format)];
         let families = conv2d::families::<T>();
@@ -31,7 +33,7 @@ fn cheapest_pair<T: Element>(
     if contiguous.0.seconds <= channels_last.0.seconds { contiguous } else { channels_last }
 }
 
-/// The estimated seconds of the plan that a vertical and a horizontal convolution would get.
+/// The estimated seconds of the plan of a vertical convolution followed by a horizontal one.
 ///
 /// # Errors
 /// For sizes that no kernel takes.
@@ -45,7 +47,7 @@ pub(crate) fn spatial_seconds<T: Element>(device: &Device, request: &PlanRequest
     Ok(cheapest_pair::<T>(device, request, geometries, [true; 2]).0.or_less(fused).seconds)
 }
 
-/// A vertical and a horizontal convolution.
+/// Plans a vertical convolution followed by a horizontal one.
 pub(crate) fn spatially<T: Element>(
     op: &'static str,
     device: &Device,
@@ -61,7 +63,7 @@ pub(crate) fn spatially<T: Element>(
     either(op, device, request, &spatial_families(), producer, row)
 }
 
-/// Those whose kernels compute both.
+/// The families whose kernels compute both.
 fn spatial_families<T: Element>() -> [Family<T>; 2] {
     [
         Family { name: spatial_separable::FAMILY, candidate: spatial_separable::candidate },
@@ -69,7 +71,7 @@ fn spatial_families<T: Element>() -> [Family<T>; 2] {
     ]
 }
 
-/// A depthwise and a pointwise convolution.
+/// Plans a depthwise convolution followed by a pointwise one.
 pub(crate) fn depthwise<T: Element>(
     op: &'static str,
     device: &Device,
@@ -84,8 +86,8 @@ pub(crate) fn depthwise<T: Element>(
     either(op, device, request, &families, producer, pointwise)
 }
 
-/// Chooses among the kernels of `families`, which compute both convolutions, and a pair of launches with the tensor between them in
-/// the format that costs least.
+/// Chooses among the kernels of `families`, which compute both convolutions, and two launches with
+/// the tensor between them in the cheaper format.
 fn either<T: Element>(
     op: &'static str,
     device: &Device,
@@ -95,7 +97,7 @@ fn either<T: Element>(
     second: WeightedConv<'_>,
 ) -> Result<Plan<T>> {
     let convs = [producer.conv, second];
-    // estimates compute with sizes that a kernel can take
+    // Estimates are computed from sizes that a kernel accepts.
     for conv in &convs {
         geometry_params(&conv.geometry)?;
     }

@@ -16,14 +16,16 @@ use crate::shape::elements;
 use crate::{DType, Device, Element, MemoryFormat};
 
 const FAMILY: &str = "upsample";
-/// Of a wide access.
+/// Bytes of a wide access.
 const CHUNK_BYTES: usize = 16;
-/// Up to there f32 holds the centres of pixels, p + 0.5.
+/// The largest axis for which f32 represents the centres of pixels, p + 0.5.
 const MAX_AXIS: usize = MAX_POSITION / 2;
-/// What one byte costs where a thread writes one element, and where it writes no neighbour of its neighbour's.
+/// The cost of one byte if a thread writes one element, and if neighbouring threads do not write
+/// neighbouring elements.
 const ELEMENTS: f64 = 2.0;
 const SCATTERED: f64 = 8.0;
-/// Instructions for the place of a thread and the positions that it blends, and for each element: loads, conversions, three blends.
+/// Instructions for the place of a thread and the positions between which it blends, and for each
+/// element: loads, conversions, three blends.
 const POSITION_INSTRUCTIONS: f64 = 100.0;
 const BLEND_INSTRUCTIONS: f64 = 20.0;
 
@@ -40,7 +42,7 @@ impl Upsampling {
         if kernel.axes.access == Some(Access::Wide) { CHUNK_BYTES / self.dtype.bytes() } else { 1 }
     }
 
-    /// Blocks of an image, whose elements fit 32 bits.
+    /// The number of blocks of an image, whose elements fit 32 bits.
     fn blocks(&self, kernel: &KernelInfo) -> usize {
         let [_, c, h, w] = self.geometry.output_shape();
         (c * h * w / self.per_thread(kernel)).div_ceil(kernel.threads as usize)
@@ -121,7 +123,7 @@ impl Unweighted for Upsampling {
     }
 }
 
-/// Chooses and loads.
+/// Makes a plan: chooses a kernel and loads it.
 pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, geometry: UpsampleGeometry) -> Result<Plan<T>> {
     check_image("the number of elements of an image of x", geometry.input_shape())?;
     check_image("the number of elements of an image of y", geometry.output_shape())?;

@@ -1,4 +1,5 @@
-//! One block of a launch: its lanes, their meetings, and the order in which they run.
+//! One block of a launch: its lanes, the barriers and collectives at which they wait, and the order
+//! in which they run.
 
 use super::calls::{Act, CALLS, Calls, Dim3, Lane, Region};
 #[cfg(feature = "checked-host")]
@@ -16,7 +17,7 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use std::ffi::c_void;
 
-/// What a lane is waiting for.
+/// What a lane waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Ready,
@@ -25,11 +26,11 @@ pub(super) enum State {
     Done,
 }
 
-/// A warp's meeting: the lanes that have come and what they brought.
+/// A collective of a warp: the lanes that have arrived and their arguments.
 #[derive(Debug)]
 pub(super) struct Warp {
     pub act: Act,
-    /// Where the first lane called it.
+    /// The place from which the first lane called it.
     pub place: usize,
     pub arguments: [*mut c_void; 32],
     pub arrived: u32,
@@ -41,18 +42,18 @@ unsafe extern "C" fn nothing(_: *mut *mut c_void) {}
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub index: Dim3,
-    /// The block's linear index.
+    /// The linear index of the block.
     pub order: u64,
-    /// Whether its threads run one after the other and cannot meet.
+    /// Whether the threads of the block run one after the other and cannot wait for one another.
     pub alone: bool,
     pub states: Vec<State>,
     pub yielders: Vec<*const Yielder<(), ()>>,
     pub warps: Vec<Warp>,
     pub at_barrier: usize,
-    /// Where the lanes called the barrier that they wait at.
+    /// The places from which the lanes called the barrier at which they wait.
     places: Vec<usize>,
     pub findings: Findings,
-    /// A lane was suspended for good: the block ends.
+    /// Whether a lane was suspended for good, which ends the block.
     pub ended: bool,
     #[cfg(feature = "checked-host")]
     pub check: BlockCheck,
@@ -79,7 +80,7 @@ impl Block {
         self.checked = false;
     }
 
-    /// Whether the lane was the last and may go on.
+    /// Records that a lane has arrived. Returns whether it was the last, so that it may go on.
     pub fn arrive_at_barrier(&mut self, lane: usize, place: usize) -> bool {
         self.states[lane] = State::AtBarrier;
         self.places[lane] = place;
@@ -100,7 +101,8 @@ impl Block {
         true
     }
 
-    /// A warp has met; `orders` says whether that orders its lanes' accesses to memory.
+    /// Records that all lanes of a warp have arrived. `orders` says whether that orders their
+    /// accesses to memory.
     #[cfg_attr(not(feature = "checked-host"), allow(unused_variables))]
     pub fn release_warp(&mut self, warp: usize, orders: bool) {
         for state in &mut self.states[warp * 32..warp * 32 + 32] {
@@ -118,20 +120,21 @@ impl Block {
         self.findings.list.push(Finding { kind, order: self.order, block: Some(self.index), thread, place, other, what });
     }
 
-    /// Notes that two calls met that should have been one. Told only if their source lines differ, too.
+    /// Records that two calls met that should have been one. Reported only if their source lines
+    /// differ as well.
     pub fn two_places(&mut self, kind: Kind, lane: usize, place: usize, other: usize, what: &str) {
         if !self.findings.has(kind, place) && !self.findings.is_full() {
             self.note(kind, Some(lane), place, other, what.into());
         }
     }
 
-    /// Ends the block: the lane is suspended and the scheduler does not come back to it.
+    /// Ends the block: the lane is suspended and is not resumed.
     pub fn fault(&mut self, kind: Kind, lane: usize, place: usize, what: String) {
         self.note(kind, Some(lane), place, 0, what);
         self.ended = true;
     }
 
-    /// Nobody can go on.
+    /// Deadlock: no thread can proceed.
     fn stuck(&mut self) {
         let count = |wanted: State| self.states.iter().filter(|&&state| state == wanted).count();
         let (barrier, collective, done) = (count(State::AtBarrier), count(State::InCollective), count(State::Done));
@@ -149,7 +152,8 @@ impl Block {
     }
 }
 
-/// What running a block needs beside stacks. The device keeps it between launches, so that running allocates nothing.
+/// What running a block needs in addition to stacks. The device keeps it between launches, so that
+/// running allocates nothing.
 #[derive(Default)]
 pub(super) struct Scratch {
     block: Block,
@@ -171,7 +175,7 @@ impl std::fmt::Debug for Scratch {
 
 type Fiber = Coroutine<(), (), (), DefaultStack>;
 
-/// A launch, as its blocks see it.
+/// A launch, as far as its blocks need to know it.
 pub(super) struct Job<'a> {
     pub entry: Entry,
     pub launch: &'a Launch<'a>,
@@ -181,7 +185,8 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The stacks that a block needs: one for each of its threads where they meet, else one where the checker may have to end it.
+    /// The number of stacks that a block needs: one for each thread if its threads wait for one
+    /// another; otherwise one, if the checker may have to end it.
     pub fn stacks(&self) -> usize {
         match (self.launch.kernel.info.collectives, self.options.checked) {
             (true, _) => self.launch.kernel.info.threads as usize,
@@ -207,8 +212,8 @@ impl Job<'_> {
         }
     }
 
-    /// Runs the block with this linear index where [`Job::stacks`] is 0: threads that never meet need no coroutines and run one
-    /// after the other.
+    /// Runs the block with this linear index if [`Job::stacks`] is 0. Threads that never wait for
+    /// one another need no coroutines and run one after the other.
     pub fn run_plain(&self, index: u64) {
         let block = Dim3::of_linear(index, self.launch.grid);
         let mut lane = self.lane(block, 0, std::ptr::null_mut(), std::ptr::null_mut(), &raw const CALLS);
@@ -228,8 +233,10 @@ impl Job<'_> {
         }
     }
 
-    /// Runs the block with this linear index, its threads as coroutines: each its own where they meet, else one after the other
-    /// in a single one, which the checker can end at any access. There are at least [`Job::stacks`].
+    /// Runs the block with this linear index with its threads as coroutines. If the threads wait
+    /// for one another, each has its own coroutine. Otherwise they run one after the other in a
+    /// single one, which the checker can end at any access. There must be at least [`Job::stacks`]
+    /// stacks.
     pub fn run_fibers(&self, linear: u64, scratch: &mut Scratch, stacks: &mut Vec<DefaultStack>) -> Vec<Finding> {
         let index = Dim3::of_linear(linear, self.launch.grid);
         let threads = self.launch.kernel.info.threads as usize;
@@ -237,7 +244,8 @@ impl Job<'_> {
         let Scratch { block, lanes, order, shared, fibers } = scratch;
         block.start(index, linear, threads);
         block.alone = !together;
-        // NaN in every dtype, so that what nobody wrote does not look like a number
+        // Filled with NaN in every dtype, so that memory that no thread has written does not look
+        // like a number.
         shared.clear();
         shared.resize((self.launch.shared_bytes as usize).div_ceil(16) + 8, u128::MAX);
         let base = shared.as_mut_ptr().cast::<u8>();
@@ -256,7 +264,7 @@ impl Job<'_> {
         }
         let block: *mut Block = block;
         lanes.clear();
-        // the coroutines take the stacks from the end
+        // The coroutines take the stacks from the end.
         let stacks_of_lanes =
             stacks.iter().rev().take(count).cycle().map(|s| Region { start: s.base().get() - STACK_BYTES, bytes: STACK_BYTES });
         let lane = |(thread, stack)| Lane { stack, ..self.lane(index, thread, base, block, calls) };
@@ -291,12 +299,14 @@ impl Job<'_> {
     /// Runs one lane after the other in one coroutine.
     ///
     /// # Safety
-    /// `block` is the state of `lanes`, and nobody else touches either meanwhile. The entry may be run with the launch's parameters.
+    /// `block` is the state of `lanes`, and nothing else accesses either meanwhile. The entry may
+    /// be run with the launch's parameters.
     unsafe fn run_in_turn(&self, block: *mut Block, lanes: &mut [Lane], order: &[u32], stacks: &mut Vec<DefaultStack>) {
         let (entry, params) = (self.entry, self.launch.params.as_ptr());
         let (lanes, order) = (lanes.as_mut_ptr(), order as *const [u32]);
         let stack = stacks.pop().expect("there are `Job::stacks`");
-        // SAFETY: lanes, order, block and parameters outlive the coroutine, which ends in this function
+        // SAFETY: lanes, order, block and parameters outlive the coroutine, which ends in this
+        // function
         let mut fiber = Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
             (*block).yielders.fill(yielder);
             for &lane in &*order {
@@ -308,7 +318,8 @@ impl Job<'_> {
         stacks.push(stack_of(fiber));
     }
 
-    /// Lets the lanes run, each in its own coroutine, until all are done, one has ended the block, or none can go on.
+    /// Runs the lanes, each in its own coroutine, until all are done, one has ended the block, or
+    /// none can proceed.
     ///
     /// # Safety
     /// As [`Job::run_in_turn`].
@@ -325,7 +336,8 @@ impl Job<'_> {
         fibers.clear();
         fibers.extend((0..lanes.len()).map(|lane| {
             let stack = stacks.pop().expect("there are `Job::stacks`");
-            // SAFETY: block and parameters outlive the coroutines, which end in this function; one lane runs at a time
+            // SAFETY: block and parameters outlive the coroutines, which end in this function; one
+            // lane runs at a time
             Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| unsafe {
                 (&mut (*block).yielders)[lane] = yielder;
                 entry(params.cast());
@@ -339,7 +351,8 @@ impl Job<'_> {
                 order.shuffle(rng);
             }
             for warp in order.chunks(32) {
-                // a warp's lanes take turns until all of them wait, which is when the next warp's turn comes
+                // The lanes of a warp take turns until all of them wait. Then it is the next warp's
+                // turn.
                 loop {
                     let mut ran = false;
                     for &lane in warp {
@@ -387,10 +400,11 @@ impl Job<'_> {
     }
 }
 
-/// Ends a coroutine wherever it is.
+/// Ends a coroutine at whatever point it is, and returns its stack.
 fn stack_of(mut fiber: Fiber) -> DefaultStack {
     if !fiber.done() {
-        // SAFETY: its frames are those of a kernel (C++ without destructors) and of a host call that holds nothing
+        // SAFETY: its frames are those of a kernel (C++ without destructors) and of a host call
+        // that holds nothing
         unsafe { fiber.force_reset() };
     }
     fiber.into_stack()

@@ -1,10 +1,11 @@
-//! What a lane asks of the host device: the Rust side of kernels/host/cuda_host.h.
+//! The operations that a lane requests from the host device: the Rust side of
+//! kernels/host/cuda_host.h.
 
 use super::block::{Block, State};
 use super::finding::Kind;
 use std::ffi::c_void;
 
-/// `WcDim3`
+/// The Rust form of `WcDim3`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Dim3 {
@@ -21,7 +22,7 @@ impl Dim3 {
     }
 }
 
-/// `WcLane`: one CUDA thread.
+/// The Rust form of `WcLane`: one CUDA thread.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lane {
@@ -34,7 +35,7 @@ pub(super) struct Lane {
     pub state: *mut Block,
     pub linear: u32,
     pub reserved: u32,
-    /// Memory that is the lane's own, for the checker.
+    /// The lane's own memory, for the checker.
     pub stack: Region,
     pub params: Region,
 }
@@ -47,10 +48,10 @@ pub(super) struct Region {
     pub bytes: usize,
 }
 
-/// A collective's work, done by the last of 32 lanes to arrive.
+/// The work of a collective, which is done by the last of 32 lanes to arrive.
 pub(super) type Act = unsafe extern "C" fn(*mut *mut c_void);
 
-/// `WcHostCalls`
+/// The Rust form of `WcHostCalls`.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -63,23 +64,24 @@ pub(super) struct Calls {
     touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32),
 }
 
-/// The table of a plain launch. A checked one has its own (checker/functions.rs), which knows where in the kernel it was called.
+/// The table of calls for a launch without checker. A checked launch has its own
+/// (checker/functions.rs), which knows from where in the kernel a call came.
 pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch };
 
-/// The block of a running lane.
+/// The block of the running lane.
 ///
 /// # Safety
-/// `lane` is the lane that runs on this OS thread, called from its kernel. The scheduler does not touch the block while a
-/// lane runs, and the borrow must end before the lane is suspended.
+/// `lane` is the lane that runs on this OS thread, passed by its kernel. The scheduler does not
+/// access the block while a lane runs, and the borrow must end before the lane is suspended.
 pub(super) unsafe fn block<'a>(lane: *mut Lane) -> (&'a mut Block, usize) {
     // SAFETY: the caller's lane is alive; its `state` was set by `Job::lane` and outlives it
     unsafe { (&mut *(*lane).state, (*lane).linear as usize) }
 }
 
-/// Hands control back to the scheduler until the lane's state is `Ready` again.
+/// Returns control to the scheduler until the lane's state is `Ready` again.
 ///
 /// # Safety
-/// As [`block`], and no borrow of the block is alive.
+/// As [`block`]; no borrow of the block is alive.
 pub(super) unsafe fn suspend(lane: *mut Lane) {
     // SAFETY: the lane's coroutine stored its yielder when it started, and it runs now
     unsafe {
@@ -88,7 +90,8 @@ pub(super) unsafe fn suspend(lane: *mut Lane) {
     }
 }
 
-/// Ends the block of a lane that may not meet others, because its kernel's threads run one after the other.
+/// Ends the block of a lane that tries to wait for others although its kernel's threads run one
+/// after the other.
 ///
 /// # Safety
 /// As [`block`].
@@ -106,7 +109,7 @@ unsafe fn refuse_meeting(lane: *mut Lane, place: usize) {
     unreachable!("a faulted lane is never resumed");
 }
 
-/// A barrier, called from `place` (0 where that is not known).
+/// A barrier, called from `place` (0 if that is not known).
 ///
 /// # Safety
 /// As [`block`].
@@ -123,7 +126,7 @@ pub(super) unsafe fn barrier_at(lane: *mut Lane, place: usize) {
 
 unsafe extern "C" fn noop(_: *mut *mut c_void) {}
 
-/// A collective that orders memory and does nothing else.
+/// A collective that orders memory accesses and does nothing else.
 ///
 /// # Safety
 /// As [`block`].
@@ -132,7 +135,7 @@ pub(super) unsafe fn sync_warp_at(lane: *mut Lane, place: usize) {
     unsafe { collective_at(lane, noop, std::ptr::null_mut(), place) }
 }
 
-/// A warp's collective, called from `place` (0 where that is not known).
+/// A collective of a warp, called from `place` (0 if that is not known).
 ///
 /// # Safety
 /// As [`block`]; `act` may be run over the arguments of the warp's lanes.
@@ -163,7 +166,8 @@ pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_v
             let warp = &mut block.warps[index / 32];
             warp.arrived = 0;
             let arguments = warp.arguments.as_mut_ptr();
-            // the arguments lie on the stacks of 32 suspended (or this) lanes; `act` is not instrumented, so that it calls nothing here
+            // the arguments lie on the stacks of 32 suspended (or this) lanes; `act` is not
+            // instrumented, so that it calls nothing here
             act(arguments);
             block.release_warp(index / 32, std::ptr::fn_addr_eq(act, noop as Act));
         } else {
@@ -189,7 +193,8 @@ unsafe extern "C" fn collective(lane: *mut Lane, act: Act, argument: *mut c_void
 }
 
 unsafe extern "C" fn copy_async(_lane: *mut Lane, shared: *mut u8, global: *const u8, bytes: u32, valid: u32) {
-    // SAFETY: the kernel promises both addresses, as it does to the hardware, and `valid <= bytes` (kernels/device/async_copy.cuh)
+    // SAFETY: the kernel promises both addresses, as it does to the hardware, and `valid <= bytes`
+    // (kernels/device/async_copy.cuh)
     unsafe {
         if valid > 0 {
             std::ptr::copy_nonoverlapping(global, shared, valid as usize);

@@ -1,9 +1,9 @@
-//! What went wrong in a launch, and how it is told.
+//! Findings: what is wrong in a launch, and how it is reported.
 
 use super::calls::Dim3;
 use std::fmt;
 
-/// The kinds of findings; their names open the text that a user reads.
+/// The kinds of findings. Their names begin the text that a user reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
 pub(super) enum Kind {
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether a lane is suspended for good, so that its block ends.
+    /// Whether the lane is never resumed after this finding, so that its block ends.
     #[cfg_attr(not(feature = "checked-host"), allow(dead_code))]
     pub fn ends_block(self) -> bool {
         use Kind::*;
@@ -59,13 +59,13 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Finding {
     pub kind: Kind,
-    /// The block's linear index, by which findings are ordered.
+    /// The linear index of the block, by which findings are ordered.
     pub order: u64,
     pub block: Option<Dim3>,
     pub thread: Option<usize>,
-    /// Return address of the call at which it was found, 0 where there is none.
+    /// The return address of the call at which the error was found, or 0.
     pub place: usize,
-    /// A second place that belongs to it: the text says what it is.
+    /// A second place that belongs to the finding. The text says what it is.
     pub other: usize,
     pub what: String,
 }
@@ -76,7 +76,7 @@ pub(super) struct Findings {
     pub list: Vec<Finding>,
 }
 
-/// More than this many places are not told: the first ones explain the rest.
+/// The largest number of places that are reported: the first ones explain the rest.
 pub(super) const MAX_FINDINGS: usize = 8;
 
 impl Findings {
@@ -84,12 +84,13 @@ impl Findings {
         self.list.iter().any(|f| f.kind == kind && f.place == place)
     }
 
-    /// Whether no further kind of finding would be told.
+    /// Whether no further kind of finding would be reported.
     pub fn is_full(&self) -> bool {
         self.list.len() >= MAX_FINDINGS
     }
 
-    /// Takes a block's findings in; of several at one place the one of the first block stays, whichever came first.
+    /// Adds the findings of a block. Of several at the same place, that of the block with the
+    /// lowest index is kept.
     pub fn merge(&mut self, from: &mut Vec<Finding>) {
         for finding in from.drain(..) {
             match self.list.iter_mut().find(|f| f.kind == finding.kind && f.place == finding.place) {
@@ -100,13 +101,13 @@ impl Findings {
         }
     }
 
-    /// The texts, in the order of blocks.
+    /// The texts of the findings, in the order of blocks.
     pub fn report(mut self) -> Vec<String> {
         self.list.sort_by_key(|f| (f.order, f.thread, f.kind));
         let mut texts: Vec<String> = Vec::new();
         for finding in self.list {
             let (place, other) = (Place::find(finding.place), Place::find(finding.other));
-            // two calls that the compiler made of one line are one call
+            // Two calls that the compiler made of one line count as one.
             if finding.other != 0 && place.is_some() && place == other {
                 continue;
             }
@@ -142,7 +143,7 @@ impl Finding {
 /// A source line of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// File and line, from the innermost inlined function to the kernel's entry.
+    /// Files and lines, from the innermost inlined function to the kernel's entry.
     frames: Vec<(String, u32)>,
 }
 
@@ -152,7 +153,8 @@ impl Place {
         None
     }
 
-    /// The lines of the call before a return address. Release builds know them unless debug information is stripped.
+    /// The lines of the call before a return address. Release builds know them unless debug
+    /// information is stripped.
     #[cfg(feature = "checked-host")]
     fn find(address: usize) -> Option<Self> {
         if address == 0 {
@@ -169,7 +171,7 @@ impl Place {
 }
 
 impl fmt::Display for Place {
-    /// The kernel's line, and the device function's that it calls there.
+    /// Prints the kernel's line, and the line of the device function that it calls there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.frames[0];
         let kernel = self.frames.iter().find(|(file, _)| file.ends_with(".cu"));

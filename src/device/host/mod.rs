@@ -1,8 +1,9 @@
 //! The host device: runs the kernels' own sources, compiled by the host's C++ compiler, on the CPU.
 //!
-//! Blocks are spread over the thread that launches and the device's own (team.rs). Inside a block, each CUDA thread (a *lane*) is
-//! a coroutine with a stack (stacks.rs): a barrier or a warp collective suspends it until the others have come. Kernels whose
-//! threads never meet are run without coroutines, thread after thread.
+//! Blocks are spread over the thread that launches and the device's own threads (team.rs). Inside a
+//! block, each CUDA thread (a *lane*) is a coroutine with a stack (stacks.rs): a barrier or a warp
+//! collective suspends it until the other lanes have arrived. Kernels whose threads never wait for
+//! one another run without coroutines, one thread after the other.
 
 mod block;
 mod calls;
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use team::{Role, Team};
 
-/// A kernel's entry point on the host: takes the address of its parameter struct.
+/// A kernel's entry point on the host. It takes the address of the kernel's parameter struct.
 pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
 
 /// A kernel's entry points, one for each of `HOST_VARIANTS`.
@@ -38,7 +39,7 @@ pub(crate) struct Entries {
     pub checked: Option<Entry>,
 }
 
-/// A way in which the kernels were compiled.
+/// A way in which the kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HostBuild {
     Portable,
@@ -47,7 +48,7 @@ enum HostBuild {
 }
 
 impl HostBuild {
-    /// The one for these options, of those that were `compiled`.
+    /// Chooses the build for these options from those that were `compiled`.
     fn choose(options: &HostOptions, cpu_has_avx2: bool, compiled: &[&str]) -> Result<Self> {
         if options.checked {
             return Ok(Self::Checked);
@@ -70,23 +71,28 @@ impl HostBuild {
 /// How a host device runs kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostOptions {
-    /// Threads that work on a launch, the calling one among them: at most 1024; 0 is one for each core. With 1 a launch stays on
-    /// the calling thread. The others do not survive a `fork`: a device with several threads refuses to run in a process that
-    /// was forked off after it was made ([`Error::DeviceUnavailable`]).
+    /// The number of threads that work on a launch, including the calling one: at most 1024; 0
+    /// means one for each core. With 1, a launch stays on the calling thread. The other threads do
+    /// not survive a `fork`: a device with several threads refuses to run in a process that was
+    /// forked after it was made ([`Error::DeviceUnavailable`]).
     pub threads: usize,
-    /// Runs the instrumented build, in which every access of every thread is checked. Needs the feature `checked-host`.
+    /// Runs the instrumented build, in which every access of every thread is checked. Needs the
+    /// feature `checked-host`.
     pub checked: bool,
-    /// Draws the order in which the blocks of a launch and the threads of a block run; 0 is the order of their indices.
+    /// Determines the order in which the blocks of a launch and the threads of a block run; 0 is
+    /// the order of their indices.
     pub seed: u64,
-    /// Uses AVX2, FMA and F16C where the CPU has them and the kernels were compiled for them. When false, the portable build runs,
-    /// which [`build_info`](crate::build_info) lists among its variants only where `WARPCONV_HOST_CPU` asked for it or the CPU that
-    /// built has no AVX2.
+    /// Uses AVX2, FMA and F16C if the CPU has them and the kernels were compiled for them. If
+    /// false, the portable build runs. [`build_info`](crate::build_info) lists that build only if
+    /// `WARPCONV_HOST_CPU` asked for it, or if the CPU that built the crate has no AVX2.
     pub simd: bool,
-    /// Turns that the threads of one block may take before the kernel counts as endless. When checked: also the basic blocks
-    /// that they may enter, so that a loop which never waits is found, too.
+    /// The number of times that the threads of one block may be resumed before the kernel counts as
+    /// endless. When checked, also the number of basic blocks that they may enter, so that a loop
+    /// that never waits is found as well.
     pub max_steps: u64,
-    /// The GPU whose multiprocessors, shared memory and rates kernel selection counts on, so that plans show what they would be there.
-    /// `None` is an A100, with the shared memory of a Hopper GPU so that every kernel fits.
+    /// The GPU whose multiprocessors, shared memory and rates the choice of kernels assumes, so
+    /// that plans are those of that GPU. `None` means an A100, but with the shared memory of a
+    /// Hopper GPU, so that every kernel fits.
     pub imitates: Option<&'static GpuModel>,
 }
 
@@ -97,14 +103,16 @@ impl Default for HostOptions {
 }
 
 const ALIGNMENT: usize = 128;
-/// Of `HostOptions::threads`: more than any machine has cores, and few enough to be started in a moment.
+/// The largest value of `HostOptions::threads`: more than any machine has cores, and few enough to
+/// be started quickly.
 const MOST_THREADS: usize = 1024;
-/// A lane's stack; the pages that a kernel does not touch cost nothing. A guard page lies below.
+/// The size of a lane's stack in bytes. Pages that a kernel does not touch cost nothing. A guard
+/// page is below each stack.
 const STACK_BYTES: usize = 128 * 1024;
-/// Launches whose counters a checked device keeps: more than any layer has.
+/// The number of launches whose counters a checked device keeps: more than any layer has.
 #[cfg(feature = "checked-host")]
 const COUNTED_LAUNCHES: usize = 8;
-/// As on a Hopper GPU.
+/// The shared memory of a block, in bytes, as on a Hopper GPU.
 const SHARED_BYTES_PER_BLOCK: u32 = 227 * 1024;
 
 #[derive(Debug)]
@@ -112,9 +120,9 @@ pub(crate) struct HostDevice {
     options: HostOptions,
     build: HostBuild,
     properties: Properties,
-    /// The threads beside the calling one, if there are any.
+    /// The threads in addition to the calling one, if there are any.
     team: Option<Team>,
-    /// What launches have left for later ones.
+    /// Memory that launches leave for later ones.
     scratch: Mutex<Vec<Scratch>>,
     watch: Watch,
     blocks_done: AtomicU64,
@@ -170,7 +178,7 @@ impl HostDevice {
     }
 }
 
-/// The order in which a launch's blocks are taken up.
+/// The order in which the blocks of a launch are started.
 struct BlockOrder {
     blocks: u64,
     step: u64,
@@ -178,7 +186,8 @@ struct BlockOrder {
 }
 
 impl BlockOrder {
-    /// Seed 0: as they are numbered. Otherwise steps of a size that reaches each of them once, from some block on.
+    /// With seed 0 the order of the indices. Otherwise it starts at some block, with steps of a
+    /// size that reaches each block once.
     fn new(blocks: u64, seed: u64) -> Self {
         if seed == 0 || blocks < 2 {
             return Self { blocks, step: 1, first: 0 };
@@ -201,7 +210,8 @@ impl BlockOrder {
     }
 }
 
-/// What a mutex guards here is whole at any time, also where a thread that held it has panicked.
+/// Locks a mutex, also if a thread has panicked while holding it: the values that are guarded here
+/// are valid at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -256,7 +266,8 @@ impl Backend for HostDevice {
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
-        // SAFETY: the caller promises valid memory that nobody else uses meanwhile: the slice cannot overlap it
+        // SAFETY: the caller promises valid memory that nobody else uses meanwhile: the slice
+        // cannot overlap it
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), address as *mut u8, from.len()) };
         Ok(())
     }
@@ -296,7 +307,7 @@ impl Backend for HostDevice {
         })
     }
 
-    /// A thread runs one after the other.
+    /// A single thread runs blocks one after the other.
     fn resident_blocks(&self, _: &Kernel, _: u32) -> Result<u32> {
         Ok(self.properties.multiprocessors)
     }
@@ -335,7 +346,7 @@ impl Backend for HostDevice {
                 }
                 return;
             }
-            // a helper that had to wait for stacks would only delay the end
+            // A helper that had to wait for stacks would only delay the end.
             let Some(mut set) = (if role == Role::Caller { Some(SETS.take()) } else { SETS.try_take() }) else { return };
             if let Err(e) = set.grow(stacks) {
                 if role == Role::Caller {
@@ -349,7 +360,8 @@ impl Backend for HostDevice {
                 let mut found = job.run_fibers(order.block(position), &mut scratch, &mut set.stacks);
                 self.blocks_done.fetch_add(1, Ordering::Relaxed);
                 if !found.is_empty() {
-                    // a checked block that fails harms nobody else, and the others may find more
+                    // A checked block that fails does not affect others, and the others may find
+                    // more.
                     let last = !self.options.checked || found.iter().any(|f| f.kind.ends_launch());
                     let mut all = lock(&findings);
                     all.merge(&mut found);
@@ -369,7 +381,8 @@ impl Backend for HostDevice {
         let mut findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
         #[cfg(feature = "checked-host")]
         if let Some(check) = &check {
-            // a block that was ended early has left elements unwritten for a reason that is told already
+            // A block that was ended early has left elements unwritten, for a reason that is
+            // reported already.
             if !stop.into_inner() && !findings.list.iter().any(|f| f.kind.ends_block()) {
                 findings.list.extend(check.unwritten());
             }

@@ -1,9 +1,11 @@
-//! The stacks that lanes run on.
+//! The stacks on which lanes run.
 //!
-//! A stack is two mappings of the process, itself and the guard page that keeps an overflow from reaching its neighbour, and a
-//! block needs one for each of its threads. Linux allows a process 65,530 mappings unless told otherwise, and one that has none
-//! left can neither start a thread nor allocate. So the whole process has a fixed number of sets of stacks, each for one block
-//! at a time; who finds none free waits its turn. More blocks at once than cores would not be done sooner anyway.
+//! A stack takes two memory mappings of the process: the stack itself, and the guard page that
+//! keeps an overflow from reaching the next stack. A block needs one stack for each of its threads.
+//! By default Linux allows a process 65,530 mappings, and a process that has used them all can
+//! neither start a thread nor allocate. So the process has a fixed number of sets of stacks, each
+//! for one block at a time; a thread that finds no free set waits for its turn. More blocks at once
+//! than cores would not be faster anyway.
 
 use super::STACK_BYTES;
 use crate::device::kernel::KERNELS;
@@ -11,41 +13,44 @@ use crate::error::{Error, Result};
 use corosensei::stack::DefaultStack;
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// Sets of stacks of the process at most: with 256 threads a block they are half of the mappings that it may have.
+/// The largest number of sets of stacks of the process. With 256 threads in a block they take half
+/// of the mappings that the process may have.
 const MOST_SETS: usize = 64;
-/// Waiting threads are spread over so many condition variables, so that a set that comes free wakes few of them.
+/// The number of condition variables over which waiting threads are spread, so that a free set
+/// wakes few of them.
 const QUEUES: usize = 64;
 
-/// Every set of this process.
+/// All sets of this process.
 pub(super) static SETS: LazyLock<Sets> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let lanes = KERNELS.iter().map(|kernel| kernel.threads as usize).max().unwrap_or(0);
     Sets::new((2 * cores).clamp(4, MOST_SETS), lanes)
 });
 
-/// A fixed number of sets, lent in the order in which they are asked for.
+/// A fixed number of sets, which are lent in the order of requests.
 pub(super) struct Sets {
     state: Mutex<State>,
     queues: [Condvar; QUEUES],
 }
 
 struct State {
-    /// The last one was used last: its stacks are there, and in the caches.
+    /// The free sets. The last one was used last: its stacks exist and are in the caches.
     idle: Vec<Vec<DefaultStack>>,
-    /// The next number to be drawn by who wants a set.
+    /// The number that the next request gets.
     next: u64,
-    /// Numbers below this one have their turn.
+    /// Requests with a number below this one have their turn.
     admitted: u64,
 }
 
-/// A set of stacks, which goes back when it is dropped.
+/// A borrowed set of stacks, which is returned when it is dropped.
 pub(super) struct Lent<'a> {
     pub stacks: Vec<DefaultStack>,
     sets: &'a Sets,
 }
 
 impl Sets {
-    /// `lanes`: stacks of a set, for which there is room from the beginning: a launch allocates nothing on the heap.
+    /// `sets` sets, each with room for `lanes` stacks from the beginning: a launch allocates
+    /// nothing on the heap.
     fn new(sets: usize, lanes: usize) -> Self {
         let idle = (0..sets).map(|_| Vec::with_capacity(lanes)).collect();
         let state = State { idle, next: 0, admitted: sets as u64 };
@@ -60,7 +65,7 @@ impl Sets {
         &self.queues[number as usize % QUEUES]
     }
 
-    /// A set, once one is free. Who holds one must not ask for another.
+    /// Waits for a free set and borrows it. A thread that holds a set must not request another.
     pub fn take(&self) -> Lent<'_> {
         let mut state = self.lock();
         let number = state.next;
@@ -71,7 +76,7 @@ impl Sets {
         self.lend(&mut state)
     }
 
-    /// A set, if one is free and nobody waits for it.
+    /// Borrows a set if one is free and no other thread waits for it.
     pub fn try_take(&self) -> Option<Lent<'_>> {
         let mut state = self.lock();
         (state.next < state.admitted).then(|| {
@@ -86,7 +91,7 @@ impl Sets {
 }
 
 impl Lent<'_> {
-    /// Sees to it that there are so many stacks.
+    /// Makes sure that there are at least `lanes` stacks.
     pub fn grow(&mut self, lanes: usize) -> Result<()> {
         while self.stacks.len() < lanes {
             let stack = DefaultStack::new(STACK_BYTES).map_err(|e| Error::OutOfMemory {
@@ -150,7 +155,7 @@ mod tests {
                     let _set = sets.take();
                     order.lock().unwrap().push(index);
                 });
-                // the next one asks when this one waits
+                // The next thread requests a set when this one waits.
                 while sets.lock().next < index + 2 {
                     std::thread::yield_now();
                 }

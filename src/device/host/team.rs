@@ -1,39 +1,40 @@
 //! The threads of a host device.
 //!
-//! A launch is worked on by the thread that asks for it and by those of the device's threads that are free. The asking thread
-//! waits for them without doing anything else: were it a worker of the caller's own thread pool that took up another of the
-//! pool's tasks meanwhile, that task could want a lock which this one holds.
+//! A launch is done by the thread that requests it and by those of the device's threads that are
+//! free. The requesting thread waits for them without doing anything else. If it were a worker of
+//! the caller's thread pool and took up another task of that pool meanwhile, that task could want a
+//! lock that this thread holds.
 
 use crate::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Who works on a launch.
+/// The role of a thread in a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The thread that asked for it, which must see it through.
+    /// The thread that requested the launch, and must complete it.
     Caller,
-    /// A thread of the device, which may leave any time.
+    /// A thread of the device, which may leave at any time.
     Helper,
 }
 
 type Work = dyn Fn(Role) + Sync;
 
-/// A launch under way.
+/// A running launch.
 struct Call {
     id: u64,
     work: &'static Work,
-    /// Helpers that may still join.
+    /// The number of helpers that may still join.
     wanted: usize,
-    /// Helpers at work.
+    /// The number of helpers that are working.
     helping: usize,
     panicked: bool,
 }
 
 #[derive(Default)]
 struct State {
-    /// The oldest first.
+    /// The running launches, the oldest first.
     calls: Vec<Call>,
     next_id: u64,
     closing: bool,
@@ -42,9 +43,9 @@ struct State {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A call wants helpers, or the device is closing.
+    /// Signalled when a call wants helpers or the device is closing.
     wanted: Condvar,
-    /// A call has lost its last helper.
+    /// Signalled when the last helper has left a call.
     left: Condvar,
 }
 
@@ -53,7 +54,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread of the device does.
+    /// The loop of a thread of the device.
     fn serve(&self) {
         let mut state = self.lock();
         loop {
@@ -79,11 +80,11 @@ impl Shared {
     }
 }
 
-/// The threads of a host device, other than those that call it.
+/// The threads of a host device, without those that call it.
 pub(super) struct Team {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// The process whose threads they are: a fork copies none of them.
+    /// The process to which the threads belong. A fork does not copy them.
     process: u32,
 }
 
@@ -108,7 +109,7 @@ impl Team {
         Ok(team)
     }
 
-    /// Refuses to work in a process that was forked off, where the threads are not.
+    /// Refuses to work in a forked process, which does not have the threads.
     pub fn check_process(&self) -> Result<()> {
         let process = std::process::id();
         if process == self.process {
@@ -121,7 +122,8 @@ impl Team {
         Err(Error::DeviceUnavailable { requested: "host".into(), why })
     }
 
-    /// Calls `work` on this thread, and meanwhile on up to `helpers` others. All of them have left when it returns.
+    /// Calls `work` on this thread, and meanwhile on up to `helpers` others. All of them have left
+    /// when it returns.
     pub fn run(&self, helpers: usize, work: &(dyn Fn(Role) + Sync)) {
         let helpers = helpers.min(self.threads.len());
         // SAFETY: only the lifetime changes. Helpers reach the closure through its call, and `End` removes that, once none of them is
@@ -147,7 +149,8 @@ struct End<'a> {
 }
 
 impl End<'_> {
-    /// Lets nobody join any more, waits for the helpers to leave, and removes the call. Whether one of them has panicked.
+    /// Lets no more helpers join, waits for the helpers to leave, and removes the call. Returns
+    /// whether one of them has panicked.
     fn wait(self) -> bool {
         let panicked = self.remove();
         std::mem::forget(self);
@@ -157,7 +160,7 @@ impl End<'_> {
     fn remove(&self) -> bool {
         let mut state = self.shared.lock();
         loop {
-            // other calls may have gone meanwhile
+            // Other calls may have been removed meanwhile.
             let at = state.calls.iter().position(|call| call.id == self.id).expect("only this removes it");
             state.calls[at].wanted = 0;
             if state.calls[at].helping == 0 {
@@ -177,14 +180,14 @@ impl Drop for End<'_> {
 impl Drop for Team {
     fn drop(&mut self) {
         if self.check_process().is_err() {
-            // nobody to wait for
+            // There are no threads to wait for.
             std::mem::take(&mut self.threads).into_iter().for_each(std::mem::forget);
             return;
         }
         self.shared.lock().closing = true;
         self.shared.wanted.notify_all();
         for thread in self.threads.drain(..) {
-            // it panics nowhere
+            // The thread does not panic.
             let _ = thread.join();
         }
     }
@@ -221,7 +224,7 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_ends_the_call() {
         let team = Team::new(1).unwrap();
-        // the caller waits for the helper to come, so that it is there
+        // The caller waits for the helper, so that the helper has joined.
         let joined = Mutex::new(false);
         let (wait, come) = (Condvar::new(), |role| role == Role::Helper);
         let failed = catch_unwind(AssertUnwindSafe(|| {
