@@ -2,10 +2,10 @@
 
 use super::conv_params::geometry_params;
 use super::launch::{Family, WeightedConv, least_time, plan as plan_op};
-use super::{Epilogue, PackedWeights, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
+use super::{conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
-use crate::plan::{Estimate, Parameter, Plan, PlanRequest};
+use crate::plan::{Estimate, Plan, PlanRequest};
 use crate::{Device, Element};
 
 pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
@@ -27,14 +27,6 @@ pub(crate) fn time<T: Element>(device: &Device, request: &PlanRequest, geometry:
 }
 
 /// Chooses, packs and loads.
-pub(crate) fn plan<T: Element>(
-    op: &'static str,
-    device: &Device,
-    request: &PlanRequest,
-    geometry: ConvGeometry,
-    weight: &Parameter,
-    epilogue: Epilogue<'_>,
-    packed: &PackedWeights,
-) -> Result<Plan<T>> {
-    plan_op(op, &families(), device, request, WeightedConv { geometry, weight, epilogue, packed })
+pub(crate) fn plan<T: Element>(op: &'static str, device: &Device, request: &PlanRequest, conv: WeightedConv<'_>) -> Result<Plan<T>> {
+    plan_op(op, &families(), device, request, conv)
 }

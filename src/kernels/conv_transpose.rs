@@ -8,7 +8,7 @@ use super::launch::{ConvCandidate, ConvConfig, Family, Pack, WeightedConv, plan 
 use super::order::SumOrder;
 use super::params::ConvTransposeParams;
 use super::problem::ConvProblem;
-use super::{Epilogue, KernelInfo, PackedWeights, WeightPlace, conv_direct, conv_gemm};
+use super::{KernelInfo, WeightPlace, conv_direct, conv_gemm};
 use crate::device::kernel::Gather;
 use crate::error::{Error, Result};
 use crate::geometry::ConvGeometry;
@@ -190,19 +190,12 @@ fn phase_params(g: &ConvGeometry) -> ConvTransposeParams {
 }
 
 /// Makes a plan: chooses a kernel, packs the weights and loads the kernel.
-pub(crate) fn plan<T: Element>(
-    device: &Device,
-    request: &PlanRequest,
-    geometry: ConvGeometry,
-    weight: &Parameter,
-    epilogue: Epilogue<'_>,
-    packed: &PackedWeights,
-) -> Result<Plan<T>> {
-    let period = geometry.period(0).max(geometry.period(1));
+pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, conv: WeightedConv<'_>) -> Result<Plan<T>> {
+    let period = conv.geometry.period(0).max(conv.geometry.period(1));
     if period > MAX_PERIOD {
         return Err(Error::Limit { what: "stride / gcd(stride, dilation)", value: period as u128, limit: MAX_PERIOD as u128 });
     }
-    plan_op("conv_transpose2d", &[Family { name: FAMILY, candidate }], device, request, WeightedConv { geometry, weight, epilogue, packed })
+    plan_op("conv_transpose2d", &[Family { name: FAMILY, candidate }], device, request, conv)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use super::conv_params::geometry_params;
 use super::launch::{Family, WeightedConv, plan as plan_op};
-use super::{Epilogue, MAX_POSITION, PackedWeights, at_most, check_image, deform_conv};
+use super::{MAX_POSITION, at_most, check_image, deform_conv};
 use crate::error::Result;
 use crate::geometry::DeformGeometry;
-use crate::plan::{Need, Needs, Parameter, Plan, PlanRequest};
+use crate::plan::{Need, Needs, Plan, PlanRequest};
 use crate::{Device, Element};
 
 /// Makes a plan: chooses a kernel, packs the weights and loads the kernel.
@@ -13,9 +13,7 @@ pub(crate) fn plan<T: Element>(
     device: &Device,
     request: &PlanRequest,
     geometry: DeformGeometry,
-    weight: &Parameter,
-    epilogue: Epilogue<'_>,
-    packed: &PackedWeights,
+    weighted: WeightedConv<'_>,
 ) -> Result<Plan<T>> {
     let families = [Family { name: deform_conv::FAMILY, candidate: deform_conv::candidate }];
     let DeformGeometry { conv, offset, mask } = geometry;
@@ -27,7 +25,7 @@ pub(crate) fn plan<T: Element>(
     }
     check_image("the number of offsets of an image", offset)?;
     check_image("the number of factors of an image's mask", mask)?;
-    let plan = plan_op("deform_conv2d", &families, device, request, WeightedConv { geometry: conv, weight, epilogue, packed })?;
+    let plan = plan_op("deform_conv2d", &families, device, request, weighted)?;
     let needs = Needs { offset: Need::Required(offset), mask: Need::Optional(mask), ..plan.needs };
     Ok(Plan { needs, ..plan })
 }

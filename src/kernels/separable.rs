@@ -103,10 +103,7 @@ fn either<T: Element>(
     }
     let finite = convs.map(|conv| conv.weight.is_finite_in(T::DTYPE));
     let (estimate, requests) = cheapest_pair::<T>(device, request, convs.map(|conv| conv.geometry), finite);
-    let one = |index: usize| {
-        let WeightedConv { geometry, weight, epilogue, packed } = convs[index];
-        conv2d::plan::<T>("conv2d", device, &requests[index], geometry, weight, epilogue, packed)
-    };
+    let one = |index: usize| conv2d::plan::<T>("conv2d", device, &requests[index], convs[index]);
     let several = Several { name: PAIR, estimate: Ok(estimate), plan: Box::new(|| pair(op, request, one(0)?, one(1)?)) };
     plan_among(op, families, device, request, Some(producer), second, Some(&several))
 }

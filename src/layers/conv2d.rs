@@ -1,10 +1,12 @@
 //! Conv2d: dense, 1x1, grouped, depthwise and dilated convolution.
 
-use super::{BatchNorm, Conv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
+use super::{
+    BatchNorm, Conv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, Weighted, weight_and_tail,
+};
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, rank4};
+use crate::geometry::ConvGeometry;
 use crate::kernels::launch::WeightedConv;
-use crate::kernels::{Epilogue, PackedWeights, conv2d};
+use crate::kernels::{Epilogue, conv2d};
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape, memory};
 use std::ops::Range;
@@ -38,10 +40,7 @@ use std::ops::Range;
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     spec: Conv2dSpec,
-    weight: Parameter,
-    weight_shape: Shape,
-    tail: Tail,
-    packed: PackedWeights,
+    weighted: Weighted,
 }
 
 /// Some of the groups of a [`Conv2d`], made by [`Conv2d::split_groups`].
@@ -67,35 +66,11 @@ impl Conv2d {
 
     /// A convolution that is part of a layer of another kind. Errors name that kind.
     pub(crate) fn of_op(op: &'static str, spec: Conv2dSpec, weight: Parameter) -> Result<Self> {
-        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
-            name: "weight",
-            shape: weight.shape().to_vec(),
-            expected: 4,
-            meaning: "[C_out, C_in / groups, kernel height, kernel width]",
+        let weighted = Weighted::new(weight, "[C_out, C_in / groups, kernel height, kernel width]", |shape| {
+            spec.check_weight(shape)?;
+            Ok(Tail::new(op, shape[0], spec.activation))
         })?;
-        spec.check_weight(weight_shape)?;
-        let tail = Tail::new(op, weight_shape[0], spec.activation);
-        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
-    }
-
-    /// Adds a bias of shape `[C_out]`.
-    ///
-    /// # Errors
-    /// [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
-        self.tail.set_bias(bias)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
-    }
-
-    /// Adds the slope `[C_out]` that [`crate::Activation::Prelu`] needs.
-    ///
-    /// # Errors
-    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
-        self.tail.set_slope(slope)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
+        Ok(Self { spec, weighted })
     }
 
     /// Folds a batch normalisation into weight and bias. The normalisation follows the convolution
@@ -107,10 +82,9 @@ impl Conv2d {
     /// [`Error::Shape`] when a vector's length is not C_out; [`Error::Attribute`] for a variance + epsilon that is not
     /// positive; [`Error::Forgotten`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
-        let [c_out, group_in, kh, kw] = self.weight_shape;
+        let [c_out, group_in, kh, kw] = self.weighted.shape;
         let filter = group_in * kh * kw;
-        let (weight, bias) = norm.fold(&self.weight, self.bias(), c_out, |index| index / filter)?;
-        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
+        self.weighted.fold(norm, c_out, |index| index / filter)?;
         Ok(self)
     }
 
@@ -126,8 +100,8 @@ impl Conv2d {
         if parts == 0 || parts > groups {
             return Err(Error::Attribute { name: "parts", value: parts.to_string(), requirement: "1 to as many as there are groups" });
         }
-        self.weight.check_kept("split_groups")?;
-        let [c_out, group_in, kh, kw] = self.weight_shape;
+        self.weight().check_kept("split_groups")?;
+        let [c_out, group_in, kh, kw] = self.weighted.shape;
         let (group_out, filter) = (c_out / groups, group_in * kh * kw);
         let part = |index: usize| {
             // The split is as even as possible. Every group has a weight, so the products cannot
@@ -136,42 +110,22 @@ impl Conv2d {
             let (input, output) = (own.start * group_in..own.end * group_in, own.start * group_out..own.end * group_out);
             let weight = |all: &[f32]| memory::collect(all[output.start * filter..output.end * filter].iter().copied());
             let spec = Conv2dSpec { groups: own.len(), ..self.spec };
-            let mut layer = Conv2d::new(spec, self.weight.derived(&[output.len(), group_in, kh, kw], weight)?)?;
+            let mut layer = Conv2d::new(spec, self.weight().derived(&[output.len(), group_in, kh, kw], weight)?)?;
             let vector = |whole: &Parameter| Parameter::vector(&whole.values()[output.clone()]);
-            layer.tail.bias = self.bias().map(vector);
-            layer.tail.slope = self.slope().map(vector);
+            layer.weighted.tail.bias = self.bias().map(vector);
+            layer.weighted.tail.slope = self.slope().map(vector);
             Ok(GroupPart { layer, input, output })
         };
         (0..parts).map(part).collect()
     }
 
-    /// The layer's attributes.
-    pub fn attributes(&self) -> &Conv2dSpec {
-        &self.spec
-    }
-
-    /// The weight [C_out, C_in / groups, kh, kw].
-    pub fn weight(&self) -> &Parameter {
-        &self.weight
-    }
-
-    /// The bias `[C_out]`.
-    pub fn bias(&self) -> Option<&Parameter> {
-        self.tail.bias.as_ref()
-    }
-
-    /// The slope of prelu, `[C_out]`.
-    pub fn slope(&self) -> Option<&Parameter> {
-        self.tail.slope.as_ref()
-    }
-
     pub(crate) fn tail(&self) -> &Tail {
-        &self.tail
+        &self.weighted.tail
     }
 
     /// What the choice of a kernel needs to know of this layer.
     pub(crate) fn weighted(&self, geometry: ConvGeometry) -> WeightedConv<'_> {
-        WeightedConv { geometry, weight: &self.weight, epilogue: self.tail.epilogue(), packed: &self.packed }
+        self.weighted.conv(geometry)
     }
 
     /// The geometry of the convolution on an input of shape `x`.
@@ -179,31 +133,33 @@ impl Conv2d {
     /// # Errors
     /// As [`ConvGeometry::conv2d`].
     pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
-        ConvGeometry::conv2d(&self.spec, x, self.weight_shape)
+        ConvGeometry::conv2d(&self.spec, x, self.weighted.shape)
     }
 
     pub(crate) fn weight_shape(&self) -> Shape {
-        self.weight_shape
+        self.weighted.shape
     }
 
     /// Takes bias and slope from the named parameters, and refuses a prelu without a slope.
     pub(crate) fn take_tail(mut self, parameters: &mut Named) -> Result<Self> {
-        self.tail = self.tail.take("bias", "slope", parameters)?;
+        self.weighted.take_tail(parameters)?;
         Ok(self)
     }
 
     pub(crate) fn check_complete(&self) -> Result<()> {
-        self.tail.check_complete()
+        self.weighted.tail.check_complete()
     }
 
     pub(crate) fn epilogue(&self) -> Epilogue<'_> {
-        self.tail.epilogue()
+        self.weighted.tail.epilogue()
     }
 }
 
+weight_and_tail!(Conv2d, Conv2dSpec, "[C_out, C_in / groups, kh, kw]");
+
 impl Layer for Conv2d {
     fn forget_host_weights(&mut self) {
-        self.weight.forget();
+        self.weighted.weight.forget();
     }
 
     fn spec(&self) -> LayerSpec {
@@ -215,9 +171,9 @@ impl Layer for Conv2d {
     }
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        self.tail.check_complete()?;
+        self.weighted.tail.check_complete()?;
         let geometry = self.geometry(request.x)?;
-        conv2d::plan("conv2d", device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
+        conv2d::plan("conv2d", device, request, self.weighted(geometry))
     }
 }
 
@@ -230,17 +186,15 @@ impl Kind for Conv2d {
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
-        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+        self.weighted.parameters()
     }
 
     fn typical_parameters(spec: &Conv2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
-        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
-        let tail = Tail::typical_parameters(spec.activation, weight[0]);
-        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+        Weighted::typical_parameters(spec.activation, spec.groups, x, weight, |weight| weight[0])
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = self.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
+        let contract = self.weighted.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
         Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 }

@@ -1,9 +1,12 @@
 //! ConvTranspose2d: transposed convolution, for learned upsampling.
 
-use super::{BatchNorm, ConvTranspose2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
+use super::{
+    BatchNorm, ConvTranspose2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, Weighted,
+    weight_and_tail,
+};
 use crate::error::{Error, Result};
-use crate::geometry::{ConvGeometry, elements, positive, rank4};
-use crate::kernels::{PackedWeights, conv_transpose};
+use crate::geometry::{ConvGeometry, elements, positive};
+use crate::kernels::conv_transpose;
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
@@ -53,10 +56,7 @@ use crate::{DType, Device, Element, Shape};
 #[derive(Debug, Clone)]
 pub struct ConvTranspose2d {
     spec: ConvTranspose2dSpec,
-    weight: Parameter,
-    weight_shape: Shape,
-    tail: Tail,
-    packed: PackedWeights,
+    weighted: Weighted,
 }
 
 impl ConvTranspose2d {
@@ -66,37 +66,13 @@ impl ConvTranspose2d {
     /// [`Error::Rank`], and what [`ConvTranspose2dSpec::check_weight`] refuses;
     /// [`Error::Overflow`].
     pub fn new(spec: ConvTranspose2dSpec, weight: Parameter) -> Result<Self> {
-        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
-            name: "weight",
-            shape: weight.shape().to_vec(),
-            expected: 4,
-            meaning: "[C_in, C_out / groups, kernel height, kernel width]",
+        let weighted = Weighted::new(weight, "[C_in, C_out / groups, kernel height, kernel width]", |shape| {
+            spec.check_weight(shape)?;
+            let c_out = shape[1].checked_mul(spec.groups);
+            let overflow = || Error::Overflow { what: "C_out", values: format!("weight {shape:?}, groups {}", spec.groups) };
+            Ok(Tail::new("conv_transpose2d", c_out.ok_or_else(overflow)?, spec.activation))
         })?;
-        spec.check_weight(weight_shape)?;
-        let c_out = weight_shape[1].checked_mul(spec.groups);
-        let overflow = || Error::Overflow { what: "C_out", values: format!("weight {weight_shape:?}, groups {}", spec.groups) };
-        let tail = Tail::new("conv_transpose2d", c_out.ok_or_else(overflow)?, spec.activation);
-        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
-    }
-
-    /// Adds a bias of shape `[C_out]`.
-    ///
-    /// # Errors
-    /// [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
-        self.tail.set_bias(bias)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
-    }
-
-    /// Adds the slope `[C_out]` that [`crate::Activation::Prelu`] needs.
-    ///
-    /// # Errors
-    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
-        self.tail.set_slope(slope)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
+        Ok(Self { spec, weighted })
     }
 
     /// Folds a batch normalisation into weight and bias. The normalisation follows the layer and
@@ -106,32 +82,11 @@ impl ConvTranspose2d {
     /// # Errors
     /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
-        let [c_in, group_out, kh, kw] = self.weight_shape;
+        let [c_in, group_out, kh, kw] = self.weighted.shape;
         let (taps, group_in) = (kh * kw, c_in / self.spec.groups);
         let channel_of = |index: usize| index / (group_out * taps) / group_in * group_out + index / taps % group_out;
-        let (weight, bias) = norm.fold(&self.weight, self.bias(), group_out * self.spec.groups, channel_of)?;
-        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
+        self.weighted.fold(norm, group_out * self.spec.groups, channel_of)?;
         Ok(self)
-    }
-
-    /// The layer's attributes.
-    pub fn attributes(&self) -> &ConvTranspose2dSpec {
-        &self.spec
-    }
-
-    /// The weight [C_in, C_out / groups, kh, kw].
-    pub fn weight(&self) -> &Parameter {
-        &self.weight
-    }
-
-    /// The bias `[C_out]`.
-    pub fn bias(&self) -> Option<&Parameter> {
-        self.tail.bias.as_ref()
-    }
-
-    /// The slope of prelu, `[C_out]`.
-    pub fn slope(&self) -> Option<&Parameter> {
-        self.tail.slope.as_ref()
     }
 
     /// The geometry of the layer on an input of shape `x`.
@@ -139,13 +94,15 @@ impl ConvTranspose2d {
     /// # Errors
     /// As [`ConvGeometry::conv_transpose2d`].
     pub fn geometry(&self, x: Shape) -> Result<ConvGeometry> {
-        ConvGeometry::conv_transpose2d(&self.spec, x, self.weight_shape)
+        ConvGeometry::conv_transpose2d(&self.spec, x, self.weighted.shape)
     }
 }
 
+weight_and_tail!(ConvTranspose2d, ConvTranspose2dSpec, "[C_in, C_out / groups, kh, kw]");
+
 impl Layer for ConvTranspose2d {
     fn forget_host_weights(&mut self) {
-        self.weight.forget();
+        self.weighted.weight.forget();
     }
 
     fn spec(&self) -> LayerSpec {
@@ -157,9 +114,9 @@ impl Layer for ConvTranspose2d {
     }
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        self.tail.check_complete()?;
+        self.weighted.tail.check_complete()?;
         let geometry = self.geometry(request.x)?;
-        conv_transpose::plan(device, request, geometry, &self.weight, self.tail.epilogue(), &self.packed)
+        conv_transpose::plan(device, request, self.weighted.conv(geometry))
     }
 }
 
@@ -169,22 +126,21 @@ impl Kind for ConvTranspose2d {
 
     fn build(spec: ConvTranspose2dSpec, parameters: &mut Named) -> Result<Self> {
         let mut layer = ConvTranspose2d::new(spec, parameters.take("weight")?)?;
-        layer.tail = layer.tail.take("bias", "slope", parameters)?;
+        layer.weighted.take_tail(parameters)?;
         Ok(layer)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
-        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+        self.weighted.parameters()
     }
 
     fn typical_parameters(spec: &ConvTranspose2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
-        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
-        let tail = Tail::typical_parameters(spec.activation, weight[1].saturating_mul(spec.groups));
-        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+        let c_out = |weight: Shape| weight[1].saturating_mul(spec.groups);
+        Weighted::typical_parameters(spec.activation, spec.groups, x, weight, c_out)
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
-        let contract = self.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
+        let contract = self.weighted.tail.contract(Contract::new(dtype, self.geometry(request.x)?.products()));
         Ok(contract.exact(self.spec.activation.keeps_exactness()))
     }
 }

@@ -1,9 +1,12 @@
 //! DeformConv2d: a convolution whose taps read the input at positions that an offset moves.
 
-use super::{BatchNorm, DeformConv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail};
-use crate::error::{Error, Result};
-use crate::geometry::{DeformGeometry, rank4};
-use crate::kernels::{PackedWeights, deform_conv2d};
+use super::{
+    BatchNorm, DeformConv2dSpec, Kind, Layer, LayerSpec, Named, Parameter, Plan, PlanRequest, Shapes, Signature, Tail, Weighted,
+    weight_and_tail,
+};
+use crate::error::Result;
+use crate::geometry::DeformGeometry;
+use crate::kernels::deform_conv2d;
 use crate::numerics::Contract;
 use crate::{DType, Device, Element, Shape};
 
@@ -57,48 +60,21 @@ const SAMPLE_ROUNDINGS: usize = 9;
 #[derive(Debug, Clone)]
 pub struct DeformConv2d {
     spec: DeformConv2dSpec,
-    weight: Parameter,
-    weight_shape: Shape,
-    tail: Tail,
-    packed: PackedWeights,
+    weighted: Weighted,
 }
 
 impl DeformConv2d {
     /// A deformable convolution with a weight [C_out, C_in / groups, kh, kw], without bias.
     ///
     /// # Errors
-    /// [`Error::Rank`], and what [`DeformGeometry::check_weight`] refuses. With prelu the layer
+    /// [`crate::Error::Rank`], and what [`DeformGeometry::check_weight`] refuses. With prelu the layer
     /// needs [`DeformConv2d::with_slope`] before it can be planned.
     pub fn new(spec: DeformConv2dSpec, weight: Parameter) -> Result<Self> {
-        let weight_shape = rank4("weight", weight.shape()).map_err(|_| Error::Rank {
-            name: "weight",
-            shape: weight.shape().to_vec(),
-            expected: 4,
-            meaning: "[C_out, C_in / groups, kernel height, kernel width]",
+        let weighted = Weighted::new(weight, "[C_out, C_in / groups, kernel height, kernel width]", |shape| {
+            DeformGeometry::check_weight(&spec, shape)?;
+            Ok(Tail::new("deform_conv2d", shape[0], spec.activation))
         })?;
-        DeformGeometry::check_weight(&spec, weight_shape)?;
-        let tail = Tail::new("deform_conv2d", weight_shape[0], spec.activation);
-        Ok(Self { spec, weight, weight_shape, tail, packed: PackedWeights::default() })
-    }
-
-    /// Adds a bias of shape `[C_out]`.
-    ///
-    /// # Errors
-    /// [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_bias(mut self, bias: Parameter) -> Result<Self> {
-        self.tail.set_bias(bias)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
-    }
-
-    /// Adds the slope `[C_out]` that [`crate::Activation::Prelu`] needs.
-    ///
-    /// # Errors
-    /// [`Error::UnexpectedTensor`] with another activation; [`Error::Rank`] or [`Error::Shape`].
-    pub fn with_slope(mut self, slope: Parameter) -> Result<Self> {
-        self.tail.set_slope(slope)?;
-        self.packed = PackedWeights::default();
-        Ok(self)
+        Ok(Self { spec, weighted })
     }
 
     /// Folds a batch normalisation into weight and bias. The normalisation follows the layer and
@@ -107,31 +83,10 @@ impl DeformConv2d {
     /// # Errors
     /// As [`crate::Conv2d::fold_batch_norm`].
     pub fn fold_batch_norm(mut self, norm: &BatchNorm) -> Result<Self> {
-        let [c_out, group_in, kh, kw] = self.weight_shape;
+        let [c_out, group_in, kh, kw] = self.weighted.shape;
         let filter = group_in * kh * kw;
-        let (weight, bias) = norm.fold(&self.weight, self.bias(), c_out, |index| index / filter)?;
-        (self.weight, self.tail.bias, self.packed) = (weight, Some(bias), PackedWeights::default());
+        self.weighted.fold(norm, c_out, |index| index / filter)?;
         Ok(self)
-    }
-
-    /// The layer's attributes.
-    pub fn attributes(&self) -> &DeformConv2dSpec {
-        &self.spec
-    }
-
-    /// The weight [C_out, C_in / groups, kh, kw].
-    pub fn weight(&self) -> &Parameter {
-        &self.weight
-    }
-
-    /// The bias `[C_out]`.
-    pub fn bias(&self) -> Option<&Parameter> {
-        self.tail.bias.as_ref()
-    }
-
-    /// The slope of prelu, `[C_out]`.
-    pub fn slope(&self) -> Option<&Parameter> {
-        self.tail.slope.as_ref()
     }
 
     /// The geometry of the layer on an input of shape `x`, with the shapes of offset and mask.
@@ -139,13 +94,15 @@ impl DeformConv2d {
     /// # Errors
     /// As [`DeformGeometry::new`].
     pub fn geometry(&self, x: Shape) -> Result<DeformGeometry> {
-        DeformGeometry::new(&self.spec, x, self.weight_shape)
+        DeformGeometry::new(&self.spec, x, self.weighted.shape)
     }
 }
 
+weight_and_tail!(DeformConv2d, DeformConv2dSpec, "[C_out, C_in / groups, kh, kw]");
+
 impl Layer for DeformConv2d {
     fn forget_host_weights(&mut self) {
-        self.weight.forget();
+        self.weighted.weight.forget();
     }
 
     fn spec(&self) -> LayerSpec {
@@ -157,8 +114,9 @@ impl Layer for DeformConv2d {
     }
 
     fn plan<T: Element>(&self, device: &Device, request: &PlanRequest) -> Result<Plan<T>> {
-        self.tail.check_complete()?;
-        deform_conv2d::plan(device, request, self.geometry(request.x)?, &self.weight, self.tail.epilogue(), &self.packed)
+        self.weighted.tail.check_complete()?;
+        let geometry = self.geometry(request.x)?;
+        deform_conv2d::plan(device, request, geometry, self.weighted.conv(geometry.conv))
     }
 }
 
@@ -168,24 +126,22 @@ impl Kind for DeformConv2d {
 
     fn build(spec: DeformConv2dSpec, parameters: &mut Named) -> Result<Self> {
         let mut layer = DeformConv2d::new(spec, parameters.take("weight")?)?;
-        layer.tail = layer.tail.take("bias", "slope", parameters)?;
+        layer.weighted.take_tail(parameters)?;
         Ok(layer)
     }
 
     fn parameters(&self) -> Vec<(&'static str, &Parameter)> {
-        [("weight", &self.weight)].into_iter().chain(self.tail.parameters()).collect()
+        self.weighted.parameters()
     }
 
     fn typical_parameters(spec: &DeformConv2dSpec, x: Shape, weight: Option<Shape>) -> Shapes {
-        let weight = weight.unwrap_or([x[1], x[1] / spec.groups.max(1), 3, 3]);
-        let tail = Tail::typical_parameters(spec.activation, weight[0]);
-        [("weight", weight.to_vec())].into_iter().chain(tail).collect()
+        Weighted::typical_parameters(spec.activation, spec.groups, x, weight, |weight| weight[0])
     }
 
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         // Samples are rounded to T before they are multiplied. In f32 this rounding changes
         // nothing.
         let sum = Contract::new(dtype, self.geometry(request.x)?.conv.products()).rounded(usize::from(dtype != DType::F32));
-        Ok(self.tail.contract(sum.computed(SAMPLE_ROUNDINGS)))
+        Ok(self.weighted.tail.contract(sum.computed(SAMPLE_ROUNDINGS)))
     }
 }

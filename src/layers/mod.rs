@@ -21,6 +21,7 @@ mod sub_pixel;
 mod tail;
 mod tune;
 mod upsample;
+mod weighted;
 
 #[cfg(feature = "verify")]
 pub(crate) use any::unexpected;
@@ -44,6 +45,7 @@ pub use tune::Tuned;
 #[cfg(feature = "bench")]
 pub(crate) use tune::{Measured, measure_all};
 pub use upsample::UpsampleBilinear;
+pub(crate) use weighted::{Weighted, weight_and_tail};
 
 pub use crate::plan::{
     Choice, ChosenBy, Explanation, Graph, Inputs, OffsetOrMask, Parameter, Plan, PlanRequest, Recorder, Residual, RoIs, RoisView, Slot,

@@ -41,11 +41,10 @@ impl Tail {
     }
 
     /// Takes the parameters with the names `bias` and `slope`.
-    pub fn take(mut self, bias: &'static str, slope: &'static str, named: &mut Named) -> Result<Self> {
+    pub fn take(&mut self, bias: &'static str, slope: &'static str, named: &mut Named) -> Result<()> {
         named.optional(bias).map_or(Ok(()), |bias| self.set_bias(bias))?;
         named.optional(slope).map_or(Ok(()), |slope| self.set_slope(slope))?;
-        self.check_complete()?;
-        Ok(self)
+        self.check_complete()
     }
 
     /// Refuses a prelu without its slope.

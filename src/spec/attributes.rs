@@ -192,3 +192,57 @@ pub(crate) fn of<S: DeserializeOwned>(op: &str, Unread(attributes): Unread) -> R
         None => Err(format!("{op}: {}", with_hint(message))),
     }
 }
+
+/// Reads the padding of a layer that has no `same`.
+pub(crate) fn explicit_padding<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[usize; 4], D::Error> {
+    match Padding::deserialize(deserializer)? {
+        Padding::Explicit(padding) => Ok(padding),
+        Padding::Same => Err(de::Error::custom("padding \"same\" is not defined for a transposed convolution")),
+    }
+}
+
+/// Writes the JSON form of a spec: its attributes as they are, but each activation as two, its name
+/// and the alpha of a leaky_relu. Where there are two activations, `in` says to which of them an
+/// error belongs.
+macro_rules! json_form {
+    ($spec:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* } $($activation:ident with $alpha:ident $(in $place:literal)?),+) => {
+        /// The attributes as they are in JSON.
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Attributes {
+            $($(#[$attribute])* $field: $type,)*
+            $(
+                $activation: $crate::spec::activation::ActivationName,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                $alpha: Option<f32>,
+            )+
+        }
+
+        impl Default for Attributes {
+            fn default() -> Self {
+                $spec::default().into()
+            }
+        }
+
+        impl From<$spec> for Attributes {
+            fn from(spec: $spec) -> Self {
+                let $spec { $($field,)* $($activation,)+ } = spec;
+                $(let ($activation, $alpha) = $activation.into_parts();)+
+                Self { $($field,)* $($activation, $alpha,)+ }
+            }
+        }
+
+        impl TryFrom<Attributes> for $spec {
+            type Error = String;
+            fn try_from(attributes: Attributes) -> std::result::Result<Self, String> {
+                let Attributes { $($field,)* $($activation, $alpha,)+ } = attributes;
+                $(
+                    let $activation = $crate::spec::Activation::from_parts($activation, $alpha)
+                        .map_err(|error| format!(concat!($("in ", $place, ": ",)? "{}"), error))?;
+                )+
+                Ok(Self { $($field,)* $($activation,)+ })
+            }
+        }
+    };
+}
+pub(crate) use json_form;

@@ -1,7 +1,6 @@
 //! The attributes of Conv2d.
 
-use super::activation::ActivationName;
-use super::{Activation, Padding, attributes};
+use super::{Activation, Padding, attributes, attributes::json_form};
 use crate::error::Result;
 use crate::shape::{Shape, grouped, positive};
 use serde::{Deserialize, Serialize};
@@ -37,10 +36,7 @@ impl Default for Conv2dSpec {
     }
 }
 
-/// The attributes as they are in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
+json_form!(Conv2dSpec {
     #[serde(deserialize_with = "attributes::pair")]
     stride: [usize; 2],
     padding: Padding,
@@ -48,31 +44,7 @@ struct Attributes {
     dilation: [usize; 2],
     #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        Conv2dSpec::default().into()
-    }
-}
-
-impl From<Conv2dSpec> for Attributes {
-    fn from(spec: Conv2dSpec) -> Self {
-        let (activation, alpha) = spec.activation.into_parts();
-        Self { stride: spec.stride, padding: spec.padding, dilation: spec.dilation, groups: spec.groups, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for Conv2dSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let activation = Activation::from_parts(a.activation, a.alpha)?;
-        Ok(Self { stride: a.stride, padding: a.padding, dilation: a.dilation, groups: a.groups, activation })
-    }
-}
+} activation with alpha);
 
 impl Conv2dSpec {
     /// Checks that these attributes can be applied with a weight [C_out, C_in / groups, kh, kw].

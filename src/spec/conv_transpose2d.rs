@@ -1,7 +1,6 @@
 //! The attributes of ConvTranspose2d.
 
-use super::activation::ActivationName;
-use super::{Activation, Padding, attributes};
+use super::{Activation, attributes, attributes::json_form};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, grouped, positive};
 use serde::{Deserialize, Serialize};
@@ -44,49 +43,18 @@ impl Default for ConvTranspose2dSpec {
     }
 }
 
-/// The attributes as they are in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
+json_form!(ConvTranspose2dSpec {
     #[serde(deserialize_with = "attributes::pair")]
     stride: [usize; 2],
-    padding: Padding,
+    #[serde(deserialize_with = "attributes::explicit_padding")]
+    padding: [usize; 4],
     #[serde(deserialize_with = "attributes::pair")]
     output_padding: [usize; 2],
     #[serde(deserialize_with = "attributes::pair")]
     dilation: [usize; 2],
     #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        ConvTranspose2dSpec::default().into()
-    }
-}
-
-impl From<ConvTranspose2dSpec> for Attributes {
-    fn from(spec: ConvTranspose2dSpec) -> Self {
-        let ConvTranspose2dSpec { stride, padding, output_padding, dilation, groups, activation } = spec;
-        let (activation, alpha) = activation.into_parts();
-        Self { stride, padding: Padding::Explicit(padding), output_padding, dilation, groups, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for ConvTranspose2dSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let Padding::Explicit(padding) = a.padding else {
-            return Err("padding \"same\" is not defined for a transposed convolution".into());
-        };
-        let activation = Activation::from_parts(a.activation, a.alpha)?;
-        let Attributes { stride, output_padding, dilation, groups, .. } = a;
-        Ok(Self { stride, padding, output_padding, dilation, groups, activation })
-    }
-}
+} activation with alpha);
 
 impl ConvTranspose2dSpec {
     /// Checks that these attributes can be applied with a weight [C_in, C_out / groups, kh, kw].

@@ -1,7 +1,6 @@
 //! The attributes of DeformConv2d.
 
-use super::activation::ActivationName;
-use super::{Activation, Conv2dSpec, Padding, attributes};
+use super::{Activation, Conv2dSpec, Padding, attributes, attributes::json_form};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`DeformConv2d`](crate::DeformConv2d): those of [`Conv2dSpec`] and the
@@ -45,10 +44,7 @@ impl From<Conv2dSpec> for DeformConv2dSpec {
     }
 }
 
-/// The attributes as they are in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
+json_form!(DeformConv2dSpec {
     #[serde(deserialize_with = "attributes::pair")]
     stride: [usize; 2],
     padding: Padding,
@@ -58,32 +54,7 @@ struct Attributes {
     groups: usize,
     #[serde(deserialize_with = "attributes::whole")]
     offset_groups: usize,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        DeformConv2dSpec::default().into()
-    }
-}
-
-impl From<DeformConv2dSpec> for Attributes {
-    fn from(spec: DeformConv2dSpec) -> Self {
-        let DeformConv2dSpec { stride, padding, dilation, groups, offset_groups, activation } = spec;
-        let (activation, alpha) = activation.into_parts();
-        Self { stride, padding, dilation, groups, offset_groups, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for DeformConv2dSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let Attributes { stride, padding, dilation, groups, offset_groups, activation, alpha } = a;
-        Ok(Self { stride, padding, dilation, groups, offset_groups, activation: Activation::from_parts(activation, alpha)? })
-    }
-}
+} activation with alpha);
 
 impl DeformConv2dSpec {
     /// The ordinary convolution that this layer is when all offsets are zero.

@@ -1,7 +1,6 @@
 //! The attributes of DepthwiseSeparableConv2d.
 
-use super::activation::ActivationName;
-use super::{Activation, Padding, attributes};
+use super::{Activation, Padding, attributes, attributes::json_form};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`DepthwiseSeparableConv2d`](crate::DepthwiseSeparableConv2d). Stride,
@@ -46,10 +45,7 @@ impl Default for DepthwiseSeparableSpec {
     }
 }
 
-/// The attributes as they are in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
+json_form!(DepthwiseSeparableSpec {
     #[serde(deserialize_with = "attributes::pair")]
     stride: [usize; 2],
     padding: Padding,
@@ -57,34 +53,4 @@ struct Attributes {
     dilation: [usize; 2],
     #[serde(deserialize_with = "attributes::some_whole", skip_serializing_if = "Option::is_none")]
     groups: Option<usize>,
-    mid_activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mid_alpha: Option<f32>,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        DepthwiseSeparableSpec::default().into()
-    }
-}
-
-impl From<DepthwiseSeparableSpec> for Attributes {
-    fn from(spec: DepthwiseSeparableSpec) -> Self {
-        let DepthwiseSeparableSpec { stride, padding, dilation, groups, .. } = spec;
-        let (mid_activation, mid_alpha) = spec.mid_activation.into_parts();
-        let (activation, alpha) = spec.activation.into_parts();
-        Self { stride, padding, dilation, groups, mid_activation, mid_alpha, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for DepthwiseSeparableSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let mid_activation = Activation::from_parts(a.mid_activation, a.mid_alpha).map_err(|e| format!("in the middle: {e}"))?;
-        let activation = Activation::from_parts(a.activation, a.alpha)?;
-        Ok(Self { stride: a.stride, padding: a.padding, dilation: a.dilation, groups: a.groups, mid_activation, activation })
-    }
-}
+} mid_activation with mid_alpha in "the middle", activation with alpha);

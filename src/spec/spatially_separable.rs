@@ -1,7 +1,6 @@
 //! The attributes of SpatiallySeparableConv2d.
 
-use super::activation::ActivationName;
-use super::{Activation, Padding, attributes};
+use super::{Activation, Padding, attributes, attributes::json_form};
 use serde::{Deserialize, Serialize};
 
 /// The attributes of a [`SpatiallySeparableConv2d`](crate::SpatiallySeparableConv2d): those of the
@@ -39,10 +38,7 @@ impl Default for SpatiallySeparableSpec {
     }
 }
 
-/// The attributes as they are in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Attributes {
+json_form!(SpatiallySeparableSpec {
     #[serde(deserialize_with = "attributes::pair")]
     stride: [usize; 2],
     padding: Padding,
@@ -50,29 +46,4 @@ struct Attributes {
     dilation: [usize; 2],
     #[serde(deserialize_with = "attributes::whole")]
     groups: usize,
-    activation: ActivationName,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpha: Option<f32>,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        SpatiallySeparableSpec::default().into()
-    }
-}
-
-impl From<SpatiallySeparableSpec> for Attributes {
-    fn from(spec: SpatiallySeparableSpec) -> Self {
-        let SpatiallySeparableSpec { stride, padding, dilation, groups, .. } = spec;
-        let (activation, alpha) = spec.activation.into_parts();
-        Self { stride, padding, dilation, groups, activation, alpha }
-    }
-}
-
-impl TryFrom<Attributes> for SpatiallySeparableSpec {
-    type Error = String;
-    fn try_from(a: Attributes) -> Result<Self, String> {
-        let activation = Activation::from_parts(a.activation, a.alpha)?;
-        Ok(Self { stride: a.stride, padding: a.padding, dilation: a.dilation, groups: a.groups, activation })
-    }
-}
+} activation with alpha);
