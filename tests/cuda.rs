@@ -134,7 +134,7 @@ fn layers_match_the_oracle(device: &Device) {
             let tensors = problem.tensors(dtype).unwrap();
             let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
             let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
-            let case = case.margins(problem.x_margin, problem.y_margin);
+            let case = case.frames(problem.frames());
             for format in MemoryFormat::ALL {
                 for run in case.check(dtype, format, format, Kernels::All, device) {
                     assert!(run.outcome.is_ok(), "{run:?} of {problem:?}");

@@ -197,7 +197,7 @@ fn check_against_oracle(problem: &Problem, device: &Device) -> Vec<&'static str>
     for dtype in DType::ALL {
         let tensors = problem.tensors(dtype).unwrap();
         let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().frames(problem.frames());
         for (x, y) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
             for run in case.check(dtype, x, y, Kernels::All, device) {
                 if let Err(failure) = run.outcome {

@@ -27,7 +27,7 @@ fn check_on(device: &Device, problem: &Problem) -> BTreeSet<&'static str> {
     for dtype in DType::ALL {
         let tensors: Arrays = problem.tensors(dtype).unwrap();
         let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().margins(problem.x_margin, problem.y_margin);
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().frames(problem.frames());
         for format in MemoryFormat::ALL {
             for run in case.check(dtype, format, format, Kernels::All, device) {
                 if let Err(failure) = run.outcome {

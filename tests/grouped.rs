@@ -23,7 +23,7 @@ fn check_all(problems: impl Iterator<Item = Problem>, device: &Device) -> Vec<&'
             let tensors = problem.tensors(dtype).unwrap();
             let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
             let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
-            let case = case.margins(problem.x_margin, problem.y_margin);
+            let case = case.frames(problem.frames());
             for run in MemoryFormat::ALL.iter().flat_map(|&format| case.check(dtype, format, format, Kernels::All, device)) {
                 if let Err(failure) = &run.outcome {
                     panic!("{}: {failure}: {}", run.kernel, serde_json::to_string(&problem).unwrap());

@@ -27,6 +27,7 @@ mod roi;
 mod selection;
 mod separable;
 mod shuffle;
+mod strided;
 mod tensors;
 mod transposed;
 mod tune;

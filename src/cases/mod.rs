@@ -55,8 +55,52 @@ pub struct Problem {
     pub x_margin: [usize; 2],
     /// Channels before and behind the output, in the wider tensor of which the output is a slice.
     pub y_margin: [usize; 2],
+    /// Images, rows and columns before and behind the input in the tensor that it is a part of.
+    #[serde(default)]
+    pub x_frame: [[usize; 2]; 3],
+    /// Images, rows and columns before and behind the output in the tensor that it is a part of.
+    #[serde(default)]
+    pub y_frame: [[usize; 2]; 3],
     /// The seed of the values.
     pub seed: u64,
+}
+
+/// How much more there is before and behind a tensor, along each axis, in the tensor that it is a part of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Images.
+    pub images: [usize; 2],
+    /// Channels.
+    pub channels: [usize; 2],
+    /// Rows.
+    pub rows: [usize; 2],
+    /// Columns.
+    pub columns: [usize; 2],
+}
+
+/// A part of a tensor: a range of each axis.
+pub(crate) type Part = [std::ops::Range<usize>; 4];
+
+impl Frame {
+    fn axes(&self) -> [[usize; 2]; 4] {
+        [self.images, self.channels, self.rows, self.columns]
+    }
+
+    /// The shape of the tensor that one of this shape is a part of.
+    pub(crate) fn around(&self, what: &'static str, shape: Shape) -> Result<Shape> {
+        let mut wide = shape;
+        for (size, [before, behind]) in wide.iter_mut().zip(self.axes()) {
+            let overflow = || Error::Overflow { what, values: format!("{size} and margins of {before} and {behind}") };
+            *size = size.checked_add(before).and_then(|size| size.checked_add(behind)).ok_or_else(overflow)?;
+        }
+        Ok(wide)
+    }
+
+    /// Where in that tensor the part is, along each axis.
+    pub(crate) fn part(&self, shape: Shape) -> Part {
+        let axes = self.axes();
+        std::array::from_fn(|axis| axes[axis][0]..axes[axis][0] + shape[axis])
+    }
 }
 
 /// A kind of problem of one op.
@@ -118,7 +162,7 @@ impl Problem {
     pub fn of_kinds(kinds: &[Kind], seed: u64, index: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index);
         let kind = &kinds[interleaved(kinds.len(), index)];
-        match kind.make {
+        let problem = match kind.make {
             Make::Conv2d(change) => conv2d::problem(kind.name, change, &mut rng),
             Make::ConvTranspose2d(change) => conv_transpose2d::problem(kind.name, change, &mut rng),
             Make::Pixel(make) => Problem { kind: kind.name.into(), ..make(&mut rng) },
@@ -126,14 +170,54 @@ impl Problem {
             Make::SpatiallySeparable(change) => separable::spatially(conv2d::problem(kind.name, change, &mut rng), &mut rng),
             Make::DeformConv2d(change) => deform_conv2d::problem(kind.name, change, &mut rng),
             Make::Roi(op, change) => roi::problem(op, kind.name, change, &mut rng),
-        }
+        };
+        // some of the slices are crops of larger pictures, too
+        if problem.is_packed() || rng.random_bool(0.4) { problem } else { problem.framed(&mut rng) }
+    }
+
+    /// With pictures and images around input and output: at any distance of rows, or at multiples of 16 bytes.
+    fn framed(self, rng: &mut StdRng) -> Self {
+        let aligned = rng.random_bool(0.5);
+        let mut frame = |shape: Result<Shape>| {
+            let width = shape.map_or(0, |[.., width]| width);
+            let columns = if aligned {
+                let before = pick(rng, &[0, 8, 16]);
+                [before, (before + width).next_multiple_of(8) - before - width + pick(rng, &[0, 8])]
+            } else {
+                [rng.random_range(0..6), rng.random_range(0..6)]
+            };
+            [[rng.random_range(0..3), rng.random_range(0..3)], [rng.random_range(0..4), rng.random_range(0..4)], columns]
+        };
+        let (x_frame, y_frame) = (frame(self.x()), frame(self.output_shape()));
+        Self { x_frame, y_frame, ..self }
+    }
+
+    /// Whether input and output are whole tensors.
+    pub fn is_packed(&self) -> bool {
+        (self.x_margin, self.y_margin, self.x_frame, self.y_frame) == ([0; 2], [0; 2], [[0; 2]; 3], [[0; 2]; 3])
+    }
+
+    /// What lies around input and output in the tensors that they are parts of.
+    pub fn frames(&self) -> [Frame; 2] {
+        let frame = |channels, [images, rows, columns]: [[usize; 2]; 3]| Frame { images, channels, rows, columns };
+        [frame(self.x_margin, self.x_frame), frame(self.y_margin, self.y_frame)]
     }
 
     /// A problem of exact values, without margins. `shapes` are those of x and of the parameters;
     /// [`Problem::with_residual`] adds a tensor whose shape depends on the output.
     pub fn new(layer: LayerSpec, shapes: &[(&str, &[usize])]) -> Self {
         let shapes = shapes.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect();
-        Self { kind: "plain".into(), layer, shapes, values: Values::Exact, x_margin: [0, 0], y_margin: [0, 0], seed: 5 }
+        Self {
+            kind: "plain".into(),
+            layer,
+            shapes,
+            values: Values::Exact,
+            x_margin: [0; 2],
+            y_margin: [0; 2],
+            x_frame: [[0; 2]; 3],
+            y_frame: [[0; 2]; 3],
+            seed: 5,
+        }
     }
 
     /// A problem of a convolution. Otherwise as [`Problem::new`].
@@ -262,12 +346,9 @@ impl Problem {
                 return Err(Error::Shape { name, shape: self.shape(name).to_vec(), expected: format!("shape {expected:?}") });
             }
         }
-        for (what, [n, c, h, w], [before, behind]) in
-            [("x with its margins", x, self.x_margin), ("y with its margins", output, self.y_margin)]
-        {
-            let overflow = || Error::Overflow { what, values: format!("{c} channels and margins of {before} and {behind}") };
-            let wide = c.checked_add(before).and_then(|c| c.checked_add(behind)).ok_or_else(overflow)?;
-            elements(&[n, wide, h, w])?;
+        let [x_frame, y_frame] = self.frames();
+        for (what, shape, frame) in [("x with its margins", x, x_frame), ("y with its margins", output, y_frame)] {
+            elements(&frame.around(what, shape)?)?;
         }
         Ok(output)
     }
@@ -377,6 +458,13 @@ impl Problem {
                 y.y_margin[side] = to(y.y_margin[side]);
                 add(x);
                 add(y);
+                for axis in 0..3 {
+                    let (mut x, mut y) = (self.clone(), self.clone());
+                    x.x_frame[axis][side] = to(x.x_frame[axis][side]);
+                    y.y_frame[axis][side] = to(y.y_frame[axis][side]);
+                    add(x);
+                    add(y);
+                }
             }
         }
         for name in self.shapes.keys().filter(|name| *name != "x") {

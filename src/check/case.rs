@@ -3,6 +3,7 @@
 use super::outcome::{catch, catch_failure};
 use super::placed::{Fields, Placed, ROIS, holds, place};
 use super::{Arrays, DTypeAndFormats, Failure, Run, WORKSPACE, applicable, build};
+use crate::cases::Frame;
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Layer, LayerSpec, PlanRequest, Precision, WorkspaceMemory};
@@ -36,8 +37,8 @@ pub struct Case {
     moved: Vec<f64>,
     ref_atol: f64,
     coord_atol: f64,
-    x_margin: [usize; 2],
-    y_margin: [usize; 2],
+    x_frame: Frame,
+    y_frame: Frame,
     on_grid: bool,
 }
 
@@ -58,8 +59,8 @@ impl Case {
         check_length("scale", output.shape(), scale.len())?;
         let on_grid = tensors.values().all(|array| on_exact_grid(array.data()));
         let weights = weights.map(|(_, array)| array.clone()).collect();
-        let (ref_atol, coord_atol, x_margin, y_margin) = (0.0, 0.0, [0, 0], [0, 0]);
-        Ok(Self { layer, inputs, weights, output, scale, moved: vec![], ref_atol, coord_atol, x_margin, y_margin, on_grid })
+        let (ref_atol, coord_atol, x_frame, y_frame) = (0.0, 0.0, Frame::default(), Frame::default());
+        Ok(Self { layer, inputs, weights, output, scale, moved: vec![], ref_atol, coord_atol, x_frame, y_frame, on_grid })
     }
 
     /// Allows for the inaccuracy of the reference and of f32 coordinates.
@@ -74,7 +75,12 @@ impl Case {
 
     /// Makes input and output slices of tensors that have so many more channels before and behind.
     pub fn margins(self, x: [usize; 2], y: [usize; 2]) -> Self {
-        Self { x_margin: x, y_margin: y, ..self }
+        self.frames([x, y].map(|channels| Frame { channels, ..Default::default() }))
+    }
+
+    /// Makes input and output parts of tensors that have so much more before and behind.
+    pub fn frames(self, [x_frame, y_frame]: [Frame; 2]) -> Self {
+        Self { x_frame, y_frame, ..self }
     }
 
     /// Runs the case in one dtype with inputs and output in the given formats: through a plan with each of the kernels and,
@@ -198,8 +204,8 @@ impl Case {
     }
 
     fn place<T: Element>(&self, format: MemoryFormat, device: &Device) -> Result<Placed<T>> {
-        let margin = |name: &str| if name == "x" { self.x_margin } else { self.y_margin };
-        Placed::new(&self.inputs, format, margin, device)
+        let frame = |name: &str| if name == "x" { self.x_frame } else { self.y_frame };
+        Placed::new(&self.inputs, format, frame, device)
     }
 
     /// The result of one plan, in NCHW order, computed into memory that holds NaN; and whether tensor cores multiplied.
@@ -212,17 +218,20 @@ impl Case {
     ) -> Result<(Vec<f32>, bool), Failure> {
         let plan = self.layer.plan::<T>(device, request).map_err(Failure::Error)?;
         let poison = Array::zeros(shape).map_err(Failure::Error)?.map(|_| f64::NAN);
-        let (mut y, channels) = place::<T>("y", &poison, plan.output_format(), self.y_margin, device).map_err(Failure::Error)?;
+        let mut y = place::<T>("y", &poison, plan.output_format(), self.y_frame, device).map_err(Failure::Error)?;
+        let part = self.y_frame.part(shape);
         let mut run = || {
             let (inputs, mut memory) = (inputs.of(&self.layer, Fields::Native)?, WorkspaceMemory::new(device, plan.workspace_bytes())?);
-            plan.run(&inputs, y.channels_mut(channels.clone())?, memory.workspace(), &Stream::default_of(device))?;
+            let [images, channels, rows, columns] = part.clone();
+            let view = y.view_mut().images(images)?.channels(channels)?.crop(rows, columns)?;
+            plan.run(&inputs, view, memory.workspace(), &Stream::default_of(device))?;
             y.to_vec()
         };
         let wide = run().map_err(Failure::Error)?;
         let mut values = memory::with_capacity(poison.data().len()).map_err(Failure::Error)?;
         for (index, value) in wide.into_iter().enumerate() {
             let position = position(index, y.shape());
-            if channels.contains(&position[1]) {
+            if part.iter().zip(position).all(|(range, position)| range.contains(&position)) {
                 values.push(value.to_f32());
             } else if !value.to_f32().is_nan() {
                 return Err(Failure::Outside { position });

@@ -8,7 +8,7 @@ mod placed;
 #[cfg(all(test, feature = "host"))]
 mod tests;
 
-use crate::cases::Problem;
+use crate::cases::{Frame, Problem};
 use crate::error::{Error, Result};
 use crate::geometry::elements;
 use crate::layers::{AnyLayer, Layer, LayerSpec, Parameter, PlanRequest, Precision, WorkspaceMemory};
@@ -71,7 +71,7 @@ pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Re
                 (output, scale, vec![])
             }
         };
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.frames(problem.frames());
         let case = case.moved(moved);
         for pair in pairs {
             runs.extend(case.check_some(pair, Kernels::All, device, &|kernel| wanted(pair, Some(kernel))));
@@ -121,7 +121,7 @@ pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat
         let mut launches = None;
         let outcome = catch(|| {
             let (layer, inputs) = build(LayerSpec::from_json(layer)?, tensors)?;
-            let inputs = Placed::<T>::new(&inputs, format, |_| [0, 0], device)?;
+            let inputs = Placed::<T>::new(&inputs, format, |_| Frame::default(), device)?;
             // placing the inputs may have launched a conversion
             launches = Some(device.launches());
             let inputs = inputs.of(&layer, Fields::Native)?;

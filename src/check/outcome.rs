@@ -92,7 +92,7 @@ impl fmt::Display for Failure {
                 }
                 Ok(())
             }
-            Failure::Outside { position } => write!(f, "wrote outside the output's channels, at {position:?} of the wider tensor"),
+            Failure::Outside { position } => write!(f, "wrote outside its output, at {position:?} of the tensor that it is a part of"),
             Failure::Forward { position } => write!(f, "forward and the plan differ, first at {position:?}"),
             Failure::Accepted => f.write_str("was accepted, but must be refused"),
             Failure::Late(error) => write!(f, "was refused only after a launch: {error}"),

@@ -1,12 +1,12 @@
-//! The inputs of a case on a device, in a dtype and format, as slices of wider tensors.
+//! The inputs of a case on a device, in a dtype and format, as parts of larger tensors.
 
-use crate::error::{Error, Result};
+use crate::cases::{Frame, Part};
+use crate::error::Result;
 use crate::geometry::{elements, rank4};
 use crate::layers::{AnyLayer, Inputs, Layer, OffsetOrMask, RoIs};
 use crate::reference::Array;
-use crate::{DType, Device, Element, MemoryFormat, Tensor, TensorView, memory};
+use crate::{DType, Device, Element, Layout, MemoryFormat, Tensor, TensorView, memory};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// The input that is f32 in every dtype and no image.
 pub(super) const ROIS: &str = "rois";
@@ -25,7 +25,7 @@ pub(super) fn holds(dtype: DType, array: &Array) -> bool {
 
 /// A case's inputs on a device, each as some channels of a tensor.
 pub(super) struct Placed<T: Element> {
-    tensors: Vec<(&'static str, Tensor<T>, Range<usize>)>,
+    tensors: Vec<(&'static str, Tensor<T>, Part)>,
     offset: Option<Tensor<f32>>,
     mask: Option<Tensor<f32>>,
     rois: Option<RoIs>,
@@ -35,17 +35,17 @@ impl<T: Element> Placed<T> {
     pub(super) fn new(
         inputs: &[(&'static str, Array)],
         format: MemoryFormat,
-        margin: impl Fn(&str) -> [usize; 2],
+        frame: impl Fn(&str) -> Frame,
         device: &Device,
     ) -> Result<Self> {
         let one = |&(name, ref array): &(&'static str, Array)| {
-            let (tensor, channels) = place(name, array, format, margin(name), device)?;
-            Ok((name, tensor, channels))
+            let frame = frame(name);
+            Ok((name, place(name, array, format, frame, device)?, frame.part(rank4(name, array.shape())?)))
         };
         let named = |wanted: &str| inputs.iter().find(|(name, _)| *name == wanted).map(|(_, array)| array);
         let field = |name: &'static str| {
             let array = named(name).filter(|array| holds(T::DTYPE, array));
-            array.map(|array| Ok(place::<f32>(name, array, format, [0, 0], device)?.0)).transpose()
+            array.map(|array| place::<f32>(name, array, format, Frame::default(), device)).transpose()
         };
         let batch = named("x").map_or(0, |x| x.shape().first().copied().unwrap_or_default());
         let rois = |array: &Array| {
@@ -61,7 +61,10 @@ impl<T: Element> Placed<T> {
     }
 
     pub(super) fn of(&self, layer: &AnyLayer, fields: Fields) -> Result<Inputs<'_, T>> {
-        let views = self.tensors.iter().map(|(name, tensor, channels)| Ok((*name, tensor.channels(channels.clone())?)));
+        let views = self.tensors.iter().map(|(name, tensor, part)| {
+            let [images, channels, rows, columns] = part.clone();
+            Ok((*name, tensor.images(images)?.channels(channels)?.crop(rows, columns)?))
+        });
         let views = views.collect::<Result<BTreeMap<&str, TensorView<'_, T>>>>()?;
         let mut inputs = Inputs::from_named(&layer.spec(), &views, self.rois.as_ref().map(RoIs::view))?;
         if fields == Fields::F32 {
@@ -72,33 +75,25 @@ impl<T: Element> Placed<T> {
     }
 }
 
-/// A tensor on a device that holds the array rounded to T, and NaN in as many channels before and behind it as `margin` says.
+/// A tensor on a device that holds the array rounded to T, and NaN in the frame around it.
 pub(super) fn place<T: Element>(
     name: &'static str,
     array: &Array,
     format: MemoryFormat,
-    margin: [usize; 2],
+    frame: Frame,
     device: &Device,
-) -> Result<(Tensor<T>, Range<usize>)> {
-    let [n, c, h, w] = rank4(name, array.shape())?;
-    let [before, after] = margin;
-    let overflow = || Error::Overflow { what: "channels with margins", values: format!("{before} + {c} + {after}") };
-    let c_wide = before.checked_add(c).and_then(|wide| wide.checked_add(after)).ok_or_else(overflow)?;
-    let (wide, image) = ([n, c_wide, h, w], c * h * w);
-    let mut values = memory::with_capacity(elements(&wide)?)?;
-    for index in 0..n {
-        values.resize(values.len() + before * h * w, T::from_f32(f32::NAN));
-        values.extend(array.data()[index * image..(index + 1) * image].iter().map(|&v| T::from_f64(v)));
-        values.resize(values.len() + after * h * w, T::from_f32(f32::NAN));
+) -> Result<Tensor<T>> {
+    let shape @ [n, c, h, _] = rank4(name, array.shape())?;
+    let (wide, part) = (frame.around(name, shape)?, frame.part(shape));
+    let mut values = memory::filled(elements(&wide)?, T::from_f32(f32::NAN))?;
+    // by the host: what is checked stands on no other kernel
+    let strides = Layout::packed(wide, format).strides();
+    let mut source = array.data().iter();
+    for position in (0..n * c * h).map(|row| [row / (c * h), row / h % c, row % h]) {
+        let start: usize = (0..3).map(|axis| (part[axis].start + position[axis]) * strides[axis]).sum();
+        for (column, value) in part[3].clone().zip(&mut source) {
+            values[start + column * strides[3]] = T::from_f64(*value);
+        }
     }
-    let ordered: Vec<T> = match format {
-        MemoryFormat::Contiguous => values,
-        // by the host: what is checked stands on no other kernel
-        MemoryFormat::ChannelsLast => memory::collect((0..values.len()).map(|i| {
-            let (image, pixel, channel) = (i / (h * w * c_wide), i / c_wide % (h * w), i % c_wide);
-            values[(image * c_wide + channel) * h * w + pixel]
-        }))?,
-    };
-    let tensor = Tensor::from_slice_in_memory_order(device, wide, format, &ordered)?;
-    Ok((tensor, before..before + c))
+    Tensor::from_slice_in_memory_order(device, wide, format, &values)
 }

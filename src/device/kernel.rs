@@ -118,6 +118,12 @@ impl Gather {
         matches!(self, Gather::Vectors | Gather::Matrix)
     }
 
+    /// Whether x must have its pixels as the rows, or the columns, of one matrix: without gaps between rows, and where pixels are rows
+    /// also between images.
+    pub fn needs_matrix(self) -> bool {
+        matches!(self, Gather::Matrix | Gather::Planes)
+    }
+
     /// Whether elements pass through registers one by one.
     pub fn is_through_registers(self) -> bool {
         matches!(self, Gather::Channels | Gather::Pixels)

@@ -6,6 +6,7 @@
 
 use super::order::SumOrder;
 use super::{KERNELS, Kernel, KernelInfo};
+use crate::device::kernel::Gather;
 use crate::error::{Error, Result};
 use crate::plan::{Choice, ChosenBy, Estimate, Explanation, PlanRequest};
 use crate::text::{listed, nearest};
@@ -164,14 +165,15 @@ impl<C> Selection<C> {
         let nothing = |reasons| Error::NoKernel { op: self.op, reasons };
         let (kernel, config) = kernels().next().ok_or_else(|| nothing("none applies".into()))?;
         let chosen = load(kernel, config)?;
-        if takes_any_view::<T>(config.alignment) {
+        if takes_any_view::<T>(kernel, config.alignment) {
             return Ok((ByAlignment { chosen, unaligned: None }, String::new()));
         }
-        let other = kernels().find(|(_, config)| takes_any_view::<T>(config.alignment));
+        let other = kernels().find(|(kernel, config)| takes_any_view::<T>(kernel, config.alignment));
         let (other, config) =
-            other.ok_or_else(|| nothing(format!("{} takes aligned views only, and none of its order takes others", kernel.name)))?;
+            other.ok_or_else(|| nothing(format!("{} does not take every view, and none of its order does", kernel.name)))?;
         let bytes = chosen.alignment[0].max(chosen.alignment[1]);
-        let note = format!("; {} for views that are not aligned to {bytes} bytes", other.name);
+        let apart = if needs_matrix(kernel) { " or whose rows or pixels lie apart" } else { "" };
+        let note = format!("; {} for views that are not aligned to {bytes} bytes{apart}", other.name);
         Ok((ByAlignment { chosen, unaligned: Some(load(other, config)?) }, note))
     }
 
@@ -191,9 +193,14 @@ impl<C> Selection<C> {
     }
 }
 
-/// Whether an alignment of x and of y is no more than that of elements.
-pub(super) fn takes_any_view<T: Element>(alignment: [usize; 2]) -> bool {
-    alignment == [size_of::<T>(); 2]
+/// Whether a kernel takes views of any strides, with an alignment of x and of y that is no more than that of elements.
+pub(super) fn takes_any_view<T: Element>(kernel: &KernelInfo, alignment: [usize; 2]) -> bool {
+    alignment == [size_of::<T>(); 2] && !needs_matrix(kernel)
+}
+
+/// Whether the pixels of x must be the rows or the columns of one matrix.
+pub(super) fn needs_matrix(kernel: &KernelInfo) -> bool {
+    kernel.axes.gather.is_some_and(Gather::needs_matrix)
 }
 
 /// A kernel on its device, with how it is launched.
@@ -223,10 +230,11 @@ pub(crate) struct ByAlignment<P> {
 }
 
 impl<P> ByAlignment<P> {
-    /// The one to launch; `fits` says whether the views have an alignment.
-    pub fn of_views(&self, fits: impl FnOnce([usize; 2]) -> bool) -> &LoadedLaunch<P> {
+    /// The one to launch; `fits` says whether the views have an alignment, and, where the second argument says so, an x that is a
+    /// matrix.
+    pub fn of_views(&self, fits: impl FnOnce([usize; 2], bool) -> bool) -> &LoadedLaunch<P> {
         match &self.unaligned {
-            Some(unaligned) if !fits(self.chosen.alignment) => unaligned,
+            Some(unaligned) if !fits(self.chosen.alignment, needs_matrix(self.chosen.kernel.info)) => unaligned,
             _ => &self.chosen,
         }
     }

@@ -282,7 +282,9 @@ struct ConvLaunch<T> {
 impl<T: Element> ConvLaunch<T> {
     /// The kernel for views of such an alignment.
     fn of_views(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &LoadedLaunch<ConvLoad> {
-        self.launch.of_views(|[of_x, of_y]| planes_aligned(&inputs.x, of_x) && is_aligned(y, of_y))
+        let is_matrix = || inputs.x.layout().has_packed_planes() || inputs.x.layout().is_matrix();
+        let fits = |bytes, matrix: bool| planes_aligned(&inputs.x, bytes) && (!matrix || is_matrix());
+        self.launch.of_views(|[of_x, of_y], matrix| fits(of_x, matrix) && is_aligned(y, of_y))
     }
 }
 
@@ -295,13 +297,12 @@ pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> 
 /// Bytes of the widest access of a kernel.
 const VECTOR_BYTES: usize = 16;
 
-/// Whether every stride is aligned to `bytes`, or the view is contiguous and its planes are: kernels read an aligned plane as one
+/// Whether every stride is aligned to `bytes`, or the view is of planes without gaps that are: kernels read an aligned plane as one
 /// run, whatever the width of its rows.
 fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let [n, c, ..] = view.layout().strides();
-    let planes = view.format() == MemoryFormat::Contiguous
-        && (n * size_of::<T>()).is_multiple_of(bytes)
-        && (c * size_of::<T>()).is_multiple_of(bytes);
+    let planes =
+        view.layout().has_packed_planes() && (n * size_of::<T>()).is_multiple_of(bytes) && (c * size_of::<T>()).is_multiple_of(bytes);
     planes && (view.address() as usize).is_multiple_of(bytes) || is_aligned(view, bytes)
 }
 

@@ -76,7 +76,9 @@ impl fmt::Display for SumOrder {
 /// no order has such an entry.
 pub(crate) fn keep_one_order<T: Element, C>(entries: &mut [Entry<C>], alone: &[Entry<C>]) -> Option<SumOrder> {
     let orders = alone.iter().filter_map(|entry| match entry.verdict.as_ref().ok()? {
-        (estimate, Way::Kernel(_, config)) => Some((entry.name, estimate.seconds, config.order, takes_any_view::<T>(config.alignment))),
+        (estimate, Way::Kernel(kernel, config)) => {
+            Some((entry.name, estimate.seconds, config.order, takes_any_view::<T>(kernel, config.alignment)))
+        }
         (estimate, Way::Launches) => Some((entry.name, estimate.seconds, SumOrder::OfLaunches, true)),
     });
     let orders: Vec<_> = orders.collect();

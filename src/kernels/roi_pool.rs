@@ -224,7 +224,7 @@ impl<T: Element> Executable<T> for RoiLaunch<T> {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         // whatever the alignment of y, the kernel stores in vectors where it can
-        let LoadedLaunch { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _]| is_aligned(&inputs.x, of_x));
+        let LoadedLaunch { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _], _| is_aligned(&inputs.x, of_x));
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
         let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..*own };
         if let Some(offset) = &inputs.offset {

@@ -85,7 +85,7 @@ impl<T: Element, O: Unweighted> Executable<T> for Launch<O> {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
         let LoadedLaunch { kernel, grid, shared_bytes, own, .. } =
-            self.launch.of_views(|[of_x, of_y]| is_aligned(&inputs.x, of_x) && is_aligned(&y, of_y));
+            self.launch.of_views(|[of_x, of_y], _| is_aligned(&inputs.x, of_x) && is_aligned(&y, of_y));
         let params = self.op.params(kernel.info, own, tensor4(&inputs.x)?, tensor4(&y)?)?;
         let operands = [operand("x", &inputs.x, Access::Read), operand("y", &y, Access::Write)];
         // SAFETY: the op's kernels take its parameter struct; the views have the planned shapes and are on the device, the caller

@@ -1,8 +1,8 @@
 //! Copies between formats and dtypes. kernels/rearrange.cu.
 
-use super::{TensorView, TensorViewMut, operand};
+use super::{Layout, Tensor, TensorView, TensorViewMut, operand};
 use crate::device::kernel::{KernelInfo, family, find};
-use crate::device::params::{CastParams, TransposeParams};
+use crate::device::params::{CastParams, CopyAxis, PixelShuffleParams, TransposeParams};
 use crate::device::{Access, download, upload};
 use crate::error::Result;
 use crate::memory;
@@ -17,10 +17,93 @@ const CHUNK_BYTES: usize = 16;
 const MAX_GRID_Y: usize = 65_535;
 const MAX_GRID_X: usize = 1 << 20;
 
-/// Copies `x` into `y` of the same shape, whatever their formats. Done on return, so that any stream may use `y`.
+/// Copies `x` into `y` of the same shape, whatever their layouts. Done on return, so that any stream may use `y`. Where rows or
+/// pixels lie apart and the format changes, a packed copy lies between the two.
 pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
     assert_alike(x, &y.as_view());
-    if x.format() == y.format() { cast(x, y) } else { transpose(x, y) }
+    if x.format() == y.format() {
+        return if runs(x, &y.as_view()).is_some() { cast(x, y) } else { move_rows(x, y) };
+    }
+    if !is_matrices(x) {
+        return copy(&packed(x)?.view(), y);
+    }
+    if is_matrices(&y.as_view()) {
+        return transpose(x, y);
+    }
+    let mut between = Tensor::uninitialised(x.device(), x.shape(), y.format())?;
+    transpose(x, &mut between.view_mut())?;
+    move_rows(&between.view(), y)
+}
+
+/// A packed copy in the same format.
+fn packed<T: Element>(x: &TensorView<'_, T>) -> Result<Tensor<T>> {
+    let mut copy = Tensor::uninitialised(x.device(), x.shape(), x.format())?;
+    move_rows(x, &mut copy.view_mut())?;
+    Ok(copy)
+}
+
+/// Whether an image is a matrix of channels and pixels.
+fn is_matrices<T: Element>(view: &TensorView<'_, T>) -> bool {
+    view.layout().has_packed_planes() || view.layout().has_even_pixels()
+}
+
+/// Copies between two views of one shape and format, whatever their strides.
+fn move_rows<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
+    let y = y.as_view();
+    if x.shape().contains(&0) {
+        return Ok(());
+    }
+    let ([n, c, h, w], from, to) = (x.shape(), x.layout().strides(), y.layout().strides());
+    let order = match x.format() {
+        MemoryFormat::Contiguous => [1, 2, 3],
+        MemoryFormat::ChannelsLast => [2, 3, 1],
+    };
+    let per_chunk = CHUNK_BYTES / size_of::<T>();
+    let in_chunks = |view: &TensorView<'_, T>, strides: [usize; 4]| {
+        (view.address() as usize).is_multiple_of(CHUNK_BYTES)
+            && (0..4).all(|axis| axis == order[2] || x.shape()[axis] == 1 || strides[axis].is_multiple_of(per_chunk))
+    };
+    let wide = x.shape()[order[2]].is_multiple_of(per_chunk) && in_chunks(x, from) && in_chunks(&y, to);
+    let chunk = if wide { per_chunk } else { 1 };
+    let axis = |axis: usize| -> Result<CopyAxis> {
+        let (size, step) = (x.shape()[axis], if axis == order[2] { chunk } else { 1 });
+        // an axis of one position may have any stride
+        let stride = |strides: [usize; 4]| if size == 1 { Ok(0) } else { to_i32("a stride in elements", strides[axis] * step) };
+        let last = |strides: [usize; 4]| strides[axis].saturating_mul(size - 1);
+        to_i32("the distance of the last element of an image from its first", last(from).max(last(to)))?;
+        Ok(CopyAxis { extent: to_i32("a size", size / step)?, x_stride: stride(from)?, y_stride: stride(to)? })
+    };
+    let once = CopyAxis { extent: 1, ..Default::default() };
+    let params = PixelShuffleParams {
+        x: x.address(),
+        y: y.address(),
+        x_batch_stride: from[0] as i64,
+        y_batch_stride: to[0] as i64,
+        a: [axis(order[0])?, axis(order[1])?, axis(order[2])?],
+        b: [once; 3],
+        outer: [once; 3],
+        batch: to_i32("N", n)?,
+        ..Default::default()
+    };
+    let accesses = to_i32("the number of elements of an image", c * h * w)? as usize / chunk;
+    let device = x.device();
+    let kernel = find(match (size_of::<T>(), wide) {
+        (2, true) => "pixel_runs_16_wide",
+        (2, false) => "pixel_runs_16_narrow",
+        (_, true) => "pixel_runs_32_wide",
+        (_, false) => "pixel_runs_32_narrow",
+    });
+    if device.admits(kernel.name).is_err() {
+        return through_the_host(x, &y);
+    }
+    let kernel = device.load(kernel)?;
+    let grid = [accesses.div_ceil(kernel.info.threads as usize) as u32, n.min(MAX_GRID_Y) as u32, 1];
+    let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
+    let stream = Stream::default_of(device);
+    // SAFETY: the kernel takes PixelShuffleParams; both views are of one shape and format and on this device, as the callers have made
+    // sure, and stay valid until the work is waited for
+    unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, &stream)? };
+    stream.synchronize()
 }
 
 /// What the launches below rely on.
@@ -36,8 +119,8 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     }
     let pixels = h * w;
     let (rows, columns, x_row, y_row) = match x.format() {
-        MemoryFormat::Contiguous => (c, pixels, pixels, y.layout().channel_stride()),
-        MemoryFormat::ChannelsLast => (pixels, c, x.layout().channel_stride(), pixels),
+        MemoryFormat::Contiguous => (c, pixels, x.layout().strides()[1], y.layout().strides()[3]),
+        MemoryFormat::ChannelsLast => (pixels, c, x.layout().strides()[3], y.layout().strides()[1]),
     };
     let params = TransposeParams {
         x: x.address(),
@@ -70,9 +153,19 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
 
 /// Copies `x` into `y` of the same shape and format, converting each element. Done on return.
 pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
-    let stream = Stream::default_of(x.device());
-    queue_cast(x, y, &stream)?;
-    stream.synchronize()
+    if runs(x, &y.as_view()).is_some() {
+        let stream = Stream::default_of(x.device());
+        queue_cast(x, y, &stream)?;
+        return stream.synchronize();
+    }
+    // rows that lie apart are packed before they are converted, and unpacked behind that
+    let dense = packed(x)?;
+    if runs(&dense.view(), &y.as_view()).is_some() {
+        return cast(&dense.view(), y);
+    }
+    let mut converted = Tensor::uninitialised(x.device(), x.shape(), y.format())?;
+    cast(&dense.view(), &mut converted.view_mut())?;
+    move_rows(&converted.view(), y)
 }
 
 /// As [`cast`], queued: the caller keeps both until the stream has run it.
@@ -83,7 +176,7 @@ pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut 
     if x.shape().contains(&0) {
         return Ok(());
     }
-    let (batch, length, x_batch, y_batch) = runs(x, &y);
+    let Some((batch, length, x_batch, y_batch)) = runs(x, &y) else { return through_the_host(x, &y) };
     let params = CastParams {
         x: x.address(),
         y: y.address(),
@@ -109,46 +202,44 @@ pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut 
 
 /// The same without a kernel, for one that is left out: after all work queued on the device, done on return.
 fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Result<()> {
-    let (device, [n, c, h, w]) = (x.device(), x.shape());
+    let device = x.device();
     let (from, to) = (x.layout(), y.layout());
     let mut values = memory::filled(from.extent(), T::zeroed())?;
     // SAFETY: a valid view is over memory of this extent
     unsafe { download(device, x.address(), bytemuck::cast_slice_mut(&mut values))? };
     // y is written in runs of consecutive elements: what lies between them belongs to others
-    let [y_batch, _, y_row, y_column] = to.strides();
-    let (outer, length) = match to.format() {
-        MemoryFormat::Contiguous => (1, c * h * w),
-        MemoryFormat::ChannelsLast => (h * w, c),
+    let order = match to.format() {
+        MemoryFormat::Contiguous => [0, 1, 2, 3],
+        MemoryFormat::ChannelsLast => [0, 2, 3, 1],
     };
-    let [x_batch, x_channel, x_row, x_column] = from.strides();
-    let element = |image: usize, channel: usize, pixel: usize| {
-        U::from_f32(values[image * x_batch + channel * x_channel + pixel / w * x_row + pixel % w * x_column].to_f32())
+    let [a, b, inner, run] = order.map(|axis| x.shape()[axis]);
+    let element = |position: [usize; 4]| {
+        let index: usize = (0..4).map(|axis| position[axis] * from.strides()[order[axis]]).sum();
+        U::from_f32(values[index].to_f32())
     };
-    for image in 0..n {
-        for pixel in 0..outer {
-            let run = (0..length).map(|index| match to.format() {
-                MemoryFormat::Contiguous => element(image, index / (h * w), index % (h * w)),
-                MemoryFormat::ChannelsLast => element(image, index, pixel),
-            });
-            let run: Vec<U> = memory::collect(run)?;
-            let start = image * y_batch + pixel / w * y_row + pixel % w * y_column;
-            // SAFETY: within the extent of a valid view that this call alone uses
-            unsafe { upload(device, y.address() + (start * size_of::<U>()) as u64, bytemuck::cast_slice(&run))? };
-        }
+    for index in 0..a * b * inner {
+        let (i, j, k) = (index / (b * inner), index / inner % b, index % inner);
+        let values: Vec<U> = memory::collect((0..run).map(|last| element([i, j, k, last])))?;
+        let start: usize = [i, j, k].into_iter().zip(order).map(|(position, axis)| position * to.strides()[axis]).sum();
+        // SAFETY: within the extent of a valid view that this call alone uses
+        unsafe { upload(device, y.address() + (start * size_of::<U>()) as u64, bytemuck::cast_slice(&values))? };
     }
     Ok(())
 }
 
-/// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts.
-fn runs<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> (usize, usize, usize, usize) {
+/// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts. None
+/// where rows or pixels lie apart.
+fn runs<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Option<(usize, usize, usize, usize)> {
     let [n, c, h, w] = x.shape();
     let (a, b) = (x.layout(), y.layout());
     if a.is_packed() && b.is_packed() {
-        return (1, n * c * h * w, 0, 0);
+        return Some((1, n * c * h * w, 0, 0));
     }
+    let both = |is: fn(&Layout) -> bool| is(&a) && is(&b);
     match a.format() {
-        MemoryFormat::Contiguous => (n, c * h * w, a.strides()[0], b.strides()[0]),
-        MemoryFormat::ChannelsLast => (n * h * w, c, a.channel_stride(), b.channel_stride()),
+        MemoryFormat::Contiguous if both(Layout::has_packed_images) => Some((n, c * h * w, a.strides()[0], b.strides()[0])),
+        MemoryFormat::ChannelsLast if both(Layout::is_matrix) => Some((n * h * w, c, a.strides()[3], b.strides()[3])),
+        _ => None,
     }
 }
 

@@ -57,7 +57,7 @@ fn check_slice<T: Element>(device: &Device, slice: &impl cudarc::driver::DeviceS
     crate::device::cuda::check_context(device, "the slice", slice.stream().context())?;
     let expected = layout.extent();
     if slice.len() < expected {
-        return Err(Error::Length { name: "the slice", shape: layout.shape.to_vec(), expected, got: slice.len() });
+        return Err(Error::Length { name: "the slice", shape: layout.shape().to_vec(), expected, got: slice.len() });
     }
     Ok(())
 }

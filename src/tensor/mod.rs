@@ -91,12 +91,12 @@ impl<T: Element> Tensor<T> {
 
     /// The logical shape [N, C, H, W].
     pub fn shape(&self) -> Shape {
-        self.layout.shape
+        self.layout.shape()
     }
 
     /// The memory format.
     pub fn format(&self) -> MemoryFormat {
-        self.layout.format
+        self.layout.format()
     }
 
     /// How the elements lie in memory.
@@ -154,6 +154,22 @@ impl<T: Element> Tensor<T> {
     /// As [`Tensor::images`].
     pub fn images_mut(&mut self, range: Range<usize>) -> Result<TensorViewMut<'_, T>> {
         self.view_mut().images(range)
+    }
+
+    /// A rectangle of every image, to be read. As [`TensorView::crop`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn crop(&self, rows: Range<usize>, columns: Range<usize>) -> Result<TensorView<'_, T>> {
+        self.view().crop(rows, columns)
+    }
+
+    /// A rectangle of every image, to be written: what lies around it is left alone.
+    ///
+    /// # Errors
+    /// As [`TensorView::crop`].
+    pub fn crop_mut(&mut self, rows: Range<usize>, columns: Range<usize>) -> Result<TensorViewMut<'_, T>> {
+        self.view_mut().crop(rows, columns)
     }
 
     /// The first `at` channels and the rest, both to be written: two layers write to one concatenation without a copy.

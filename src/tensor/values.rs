@@ -1,6 +1,6 @@
 //! Values from and to the host, and copies of views in another format or dtype.
 
-use super::{Layout, Tensor, TensorView, TensorViewMut, copies};
+use super::{Tensor, TensorView, TensorViewMut, copies};
 use crate::device::{download, upload};
 use crate::error::{Error, Result};
 use crate::shape::elements;
@@ -68,8 +68,8 @@ impl<T: Element> TensorView<'_, T> {
     pub(crate) fn for_each_piece(&self, mut take: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
         /// Elements of a piece, about.
         const PIECE: usize = 1 << 20;
-        let [n, c, h, w] = self.layout.shape;
-        let count = elements(&self.layout.shape)?;
+        let [n, c, h, w] = self.shape();
+        let count = elements(&self.shape())?;
         if count == 0 {
             return Ok(());
         }
@@ -85,11 +85,9 @@ impl<T: Element> TensorView<'_, T> {
         }
         // another stream may still write it
         self.device.synchronize()?;
-        let image_stride = self.layout.strides()[0];
         let channels = (PIECE / (h * w)).clamp(1, c);
         for image in 0..n {
-            let address = self.address + (image * image_stride * size_of::<T>()) as u64;
-            let image = TensorView { address, layout: Layout { shape: [1, c, h, w], ..self.layout }, ..*self };
+            let image = self.images(image..image + 1)?;
             for first in (0..c).step_by(channels) {
                 let part = image.channels(first..c.min(first + channels))?;
                 take(&part.to_format(MemoryFormat::Contiguous)?.to_vec_in_memory_order()?)?;
@@ -160,7 +158,7 @@ impl<T: Element> TensorViewMut<'_, T> {
     fn write_as(&mut self, format: MemoryFormat, values: &[T]) -> Result<()> {
         let (shape, layout) = (self.shape(), self.0.layout);
         check_values(shape, values.len())?;
-        if layout.format == format && layout.is_packed() {
+        if layout.format() == format && layout.is_packed() {
             // SAFETY: a packed view is over as many elements as its shape has, and this one is exclusive
             return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
         }

@@ -1,5 +1,6 @@
 //! Views: borrowed tensors, some of their channels or images, and memory that others own.
 
+use super::layout::may_meet;
 use super::{Layout, Tensor};
 use crate::device::{Access, Operand};
 use crate::error::{Error, Result};
@@ -35,8 +36,10 @@ impl<'a, T: Element> TensorView<'a, T> {
         if !address.is_multiple_of(size_of::<T>() as u64) {
             return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
         }
-        let [n, _, h, w] = layout.shape;
-        elements(&[n, layout.channel_stride, h, w])?;
+        elements(&layout.shape())?;
+        if layout.extent() > isize::MAX as usize / 8 {
+            return Err(Error::Overflow { what: "the extent of a view", values: format!("{layout:?}") });
+        }
         Ok(Self { device, address, layout, dtype: PhantomData })
     }
 
@@ -64,12 +67,12 @@ impl<'a, T: Element> TensorView<'a, T> {
 
     /// The logical shape [N, C, H, W].
     pub fn shape(&self) -> Shape {
-        self.layout.shape
+        self.layout.shape()
     }
 
     /// The memory format.
     pub fn format(&self) -> MemoryFormat {
-        self.layout.format
+        self.layout.format()
     }
 
     /// How the elements lie in memory.
@@ -92,17 +95,7 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the channels.
     pub fn channels(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
-        let [n, c, h, w] = self.layout.shape;
-        if range.start > range.end || range.end > c {
-            return Err(Error::Attribute {
-                name: "the range of channels",
-                value: format!("{range:?} of {c} channels"),
-                requirement: "within the channels",
-            });
-        }
-        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[1] };
-        let layout = Layout { shape: [n, range.len(), h, w], ..self.layout };
-        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+        self.layout.channels(range).map(|part| self.part(part))
     }
 
     /// Some of its images: a part of the batch.
@@ -110,23 +103,34 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the batch.
     pub fn images(&self, range: Range<usize>) -> Result<TensorView<'a, T>> {
-        let [n, c, h, w] = self.layout.shape;
-        if range.start > range.end || range.end > n {
-            return Err(Error::Attribute {
-                name: "the range of images",
-                value: format!("{range:?} of {n} images"),
-                requirement: "within the batch",
-            });
-        }
-        let offset = if self.layout.extent() == 0 { 0 } else { range.start * self.layout.strides()[0] };
-        let layout = Layout { shape: [range.len(), c, h, w], ..self.layout };
-        Ok(TensorView { address: self.address + (offset * size_of::<T>()) as u64, layout, ..*self })
+        self.layout.images(range).map(|part| self.part(part))
+    }
+
+    /// A rectangle of every image, read where it lies: a region of interest of a picture, without a copy.
+    ///
+    /// ```
+    /// use warpconv::{Device, Tensor};
+    /// let values: Vec<f32> = (0..12).map(|value| value as f32).collect();
+    /// let x = Tensor::from_slice(&Device::best()?, [1, 1, 3, 4], &values)?;
+    /// assert_eq!(x.crop(1..3, 1..4)?.to_vec()?, [5., 6., 7., 9., 10., 11.]);
+    /// # Ok::<(), warpconv::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Attribute`] when a range is not within the rows or the columns.
+    pub fn crop(&self, rows: Range<usize>, columns: Range<usize>) -> Result<TensorView<'a, T>> {
+        self.layout.crop(rows, columns).map(|part| self.part(part))
+    }
+
+    /// A part that starts so many elements behind the first.
+    fn part(&self, (start, layout): (usize, Layout)) -> TensorView<'a, T> {
+        TensorView { address: self.address + (start * size_of::<T>()) as u64, layout, ..*self }
     }
 
     /// The addresses that both views reach, when some element may belong to both.
     pub(crate) fn overlap<U: Element>(&self, other: &TensorView<'_, U>) -> Option<(u64, u64)> {
         let (start, end) = (self.address.max(other.address), self.end().min(other.end()));
-        if start >= end || self.device != other.device || self.beside(other) {
+        if start >= end || self.device != other.device || self.is_beside(other) {
             return None;
         }
         Some((start, end))
@@ -134,23 +138,14 @@ impl<'a, T: Element> TensorView<'a, T> {
 
     /// The address behind the last element.
     fn end(&self) -> u64 {
-        self.address + (self.layout.extent() * size_of::<T>()) as u64
+        self.address.saturating_add((self.layout.extent() * size_of::<T>()) as u64)
     }
 
-    /// Whether both are slices of one concatenation that share no channel.
-    fn beside<U: Element>(&self, other: &TensorView<'_, U>) -> bool {
-        let (a, b) = (self.layout, other.layout);
-        let same = T::DTYPE == U::DTYPE
-            && a.format == b.format
-            && a.channel_stride == b.channel_stride
-            && a.shape[0] == b.shape[0]
-            && a.shape[2..] == b.shape[2..];
-        let distance = self.address.abs_diff(other.address) as usize / size_of::<T>();
-        let (first, second) = if self.address <= other.address { (a, b) } else { (b, a) };
-        let channels = distance / first.strides()[1].max(1);
-        same && distance.is_multiple_of(first.strides()[1].max(1))
-            && channels >= first.shape[1]
-            && channels + second.shape[1] <= a.channel_stride
+    /// Whether both are parts of one tensor that share no element.
+    fn is_beside<U: Element>(&self, other: &TensorView<'_, U>) -> bool {
+        let bytes = self.address.abs_diff(other.address) as usize;
+        let (first, second) = if self.address <= other.address { (&self.layout, &other.layout) } else { (&other.layout, &self.layout) };
+        T::DTYPE == U::DTYPE && bytes.is_multiple_of(size_of::<T>()) && !may_meet(first, second, bytes / size_of::<T>())
     }
 }
 
@@ -197,6 +192,14 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         Ok((Self(self.0.channels(0..at)?), Self(self.0.channels(at..all)?)))
     }
 
+    /// A rectangle of every image: what lies around it is left alone.
+    ///
+    /// # Errors
+    /// As [`TensorView::crop`].
+    pub fn crop(self, rows: Range<usize>, columns: Range<usize>) -> Result<TensorViewMut<'a, T>> {
+        Ok(Self(self.0.crop(rows, columns)?))
+    }
+
     /// The same elements, to be written, for a shorter time.
     pub fn reborrow(&mut self) -> TensorViewMut<'_, T> {
         TensorViewMut(self.0)
@@ -222,6 +225,11 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         self.0.format()
     }
 
+    /// How the elements lie in memory.
+    pub fn layout(&self) -> Layout {
+        self.0.layout
+    }
+
     /// Some of its channels.
     ///
     /// # Errors
@@ -239,7 +247,7 @@ fn check_host_slice(device: &Device, got: usize, layout: &Layout) -> Result<()> 
     }
     let expected = layout.extent();
     if got < expected {
-        return Err(Error::Length { name: "the slice", shape: layout.shape.to_vec(), expected, got });
+        return Err(Error::Length { name: "the slice", shape: layout.shape().to_vec(), expected, got });
     }
     Ok(())
 }

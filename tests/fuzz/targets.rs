@@ -89,7 +89,7 @@ fn try_problem(problem: &Problem, device: &Device, dtypes: &[DType], kernels: Ke
         SMALL.check(&problem.cost(dtype)?)?;
         let tensors = problem.tensors(dtype)?;
         let (output, scale) = reference::layer(&problem.layer, &tensors)?;
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.margins(problem.x_margin, problem.y_margin);
+        let case = Case::new(problem.layer, &tensors, output, scale.into_data())?.frames(problem.frames());
         for format in MemoryFormat::ALL {
             panic_at_faults(case.check(dtype, format, format, kernels, device));
         }
