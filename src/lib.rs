@@ -82,6 +82,7 @@ pub mod cases;
 #[cfg_attr(docsrs, doc(cfg(feature = "verify")))]
 pub mod check;
 mod device;
+pub mod dlpack;
 mod dtype;
 mod error;
 #[cfg(feature = "factorise")]

@@ -10,6 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["geometry", "numerics"],
     &["device", "build_info"],
     &["tensor"],
+    &["dlpack"],
     &["plan"],
     &["tuning"],
     &["kernels"],

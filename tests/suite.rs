@@ -9,6 +9,7 @@ mod conformance;
 mod contiguous;
 mod deformable;
 mod depthwise;
+mod dlpack;
 mod extremes;
 mod few_tiles;
 mod floors;
