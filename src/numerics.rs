@@ -187,7 +187,12 @@ impl Contract {
             Activation::Sigmoid | Activation::Silu => EXPF_ULPS,
             Activation::Tanh => TANHF_ULPS,
             Activation::Gelu => ERFCF_ULPS,
-            _ => return Self { activation: 0.0, ..self },
+            Activation::None
+            | Activation::Relu
+            | Activation::Relu6
+            | Activation::LeakyRelu { .. }
+            | Activation::Prelu
+            | Activation::Hardswish => return Self { activation: 0.0, ..self },
         };
         // An ulp is at most 2^-23 of the number, and the correctly rounded result is off by up to
         // half an ulp.

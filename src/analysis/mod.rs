@@ -1,8 +1,9 @@
-//! Calculators: what a layer costs, what an output pixel sees, and what a factorised form saves.
+//! Calculators: what a layer costs, what an output pixel depends on, and what a factorised form
+//! saves.
 //!
-//! Nothing here runs a layer; all of it follows from specs and shapes, in checked arithmetic. One multiply-add (MAC) is two
-//! floating-point operations (FLOPs); bias, residual and activation are listed apart. Products with the zeros of the padding are
-//! counted, as is usual.
+//! Nothing here runs a layer. Everything follows from specs and shapes, in checked arithmetic. One
+//! multiply-add (MAC) is two floating-point operations (FLOPs). Bias, residual and activation are
+//! counted separately. Products with the zeros of the padding are counted, as is usual.
 //!
 //! ```
 //! use warpconv::analysis::{Operands, ReceptiveField, Saving, analyse};

@@ -1,4 +1,4 @@
-//! Receptive fields, composed layer by layer and in closed form.
+//! Receptive fields, composed layer by layer or computed in closed form.
 
 use crate::error::{Error, Result};
 use crate::geometry::{kernel_span, positive};
@@ -6,12 +6,15 @@ use crate::layers::Conv2dSpec;
 use serde::Serialize;
 use std::ops::Range;
 
-/// Which pixels of a stack's input one pixel of its output depends on, vertically and horizontally.
+/// The pixels of a stack's input on which one pixel of its output depends, vertically and
+/// horizontally.
 ///
-/// Input pixel `i` has its centre at coordinate `i`. Output pixel `p` sees the `size` pixels around `start + p * jump`, of which
-/// some may lie in the padding. With dilation it sees only some of them, or all once the rates of a stack fill the gaps.
+/// The centre of input pixel `i` is at coordinate `i`. Output pixel `p` depends on the `size`
+/// pixels around `start + p * jump`, some of which may be in the padding. With dilation it depends
+/// on only some of these pixels, or on all if the rates of the stack fill the gaps.
 ///
-/// Source: Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019.
+/// Source: Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks",
+/// Distill, 2019.
 ///
 /// ```
 /// use warpconv::analysis::ReceptiveField;
@@ -25,22 +28,26 @@ use std::ops::Range;
 pub struct ReceptiveField {
     /// Height and width in input pixels.
     pub size: [usize; 2],
-    /// Distance in input pixels between the fields of neighbouring output pixels: the product of the strides.
+    /// Distance in input pixels between the fields of neighbouring output pixels: the product of
+    /// the strides.
     pub jump: [usize; 2],
-    /// Centre of the first output pixel's field in input coordinates: whole or half, negative where padding exceeds it.
+    /// Centre of the first output pixel's field in input coordinates: a whole or half number,
+    /// negative if the padding is larger than the field reaches.
     pub start: [f64; 2],
 }
 
 impl ReceptiveField {
-    /// That of no layer: a pixel sees itself.
+    /// The receptive field of no layer: a pixel depends on itself.
     pub fn input() -> Self {
         Self { size: [1, 1], jump: [1, 1], start: [0.0, 0.0] }
     }
 
-    /// With one layer more on top. `padding` is [top, left, bottom, right], of which only top and left matter.
+    /// The receptive field with one more layer on top. `padding` is [top, left, bottom, right], of
+    /// which only top and left matter.
     ///
-    /// An axis on its own: `size += dilation * (kernel - 1) * jump`, `start += (dilation * (kernel - 1) / 2 - padding) * jump`,
-    /// `jump *= stride`. So one layer on the input has size `dilation * (kernel - 1) + 1`.
+    /// Each axis is computed on its own: `size += dilation * (kernel - 1) * jump`,
+    /// `start += (dilation * (kernel - 1) / 2 - padding) * jump`, `jump *= stride`. One layer on
+    /// the input therefore has size `dilation * (kernel - 1) + 1`.
     ///
     /// # Errors
     /// [`Error::Attribute`] for a kernel, stride or dilation of 0; [`Error::Overflow`].
@@ -63,15 +70,17 @@ impl ReceptiveField {
         Ok(field)
     }
 
-    /// With a convolution of this kernel on top.
+    /// The receptive field with a convolution of this kernel on top.
     ///
     /// # Errors
-    /// As [`ReceptiveField::then`], and [`Error::Attribute`] for padding `same` with a stride above 1.
+    /// As [`ReceptiveField::then`], and [`Error::Attribute`] for padding `same` with a stride above
+    /// 1.
     pub fn then_conv2d(self, spec: &Conv2dSpec, kernel: [usize; 2]) -> Result<Self> {
         self.then(kernel, spec.stride, spec.dilation, spec.padding.resolve(kernel, spec.dilation, spec.stride)?)
     }
 
-    /// The rows and the columns of the input that output pixel [row, column] sees; those below 0 or beyond the input are padding.
+    /// The rows and the columns of the input on which output pixel [row, column] depends. Those
+    /// below 0 or beyond the input are padding.
     ///
     /// # Errors
     /// [`Error::Overflow`] when a coordinate is 2^52 or more, where f64 no longer has halves.
@@ -90,7 +99,8 @@ impl ReceptiveField {
     }
 }
 
-/// The receptive field of `layers` equal filters with stride 1 on top of each other: `(kernel - 1) * layers + 1`.
+/// The receptive field of `layers` equal filters with stride 1 on top of each other:
+/// `(kernel - 1) * layers + 1`.
 ///
 /// Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015: three 3x3 filters
 /// see what one 7x7 filter sees.
@@ -99,7 +109,7 @@ impl ReceptiveField {
 /// [`Error::Attribute`] for a kernel of 0; [`Error::Overflow`].
 pub fn stacked_receptive_field(kernel: usize, layers: usize) -> Result<usize> {
     positive("kernel size", kernel)?;
-    kernel_span(kernel, layers) // what one filter sees whose taps are `layers` apart
+    kernel_span(kernel, layers) // the field of one filter whose taps are `layers` apart
 }
 
 /// The receptive field of `layers` filters with stride 1 and dilation rates 1, 2, 4, ..., 2^(layers-1):

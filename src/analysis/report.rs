@@ -1,11 +1,11 @@
-//! What a report of a layer's cost says, and the most that a run may cost.
+//! The report of a layer's cost, and the largest cost that a run may have.
 
 use super::ReceptiveField;
 use crate::error::{Error, Result};
 use crate::{DType, Device, DeviceKind, Shape};
 use serde::Serialize;
 
-/// What a layer's cost depends on besides its spec and shapes.
+/// Everything on which a layer's cost depends in addition to its spec and shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Operands {
@@ -13,48 +13,48 @@ pub struct Operands {
     pub dtype: DType,
     /// Whether a residual is added.
     pub residual: bool,
-    /// Whether a deformable layer's samples are multiplied with a mask.
+    /// Whether a deformable layer's samples are multiplied by a mask.
     pub mask: bool,
 }
 
 impl Operands {
-    /// Neither residual nor mask.
+    /// Operands without residual and mask.
     pub fn new(dtype: DType) -> Self {
         Self { dtype, residual: false, mask: false }
     }
 
-    /// With or without a mask.
+    /// The operands with or without a mask.
     pub fn mask(self, mask: bool) -> Self {
         Self { mask, ..self }
     }
 
-    /// With or without a residual.
+    /// The operands with or without a residual.
     pub fn residual(self, residual: bool) -> Self {
         Self { residual, ..self }
     }
 }
 
-/// Numbers that a layer has learned.
+/// The number of learned values of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Parameters {
-    /// In the filters.
+    /// Values in the filters.
     pub weight: u64,
-    /// In the bias.
+    /// Values in the bias.
     pub bias: u64,
-    /// In the slope of a prelu.
+    /// Values in the slope of prelu.
     pub slope: u64,
-    /// All of them.
+    /// All values.
     pub total: u64,
 }
 
-/// Arithmetic of one run.
+/// The arithmetic of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Operations {
     /// Multiply-adds of the sums.
     pub macs: u64,
-    /// Floating-point operations that sample the input between its pixels.
+    /// Floating-point operations for sampling the input between its pixels.
     pub sampling_flops: u64,
     /// 2 * macs + sampling_flops.
     pub flops: u64,
@@ -66,27 +66,28 @@ pub struct Operations {
     pub activations: u64,
 }
 
-/// Bytes that one run has to move when each tensor is read or written once. Bias and slope are f32 whatever the dtype.
+/// Bytes that one run must move if each tensor is read or written once. Bias and slope are f32
+/// whatever the dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Bytes {
-    /// Of the input.
+    /// Bytes of the input.
     pub x: u64,
-    /// Of the filters.
+    /// Bytes of the filters.
     pub weight: u64,
-    /// Of the bias.
+    /// Bytes of the bias.
     pub bias: u64,
-    /// Of the slope of a prelu.
+    /// Bytes of the slope of prelu.
     pub slope: u64,
-    /// Of the residual.
+    /// Bytes of the residual.
     pub residual: u64,
-    /// Of offsets, mask and RoIs.
+    /// Bytes of offsets, mask and RoIs.
     pub coordinates: u64,
-    /// Of the output.
+    /// Bytes of the output.
     pub y: u64,
-    /// All that is read.
+    /// All bytes that are read.
     pub read: u64,
-    /// All that is written.
+    /// All bytes that are written.
     pub written: u64,
 }
 
@@ -102,20 +103,23 @@ pub struct LayerReport {
     pub input: Shape,
     /// Shape of the output.
     pub output: Shape,
-    /// Numbers learned.
+    /// The number of learned values.
     pub parameters: Parameters,
-    /// Arithmetic.
+    /// The arithmetic.
     pub operations: Operations,
-    /// Memory traffic.
+    /// The memory traffic.
     pub bytes: Bytes,
-    /// FLOPs for each byte read or written. Below a device's ratio of FLOP/s to bytes/s, memory bounds the layer.
+    /// FLOPs for each byte read or written. If this is below a device's ratio of FLOP/s to bytes/s,
+    /// memory limits the layer's speed.
     pub arithmetic_intensity: f64,
-    /// What one output pixel sees of the input; none where outputs differ in it other than by place, as those of a transposed
-    /// convolution do.
+    /// The pixels of the input on which one output pixel depends. `None` if output pixels differ in
+    /// more than their place, as in a transposed convolution.
     pub receptive_field: Option<ReceptiveField>,
-    /// Its rows and columns, or the most that any output pixel sees where they differ.
+    /// The rows and columns on which an output pixel depends, or the most for any output pixel if
+    /// they differ.
     pub receptive_size: [usize; 2],
-    /// Rows and columns of the input from what one output pixel sees to what its neighbour sees, at most.
+    /// The largest distance, in rows and columns of the input, between the fields of neighbouring
+    /// output pixels.
     #[serde(skip)]
     pub receptive_step: [usize; 2],
 }
@@ -123,8 +127,8 @@ pub struct LayerReport {
 /// The shape of one of a layer's parameters, by name.
 pub type ParameterShape = (&'static str, Vec<usize>);
 
-/// The most that one run may compute and move. What takes more is refused before it begins, instead of running for hours or out
-/// of memory.
+/// The most that one run may compute and move. A run that needs more is refused before it starts,
+/// instead of taking hours or running out of memory.
 ///
 /// ```
 /// use warpconv::analysis::{Limits, Operands, analyse};
@@ -138,12 +142,13 @@ pub type ParameterShape = (&'static str, Vec<usize>);
 pub struct Limits {
     /// Floating-point operations.
     pub flops: u64,
-    /// Bytes that are read and written, each tensor once.
+    /// Bytes that are read and written, each tensor counted once.
     pub bytes: u64,
 }
 
 impl Limits {
-    /// What a device does in about a minute: 2 * 10^11 FLOPs and 4 GiB on the host device, 10^15 FLOPs and 1 TiB on a GPU.
+    /// The work of a device in about a minute: 2 * 10^11 FLOPs and 4 GiB on the host device, 10^15
+    /// FLOPs and 1 TiB on a GPU.
     pub fn of(device: &Device) -> Self {
         match device.kind() {
             DeviceKind::Host => Self { flops: 200_000_000_000, bytes: 4 << 30 },
@@ -151,11 +156,11 @@ impl Limits {
         }
     }
 
-    /// What the float64 oracle does in about a minute.
+    /// The work of the float64 oracle in about a minute.
     #[cfg(feature = "bench")]
     pub(crate) const ORACLE: Self = Self { flops: 20_000_000_000, bytes: 1 << 30 };
 
-    /// Refuses a layer that is more work.
+    /// Refuses a layer that needs more work.
     ///
     /// # Errors
     /// [`Error::Work`].

@@ -1,4 +1,4 @@
-//! What factorised forms of a convolution save.
+//! The savings of factorised forms of a convolution.
 
 use super::{count, product, stacked_receptive_field, sum};
 use crate::error::Result;
@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Parameters (without biases) and multiply-adds of one form of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// Numbers learned.
+    /// The number of learned values.
     pub parameters: u64,
     /// Multiply-adds of one run.
     pub macs: u64,
@@ -29,17 +29,18 @@ impl Cost {
     }
 }
 
-/// What a factorised form of a convolution costs beside the dense one.
+/// The cost of a factorised form of a convolution, compared with the dense one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Saving {
     /// One dense convolution.
     pub dense: Cost,
-    /// The factorised form of it.
+    /// The factorised form.
     pub factorised: Cost,
-    /// Parameters of the factorised form for each of the dense one.
+    /// The parameters of the factorised form, divided by those of the dense one.
     pub parameters_ratio: f64,
-    /// Multiply-adds of the factorised form for each of the dense one; NaN for an empty batch.
+    /// The multiply-adds of the factorised form, divided by those of the dense one. NaN for an
+    /// empty batch.
     pub macs_ratio: f64,
 }
 
@@ -53,14 +54,16 @@ impl Saving {
         }
     }
 
-    /// A depthwise convolution, then a 1x1 one: `1 / C_out + 1 / (kh * kw)` of both parameters and multiply-adds.
+    /// A depthwise convolution followed by a 1x1 convolution: `1 / C_out + 1 / (kh * kw)` of both
+    /// parameters and multiply-adds.
     ///
-    /// `spec` gives stride, padding and dilation; its groups are not looked at.
+    /// `spec` gives stride, padding and dilation; its groups are ignored.
     ///
-    /// Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017.
+    /// Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile
+    /// Vision Applications", 2017.
     ///
     /// # Errors
-    /// What either form refuses.
+    /// Errors of either form.
     pub fn depthwise_separable(spec: &Conv2dSpec, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
         let [kh, kw] = kernel;
         let c_in = x[1];
@@ -70,13 +73,15 @@ impl Saving {
         Ok(Self::new(dense, depthwise.plus(pointwise)?))
     }
 
-    /// A kh x 1 convolution to `c_mid` channels, then a 1 x kw one: for a k x k filter with all channel counts equal `2 / k` of
-    /// the parameters (3x3: 9 become 6), and of the multiply-adds where stride is 1 and the padding keeps the size.
+    /// A kh x 1 convolution to `c_mid` channels followed by a 1 x kw convolution. For a k x k
+    /// filter with equal channel counts it has `2 / k` of the parameters (for 3x3, 6 instead of 9),
+    /// and of the multiply-adds if the stride is 1 and the padding keeps the size.
     ///
-    /// `spec` gives stride, padding and dilation, of which each stage takes its own axis; its groups are not looked at.
+    /// `spec` gives stride, padding and dilation, and each stage takes its own axis; the groups are
+    /// ignored.
     ///
     /// # Errors
-    /// What either form refuses.
+    /// Errors of either form.
     pub fn spatially_separable(spec: &Conv2dSpec, c_mid: usize, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
         let [kh, kw] = kernel;
         let Conv2dSpec { stride, dilation, .. } = *spec;
@@ -99,12 +104,14 @@ impl Saving {
         Ok(Self::new(dense, column.plus(row)?))
     }
 
-    /// Groups of channels, each convolved on its own: `1 / groups` of both parameters and multiply-adds.
+    /// Groups of channels, each convolved on its own: `1 / groups` of both parameters and
+    /// multiply-adds.
     ///
-    /// Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
+    /// Source: Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional
+    /// Neural Networks", 2012.
     ///
     /// # Errors
-    /// What either form refuses, such as groups that do not divide the channels.
+    /// Errors of either form, such as groups that do not divide the channels.
     pub fn grouped(spec: &Conv2dSpec, c_out: usize, kernel: [usize; 2], x: Shape) -> Result<Self> {
         let [kh, kw] = kernel;
         positive("groups", spec.groups)?;
@@ -114,12 +121,14 @@ impl Saving {
         Ok(Self::new(dense, grouped))
     }
 
-    /// `layers` small square filters with stride 1 on top of each other instead of one large one with the same receptive field,
-    /// [`stacked_receptive_field`], all of them with as many output as input channels and size-keeping padding:
-    /// `layers * k^2 / ((k - 1) * layers + 1)^2` of both parameters and multiply-adds. Two 3x3 instead of one 5x5: 18 / 25.
+    /// `layers` small square filters with stride 1 on top of each other, instead of one large
+    /// filter with the same receptive field ([`stacked_receptive_field`]). All have as many output
+    /// as input channels, and padding that keeps the size:
+    /// `layers * k^2 / ((k - 1) * layers + 1)^2` of both parameters and multiply-adds. Two 3x3
+    /// instead of one 5x5: 18 / 25.
     ///
     /// # Errors
-    /// [`Error::Attribute`] for a kernel or number of layers of 0; what either form refuses.
+    /// [`Error::Attribute`] for a kernel or number of layers of 0; errors of either form.
     pub fn stacked(kernel: usize, layers: usize, x: Shape) -> Result<Self> {
         positive("layers", layers)?;
         let spec = Conv2dSpec { padding: Padding::Same, ..Default::default() };

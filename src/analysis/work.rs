@@ -9,12 +9,13 @@ use crate::layers::{
 };
 use crate::{DType, Element};
 
-/// The cost of a layer with parameters of these shapes, named as [`LayerSpec::signature`] says, on the input of `request`
-/// (`&x_shape.into()`; with RoIs [`PlanRequest::rois`]). Bias and slope are counted where they are among the parameters.
+/// The cost of a layer with parameters of these shapes, named as in [`LayerSpec::signature`], on
+/// the input of `request` (`&x_shape.into()`; with RoIs [`PlanRequest::rois`]). Bias and slope are
+/// counted if they are among the parameters.
 ///
 /// # Errors
-/// [`Error::Rank`], [`Error::MissingTensor`] and what the layer itself would refuse; [`Error::Overflow`] when a count does not
-/// fit 64 bits.
+/// [`Error::Rank`], [`Error::MissingTensor`] and what the layer itself would refuse;
+/// [`Error::Overflow`] when a count does not fit 64 bits.
 pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRequest, operands: Operands) -> Result<LayerReport> {
     let shape = |name: &'static str| {
         let found = parameters.iter().find(|(own, _)| *own == name);
@@ -70,24 +71,26 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
     work.report(spec, parameters, request.x, operands)
 }
 
-/// What depends on the kind of layer.
+/// The part of the cost that depends on the kind of layer.
 struct Work {
     output: Shape,
     macs: u64,
     sampling_flops: u64,
-    /// Elements of offsets, mask and RoIs that are in the layer's dtype, and those that are f32.
+    /// The number of elements of offsets, mask and RoIs: first those in the layer's dtype, then
+    /// those in f32.
     coordinates: [u64; 2],
     activation: Activation,
     sees: Sees,
     first_stage: Option<FirstStage>,
 }
 
-/// What an output pixel sees of the input.
+/// The pixels of the input on which an output pixel depends.
 #[derive(Clone, Copy)]
 enum Sees {
-    /// All alike.
+    /// All output pixels depend on fields of the same form.
     All(ReceptiveField),
-    /// Different ones: the rows and columns of the largest, and the most from one to the next.
+    /// Output pixels differ: the rows and columns of the largest field, and the largest distance to
+    /// the next one.
     AtMost { size: [usize; 2], step: [usize; 2] },
 }
 
@@ -107,10 +110,10 @@ impl Sees {
     }
 }
 
-/// The tail of the first of two stages.
+/// The bias and activation of the first of two stages.
 struct FirstStage {
     outputs: u64,
-    /// The name of its bias.
+    /// The name of the stage's bias.
     bias: &'static str,
     activation: Activation,
 }
@@ -128,7 +131,7 @@ fn conv2d(spec: &Conv2dSpec, weight: Shape, x: Shape) -> Result<Work> {
     })
 }
 
-/// Two convolutions in a row. What lies between them need not be moved.
+/// Two convolutions, one after the other. The tensor between them need not be moved.
 fn two_stages(geometries: [ConvGeometry; 2], bias: &'static str, mid_activation: Activation, activation: Activation) -> Result<Work> {
     let [first, second] = geometries;
     let then = |field: ReceptiveField, g: &ConvGeometry| field.then(g.kernel, g.stride, g.dilation, g.padding);
@@ -161,7 +164,7 @@ fn moved(output: Shape, sees: Sees) -> Work {
     Work { output, macs: 0, sampling_flops: 0, coordinates: [0, 0], activation: Activation::None, sees, first_stage: None }
 }
 
-/// Three blends, each of two products and a sum.
+/// Three blends, each with two products and a sum.
 fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     let output = g.output_shape();
     let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
@@ -169,12 +172,13 @@ fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     Ok(Work { sampling_flops, ..moved(output, Sees::AtMost { size: [2, 2], step }) })
 }
 
-/// A position of a sample: the two offsets are added, fractions and their complements taken, multiplied to four weights.
+/// FLOPs for the position of a sample: two additions of offsets, four for the fractions and their
+/// complements, four products that give the weights.
 const FLOPS_PER_POSITION: u64 = 2 + 4 + 4;
-/// A value between four pixels: four products, three additions.
+/// FLOPs for a value between four pixels: four products and three additions.
 const FLOPS_PER_SAMPLE: u64 = 4 + 3;
 
-/// The receptive field is that of the places from which the offsets count.
+/// The receptive field is that of the positions before the offsets move them.
 fn deform_conv2d(spec: &DeformConv2dSpec, weight: Shape, x: Shape, mask: bool) -> Result<Work> {
     let geometry = DeformGeometry::new(spec, x, weight)?;
     let plain = conv2d(&spec.conv2d(), weight, x)?;
@@ -190,7 +194,8 @@ fn deform_conv2d(spec: &DeformConv2dSpec, weight: Shape, x: Shape, mask: bool) -
     Ok(Work { sampling_flops: sum("the number of FLOPs", sampling)?, coordinates: [coordinates, 0], ..plain })
 }
 
-/// Offsets and mask count as read; the workspace that holds them between the launches is likely to stay in a GPU's cache.
+/// Offsets and mask count as read. The workspace that holds them between the launches is likely to
+/// stay in a GPU's cache.
 fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, weight: Shape, offset: Shape, mask: Option<Shape>, x: Shape) -> Result<Work> {
     let [_, _, kh, kw] = weight;
     let macs = |predictor: Shape| {
@@ -202,8 +207,9 @@ fn deform_conv2d_block(spec: &DeformConv2dBlockSpec, weight: Shape, offset: Shap
     Ok(Work { macs: sum("the number of multiply-adds", macs)?, ..deform })
 }
 
-/// An adaptive grid, and the pixels of a bin, are taken to be those of a RoI over the whole input. A bilinear sample is four
-/// multiply-adds, a mean one division. Offsets and mask are counted where the layer can have them.
+/// An adaptive grid, and the pixels of a bin, are counted as for a RoI that covers the whole input.
+/// A bilinear sample is four multiply-adds, a mean one division. Offsets and mask are counted if
+/// the layer can have them.
 fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Work> {
     let geometry = pooling.geometry(request)?;
     let outputs = count(&geometry.output_shape())?;
@@ -224,7 +230,8 @@ fn roi(pooling: Pooling, request: &PlanRequest, operands: Operands) -> Result<Wo
     })
 }
 
-/// Both poolings, and the fully connected layers between them. What passes between the stages is not counted as moved.
+/// Both poolings and the fully connected layers between them. Values that pass between the stages
+/// are not counted as moved.
 fn pack(pooling: Pooling, parameters: &[ParameterShape], request: &PlanRequest, operands: Operands) -> Result<Work> {
     let once = roi(Pooling { deformable: false, ..pooling }, request, operands)?;
     let weights = parameters.iter().filter(|(name, _)| name.ends_with("weight")).map(|(_, shape)| count(shape)).sum::<Result<u64>>()?;
@@ -236,7 +243,7 @@ impl Work {
     fn report(self, spec: &LayerSpec, parameters: &[ParameterShape], x: Shape, operands: Operands) -> Result<LayerReport> {
         let Operands { dtype, residual, .. } = operands;
         let when = |condition: bool, number: u64| if condition { number } else { 0 };
-        // bias, slope and their like (`dw_bias`) are vectors and f32
+        // Bias, slope and other vectors (such as `dw_bias`) are f32.
         let of = |wanted: &str| {
             let named = parameters.iter().filter(|(name, _)| name.ends_with(wanted));
             named.map(|(_, shape)| count(shape)).sum::<Result<u64>>()

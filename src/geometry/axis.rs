@@ -47,8 +47,9 @@ impl Axis {
         Ok((padded - span) / stride + 1)
     }
 
-    /// `(input - 1) * stride + dilation * (kernel - 1) + 1 + extra - padding`: the size of a transposed convolution, whose padding
-    /// is cut off. `extra` is its output_padding.
+    /// The output size of a transposed convolution,
+    /// `(input - 1) * stride + dilation * (kernel - 1) + 1 + extra - padding`. The padding is cut
+    /// off. `extra` is the layer's output_padding.
     ///
     /// ```
     /// use warpconv::geometry::Axis;

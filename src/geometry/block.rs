@@ -1,24 +1,25 @@
-//! Rearrangements of pixels into channels, and the convolution of a Focus layer behind one.
+//! The rearrangement of pixels into channels, and the convolution that follows it in a Focus layer.
 
 use super::{ConvGeometry, Shape, divisible, elements, positive};
 use crate::error::{Error, Result};
 use crate::spec::FocusSpec;
 
-/// The two sides of a rearrangement of pixels into channels: *deep*, [N, C * r * r, H, W], and *wide*, [N, C, H * r, W * r].
+/// The two sides of a rearrangement of pixels into channels: *deep*, [N, C * r * r, H, W], and
+/// *wide*, [N, C, H * r, W * r].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockGeometry {
-    /// Images.
+    /// The number of images.
     pub n: usize,
-    /// Channels of the wide side: C.
+    /// The channels of the wide side, C.
     pub channels: usize,
-    /// r: the deep side has a channel for each of the r x r pixels of a block.
+    /// The factor r: the deep side has one channel for each of the r x r pixels of a block.
     pub factor: usize,
-    /// H and W: blocks of the wide side, pixels of the deep one.
+    /// H and W, which are the blocks of the wide side and the pixels of the deep side.
     pub blocks: [usize; 2],
 }
 
 impl BlockGeometry {
-    /// From the shape of the deep side.
+    /// The geometry of a rearrangement whose deep side has this shape.
     ///
     /// # Errors
     /// [`Error::Attribute`] for a factor of 0; [`Error::Divisibility`] when r * r does not divide the channels;
@@ -31,7 +32,7 @@ impl BlockGeometry {
         Self { n, channels: c / squares, factor, blocks: [h, w] }.checked()
     }
 
-    /// From the shape of the wide side.
+    /// The geometry of a rearrangement whose wide side has this shape.
     ///
     /// # Errors
     /// [`Error::Attribute`] for a factor of 0; [`Error::Divisibility`] when r does not divide height and width;
@@ -44,7 +45,7 @@ impl BlockGeometry {
         Self { n, channels, factor, blocks: [h / factor, w / factor] }.checked()
     }
 
-    /// With all products known to fit.
+    /// Checks that all products fit.
     fn checked(self) -> Result<Self> {
         let Self { n, channels, factor: r, blocks: [h, w] } = self;
         let product = |a: usize, b: usize| a.checked_mul(b).ok_or_else(|| overflow_of("a rearranged size", r));
@@ -53,12 +54,12 @@ impl BlockGeometry {
         Ok(self)
     }
 
-    /// [N, C * r * r, H, W].
+    /// The shape of the deep side, [N, C * r * r, H, W].
     pub fn deep_shape(&self) -> Shape {
         [self.n, self.channels * self.factor * self.factor, self.blocks[0], self.blocks[1]]
     }
 
-    /// [N, C, H * r, W * r].
+    /// The shape of the wide side, [N, C, H * r, W * r].
     pub fn wide_shape(&self) -> Shape {
         [self.n, self.channels, self.blocks[0] * self.factor, self.blocks[1] * self.factor]
     }
@@ -69,11 +70,12 @@ fn overflow_of(what: &'static str, factor: usize) -> Error {
 }
 
 impl ConvGeometry {
-    /// The convolution of a Focus layer with a weight [C_out, 4 * C / groups, kh, kw], on the slices of an input of shape `x`.
+    /// The convolution of a Focus layer with a weight [C_out, 4 * C / groups, kh, kw], applied to
+    /// the slices of an input of shape `x`.
     ///
     /// # Errors
-    /// [`Error::Divisibility`] for an odd height or width; [`Error::Shape`] when the weight has other input channels; otherwise
-    /// as [`ConvGeometry::conv2d`].
+    /// [`Error::Divisibility`] for an odd height or width; [`Error::Shape`] when the weight is for
+    /// another number of input channels; otherwise as [`ConvGeometry::conv2d`].
     pub fn focus(spec: &FocusSpec, x: Shape, weight: Shape) -> Result<Self> {
         let slices = BlockGeometry::wide(x, 2)?.deep_shape();
         if weight[1].checked_mul(spec.conv.groups) != Some(slices[1]) {
@@ -83,8 +85,9 @@ impl ConvGeometry {
         Self::conv2d(&spec.conv, slices, weight)
     }
 
-    /// A Focus layer without dilation and groups as one convolution of x itself: every tap of a slice is a tap of x, so that
-    /// kernel, stride and padding are twice as large. `self` is that of [`ConvGeometry::focus`].
+    /// A Focus layer without dilation and groups as one convolution of x itself. Every tap of a
+    /// slice is a tap of x, so kernel, stride and padding are twice as large. `self` is from
+    /// [`ConvGeometry::focus`].
     ///
     /// # Errors
     /// [`Error::Overflow`].

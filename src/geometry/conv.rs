@@ -4,10 +4,10 @@ use super::{Axis, Shape, elements, gcd};
 use crate::error::{Error, Result};
 use crate::spec::{Conv2dSpec, ConvTranspose2dSpec};
 
-/// A convolution whose every size is known and fits.
+/// A convolution all of whose sizes are known and fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvGeometry {
-    /// Images.
+    /// The number of images.
     pub n: usize,
     /// Input channels.
     pub c_in: usize,
@@ -27,18 +27,21 @@ pub struct ConvGeometry {
     pub dilation: [usize; 2],
     /// Groups of channels.
     pub groups: usize,
-    /// Groups of input channels with offsets of their own, where the convolution is deformable; else 1.
+    /// The number of groups of input channels with their own offsets in a deformable convolution; 1
+    /// in others.
     pub offset_groups: usize,
-    /// The transpose: stride and dilation are those of the outputs that an input reaches, padding is what is cut off.
+    /// Whether the convolution is transposed. Then stride and dilation are those of the outputs
+    /// that an input contributes to, and the padding is cut off.
     pub transposed: bool,
 }
 
 impl ConvGeometry {
-    /// The geometry of `spec` with a weight [C_out, C_in / groups, kh, kw] on an input of shape `x`.
+    /// The geometry of `spec` with a weight [C_out, C_in / groups, kh, kw] on an input of shape
+    /// `x`.
     ///
     /// # Errors
-    /// What [`Conv2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of `x` are not the weight's;
-    /// [`Error::EmptyOutput`]; [`Error::Overflow`].
+    /// What [`Conv2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of `x` do not
+    /// fit the weight; [`Error::EmptyOutput`]; [`Error::Overflow`].
     pub fn conv2d(spec: &Conv2dSpec, x: Shape, weight: Shape) -> Result<Self> {
         spec.check_weight(weight)?;
         let [n, c_in, h, w] = x;
@@ -77,11 +80,13 @@ impl ConvGeometry {
         geometry.checked(weight)
     }
 
-    /// The geometry of `spec` with a weight [C_in, C_out / groups, kh, kw] on an input of shape `x`.
+    /// The geometry of `spec` with a weight [C_in, C_out / groups, kh, kw] on an input of shape
+    /// `x`.
     ///
     /// # Errors
-    /// What [`ConvTranspose2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of `x` are not the weight's;
-    /// [`Error::Attribute`] for an image without pixels; [`Error::EmptyTransposedOutput`]; [`Error::Overflow`].
+    /// What [`ConvTranspose2dSpec::check_weight`] refuses; [`Error::Shape`] when the channels of
+    /// `x` do not fit the weight; [`Error::Attribute`] for an image without pixels;
+    /// [`Error::EmptyTransposedOutput`]; [`Error::Overflow`].
     pub fn conv_transpose2d(spec: &ConvTranspose2dSpec, x: Shape, weight: Shape) -> Result<Self> {
         spec.check_weight(weight)?;
         let [n, c_in, h, w] = x;
@@ -117,7 +122,7 @@ impl ConvGeometry {
         geometry.checked(weight)
     }
 
-    /// Itself, if all that is counted fits.
+    /// Checks that everything that is counted fits.
     fn checked(self, weight: Shape) -> Result<Self> {
         elements(&self.input_shape())?;
         elements(&weight)?;
@@ -126,36 +131,39 @@ impl ConvGeometry {
         Ok(self)
     }
 
-    /// [N, C_in, H, W].
+    /// The shape of the input, [N, C_in, H, W].
     pub fn input_shape(&self) -> Shape {
         [self.n, self.c_in, self.input[0], self.input[1]]
     }
 
-    /// [N, C_out, H_out, W_out].
+    /// The shape of the output, [N, C_out, H_out, W_out].
     pub fn output_shape(&self) -> Shape {
         [self.n, self.c_out, self.output[0], self.output[1]]
     }
 
-    /// Along an axis, the distance of the taps that an output sees: 1, or `stride / gcd(stride, dilation)` of a transposed
-    /// convolution, where an output sees only those taps that do not fall between the inputs.
+    /// The distance, along an axis, of the taps that one output reads. It is 1, or
+    /// `stride / gcd(stride, dilation)` in a transposed convolution, where an output reads only
+    /// those taps that meet an input.
     pub fn period(&self, axis: usize) -> usize {
         if self.transposed { self.stride[axis] / gcd(self.stride[axis], self.dilation[axis]) } else { 1 }
     }
 
-    /// Along an axis of a transposed convolution, the inputs from the first to the last that an output sees, the most of any output.
+    /// The number of inputs from the first to the last that an output of a transposed convolution
+    /// reads along an axis, for the output that reads the most.
     pub fn transposed_reach(&self, axis: usize) -> usize {
         let period = self.period(axis);
         (self.kernel[axis].div_ceil(period) - 1) * (self.dilation[axis] / (self.stride[axis] / period)) + 1
     }
 
-    /// Products that are summed into one output element, those with padding's zeros included; the most where outputs differ, as
-    /// those of a transposed convolution do.
+    /// The number of products in one output element, including products with zeros of the padding.
+    /// If outputs differ, as in a transposed convolution, it is the largest number.
     pub fn products(&self) -> usize {
         self.c_in / self.groups * self.kernel[0].div_ceil(self.period(0)) * self.kernel[1].div_ceil(self.period(1))
     }
 
-    /// Multiply-adds: outputs times [`ConvGeometry::products`], so those with padding's zeros included. Of a transposed
-    /// convolution inputs times taps and channels, so those that the padding cuts off included, and no inserted zeros.
+    /// The number of multiply-adds: outputs times [`ConvGeometry::products`], including those with
+    /// zeros of the padding. For a transposed convolution it is inputs times taps and channels,
+    /// including those that the padding cuts off, without inserted zeros.
     pub fn macs(&self) -> Result<u64> {
         let pixels = if self.transposed { self.input } else { self.output };
         let factors = [self.n, self.c_out, pixels[0], pixels[1], self.c_in / self.groups, self.kernel[0], self.kernel[1]];
@@ -179,7 +187,7 @@ mod tests {
         assert!(elements(&[1 << 31, 1 << 31, 2, 1]).is_err());
         assert!(elements(&[0, usize::MAX, 2]).is_err());
         assert_eq!(elements(&[0, 1 << 40]).unwrap(), 0);
-        // an empty batch makes x, y and the multiply-adds small, whatever the weight
+        // With an empty batch x, y and the multiply-adds are small, whatever the weight.
         let spec = Conv2dSpec::default();
         let huge = 1 << 31;
         let geometry = ConvGeometry::conv2d(&spec, [0, huge, huge, huge], [1, huge, huge, huge]);

@@ -4,10 +4,10 @@ use super::{ConvGeometry, Shape, divisible, elements, positive};
 use crate::error::{Error, Result};
 use crate::spec::DeformConv2dSpec;
 
-/// A deformable convolution whose every size is known and fits.
+/// A deformable convolution all of whose sizes are known and fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeformGeometry {
-    /// That of the taps' places before they are moved.
+    /// The geometry of the taps' positions before the offsets move them.
     pub conv: ConvGeometry,
     /// The shape of the offsets, [N, 2 * offset_groups * kh * kw, H_out, W_out].
     pub offset: Shape,
@@ -16,7 +16,8 @@ pub struct DeformGeometry {
 }
 
 impl DeformGeometry {
-    /// The geometry of `spec` with a weight [C_out, C_in / groups, kh, kw] on an input of shape `x`.
+    /// The geometry of `spec` with a weight [C_out, C_in / groups, kh, kw] on an input of shape
+    /// `x`.
     ///
     /// # Errors
     /// What [`ConvGeometry::conv2d`] and [`DeformGeometry::check_weight`] refuse.
@@ -37,7 +38,7 @@ impl DeformGeometry {
         Ok(Self { conv, offset, mask })
     }
 
-    /// Whether the attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
+    /// Checks that the attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
     ///
     /// # Errors
     /// What [`Conv2dSpec::check_weight`] refuses; [`Error::Attribute`] for offset_groups of 0; [`Error::Divisibility`] when they

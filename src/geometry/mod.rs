@@ -1,5 +1,5 @@
-//! Shape inference: from a spec and an input's shape to the output's, in checked arithmetic. Every output size in the crate
-//! is computed here, and only here.
+//! Shape inference in checked arithmetic: from a spec and an input's shape to the output's shape.
+//! All output sizes are computed here, except in the oracle, which computes its own.
 
 mod axis;
 mod block;

@@ -1,21 +1,21 @@
-//! Poolings of regions of interest.
+//! Pooling of regions of interest.
 
 use super::{Shape, divisible, elements, positive};
 use crate::error::Result;
 use crate::spec::Pooling;
 
-/// A pooling of regions of interest whose every size is known and fits.
+/// A pooling of regions of interest all of whose sizes are known and fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiGeometry {
-    /// [N, C, H, W].
+    /// The shape of the input, [N, C, H, W].
     pub x: Shape,
-    /// RoIs: K.
+    /// The number of RoIs, K.
     pub rois: usize,
-    /// Channels of the output.
+    /// The channels of the output.
     pub c_out: usize,
     /// Height and width of the output.
     pub pooled: [usize; 2],
-    /// Groups of output channels that have offsets and a mask of their own.
+    /// The number of groups of output channels with their own offsets and mask.
     pub offset_groups: usize,
     pub(crate) pooling: Pooling,
 }
@@ -40,7 +40,7 @@ impl RoiGeometry {
             c
         };
         divisible("C_out", c_out, "offset_groups", pooling.offset_groups)?;
-        // groups without channels may be any number
+        // If there are no channels, the number of groups may be anything.
         elements(&[pooling.offset_groups, 2])?;
         let geometry = Self { x, rois, c_out, pooled, offset_groups: pooling.offset_groups, pooling };
         elements(&x)?;
@@ -50,23 +50,24 @@ impl RoiGeometry {
         Ok(geometry)
     }
 
-    /// [K, C_out, ph, pw].
+    /// The shape of the output, [K, C_out, ph, pw].
     pub fn output_shape(&self) -> Shape {
         [self.rois, self.c_out, self.pooled[0], self.pooled[1]]
     }
 
-    /// [K, 2 * offset_groups, ph, pw]: right and down for each.
+    /// The shape of the offsets, [K, 2 * offset_groups, ph, pw]: right and down for each group.
     pub fn offset_shape(&self) -> Shape {
         [self.rois, 2 * self.offset_groups, self.pooled[0], self.pooled[1]]
     }
 
-    /// [K, offset_groups, ph, pw].
+    /// The shape of the mask, [K, offset_groups, ph, pw].
     pub fn mask_shape(&self) -> Shape {
         [self.rois, self.offset_groups, self.pooled[0], self.pooled[1]]
     }
 
-    /// What one bin of one channel is taken to read, as (samples or pixels): those of its grid where the attributes fix it, else
-    /// as many as a RoI over the whole input has.
+    /// The number of samples or pixels that one bin of one channel is assumed to read. It is the
+    /// size of the grid if the attributes fix that, otherwise as many as for a RoI that covers the
+    /// whole input.
     pub fn samples(&self) -> usize {
         let [ph, pw] = self.pooled;
         match usize::try_from(self.pooling.sampling_ratio) {

@@ -4,18 +4,19 @@ use super::{Shape, elements, positive};
 use crate::error::{Error, Result};
 use crate::spec::{UpsampleBilinearSpec, UpsampleSize};
 
-/// Bilinear interpolation whose every size is known and fits.
+/// A bilinear interpolation all of whose sizes are known and fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpsampleGeometry {
-    /// Images.
+    /// The number of images.
     pub n: usize,
-    /// Channels.
+    /// The number of channels.
     pub channels: usize,
     /// Input height and width, at least 1.
     pub input: [usize; 2],
     /// Output height and width, at least 1.
     pub output: [usize; 2],
-    /// Input pixels for each output pixel, vertically and horizontally, in f32 as PyTorch computes it.
+    /// The number of input pixels for each output pixel, vertically and horizontally, in f32 as
+    /// PyTorch computes it.
     pub scale: [f32; 2],
     /// Whether the centres of the corner pixels coincide.
     pub align_corners: bool,
@@ -25,7 +26,8 @@ impl UpsampleGeometry {
     /// The geometry of `spec` on an input of shape `x`.
     ///
     /// # Errors
-    /// [`Error::Attribute`] for an empty input or output, or a scale that is not positive and finite; [`Error::Overflow`].
+    /// [`Error::Attribute`] for an empty input or output, or a scale that is not positive and
+    /// finite; [`Error::Overflow`].
     pub fn new(spec: &UpsampleBilinearSpec, x: Shape) -> Result<Self> {
         let [n, channels, h, w] = x;
         positive("the input height", h)?;
@@ -59,12 +61,12 @@ impl UpsampleGeometry {
         Ok(geometry)
     }
 
-    /// [N, C, H, W].
+    /// The shape of the input, [N, C, H, W].
     pub fn input_shape(&self) -> Shape {
         [self.n, self.channels, self.input[0], self.input[1]]
     }
 
-    /// [N, C, H_out, W_out].
+    /// The shape of the output, [N, C, H_out, W_out].
     pub fn output_shape(&self) -> Shape {
         [self.n, self.channels, self.output[0], self.output[1]]
     }

@@ -1,4 +1,5 @@
-//! Tensors in files, in the safetensors format; and files that are written whole or not at all.
+//! Tensors in files, in the safetensors format; and files that are written completely or not at
+//! all.
 //!
 //! ```
 //! use warpconv::{AnyTensor, Device, Tensor, io::{TensorFile, save}};

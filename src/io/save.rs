@@ -7,14 +7,16 @@ use crate::tensor::with_tensor;
 use crate::{AnyTensor, DType};
 use std::path::Path;
 
-/// Writes tensors to a safetensors file, in NCHW order whatever their format, after all work queued on their devices. As
-/// [`write()`](super::write), it leaves a whole file or none. Values go from the device to the file a piece at a time.
+/// Writes tensors to a safetensors file, in NCHW order whatever their format, after all work queued
+/// on their devices. Like [`write()`](super::write), it leaves a complete file or none. Values are
+/// copied from the device to the file in pieces.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Attribute`] for a name that occurs twice; [`Error::Driver`] when the queued work fails.
+/// [`Error::Io`]; [`Error::Attribute`] for a name that occurs twice; [`Error::Driver`] when the
+/// queued work fails.
 pub fn save(path: impl AsRef<Path>, tensors: &[(&str, &AnyTensor)]) -> Result<()> {
     let mut tensors = tensors.to_vec();
-    // the widest elements first, so that all lie at multiples of their size
+    // The widest elements come first, so that all are at multiples of their size.
     tensors.sort_by(|(a, x), (b, y)| y.dtype().bytes().cmp(&x.dtype().bytes()).then(a.cmp(b)));
     let mut header = serde_json::Map::new();
     let mut end = 0usize;
@@ -38,15 +40,15 @@ pub fn save(path: impl AsRef<Path>, tensors: &[(&str, &AnyTensor)]) -> Result<()
     write_pieces(path, |write| {
         write(&(header.len() as u64).to_le_bytes())?;
         write(header.as_bytes())?;
-        // the file is little-endian, as is every machine with a GPU
+        // The file is little-endian, as is every machine with a GPU.
         tensors
             .iter()
             .try_for_each(|(_, tensor)| with_tensor!(tensor, t => t.view().for_each_piece(|values| write(bytemuck::cast_slice(values)))))
     })
 }
 
-/// The key of a safetensors header that is no tensor.
+/// The key of a safetensors header that is not a tensor.
 const RESERVED: &str = "__metadata__";
 
-/// To what the data of a safetensors file are aligned.
+/// The alignment of the data in a safetensors file, in bytes.
 const ALIGNMENT: usize = 8;

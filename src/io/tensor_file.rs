@@ -13,7 +13,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// A safetensors file in memory. Its tensors may be F64, F32, F16 or BF16, of any rank; others may be there, but not be read.
+/// A safetensors file in memory. Tensors of F64, F32, F16 and BF16 can be read, of any rank. The
+/// file may contain others, which cannot be read.
 pub struct TensorFile {
     path: PathBuf,
     bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
@@ -37,14 +38,16 @@ impl TensorFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read; [`Error::Parse`] when it is truncated or no safetensors file; [`Error::OutOfMemory`].
+    /// [`Error::Io`] when it cannot be read; [`Error::Parse`] when it is truncated or not a
+    /// safetensors file; [`Error::OutOfMemory`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::of(path.into(), read(path)?)
     }
 
-    /// A safetensors file that is in memory already: a `Vec<u8>`, `include_bytes!`, or a file that another crate maps into memory, of
-    /// which only the pages that are read are loaded. The bytes are kept as they are, without a copy.
+    /// A safetensors file that is in memory already: a `Vec<u8>`, `include_bytes!`, or a file that
+    /// another crate maps into memory, of which only the pages that are read are loaded. The bytes
+    /// are kept without a copy.
     ///
     /// ```
     /// use warpconv::io::TensorFile;
@@ -58,7 +61,7 @@ impl TensorFile {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Parse`] when they are truncated or no safetensors file.
+    /// [`Error::Parse`] when the bytes are truncated or not a safetensors file.
     pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
         Self::of("safetensors in memory".into(), bytes)
     }
@@ -69,7 +72,8 @@ impl TensorFile {
         Ok(Self { path, bytes, entries })
     }
 
-    /// The tensors whose names begin with `prefix` and a dot: the parameters of one module of a PyTorch model.
+    /// The tensors whose names begin with `prefix` and a dot, which are the parameters of one
+    /// module of a PyTorch model.
     ///
     /// ```
     /// use warpconv::io::{TensorFile, save};
@@ -90,17 +94,17 @@ impl TensorFile {
         Scope { file: self, prefix: prefix.into() }
     }
 
-    /// Where it was read from.
+    /// The path from which the file was read.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names of its tensors, sorted.
+    /// The names of the tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Whether it has a tensor of this name.
+    /// Whether the file has a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
@@ -113,7 +117,7 @@ impl TensorFile {
         Ok(&self.entry(name)?.shape)
     }
 
-    /// The dtype of a tensor; `None` for one that [`Tensor`] has no counterpart of (F64, integers).
+    /// The dtype of a tensor. `None` if [`Tensor`] does not support it (F64, integers).
     ///
     /// # Errors
     /// As [`TensorFile::shape`].
@@ -126,15 +130,15 @@ impl TensorFile {
         })
     }
 
-    /// The values of a tensor in row-major order; exact.
+    /// The values of a tensor in row-major order, converted exactly.
     ///
     /// # Errors
-    /// As [`TensorFile::shape`]; [`Error::DType`] when it is not of floating point.
+    /// As [`TensorFile::shape`]; [`Error::DType`] when the tensor is not of a floating-point type.
     pub fn values(&self, name: &str) -> Result<Vec<f64>> {
         self.decode(name, f64::from, |v| v)
     }
 
-    /// The values of a tensor in row-major order, F64 rounded to f32.
+    /// The values of a tensor in row-major order. F64 is rounded to f32.
     ///
     /// # Errors
     /// As [`TensorFile::values`].
@@ -142,10 +146,12 @@ impl TensorFile {
         self.decode(name, |v| v, |v| v as f32)
     }
 
-    /// A contiguous tensor [N, C, H, W] on a device, each value rounded once where the file's dtype is another.
+    /// A contiguous tensor [N, C, H, W] on a device. Each value is rounded once if the file's dtype
+    /// differs.
     ///
     /// # Errors
-    /// As [`TensorFile::values`]; [`Error::Rank`] when it has not 4 dimensions; [`Error::OutOfMemory`].
+    /// As [`TensorFile::values`]; [`Error::Rank`] when the tensor does not have 4 dimensions;
+    /// [`Error::OutOfMemory`].
     pub fn tensor<T: Element>(&self, name: &str, device: &Device) -> Result<Tensor<T>> {
         let shape = rank4("the tensor", self.shape(name)?)?;
         Tensor::from_slice(device, shape, &self.decode(name, T::from_f32, T::from_f64)?)
@@ -176,7 +182,8 @@ impl TensorFile {
 
     fn decode<V>(&self, name: &str, of_f32: impl Fn(f32) -> V, of_f64: impl Fn(f64) -> V) -> Result<Vec<V>> {
         let entry = self.entry(name)?;
-        // the same bytes as when the header was read, unless who keeps them breaks their word
+        // The bytes are the same as when the header was read, unless their owner breaks its
+        // contract.
         let data = (*self.bytes).as_ref().get(entry.data.clone()).unwrap_or_default();
         match entry.dtype {
             Dtype::F64 => memory::collect(data.as_chunks().0.iter().map(|&b| of_f64(f64::from_le_bytes(b)))),
@@ -199,12 +206,12 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// A part of the scope: the tensors whose names, within it, begin with `prefix` and a dot.
+    /// A part of the scope: the tensors whose names within the scope begin with `prefix` and a dot.
     pub fn prefix(&self, prefix: &str) -> Scope<'a> {
         Scope { file: self.file, prefix: self.name(prefix) }
     }
 
-    /// The name in the file of what has this name in the scope.
+    /// The name in the file of the tensor that has this name in the scope.
     pub fn name(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.into() } else { format!("{}.{name}", self.prefix) }
     }
@@ -228,12 +235,13 @@ impl<'a> Scope<'a> {
         self.file.parameter(&self.name(name))
     }
 
-    /// The layer of these attributes with the scope's tensors as its parameters, by the names of its signature
-    /// ([`crate::LayerSpec::signature`]), which are PyTorch's where PyTorch has such a layer: `weight` and `bias`. Tensors of other
-    /// names are left alone.
+    /// Builds a layer of these attributes with the scope's tensors as its parameters. Their names
+    /// are those of the layer's signature ([`crate::LayerSpec::signature`]), which are PyTorch's if
+    /// PyTorch has such a layer: `weight` and `bias`. Tensors of other names are ignored.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] when a parameter is missing; what the layer itself refuses. Errors name the scope.
+    /// [`Error::MissingTensor`] when a parameter is missing; errors of the layer itself. Errors
+    /// name the scope.
     pub fn layer<L: FromParameters>(&self, spec: L::Spec) -> Result<L> {
         let read = || {
             let there = L::signature(&spec).parameters.iter().filter(|name| self.contains(name));
@@ -243,8 +251,8 @@ impl<'a> Scope<'a> {
         read().map_err(|error| error.in_layer(format!("{} of {}", self.prefix, self.file.path.display())))
     }
 
-    /// A batch normalisation by PyTorch's names: `weight`, `bias`, `running_mean` and `running_var`. `epsilon` is 1e-5 in PyTorch
-    /// unless the model says otherwise.
+    /// Reads a batch normalisation by PyTorch's names: `weight`, `bias`, `running_mean` and
+    /// `running_var`. `epsilon` is 1e-5 in PyTorch unless the model says otherwise.
     ///
     /// # Errors
     /// As [`TensorFile::values_f32`].
@@ -255,7 +263,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The tensors of a safetensors file.
+/// Reads the header of a safetensors file.
 fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     if bytes.is_empty() {
         return Err("0 bytes are not a whole safetensors file: is it empty because it was cut off?".into());
@@ -281,8 +289,8 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     Ok(file.tensors().into_iter().map(|(name, view)| (name, entry(view))).collect())
 }
 
-/// How long the file is by its own header: the header's length, the header, and data up to the last tensor's end. `None` where
-/// that cannot be read.
+/// The length of the file according to its own header: the header's length, the header, and data up
+/// to the end of the last tensor. `None` if that cannot be read.
 fn announced_bytes(bytes: &[u8]) -> Option<u64> {
     const LENGTH: usize = size_of::<u64>();
     let header_bytes = u64::from_le_bytes(*bytes.first_chunk::<LENGTH>()?);
@@ -308,7 +316,7 @@ mod tests {
 
     #[test]
     fn reads_every_dtype_and_rounds_once() {
-        // in f32 this would be the middle of two f16 and go to the even one
+        // In f32 this would be the middle between two f16, and be rounded to the even one.
         let value = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         let (_folder, path) = file(&[
             ("a", Dtype::F64, &[1, 1, 1, 1], &value.to_le_bytes()),
@@ -353,7 +361,7 @@ mod tests {
         let expected = format!("the file has {length} bytes, but its header tells of {announced}: the 3 at its end belong to no tensor");
         assert_eq!(parse(&long).unwrap_err(), expected);
         assert!(parse(b"\x02\0\0\0\0\0\0\0{]").unwrap_err().contains("not a safetensors file"));
-        // a shape whose size overflows
+        // A shape whose size overflows.
         let header = br#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#;
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header].concat();
         assert!(parse(&bytes).is_err());
