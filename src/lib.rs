@@ -120,7 +120,7 @@ pub use dtype::{DType, Element, MemoryFormat};
 pub use error::{Error, ErrorKind, Result};
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
+    Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, Choice, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
     DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
     DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Focus, FocusSpec, FromParameters, FullyConnected, Graph, GroupPart,
     Inputs, Layer, LayerSpec, OffsetOrMask, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache,

@@ -66,7 +66,12 @@ pub(crate) fn did_you_mean(given: &str, known: &[&str]) -> String {
 
 /// The name of `known` that differs from `given` in the fewest letters: at most three, and at most
 /// a third of them.
-pub(crate) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+///
+/// ```
+/// assert_eq!(warpconv::text::nearest("strid", &["padding", "stride"]), Some("stride"));
+/// assert_eq!(warpconv::text::nearest("colour", &["padding", "stride"]), None);
+/// ```
+pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     /// A longer name is a mistake of another kind, and would take long to compare.
     const LONGEST: usize = 100;
     if given.len() > LONGEST {

@@ -575,6 +575,18 @@ fn verify_runs_only_what_is_wanted() {
 }
 
 #[test]
+fn verify_refuses_to_run_nothing() {
+    let verify = |options: &[&str]| warpconv(&[&["verify", "--device", "host"], options].concat());
+    verify(&["--cases", "0"]).refuses(&["--cases 0", "at least one case", "--every-kernel"]);
+    verify(&["--kernel", "conv_direct_f16_channel_last"]).refuses(&["did you mean conv_direct_f16_channels_last?"]);
+    verify(&["--kernel", "nonsense"]).refuses(&["--kernel nonsense", "no kernel"]);
+    verify(&["--cases", "2", "--filter", "^nonsense"]).refuses(&["--filter", "nonsense", "the kinds are", "conv2d/plain"]);
+    // a kernel for channels_last alone, and cases that have no such run
+    let never = ["--cases", "1", "--filter", "^pixel_shuffle/", "--kernel", "conv_direct_f16_channels_last"];
+    verify(&never).refuses(&["--kernel", "no run", "--every-kernel"]);
+}
+
+#[test]
 fn verify_reaches_every_kernel_early() {
     // of one family, so that it takes seconds
     let (names, value) =

@@ -232,7 +232,13 @@ fn the_choice_of_a_kernel_is_explained_and_can_be_overridden() {
     assert_ne!(explanation.kernel, "conv_direct_f16_contiguous");
     assert_eq!(explanation.choices[0].kernel, explanation.kernel);
     let text = explanation.to_string();
-    assert!(text.contains("conv_direct_f32_contiguous") && text.contains("no: it is for f32, not f16"), "{text}");
+    assert_eq!(text.matches("it is for f32, not f16").count(), 1, "one line for all kernels that one reason rules out: {text}");
+    let refused = |choice: &&warpconv::Choice| choice.verdict.as_ref().is_err_and(|reason| reason == "it is for f32, not f16");
+    let others = explanation.choices.iter().filter(refused).count() - 1;
+    assert!(text.contains(&format!(" and {others} more ")), "{text}");
+    for choice in explanation.choices.iter().filter(|choice| choice.verdict.is_ok()) {
+        assert!(text.contains(choice.kernel), "{} applies and has a line: {text}", choice.kernel);
+    }
     let other = layer.plan::<f16>(&device, &request.clone().kernel("conv_direct_f16_contiguous")).unwrap();
     assert_eq!(other.explain().kernel, "conv_direct_f16_contiguous");
     let x = Tensor::<f16>::randn(&device, [1, 3, 8, 8], MemoryFormat::ChannelsLast, 1).unwrap();

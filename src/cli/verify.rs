@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{DTypeAndFormats, Run, Wanted, kernel_names, runs_of, runs_where};
-use warpconv::text::parse_json;
+use warpconv::text::{nearest, parse_json};
 use warpconv::{DType, Device, Error, Result};
 
 const EXAMPLES: &str = "\
@@ -363,7 +363,24 @@ impl Session<'_> {
     }
 }
 
+impl Args {
+    /// Refuses names that no kernel has, and a request to run nothing.
+    fn validate(&self) -> Result<()> {
+        let refused = |option: &str, message: String| Err(Error::Parse { source_name: option.into(), message });
+        let names: Vec<&str> = kernel_names().collect();
+        if let Some(name) = self.kernel.iter().find(|name| !names.contains(&name.as_str())) {
+            let meant = nearest(name, &names).map_or_else(String::new, |name| format!(": did you mean {name}?"));
+            return refused(&format!("--kernel {name}"), format!("no kernel that cases run has this name{meant}"));
+        }
+        if self.cases == 0 && !self.every_kernel && self.case.is_none() {
+            return refused("--cases 0", "runs nothing; ask for at least one case, or for --every-kernel".into());
+        }
+        Ok(())
+    }
+}
+
 pub fn execute(args: Args) -> Result<Verdict> {
+    args.validate()?;
     let case = args.case.as_deref().map(read_case).transpose()?;
     let device = args.device.checked_device(&args.checker)?;
     if let Some(problem) = &case {
@@ -408,14 +425,16 @@ pub fn execute(args: Args) -> Result<Verdict> {
     bar.finish_and_clear();
     let mut found = session.hold();
     if found.passed + found.failed + found.late == 0 {
-        let filter = args.filter.as_ref().map_or("", Regex::as_str);
         let kinds: Vec<String> = kinds().map(|kind| format!("{}/{}", kind.op, kind.name)).collect();
-        let message = if args.kernel.is_empty() {
-            format!("matches no run; the kinds are {}", kinds.join(", "))
-        } else {
-            format!("with --kernel {} matches no run: `warpconv info` explains which kernels apply", args.kernel.join(", "))
+        let (source_name, message) = match &args.filter {
+            Some(filter) if args.kernel.is_empty() => {
+                (format!("--filter {:?}", filter.as_str()), format!("matches no run; the kinds are {}", kinds.join(", ")))
+            }
+            _ => {
+                ("--kernel, --filter, --skip".into(), "leave no run of these cases; --every-kernel looks for a case of each kernel".into())
+            }
         };
-        return Err(Error::Parse { source_name: format!("--filter {filter:?}"), message });
+        return Err(Error::Parse { source_name, message });
     }
     found.tell(Ending::Done)
 }

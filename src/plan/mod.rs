@@ -291,10 +291,26 @@ impl fmt::Display for Explanation {
         }
         writeln!(f)?;
         for choice in &self.choices {
-            match &choice.verdict {
-                Ok(estimate) => writeln!(f, "  {:<36} {estimate}", choice.kernel)?,
-                Err(reason) => writeln!(f, "  {:<36} no: {reason}", choice.kernel)?,
+            if let Ok(estimate) = &choice.verdict {
+                writeln!(f, "  {:<36} {estimate}", choice.kernel)?;
             }
+        }
+        // A line for each reason, since one reason (a dtype, a format) often rules out dozens of kernels.
+        let mut refused: Vec<(&str, Vec<&str>)> = vec![];
+        for choice in &self.choices {
+            let Err(reason) = &choice.verdict else { continue };
+            match refused.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, kernels)) => kernels.push(choice.kernel),
+                None => refused.push((reason, vec![choice.kernel])),
+            }
+        }
+        for (reason, kernels) in refused {
+            let who = match kernels[..] {
+                [kernel] => kernel.to_string(),
+                [kernel, ref others @ ..] => format!("{kernel} and {} more", others.len()),
+                [] => continue,
+            };
+            writeln!(f, "  {who:<36} no: {reason}")?;
         }
         for (index, stage) in self.stages.iter().enumerate() {
             write!(f, "stage {}: {stage}", index + 1)?;
