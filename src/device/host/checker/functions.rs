@@ -7,7 +7,7 @@ use crate::device::host::finding::Kind;
 use crate::device::kernel::host_checked_calls;
 use std::ffi::c_void;
 
-/// `WcChecker` of kernels/host/callbacks.cpp.
+/// The Rust form of `WcChecker` in kernels/host/callbacks.cpp.
 #[repr(C)]
 struct Functions {
     access: unsafe extern "C" fn(*mut Lane, usize, u64, u32, usize),
@@ -24,21 +24,22 @@ static FUNCTIONS: Functions = Functions { access, barrier, sync_warp, collective
 
 /// The table that the lanes of a checked launch call.
 pub(in crate::device::host) fn calls() -> *const Calls {
-    // SAFETY: both tables have the layout that callbacks.cpp declares and live as long as the program
+    // SAFETY: both tables have the layout that callbacks.cpp declares and live as long as the
+    // program
     unsafe { host_checked_calls((&raw const FUNCTIONS).cast()).cast() }
 }
 
-/// Flags of an access in callbacks.cpp.
+/// The flags of an access, as in callbacks.cpp.
 const FLAG_WRITE: u32 = 1;
 const FLAG_UNALIGNED: u32 = 2;
 
-/// The block's checker and a place for its findings.
+/// The block's checker, and the place for its findings.
 fn parts(block: &mut Block, thread: usize, place: usize) -> (&mut BlockCheck, Notes<'_>) {
     let Block { check, findings, order, index, .. } = block;
     (check, Notes { findings, order: *order, block: *index, thread, place })
 }
 
-/// Suspends a lane for good if the access must not be made.
+/// Suspends a lane for ever if its access must not happen.
 ///
 /// # Safety
 /// As [`block`].

@@ -1,4 +1,4 @@
-//! What the blocks of a checked launch share.
+//! The part of the checker that the blocks of a launch share.
 
 use super::counters::{LaunchCounters, OperandCounters};
 use super::tracked::{THREAD_BITS, Tracked, WRITTEN};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What the blocks of a launch share.
+/// What the checker knows about a launch: its operands and their elements.
 #[derive(Debug)]
 pub(in crate::device::host) struct LaunchCheck {
     pub(super) operands: Vec<Tracked>,
@@ -18,13 +18,15 @@ pub(in crate::device::host) struct LaunchCheck {
 }
 
 impl LaunchCheck {
-    /// Prepares the launch and fills its outputs with NaN: what the kernel fails to write must not look like a result.
+    /// Prepares the launch and fills its outputs with NaN, so that elements which the kernel does
+    /// not write cannot look like results.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] when there is no room to note who touches each element.
+    /// [`crate::Error::OutOfMemory`] when there is no memory for recording the accesses to each
+    /// element.
     ///
     /// # Safety
-    /// The operands are memory that the launch may touch.
+    /// The operands are memory that the launch may access.
     pub unsafe fn new(launch: &Launch<'_>) -> Result<Self> {
         let operands = launch.operands.iter().map(Tracked::new).collect::<Result<Vec<_>>>()?;
         for output in operands.iter().filter(|t| t.operand.access == Access::Write) {
@@ -34,7 +36,7 @@ impl LaunchCheck {
         Ok(Self { totals: Mutex::new(Traffic::new(operands.len())), grid: launch.grid, operands })
     }
 
-    /// The output elements that no thread has written, to be asked for when no thread was ended early.
+    /// The output elements that no thread has written. To be called if no thread was ended early.
     pub fn unwritten(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         for output in self.operands.iter().filter(|t| t.operand.access != Access::Read) {
@@ -84,7 +86,7 @@ impl LaunchCheck {
         }
     }
 
-    /// "thread 3 of block (1, 0, 0)"
+    /// A thread in words: "thread 3 of block (1, 0, 0)".
     fn thread(&self, owner: u64) -> String {
         let owner = (owner & !WRITTEN) - 1;
         let Dim3 { x, y, z } = Dim3::of_linear(owner >> THREAD_BITS, self.grid);
@@ -92,7 +94,7 @@ impl LaunchCheck {
     }
 }
 
-/// Notes that a thread touches an element of an output.
+/// Records that a thread accesses an element of an output.
 #[inline(always)]
 pub(super) fn own(launch: &LaunchCheck, tracked: &Tracked, element: usize, me: u64, write: bool, notes: &mut Notes<'_>) {
     let word = &tracked.owners[element];

@@ -1,9 +1,11 @@
-//! The checker: sees every access of every lane, through the compiler's instrumentation (kernels/host/callbacks.cpp).
+//! The checker. It sees every access of every lane, through the compiler's instrumentation
+//! (kernels/host/callbacks.cpp).
 //!
-//! A launch has one [`LaunchCheck`]: its operands, and for each of their elements who has touched it. A block has one
-//! [`BlockCheck`]: the shadow of its shared memory, its lanes' async copies, and its counters. A finding after which the
-//! access can still be made (a race, an uninitialised read) is noted and the lane goes on; one that would corrupt memory
-//! suspends the lane for good and ends its block, while other blocks go on to find more.
+//! A launch has one [`LaunchCheck`]: its operands, and for each of their elements the threads that
+//! have accessed it. A block has one [`BlockCheck`]: the shadow of its shared memory, the
+//! asynchronous copies of its lanes, and its counters. After a finding whose access can still
+//! happen (a race, an uninitialised read), the lane goes on. An access that would corrupt memory
+//! suspends the lane for ever and ends its block, while other blocks go on and may find more.
 
 mod counters;
 mod functions;
@@ -32,24 +34,24 @@ impl Region {
     }
 }
 
-/// What the checker knows of the block that an OS thread runs.
+/// What the checker knows about the block that an OS thread runs.
 #[derive(Debug, Default)]
 pub(super) struct BlockCheck {
     launch: Option<std::ptr::NonNull<LaunchCheck>>,
     linear: u64,
     shared: Region,
     cells: Vec<Cell>,
-    /// Advances whenever threads meet in a way that orders memory.
+    /// A time that advances whenever threads meet in a way that orders memory accesses.
     time: u32,
     last_barrier: u32,
-    /// Of each warp: the time of its last `sync_warp` or barrier.
+    /// For each warp: the time of its last `sync_warp` or barrier.
     last_sync: Vec<u32>,
     copies: Vec<Copies>,
     requests: Vec<Vec<Request>>,
     traffic: Traffic,
-    /// Of each operand, the latest block that touched each sector.
+    /// For each operand and sector: the latest block that accessed it.
     sectors: Vec<Vec<u32>>,
-    /// This block, among all that this object has served.
+    /// The number of this block among all that this object has checked.
     generation: u32,
 }
 
@@ -61,7 +63,7 @@ enum Verdict {
     End,
 }
 
-/// A place to note findings of one lane at one place.
+/// Records the findings of one lane at one place.
 struct Notes<'a> {
     findings: &'a mut Findings,
     order: u64,
@@ -107,14 +109,14 @@ impl BlockCheck {
         }
     }
 
-    /// Ends the block; its counters go to the launch.
+    /// Ends the block. Its counters are added to those of the launch.
     pub fn finish(&mut self, launch: &LaunchCheck) {
         (0..self.last_sync.len()).for_each(|warp| self.match_requests(warp));
         launch.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&self.traffic);
         self.launch = None;
     }
 
-    /// All threads of the block have met.
+    /// Records that all threads of the block have met.
     pub fn barrier(&mut self) {
         self.time += 1;
         self.last_barrier = self.time;
@@ -123,7 +125,7 @@ impl BlockCheck {
         (0..self.last_sync.len()).for_each(|warp| self.match_requests(warp));
     }
 
-    /// A warp has met, in a way that orders its accesses to memory or not.
+    /// Records that a warp has met. `orders` says whether that orders its accesses to memory.
     pub fn meeting(&mut self, warp: usize, orders: bool) {
         if orders {
             self.time += 1;
@@ -228,7 +230,7 @@ impl BlockCheck {
         tensors.chain([("shared memory", self.shared)]).filter(|(_, region)| region.bytes > 0)
     }
 
-    /// "byte 6 of x"
+    /// The place of an address in words: "byte 6 of x".
     #[cold]
     fn describe(&self, address: usize) -> String {
         match self.regions().find(|(_, region)| region.holds(address, 1)) {
@@ -237,7 +239,7 @@ impl BlockCheck {
         }
     }
 
-    /// Where an address is that belongs to no tensor, from the nearest of them.
+    /// The place, relative to the nearest tensor, of an address that belongs to no tensor.
     #[cold]
     fn describe_outside(&self, address: usize, bytes: usize) -> String {
         const FAR: usize = 1 << 24;

@@ -1,16 +1,18 @@
-//! The shadow of a block's shared memory: races, reads of what nobody wrote, and async copies under way.
+//! The shadow of a block's shared memory, which finds races, reads of unwritten bytes, and accesses
+//! to bytes that are still being copied.
 
 use super::{BlockCheck, Kind, Notes, Verdict};
 use std::collections::VecDeque;
 
-/// Last write and last read of two bytes of shared memory, stamped with the block's time. A stamp of 0 is never.
+/// The last write and the last read of two bytes of shared memory, with the block's time. A time of
+/// 0 means never.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cell {
     write: u32,
     read: u32,
-    /// The thread that wrote, with `PENDING` while its async copy is under way.
+    /// The thread that wrote, with `PENDING` while its asynchronous copy is running.
     writer: u16,
-    /// The thread that read, or `SOME_OF | warp`, or `MANY`.
+    /// The thread that read, or `SOME_OF | warp` for several threads of a warp, or `MANY`.
     reader: u16,
 }
 
@@ -19,7 +21,7 @@ const PENDING: u16 = 1 << 15;
 const SOME_OF: u16 = 1 << 14;
 const MANY: u16 = 1 << 15;
 
-/// An async copy under way.
+/// A running asynchronous copy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Copy {
     shared: usize,
@@ -36,13 +38,14 @@ pub(super) struct Copies {
 }
 
 impl BlockCheck {
-    /// Checks an access to shared memory against those before it, and notes it in their place.
+    /// Compares an access to shared memory with those before it, and records it.
     #[inline(always)]
     pub(super) fn shared_cells(&mut self, notes: &mut Notes<'_>, offset: usize, bytes: usize, write: bool, pending: bool) {
         let (lane, now) = (notes.thread, self.time);
         let (barrier, sync) = (self.last_barrier, self.last_sync[lane / 32]);
         let warp = (lane / 32) as u16;
-        // an access before `barrier` is ordered before this one, one of the same warp if before `sync`
+        // An access before `barrier` is ordered before this one; so is an access of the same warp
+        // before `sync`.
         let other_thread = |stamp: u32, thread: u16| stamp >= barrier && thread as usize != lane && (thread / 32 != warp || stamp >= sync);
         let cells = offset / CELL_BYTES..(offset + bytes - 1) / CELL_BYTES + 1;
         for (index, cell) in self.cells[cells.clone()].iter_mut().enumerate() {
@@ -83,7 +86,8 @@ impl BlockCheck {
                 cell.write = now;
                 cell.writer = lane as u16 | if pending { PENDING } else { 0 };
             } else {
-                // readers whose access is not ordered before this one; what races with them need not race with this lane
+                // Only readers whose access is not ordered before this one are kept. What races
+                // with them need not race with this lane.
                 cell.reader = match cell.reader {
                     reader if cell.read == 0 || cell.read < barrier || reader == lane as u16 => lane as u16,
                     MANY => MANY,
@@ -124,14 +128,14 @@ impl BlockCheck {
         Verdict::GoOn
     }
 
-    /// Does what the wait demands, no more: copies come as late as they may.
+    /// Does the copies that the wait demands and no others: copies happen as late as they may.
     ///
     /// # Safety
-    /// The global memory of the lane's copies is still valid.
+    /// The global memory that the lane copies from is still valid.
     pub(super) unsafe fn copy_wait(&mut self, lane: usize, pending: u32) {
         let open = self.copies[lane].open_group;
         while let Some(&Copy { shared, global, bytes, valid, group }) = self.copies[lane].queue.front() {
-            // groups are committed in order; the open one is not waited for
+            // Groups are committed in order. The open group is not waited for.
             if group + pending >= open {
                 break;
             }

@@ -1,18 +1,20 @@
-//! The operands of a launch, element by element: which elements a view has, and which thread has touched them.
+//! The operands of a launch, element by element: which elements a view has, and which threads have
+//! accessed them.
 
 use crate::device::{Access, Operand};
 use crate::error::Result;
 use crate::memory;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
-/// A dimension of an operand's memory: how often, how far in elements.
+/// A dimension of an operand's memory: how many steps, and how many elements each step covers.
 #[derive(Debug, Clone, Copy, Default)]
 struct Dimension {
     size: usize,
     stride: usize,
 }
 
-/// An operand and who has touched its elements. Elements are numbered in the order of their addresses.
+/// An operand and the threads that have accessed its elements. Elements are numbered in the order
+/// of their addresses.
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) operand: Operand,
@@ -21,12 +23,14 @@ pub(super) struct Tracked {
     pub(super) extent: usize,
     /// log2 of an element's bytes.
     pub(super) shift: u32,
-    /// From the widest stride to the narrowest; neighbours that are one run are merged.
+    /// The dimensions from the widest stride to the narrowest. Dimensions that form one run are
+    /// merged.
     dimensions: Vec<Dimension>,
     packed: bool,
-    /// Of an [`Access::Read`]: 1 for elements that were read.
+    /// For an operand with [`Access::Read`]: 1 for each element that was read.
     pub(super) touched: Vec<AtomicU8>,
-    /// Of the others: 0, or the thread that touched the element (`owner`), and `WRITTEN`.
+    /// For other operands: 0, or the thread that accessed the element (`owner`) together with
+    /// `WRITTEN`.
     pub(super) owners: Vec<AtomicU64>,
 }
 
@@ -70,7 +74,8 @@ impl Tracked {
         })
     }
 
-    /// The elements that `bytes` from `offset` on touch, when all of them belong to the operand.
+    /// The elements that `bytes` bytes from `offset` on cover, if all of them belong to the
+    /// operand.
     #[inline(always)]
     pub(super) fn elements(&self, offset: usize, bytes: usize) -> Option<(usize, usize)> {
         let first = offset >> self.shift;
@@ -111,7 +116,7 @@ impl Tracked {
         }
     }
 
-    /// "element [0, 3, 2, 1] of y" for an element by its number.
+    /// An element in words: "element [0, 3, 2, 1] of y".
     pub(super) fn name_of(&self, mut index: usize) -> String {
         let mut element = 0;
         for d in self.dimensions.iter().rev() {
@@ -138,7 +143,8 @@ mod tests {
         Tracked::new(&Operand { name: "x", address: 4096, element_bytes: 4, shape, strides, access: Access::Read }).unwrap()
     }
 
-    /// Every element of a view is inside, has a number of its own and its own name; nothing else is inside.
+    /// Checks that every element of a view is inside and has its own number and name, and that
+    /// nothing else is inside.
     fn covers_its_elements_only(shape: [usize; 4], strides: [usize; 4]) {
         let view = tracked(shape, strides);
         let mut positions = std::collections::BTreeMap::new();

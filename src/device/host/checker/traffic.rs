@@ -1,16 +1,16 @@
-//! Counting the traffic of a block, and the bank conflicts of its accesses to shared memory.
+//! Counters of a block's traffic, and of the bank conflicts of its accesses to shared memory.
 
 use super::BlockCheck;
 
-/// What L2 moves at once.
+/// The bytes that L2 moves at once.
 pub(super) const SECTOR_BYTES: usize = 32;
 
-/// Counters of a block, or of the blocks so far.
+/// Counters of one block, or of all blocks so far.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
-    /// Bytes read and written, for each operand.
+    /// Bytes read and bytes written, for each operand.
     pub(super) global: Vec<(u64, u64)>,
-    /// Of 32 bytes, for each operand.
+    /// Sectors of 32 bytes, for each operand.
     pub(super) sectors: Vec<u64>,
     pub(super) barriers: u64,
     pub(super) collectives: u64,
@@ -42,7 +42,8 @@ impl Traffic {
     }
 }
 
-/// An access to shared memory, until the warp meets and its lanes' accesses are matched.
+/// An access to shared memory. It is kept until the warp meets and the accesses of its lanes are
+/// matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Request {
     place: usize,
@@ -50,7 +51,8 @@ pub(super) struct Request {
     bytes: u32,
 }
 
-/// So many accesses of one lane between two meetings are counted; later ones are checked, but not counted as requests.
+/// The number of accesses of one lane between two meetings that are counted. Later ones are
+/// checked, but not counted as requests.
 const MAX_REQUESTS: usize = 1 << 14;
 
 impl BlockCheck {
@@ -63,7 +65,7 @@ impl BlockCheck {
         if whole {
             requests.push(Request { place, offset: offset as u32, bytes: bytes as u32 });
         } else {
-            // the compiler splits it: count words
+            // The compiler splits this access, so words are counted.
             requests.extend((offset..offset + bytes).step_by(4).map(|at| Request { place, offset: at as u32, bytes: 4 }));
         }
     }
@@ -76,7 +78,8 @@ impl BlockCheck {
         if longest == 0 {
             return;
         }
-        // mostly every lane that accesses at all takes the same way; a lane that does not has its accesses matched by place
+        // Mostly, every lane that accesses shared memory at all executes the same instructions. The
+        // accesses of a lane that does not are matched by their place.
         let guide = requests.iter().position(|r| r.len() == longest).expect("one of them is the longest");
         let same =
             |r: &Vec<Request>| r.is_empty() || (r.len() == longest && r.iter().zip(&requests[guide]).all(|(a, b)| a.place == b.place));
@@ -108,10 +111,10 @@ impl BlockCheck {
     }
 }
 
-/// Adds the wavefronts of one request: (lane, access) of the lanes that take part.
+/// Adds the wavefronts of one request. `accesses` are the lanes that take part, with their access.
 fn count_wavefronts(traffic: &mut Traffic, accesses: impl Iterator<Item = (usize, Request)>) {
     const BANKS: u32 = 32;
-    // 32 words at most fall into one part of the warp, hence into one bank
+    // At most 32 words belong to one part of the warp, and so to one bank.
     let mut words = [[0u32; 32]; BANKS as usize];
     let mut used = [0u8; BANKS as usize];
     let mut part = None;
