@@ -1,22 +1,27 @@
 //! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
 //! transposed convolution are such GEMMs too (conv_transpose.rs).
 
+mod packing;
+mod patch;
+
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack};
 use super::order::SumOrder;
-use super::params::ConvPatchParams;
 use super::problem::ConvProblem;
-use super::{KernelInfo, WeightPlace, conv_transpose, find, pack_rows};
+use super::{KernelInfo, conv_transpose, find};
 use crate::device::GpuModel;
 use crate::device::kernel::Gather;
 pub(super) use crate::device::kernel::Tile;
 use crate::error::Result;
-use crate::geometry::{ConvGeometry, kernel_span};
-use crate::plan::{Estimate, Parameter, padded};
+use crate::geometry::ConvGeometry;
+use crate::plan::{Estimate, padded};
 use crate::spec::Precision;
-use crate::{DType, Element, memory};
+use crate::{DType, Element};
+use packing::pack_tf32;
+pub(super) use packing::{pack, pack_steps, packing};
+use patch::Patch;
 
 pub(crate) const FAMILY: &str = "conv_gemm";
 
@@ -33,10 +38,6 @@ const WORKING_REGISTERS: usize = 64;
 const FFMA_REGISTERS: usize = 136;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
 pub(super) const BYTES_PER_ELEMENT: f64 = 16.0;
-/// The same for patches, whose tests are made once a block.
-const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
-/// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
-const MIN_PATCH_CHANNELS: usize = 16;
 
 /// The tile that every gather has.
 const EVERY_GATHER: Tile = Tile { m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 1 };
@@ -412,204 +413,6 @@ pub(super) fn sum_kernel(dtype: DType) -> &'static KernelInfo {
 /// Its blocks.
 pub(super) fn sum_blocks(g: &ConvGeometry, dtype: DType) -> usize {
     g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * SUM_THREADS)
-}
-
-/// How a problem falls into rectangles of output pixels, and what each of them sees of the input.
-#[derive(Debug, Clone, Copy)]
-struct Patch {
-    tile_w_log2: usize,
-    rows: usize,
-    /// For each phase of the horizontal stride.
-    columns: usize,
-    /// Rectangles of all images.
-    rectangles: usize,
-    blocks: usize,
-    shared_bytes: usize,
-}
-
-impl Patch {
-    /// The rectangles that load the least, or why there are none.
-    fn of(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
-        check_input(kernel, problem)?;
-        let g = &problem.geometry;
-        let channels = g.c_in / g.groups;
-        if g.kernel == [1, 1] {
-            return Err("it is for several taps".into());
-        }
-        if channels < MIN_PATCH_CHANNELS {
-            return Err(format!("{channels} channels a group are fewer than {MIN_PATCH_CHANNELS}"));
-        }
-        let tile = Tile::of(kernel);
-        // a chunk of pixels and eight rows of ldmatrix lie within a row; of equals the widest, whose rows are the longest runs
-        let widths = (3..=tile.m.ilog2() as usize).rev();
-        let patches = widths.filter_map(|tile_w_log2| Self::new(tile, tile_w_log2, problem));
-        let best = patches.min_by_key(|patch| patch.rectangles.saturating_mul(patch.pixels(g)));
-        best.ok_or_else(|| "the input that a block sees does not fit shared memory".into())
-    }
-
-    /// None where something does not fit shared memory or 32 bits.
-    fn new(tile: &Tile, tile_w_log2: usize, problem: &ConvProblem<'_>) -> Option<Self> {
-        let g = &problem.geometry;
-        let size = [tile.m >> tile_w_log2, 1 << tile_w_log2];
-        let mut patch = [0; 2];
-        for axis in 0..2 {
-            let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
-            patch[axis] = (size[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
-            // positions in overhanging tiles, too, are 32-bit integers
-            g.output[axis]
-                .next_multiple_of(size[axis])
-                .checked_mul(g.stride[axis])?
-                .checked_add(patch[axis])
-                .filter(|&end| end < 1 << 31)?;
-        }
-        let (rows, columns) = (patch[0], patch[1].div_ceil(g.stride[1]));
-        let pixels = rows.checked_mul(columns.checked_mul(g.stride[1])?)?;
-        let shared_bytes = pixels.checked_mul(2 * ROW_BYTES + size_of::<i32>())?.checked_add(STAGES * tile.n * ROW_BYTES)?;
-        if shared_bytes > problem.device.shared_bytes_per_block as usize {
-            return None;
-        }
-        let rectangles = g.n * g.output[0].div_ceil(size[0]) * g.output[1].div_ceil(size[1]);
-        let blocks = column_tiles(g, tile).checked_mul(rectangles).filter(|&blocks| blocks < 1 << 31)?;
-        Some(Self { tile_w_log2, rows, columns, rectangles, blocks, shared_bytes })
-    }
-
-    /// Of a patch.
-    fn pixels(&self, g: &ConvGeometry) -> usize {
-        self.rows * self.columns * g.stride[1]
-    }
-
-    fn work(&self, tile: &Tile, problem: &ConvProblem<'_>) -> Work {
-        let ConvProblem { geometry: g, dtype, .. } = problem;
-        let element = dtype.bytes();
-        let (steps, chunks, taps) = (chunk_steps(g, element), chunks(g, element), g.kernel[0] * g.kernel[1]);
-        let (patches, total_steps) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
-        let step = (ROW_BYTES / element) as f64;
-        let pixels = self.pixels(g);
-        // what lies in the padding is not loaded; runs of pixels, rows or whole planes of them, begin anywhere in a sector
-        let seen = [self.rows.min(g.input[0]), (self.columns * g.stride[1]).min(g.input[1])];
-        let runs = if seen[1] == g.input[1] { 1 } else { seen[0] };
-        let channel_bytes = (seen[0] * seen[1] * element) as f64 + runs as f64 * SECTOR_BYTES;
-        // loads that a block waits for, one after the other: of the first patch, and of each tap's share of the next; but the last of
-        // a share is under way beside products
-        let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
-        let shares = slices.div_ceil(slices.div_ceil(taps));
-        let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
-        let warp = warp_cycles(problem.device.model, tile.warp_macs(*dtype), 0.0);
-        let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
-        Work {
-            blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
-                as f64,
-            block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
-            dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
-            l2_bytes: patches * step * channel_bytes + total_steps * weight_tile_bytes,
-            shared_bytes: patches * pixels as f64 * (ROW_BYTES as f64 + step * BYTES_PER_PATCH_ELEMENT)
-                + total_steps * (weight_tile_bytes + tile.fragment_bytes() as f64),
-            tensor_macs: total_steps * (tile.m * tile.n) as f64 * step,
-            ffma: 0.0,
-        }
-    }
-
-    fn config<T: Element>(&self, tile: &Tile) -> LaunchConfig<ConvConfig<T>> {
-        let (layout, pack) = match tile.n {
-            64 => ("[group][64 bytes of channels][tap][c_out in tiles of 64]", pack_by_chunk::<T, 64> as Pack<T>),
-            _ => ("[group][64 bytes of channels][tap][c_out in tiles of 128]", pack_by_chunk::<T, 128> as Pack<T>),
-        };
-        LaunchConfig {
-            grid: [self.blocks as u32, 1, 1],
-            shared_bytes: self.shared_bytes as u32,
-            alignment: [size_of::<T>(); 2],
-            order: SumOrder::ChannelChunks,
-            own: ConvConfig { params: KernelParams::Patch(self.params()), persistent: false, layout, pack },
-        }
-    }
-
-    fn params(&self) -> ConvPatchParams {
-        // all of it fits shared memory, so it fits 32 bits
-        let int = |value: usize| value as i32;
-        ConvPatchParams {
-            tile_w_log2: int(self.tile_w_log2),
-            patch_h: int(self.rows),
-            patch_columns: int(self.columns),
-            ..Default::default()
-        }
-    }
-}
-
-/// Steps of channels that a patch takes one after the other.
-fn chunks(g: &ConvGeometry, element_bytes: usize) -> usize {
-    (g.c_in / g.groups).div_ceil(ROW_BYTES / element_bytes)
-}
-
-/// Steps of a group where each is of one tap.
-fn chunk_steps(g: &ConvGeometry, element_bytes: usize) -> usize {
-    chunks(g, element_bytes) * g.kernel[0] * g.kernel[1]
-}
-
-/// The order of the weight for a tile, and the function that packs it so.
-pub(super) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
-    match tile.n {
-        32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
-        64 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 64]", pack::<T, 64>),
-        256 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 256]", pack::<T, 256>),
-        _ => ("[group][64 bytes of (tap, channel)][c_out in tiles of 128]", pack::<T, 128>),
-    }
-}
-
-/// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
-/// steps of a transposed convolution are those of its sub-filters, one after the other.
-pub(super) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
-    let channels = g.c_in / g.groups;
-    let step = ROW_BYTES / size_of::<T>();
-    pack_steps::<T, TILE_N>(g, weight, steps(g, size_of::<T>()), |channel, tap| {
-        let (first_step, tap) = if g.transposed { conv_transpose::place(g, step, tap) } else { (0, tap) };
-        first_step * step + tap * channels + channel
-    })
-}
-
-/// The same with steps of the channels of one tap: the taps of the first channels, then those of the next.
-fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
-    let (step, taps) = (ROW_BYTES / size_of::<T>(), g.kernel[0] * g.kernel[1]);
-    pack_steps::<T, TILE_N>(g, weight, chunk_steps(g, size_of::<T>()), |channel, tap| (channel / step * taps + tap) * step + channel % step)
-}
-
-/// `place` of (channel of the group, tap): its k among all steps of a group.
-pub(super) fn pack_steps<T: Element, const TILE_N: usize>(
-    g: &ConvGeometry,
-    weight: &Parameter,
-    steps: usize,
-    place: impl Fn(usize, usize) -> usize,
-) -> Result<Vec<T>> {
-    let step = ROW_BYTES / size_of::<T>();
-    let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
-    let padded = outputs.next_multiple_of(TILE_N);
-    let index = |group, output, channel, tap| WeightPlace { group, output, channel, tap }.index(g);
-    // of each k: the weight of the first output channel of the first group
-    let mut sources = memory::filled(steps * step, None)?;
-    for (channel, tap) in (0..channels).flat_map(|channel| (0..taps).map(move |tap| (channel, tap))) {
-        sources[place(channel, tap)] = Some(index(0, 0, channel, tap));
-    }
-    let (of_group, of_output) = (index(1, 0, 0, 0), index(0, 1, 0, 0));
-    pack_rows(g.groups * steps, padded * step, |row, rows: &mut [T]| {
-        let (group, sources) = (row / steps, &sources[row % steps * step..][..step]);
-        for (output, out) in rows.chunks_mut(step).take(outputs).enumerate() {
-            let first = group * of_group + output * of_output;
-            for (out, source) in out.iter_mut().zip(sources) {
-                *out = source.map_or(T::from_f32(0.0), |source| T::from_f32(weight.values()[first + source]));
-            }
-        }
-    })
-}
-
-/// The same, rounded to tf32: to nearest, ties away from zero.
-fn pack_tf32<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
-    let round = |value: f32| match value.to_bits() {
-        bits if value.is_nan() => f32::from_bits(bits),
-        bits => f32::from_bits((bits + 0x1000) & 0xffff_e000),
-    };
-    let mut packed = pack::<T, TILE_N>(g, weight)?;
-    packed.iter_mut().for_each(|value| *value = T::from_f32(round(value.to_f32())));
-    Ok(packed)
 }
 
 #[cfg(test)]
