@@ -1,8 +1,10 @@
-//! Tensors from and to other libraries in one process, without a copy: [DLPack](https://dmlc.github.io/dlpack), the convention that
-//! NumPy, PyTorch, JAX, CuPy and others share.
+//! Exchange of tensors with other libraries in one process, without a copy, through
+//! [DLPack](https://dmlc.github.io/dlpack), the convention that NumPy, PyTorch, JAX, CuPy and
+//! others share.
 //!
-//! [`Tensor::into_dlpack`] gives a tensor away; [`Owned::from_raw`] takes one that another library gave. Both versions of the
-//! struct are there: [`ManagedTensor`] (a Python capsule named `dltensor`) and [`ManagedTensorVersioned`] (`dltensor_versioned`).
+//! [`Tensor::into_dlpack`] gives a tensor away; [`Owned::from_raw`] takes a tensor from another
+//! library. Both versions of the struct are supported: [`ManagedTensor`] (a Python capsule named
+//! `dltensor`) and [`ManagedTensorVersioned`] (`dltensor_versioned`).
 //!
 //! ```
 //! use warpconv::dlpack::{ManagedTensorVersioned, Owned};
@@ -23,7 +25,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr::NonNull;
 
-/// `DLDevice`: where memory is.
+/// The struct `DLDevice`: where memory is.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DlDevice {
@@ -40,15 +42,15 @@ pub const CUDA: i32 = 2;
 /// Memory of the CPU that is pinned for a GPU.
 pub const CUDA_HOST: i32 = 3;
 
-/// `DLDataType`: what elements are.
+/// The struct `DLDataType`: the type of elements.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DlDataType {
     /// 2 for IEEE floating point, 4 for bfloat.
     pub code: u8,
-    /// Bits of a number.
+    /// The number of bits of a number.
     pub bits: u8,
-    /// Numbers of an element: 1.
+    /// The number of numbers in an element: 1.
     pub lanes: u16,
 }
 
@@ -63,70 +65,70 @@ impl DlDataType {
     }
 }
 
-/// `DLTensor`: a view of memory.
+/// The struct `DLTensor`: a view of memory.
 #[repr(C)]
 #[derive(Debug)]
 pub struct DlTensor {
-    /// Where the memory begins.
+    /// The start of the memory.
     pub data: *mut c_void,
-    /// Where it is.
+    /// The device of the memory.
     pub device: DlDevice,
-    /// How many sizes, and strides, there are.
+    /// The number of axes.
     pub ndim: i32,
-    /// What elements are.
+    /// The type of the elements.
     pub dtype: DlDataType,
     /// The sizes.
     pub shape: *mut i64,
-    /// Distances of neighbours, in elements; null for a packed tensor in row-major order.
+    /// The distances of neighbours, in elements. Null for a packed tensor in row-major order.
     pub strides: *mut i64,
-    /// Bytes from `data` to the first element.
+    /// The distance in bytes from `data` to the first element.
     pub byte_offset: u64,
 }
 
-/// `DLManagedTensor`, the struct without a version.
+/// The struct `DLManagedTensor`, which has no version.
 #[repr(C)]
 #[derive(Debug)]
 pub struct ManagedTensor {
     /// The memory.
     pub dl_tensor: DlTensor,
-    /// What the deleter needs.
+    /// The data that the deleter needs.
     pub manager_ctx: *mut c_void,
     /// Releases the memory and the struct.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensor)>,
 }
 
-/// `DLPackVersion`.
+/// The struct `DLPackVersion`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DlPackVersion {
-    /// Of the layout of the structs.
+    /// The version of the layout of the structs.
     pub major: u32,
-    /// Of what they may say.
+    /// The version of the values that the structs may contain.
     pub minor: u32,
 }
 
-/// `DLManagedTensorVersioned`, the struct of DLPack 1.
+/// The struct `DLManagedTensorVersioned` of DLPack 1.
 #[repr(C)]
 #[derive(Debug)]
 pub struct ManagedTensorVersioned {
-    /// The version by which it is laid out.
+    /// The version of the struct.
     pub version: DlPackVersion,
-    /// What the deleter needs.
+    /// The data that the deleter needs.
     pub manager_ctx: *mut c_void,
     /// Releases the memory and the struct.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensorVersioned)>,
-    /// Bit 0: the memory may be read only.
+    /// Flags. Bit 0: the memory is for reading only.
     pub flags: u64,
     /// The memory.
     pub dl_tensor: DlTensor,
 }
 
-/// The version that is written, and the major one that is read.
+/// The version that is written. Its major number is the only one that is read.
 const VERSION: DlPackVersion = DlPackVersion { major: 1, minor: 0 };
 /// The bit of [`ManagedTensorVersioned::flags`] that allows reading only.
 pub const READ_ONLY: u64 = 1;
 
-/// One of the two structs.
+/// One of the two structs, with or without a version.
 pub trait Managed: sealed::Managed {}
 impl Managed for ManagedTensor {}
 impl Managed for ManagedTensorVersioned {}
@@ -137,13 +139,13 @@ mod sealed {
     pub trait Managed: Sized + 'static {
         fn new(dl_tensor: DlTensor, context: *mut c_void) -> Self;
         fn context(&self) -> *mut c_void;
-        /// The memory, or an error where its struct is of an unknown layout.
+        /// The memory. An error if the layout of the struct is unknown.
         fn tensor(&self) -> Result<&DlTensor>;
         fn is_read_only(&self) -> bool;
         /// Calls the deleter.
         ///
         /// # Safety
-        /// Nobody has released the tensor, and nobody uses it any more.
+        /// The tensor was not released before, and is no longer used.
         unsafe fn release(this: NonNull<Self>);
     }
 
@@ -196,7 +198,8 @@ mod sealed {
         }
 
         unsafe fn release(this: NonNull<Self>) {
-            // SAFETY: the struct is there until its deleter has run, the caller says. Every version has the deleter there.
+            // SAFETY: the struct is there until its deleter has run, the caller says. Every version
+            // has the deleter there.
             if let Some(deleter) = unsafe { this.as_ref() }.deleter {
                 // SAFETY: called once, the caller says
                 unsafe { deleter(this.as_ptr()) }
@@ -205,7 +208,7 @@ mod sealed {
     }
 }
 
-/// What a tensor that was given away is kept by.
+/// The owner of a tensor that was given away.
 struct Given {
     /// Freed when this goes. Whatever its dtype.
     _tensor: Box<dyn std::any::Any + Send + Sync>,
@@ -213,23 +216,24 @@ struct Given {
     strides: [i64; 4],
 }
 
-/// The deleter of what [`Tensor::into_dlpack`] gives.
+/// The deleter of the structs that [`Tensor::into_dlpack`] makes.
 ///
 /// # Safety
-/// `managed` is from there, and was not released before.
+/// `managed` is from [`Tensor::into_dlpack`], and was not released before.
 unsafe extern "C" fn delete<M: Managed>(managed: *mut M) {
     if managed.is_null() {
         return;
     }
     // SAFETY: made of boxes by `into_dlpack`, and released once, the caller says
     let given = unsafe { Box::from_raw(Box::from_raw(managed).context().cast::<Given>()) };
-    // a panic must not get into the library that calls this
+    // A panic must not reach the library that calls this function.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(given)));
 }
 
 impl<T: Element> Tensor<T> {
-    /// Gives the tensor away, to be handed to another library by [`Owned::into_raw`]; its deleter frees the memory. Waits for all work
-    /// that is queued on the device, so that whoever takes it finds it complete.
+    /// Gives the tensor away: [`Owned::into_raw`] hands it to another library, and its deleter
+    /// frees the memory. Waits for all work that is queued on the device, so that the receiver
+    /// finds the values complete.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Driver`] when that work fails.
@@ -237,10 +241,11 @@ impl<T: Element> Tensor<T> {
         self.device().synchronize()?;
         let layout = self.layout();
         let (device, address) = (dl_device(self.device()), self.address());
-        // sizes and strides of what is in memory fit
+        // Sizes and strides of a tensor in memory fit.
         let [shape, strides] = [layout.shape(), layout.strides()].map(|sizes| sizes.map(|size| size as i64));
         let given = Box::into_raw(Box::new(Given { _tensor: Box::new(self), shape, strides }));
-        // SAFETY: just made, and alone here. Places in it, which stay where they are until it is freed.
+        // SAFETY: just made, and alone here. Places in it, which stay where they are until it is
+        // freed.
         let (shape, strides) = unsafe { ((&raw mut (*given).shape).cast(), (&raw mut (*given).strides).cast()) };
         let dtype = DlDataType::of(T::DTYPE);
         let dl_tensor = DlTensor { data: address as *mut c_void, device, ndim: 4, dtype, shape, strides, byte_offset: 0 };
@@ -259,10 +264,10 @@ fn dl_device(device: &Device) -> DlDevice {
     }
 }
 
-/// A DLPack tensor that this process owns: its deleter is called once, when this is dropped, unless [`Owned::into_raw`] has handed
-/// it on.
+/// A DLPack tensor that this process owns. Its deleter is called once, when this is dropped, unless
+/// [`Owned::into_raw`] has handed the tensor on.
 ///
-/// It stays on the thread that took it: another library's deleter may have to run there.
+/// It stays on the thread that took it, since another library's deleter may have to run there.
 pub struct Owned<M: Managed>(NonNull<M>);
 
 impl<M: Managed> Drop for Owned<M> {
@@ -279,53 +284,58 @@ impl<M: Managed> fmt::Debug for Owned<M> {
 }
 
 impl<M: Managed> Owned<M> {
-    /// Takes a tensor that another library has given; None for null. Nothing is read of it yet: [`Owned::view`] says what cannot be
-    /// used.
+    /// Takes a tensor from another library. `None` for a null pointer. Nothing of it is read yet:
+    /// [`Owned::view`] returns an error if the tensor cannot be used.
     ///
     /// # Safety
-    /// `managed` is a struct of this type, valid as DLPack says, which nobody else releases. All elements that its sizes and strides
-    /// reach are initialised memory of its device, which nobody frees or writes until its deleter is called. On a GPU, what wrote them
-    /// is done, or ordered before the work that will read them. Where [`Owned::view_mut`] is used, nobody else reads them meanwhile
-    /// either.
+    /// `managed` is a struct of this type, valid according to DLPack, which nothing else releases.
+    /// All elements that its sizes and strides cover are in initialised memory of its device, which
+    /// nothing frees or writes until its deleter is called. On a GPU, the work that wrote them is
+    /// done, or is ordered before the work that will read them. If [`Owned::view_mut`] is used,
+    /// nothing else reads the elements meanwhile either.
     pub unsafe fn from_raw(managed: *mut M) -> Option<Self> {
         NonNull::new(managed).map(Self)
     }
 
-    /// Hands it on: whoever takes the pointer calls its deleter.
+    /// Hands the tensor on. The receiver of the pointer calls its deleter.
     pub fn into_raw(self) -> *mut M {
         let managed = self.0.as_ptr();
         std::mem::forget(self);
         managed
     }
 
-    /// The elements, to be read where they lie. Contiguous where the strides allow both formats.
+    /// The elements, for reading in place. The view is contiguous if the strides allow both
+    /// formats.
     ///
     /// # Errors
-    /// [`Error::WrongDevice`] when the memory is not of `device`: the host device reads memory of the CPU, pinned or not, a GPU its
-    /// own. [`Error::DType`] for elements that are no `T`; [`Error::Rank`] when there are not four axes; [`Error::Attribute`] for
-    /// strides that no [`Layout::strided`] takes, negative ones among them, and for a struct of another major version;
-    /// [`Error::Alignment`]; [`Error::Overflow`].
+    /// [`Error::WrongDevice`] when the memory is not of `device`: the host device reads memory of
+    /// the CPU, pinned or not, a GPU its own. [`Error::DType`] for elements that are not of type
+    /// `T`; [`Error::Rank`] when there are not four axes; [`Error::Attribute`] for strides that
+    /// [`Layout::strided`] refuses, including negative ones, and for a struct of another major
+    /// version; [`Error::Alignment`]; [`Error::Overflow`].
     pub fn view<'a, T: Element>(&'a self, device: &'a Device) -> Result<TensorView<'a, T>> {
         let (address, layout) = self.place::<T>(device)?;
-        // SAFETY: valid memory of this device until the deleter is called, which `self` does when no view is left: `from_raw`'s contract
+        // SAFETY: valid memory of this device until the deleter is called, which `self` does when
+        // no view is left: `from_raw`'s contract
         unsafe { TensorView::from_raw(device, address, layout) }
     }
 
-    /// The elements, to be written where they lie. As [`Owned::view`].
+    /// The elements, for writing in place. As [`Owned::view`].
     ///
     /// # Errors
-    /// As there; [`Error::Attribute`] when the memory may only be read.
+    /// As [`Owned::view`]; [`Error::Attribute`] when the memory is for reading only.
     pub fn view_mut<'a, T: Element>(&'a mut self, device: &'a Device) -> Result<TensorViewMut<'a, T>> {
         let (address, layout) = self.place::<T>(device)?;
         // SAFETY: the struct is there until its deleter is called
         if unsafe { self.0.as_ref() }.is_read_only() {
             return Err(Error::Attribute { name: "the DLPack tensor", value: "read only".into(), requirement: "writable" });
         }
-        // SAFETY: as in `view`; exclusively borrowed here, and nobody else reads or writes meanwhile: `from_raw`'s contract
+        // SAFETY: as in `view`; exclusively borrowed here, and nobody else reads or writes
+        // meanwhile: `from_raw`'s contract
         unsafe { TensorViewMut::from_raw(device, address, layout) }
     }
 
-    /// Where the first element is, and how they lie.
+    /// The address of the first element, and the layout.
     fn place<T: Element>(&self, device: &Device) -> Result<(u64, Layout)> {
         // SAFETY: the struct is there until its deleter is called
         let tensor = unsafe { self.0.as_ref() }.tensor()?;

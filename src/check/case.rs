@@ -1,4 +1,4 @@
-//! A layer with its inputs and the result that it must have, run in one dtype and pair of formats.
+//! A layer with its inputs and the right result, run in one dtype and one pair of formats.
 
 use super::outcome::{catch, catch_failure};
 use super::placed::{Fields, Placed, ROIS, holds, place};
@@ -13,27 +13,28 @@ use crate::{DType, Device, Element, MemoryFormat, Shape, Stream, memory};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Which kernels a check runs.
+/// The kernels that a check runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
-    /// The one that a plan chooses.
+    /// The kernel that a plan chooses.
     Chosen,
-    /// Every one that applies.
+    /// Every kernel that applies.
     All,
-    /// The one of this name.
+    /// The kernel of this name.
     Named(&'static str),
 }
 
-/// A layer, its inputs, and what the result must be.
+/// A layer, its inputs, and the right result.
 #[derive(Debug)]
 pub struct Case {
     layer: AnyLayer,
     inputs: Vec<(&'static str, Array)>,
-    /// What the layer multiplies, apart from the inputs.
+    /// The tensors by which the layer multiplies the inputs.
     weights: Vec<Array>,
     output: Array,
     scale: Vec<f64>,
-    /// Of a reference that rounds between stages: how far from it a right result may be, element by element. Empty for none.
+    /// If the reference rounds between stages: how far from it each element of a right result may
+    /// be. Empty otherwise.
     moved: Vec<f64>,
     ref_atol: f64,
     coord_atol: f64,
@@ -43,18 +44,20 @@ pub struct Case {
 }
 
 impl Case {
-    /// A case of the layer of `spec` with these parameters and inputs, whose result is `output` (in f64). `scale` is the same
-    /// operation on absolute values, before the final activation.
+    /// A case of the layer of `spec` with these parameters and inputs, and with the result `output`
+    /// (in f64). `scale` is the result of the same operation on absolute values, before the final
+    /// activation.
     ///
-    /// Where a dtype does not hold the inputs exactly, the bound is widened by their rounding: a reference on rounded inputs is
-    /// the stronger test.
+    /// If a dtype does not represent the inputs exactly, the bound grows by the error of rounding
+    /// them. A reference on rounded inputs is the stronger test.
     ///
     /// # Errors
-    /// What the layer refuses; [`Error::UnexpectedTensor`]; [`Error::Length`] when values do not fit their shape.
+    /// What the layer refuses; [`Error::UnexpectedTensor`]; [`Error::Length`] when values do not
+    /// fit their shape.
     pub fn new(spec: LayerSpec, tensors: &Arrays, output: Array, scale: Vec<f64>) -> Result<Self> {
         let (layer, inputs) = build(spec, tensors)?;
         let parameters = spec.signature().parameters;
-        // bias and slope, the vectors, stay f32 in every dtype
+        // Vectors (bias and slope) stay f32 in every dtype.
         let weights = tensors.iter().filter(|(name, array)| parameters.contains(&name.as_str()) && array.shape().len() > 1);
         check_length("scale", output.shape(), scale.len())?;
         let on_grid = tensors.values().all(|array| on_exact_grid(array.data()));
@@ -63,34 +66,36 @@ impl Case {
         Ok(Self { layer, inputs, weights, output, scale, moved: vec![], ref_atol, coord_atol, x_frame, y_frame, on_grid })
     }
 
-    /// Allows for the inaccuracy of the reference and of f32 coordinates.
+    /// Allows for errors of the reference and of f32 coordinates.
     pub fn tolerate(self, ref_atol: f64, coord_atol: f64) -> Self {
         Self { ref_atol, coord_atol, ..self }
     }
 
-    /// Says how far from a reference that rounds between stages each element of a right result may be.
+    /// Sets how far from a reference that rounds between stages each element of a right result may
+    /// be.
     pub(super) fn moved(self, moved: Vec<f64>) -> Self {
         Self { moved, ..self }
     }
 
-    /// Makes input and output slices of tensors that have so many more channels before and behind.
+    /// Makes input and output slices of tensors that have this many more channels before and
+    /// behind.
     pub fn margins(self, x: [usize; 2], y: [usize; 2]) -> Self {
         self.frames([x, y].map(|channels| Frame { channels, ..Default::default() }))
     }
 
-    /// Makes input and output parts of tensors that have so much more before and behind.
+    /// Makes input and output parts of tensors that have this much more before and behind.
     pub fn frames(self, [x_frame, y_frame]: [Frame; 2]) -> Self {
         Self { x_frame, y_frame, ..self }
     }
 
-    /// Runs the case in one dtype with inputs and output in the given formats: through a plan with each of the kernels and,
-    /// where both formats are the same, through [`Layer::forward`], which must give the same bits. Never panics and never ends
-    /// early: what goes wrong is in the runs.
+    /// Runs the case in one dtype with inputs and output in the given formats: through a plan with
+    /// each of the kernels and, if both formats are the same, through [`Layer::forward`], which
+    /// must give the same bits. Never panics and never ends early: failures are in the runs.
     pub fn check(&self, dtype: DType, x_format: MemoryFormat, y_format: MemoryFormat, kernels: Kernels, device: &Device) -> Vec<Run> {
         self.check_some((dtype, x_format, y_format), kernels, device, &|_| true)
     }
 
-    /// As [`Case::check`], of the kernels whose names are `wanted`.
+    /// As [`Case::check`], for the kernels whose names are `wanted`.
     pub(super) fn check_some(
         &self,
         variant: DTypeAndFormats,
@@ -132,11 +137,11 @@ impl Case {
                 continue;
             }
             if device.alive().is_err() {
-                break; // the run before this one says so
+                break; // the previous run reports it
             }
             let request = request.kernel(name);
             let tf32 = request.precision == Precision::Tf32;
-            // operands that are numbers of tf32 are not rounded
+            // Operands that are tf32 numbers are not rounded.
             let contract = if tf32 { contract.tf32().exact(contract.exact && self.operands_in_tf32()) } else { contract };
             let (mut digest, mut open_subnormals) = (None, false);
             let outcome = catch_failure(|| {
@@ -163,7 +168,7 @@ impl Case {
         runs
     }
 
-    /// What the contract demands in a dtype.
+    /// The numerics contract of the layer in a dtype.
     fn contract(&self, dtype: DType, request: &PlanRequest) -> Result<Contract> {
         let operands = self.inputs.iter().filter(|(name, _)| *name != ROIS).map(|(_, array)| array).chain(&self.weights);
         let rounded = operands.filter(|array| !holds(dtype, array)).count();
@@ -173,7 +178,7 @@ impl Case {
         Ok(contract.tolerate(self.ref_atol, self.coord_atol))
     }
 
-    /// The scale with what may have moved.
+    /// The scale, including what may have moved.
     fn scale_of(&self, contract: &Contract) -> Result<Cow<'_, [f64]>> {
         if self.moved.is_empty() {
             return Ok(Cow::Borrowed(&self.scale));
@@ -182,7 +187,7 @@ impl Case {
         memory::collect(scale).map(Cow::Owned)
     }
 
-    /// What is multiplied with one another.
+    /// The factors of the layer's products.
     fn factors(&self) -> impl Iterator<Item = &Array> {
         self.inputs.iter().filter(|(name, _)| ["x", "mask"].contains(name)).map(|(_, array)| array).chain(&self.weights)
     }
@@ -208,7 +213,8 @@ impl Case {
         Placed::new(&self.inputs, format, frame, device)
     }
 
-    /// The result of one plan, in NCHW order, computed into memory that holds NaN; and whether tensor cores multiplied.
+    /// The result of one plan, in NCHW order, computed into memory filled with NaN; and whether
+    /// tensor cores multiplied.
     fn run<T: Element>(
         &self,
         inputs: &Placed<T>,
@@ -241,7 +247,7 @@ impl Case {
     }
 
     fn forward<T: Element>(&self, inputs: &Placed<T>, y: &[f32], shape: Shape) -> Result<(), Failure> {
-        // offsets and masks are read in f32 too, where that changes no value
+        // Offsets and masks are also given in f32 if that changes no value.
         let run = || self.layer.forward(&inputs.of(&self.layer, Fields::F32)?)?.to_vec();
         let forward = run().map_err(Failure::Error)?;
         match forward.iter().zip(y).position(|(a, b)| a.to_f32().to_bits() != b.to_bits()) {
@@ -259,7 +265,7 @@ fn check_length(name: &'static str, shape: &[usize], got: usize) -> Result<()> {
     Ok(())
 }
 
-/// [n, c, h, w] of an index in row-major order.
+/// The indices [n, c, h, w] of an index in row-major order.
 fn position(index: usize, [_, c, h, w]: Shape) -> Shape {
     [index / (w * h * c), index / (w * h) % c, index / w % h, index % w]
 }

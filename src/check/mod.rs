@@ -1,6 +1,6 @@
-//! Checks layers against references: runs a layer in the ways in which it can be run (dtypes, formats, kernels, slices of wider
-//! tensors, [`Layer::forward`]) and holds each result to the numerics contract. Behind `warpconv conformance`, `warpconv verify`
-//! and the crate's tests.
+//! Checks of layers against references. A layer runs in all ways in which it can (dtypes, formats,
+//! kernels, slices of wider tensors, [`Layer::forward`]), and each result must meet the numerics
+//! contract. `warpconv conformance`, `warpconv verify` and the crate's tests use this module.
 
 mod case;
 mod outcome;
@@ -20,10 +20,11 @@ pub use outcome::{Failure, Run};
 use placed::{Fields, Placed};
 use std::collections::BTreeMap;
 
-/// Tensors by name, as [`LayerSpec::signature`] lists the names.
+/// Tensors by the names that [`LayerSpec::signature`] lists.
 pub type Arrays = BTreeMap<String, Array>;
 
-/// Runs a problem in every dtype and pair of formats through every kernel that applies, against the oracle.
+/// Runs a problem in every dtype and pair of formats through every kernel that applies, and
+/// compares with the oracle.
 ///
 /// ```
 /// use warpconv::{Device, cases::Problem, check::every_run};
@@ -35,7 +36,7 @@ pub type Arrays = BTreeMap<String, Array>;
 /// ```
 ///
 /// # Errors
-/// When the oracle refuses the problem. What a layer or a kernel does wrong is in the runs.
+/// When the oracle refuses the problem. Errors of a layer or a kernel are in the runs.
 pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
     runs_where(problem, device, &|_, _| true)
 }
@@ -43,11 +44,12 @@ pub fn every_run(problem: &Problem, device: &Device) -> Result<Vec<Run>> {
 /// The dtype of a run and the formats of its input and its output.
 pub type DTypeAndFormats = (DType, MemoryFormat, MemoryFormat);
 
-/// Whether a run is wanted: asked with its variant and no kernel (whether there may be such a run at all), then with the kernel's name.
+/// Whether a run is wanted. It is called first with a dtype and formats and without a kernel
+/// (whether there may be such a run at all), and then with the kernel's name.
 pub type Wanted<'a> = dyn Fn(DTypeAndFormats, Option<&str>) -> bool + 'a;
 
-/// As [`every_run`], of the runs that are `wanted`, which is asked before anything is launched. A lost device ends
-/// the runs: the last of them says so.
+/// As [`every_run`], for the runs that are `wanted`, which is called before anything is launched.
+/// If the device is lost, the runs end, and the last one reports the loss.
 ///
 /// # Errors
 /// As [`every_run`].
@@ -83,7 +85,8 @@ pub fn runs_where(problem: &Problem, device: &Device, wanted: &Wanted<'_>) -> Re
     Ok(runs)
 }
 
-/// What can be run of a problem: dtype, formats of input and output, and the kernels that apply. Nothing is launched.
+/// The ways in which a problem can run: dtype, formats of input and output, and the kernels that
+/// apply. Nothing is launched.
 ///
 /// # Errors
 /// What the layer refuses.
@@ -104,25 +107,25 @@ pub fn runs_of(problem: &Problem, device: &Device) -> Result<Vec<(DTypeAndFormat
     Ok(runs)
 }
 
-/// The names of the kernels that layers choose from. Copies, which are launched beside layers, and sums, which are launched behind a
-/// kernel that splits them, are not among them.
+/// The names of the kernels from which layers choose. Kernels that copy tensors or add parts of
+/// sums are not among them, since they run beside or after these kernels.
 pub fn kernel_names() -> impl Iterator<Item = &'static str> {
     let beside = |name: &str| ["cast_", "transpose_", "split_sum_"].iter().any(|prefix| name.starts_with(prefix));
     crate::kernels::KERNELS.iter().map(|kernel| kernel.name).filter(move |name| !beside(name))
 }
 
-/// Makes sure that a layer is refused, in one dtype and format, with an [`Error`] and before any launch; gives that error.
-/// `layer` is the text of `{"op": ..., "attrs": {...}}`.
+/// Checks that a layer is refused, in one dtype and format, with an [`Error`] and before any
+/// launch. Returns that error. `layer` is the text of `{"op": ..., "attrs": {...}}`.
 ///
 /// # Errors
-/// The [`Failure`], when it is accepted, refused too late, or panics.
+/// A [`Failure`] when the layer is accepted, refused too late, or panics.
 pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
     fn attempt<T: Element>(layer: &str, tensors: &Arrays, format: MemoryFormat, device: &Device) -> Result<Error, Failure> {
         let mut launches = None;
         let outcome = catch(|| {
             let (layer, inputs) = build(LayerSpec::from_json(layer)?, tensors)?;
             let inputs = Placed::<T>::new(&inputs, format, |_| Frame::default(), device)?;
-            // placing the inputs may have launched a conversion
+            // Placing the inputs may have launched a conversion.
             launches = Some(device.launches());
             let inputs = inputs.of(&layer, Fields::Native)?;
             let plan = layer.plan::<T>(device, &inputs.request())?;
@@ -140,8 +143,8 @@ pub fn refusal(layer: &str, tensors: &Arrays, dtype: DType, format: MemoryFormat
     crate::with_dtype!(dtype, T => attempt::<T>(layer, tensors, format, device))
 }
 
-/// Every kernel that applies, the chosen one first, with a request that allows it: some need a workspace, some round what they
-/// multiply to tf32.
+/// Every kernel that applies, the chosen one first, with a request that allows it: some need a
+/// workspace, and some round factors to tf32.
 fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanRequest) -> Vec<(&'static str, PlanRequest)> {
     let mut requests = vec![request.clone(), request.clone().workspace_limit(WORKSPACE)];
     if T::DTYPE == DType::F32 {
@@ -152,7 +155,7 @@ fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanReque
         let Ok(plan) = catch(|| layer.plan::<T>(device, &request)) else { continue };
         let explanation = plan.explain();
         let applying = explanation.choices.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel);
-        // a layer whose launches are chosen one by one has no choice of its own
+        // A layer whose launches are chosen one by one has no list of its own.
         let only = explanation.choices.is_empty().then_some(explanation.kernel);
         for kernel in applying.chain(only) {
             if names.iter().all(|(known, _)| *known != kernel) {
@@ -163,18 +166,19 @@ fn applicable<T: Element>(layer: &AnyLayer, device: &Device, request: &PlanReque
     names
 }
 
-/// A layer, and its inputs apart from its parameters.
+/// Builds a layer, and separates its inputs from its parameters.
 fn build(spec: LayerSpec, tensors: &Arrays) -> Result<(AnyLayer, Vec<(&'static str, Array)>)> {
     let names = spec.signature().inputs;
     let mut parameters = BTreeMap::new();
     for (name, array) in tensors.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
         let values = memory::collect(array.data().iter().map(|&v| v as f32))?;
-        // what is to be seen of infinities and NaN is part of the case
+        // Infinite values and NaN are part of the case.
         parameters.insert(name.clone(), Parameter::from_values(array.shape(), values)?.allow_non_finite());
     }
     let inputs = names.iter().filter_map(|&name| Some((name, tensors.get(name)?.clone()))).collect();
     Ok((AnyLayer::new(spec, parameters)?, inputs))
 }
 
-/// Bytes of workspace that kernels may have where all of them are checked or the fastest is measured.
+/// The workspace in bytes that kernels may use when all of them are checked, or when the fastest is
+/// measured.
 pub(crate) const WORKSPACE: usize = 64 << 20;

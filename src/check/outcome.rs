@@ -1,4 +1,4 @@
-//! What came of a run: a comparison that passed, or what is wrong.
+//! The outcome of a run: a comparison that passed, or what is wrong.
 
 use crate::error::{Error, Result};
 use crate::numerics::Report;
@@ -16,14 +16,15 @@ pub struct Run {
     pub x_format: MemoryFormat,
     /// The format of the output.
     pub y_format: MemoryFormat,
-    /// The kernel; empty when none was reached.
+    /// The kernel. Empty if the run failed before one was chosen.
     pub kernel: &'static str,
     /// What is wrong, or the comparison that passed.
     pub outcome: Result<Report, Failure>,
-    /// A hash of the result's bits, where there is one; any NaN is as good as another.
+    /// A hash of the bits of the result, if there is one. All NaN count as the same.
     pub digest: Option<u64>,
-    /// Whether the result passes only because the PTX manual leaves open how tensor cores take subnormal inputs: some operand is
-    /// one, and what is missing is no more than what follows from taking such operands as zeros.
+    /// Whether the result passes only because the PTX manual leaves open how tensor cores treat
+    /// subnormal inputs: an operand is subnormal, and the error is no larger than taking such
+    /// operands as zeros would cause.
     pub open_subnormals: bool,
 }
 
@@ -37,41 +38,41 @@ impl fmt::Display for Run {
     }
 }
 
-/// What can be wrong with a run.
+/// A way in which a run can be wrong.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// It failed.
+    /// The run returned an error.
     Error(Error),
-    /// It panicked.
+    /// The run panicked.
     Panic(String),
     /// The output has another shape.
     Shape {
-        /// What the layer says.
+        /// The shape that the layer returned.
         got: Vec<usize>,
-        /// What the reference has.
+        /// The shape of the reference.
         expected: Vec<usize>,
     },
-    /// Elements beyond the bound of the contract.
+    /// Some elements exceed the bound of the contract.
     Values {
-        /// How many, and the worst of them.
+        /// The number of these elements, and the worst of them.
         report: Report,
-        /// [n, c, h, w] of the worst.
+        /// The indices [n, c, h, w] of the worst element.
         position: Shape,
     },
-    /// The kernel wrote beside the channels that were its output.
+    /// The kernel wrote outside its output, in the wider tensor.
     Outside {
-        /// [n, c, h, w] in the wider tensor.
+        /// The indices [n, c, h, w] in the wider tensor.
         position: Shape,
     },
     /// [`Layer::forward`] gives another result than the plan.
     Forward {
-        /// [n, c, h, w] of the first element that differs.
+        /// The indices [n, c, h, w] of the first element that differs.
         position: Shape,
     },
-    /// What should have been refused was run.
+    /// A case that should have been refused was run.
     Accepted,
-    /// It was refused, but only after a launch.
+    /// The case was refused, but only after a launch.
     Late(Error),
 }
 
@@ -105,7 +106,7 @@ pub(super) fn catch<R>(f: impl FnOnce() -> Result<R>) -> Result<R, Failure> {
 }
 
 pub(super) fn catch_failure<R>(f: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
-    // what `f` leaves half done when it panics is dropped or never looked at again
+    // Values that `f` leaves half done when it panics are dropped or not read again.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic))))
 }
 

@@ -8,14 +8,14 @@ use crate::reference::Array;
 use crate::{DType, Device, Element, Layout, MemoryFormat, Tensor, TensorView, memory};
 use std::collections::BTreeMap;
 
-/// The input that is f32 in every dtype and no image.
+/// The name of the input that is f32 in every dtype and is not an image.
 pub(super) const ROIS: &str = "rois";
 
-/// In which dtype offsets and masks are given.
+/// The dtype in which offsets and masks are given.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fields {
     Native,
-    /// f32, where T holds their values.
+    /// In f32, if T represents their values.
     F32,
 }
 
@@ -23,7 +23,7 @@ pub(super) fn holds(dtype: DType, array: &Array) -> bool {
     array.data().iter().all(|&v| v.is_nan() || dtype.round(v) == v)
 }
 
-/// A case's inputs on a device, each as some channels of a tensor.
+/// The inputs of a case on a device. Each is a part of a larger tensor.
 pub(super) struct Placed<T: Element> {
     tensors: Vec<(&'static str, Tensor<T>, Part)>,
     offset: Option<Tensor<f32>>,
@@ -75,7 +75,7 @@ impl<T: Element> Placed<T> {
     }
 }
 
-/// A tensor on a device that holds the array rounded to T, and NaN in the frame around it.
+/// A tensor on a device that holds the array rounded to T, with NaN in the frame around it.
 pub(super) fn place<T: Element>(
     name: &'static str,
     array: &Array,
@@ -86,7 +86,7 @@ pub(super) fn place<T: Element>(
     let shape @ [n, c, h, _] = rank4(name, array.shape())?;
     let (wide, part) = (frame.around(name, shape)?, frame.part(shape));
     let mut values = memory::filled(elements(&wide)?, T::from_f32(f32::NAN))?;
-    // by the host: what is checked stands on no other kernel
+    // The host places the values, so that a check depends on no other kernel.
     let strides = Layout::packed(wide, format).strides();
     let mut source = array.data().iter();
     for position in (0..n * c * h).map(|row| [row / (c * h), row / h % c, row % h]) {

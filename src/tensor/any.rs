@@ -48,12 +48,12 @@ impl AnyTensor {
         with_tensor!(self, t => t.format())
     }
 
-    /// The device that holds it.
+    /// The device on which the tensor is.
     pub fn device(&self) -> &Device {
         with_tensor!(self, t => t.device())
     }
 
-    /// A copy as `Tensor<U>`, rounded where the dtypes differ.
+    /// A copy as `Tensor<U>`, rounded if the dtypes differ.
     ///
     /// # Errors
     /// As [`Tensor::cast`].
@@ -61,7 +61,7 @@ impl AnyTensor {
         with_tensor!(self, t => t.cast())
     }
 
-    /// A copy in another format (or in the same).
+    /// A copy in another format, or in the same.
     ///
     /// # Errors
     /// As [`Tensor::to_format`].
@@ -69,7 +69,7 @@ impl AnyTensor {
         with_tensor!(self, t => Ok(t.to_format(format)?.into()))
     }
 
-    /// Its values in NCHW order, as f32 (exact for every dtype).
+    /// The values in NCHW order, as f32, which is exact for every dtype.
     ///
     /// # Errors
     /// As [`Tensor::to_vec`].

@@ -1,4 +1,4 @@
-//! Copies between formats and dtypes. kernels/rearrange.cu.
+//! Copies between formats and dtypes, by the kernels of kernels/rearrange.cu.
 
 use super::{Layout, Tensor, TensorView, TensorViewMut, operand};
 use crate::device::kernel::{KernelInfo, family, find};
@@ -12,13 +12,14 @@ use crate::{DType, Element, MemoryFormat, Stream};
 /// The tile of `TransposeTile` in rearrange.cu, and the bytes that pad its rows.
 const TILE: usize = 32;
 const PADDING_BYTES: usize = 4;
-/// Of the wider type, that a thread of `cast` converts at once where both sides are aligned.
+/// Bytes of the wider type that a thread of `cast` converts at once, if both sides are aligned.
 const CHUNK_BYTES: usize = 16;
 const MAX_GRID_Y: usize = 65_535;
 const MAX_GRID_X: usize = 1 << 20;
 
-/// Copies `x` into `y` of the same shape, whatever their layouts. Done on return, so that any stream may use `y`. Where rows or
-/// pixels lie apart and the format changes, a packed copy lies between the two.
+/// Copies `x` into `y` of the same shape, whatever their layouts. The copy is done on return, so
+/// that any stream may use `y`. If there are gaps between rows or pixels and the format changes,
+/// the copy goes through a packed tensor.
 pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) -> Result<()> {
     assert_alike(x, &y.as_view());
     if x.format() == y.format() {
@@ -67,7 +68,7 @@ fn move_rows<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let chunk = if wide { per_chunk } else { 1 };
     let axis = |axis: usize| -> Result<CopyAxis> {
         let (size, step) = (x.shape()[axis], if axis == order[2] { chunk } else { 1 });
-        // an axis of one position may have any stride
+        // An axis with one position may have any stride.
         let stride = |strides: [usize; 4]| if size == 1 { Ok(0) } else { to_i32("a stride in elements", strides[axis] * step) };
         let last = |strides: [usize; 4]| strides[axis].saturating_mul(size - 1);
         to_i32("the distance of the last element of an image from its first", last(from).max(last(to)))?;
@@ -106,7 +107,7 @@ fn move_rows<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     stream.synchronize()
 }
 
-/// What the launches below rely on.
+/// Checks what the launches below rely on.
 fn assert_alike<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) {
     assert!(x.shape() == y.shape() && x.device() == y.device(), "a copy is between tensors of one shape on one device");
 }
@@ -151,14 +152,15 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     stream.synchronize()
 }
 
-/// Copies `x` into `y` of the same shape and format, converting each element. Done on return.
+/// Copies `x` into `y` of the same shape and format, converting each element. The copy is done on
+/// return.
 pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
     if runs(x, &y.as_view()).is_some() {
         let stream = Stream::default_of(x.device());
         queue_cast(x, y, &stream)?;
         return stream.synchronize();
     }
-    // rows that lie apart are packed before they are converted, and unpacked behind that
+    // Rows with gaps between them are packed before the conversion, and unpacked after it.
     let dense = packed(x)?;
     if runs(&dense.view(), &y.as_view()).is_some() {
         return cast(&dense.view(), y);
@@ -168,7 +170,7 @@ pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut Tensor
     move_rows(&converted.view(), y)
 }
 
-/// As [`cast`], queued: the caller keeps both until the stream has run it.
+/// Queues a [`cast`]. The caller keeps both tensors alive until the stream has run it.
 pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>, stream: &Stream) -> Result<()> {
     let y = y.as_view();
     assert_alike(x, &y);
@@ -200,14 +202,15 @@ pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut 
     unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, stream) }
 }
 
-/// The same without a kernel, for one that is left out: after all work queued on the device, done on return.
+/// Converts without a kernel, for a device on which the kernel is left out. Waits for all work
+/// queued on the device; the copy is done on return.
 fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Result<()> {
     let device = x.device();
     let (from, to) = (x.layout(), y.layout());
     let mut values = memory::filled(from.extent(), T::zeroed())?;
     // SAFETY: a valid view is over memory of this extent
     unsafe { download(device, x.address(), bytemuck::cast_slice_mut(&mut values))? };
-    // y is written in runs of consecutive elements: what lies between them belongs to others
+    // y is written in runs of consecutive elements: memory between its elements belongs to others.
     let order = match to.format() {
         MemoryFormat::Contiguous => [0, 1, 2, 3],
         MemoryFormat::ChannelsLast => [0, 2, 3, 1],
@@ -227,8 +230,8 @@ fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorVie
     Ok(())
 }
 
-/// Two views of one shape and format as equally many consecutive runs: how many, how long, and the distances of their starts. None
-/// where rows or pixels lie apart.
+/// Two views of one shape and format as the same number of consecutive runs: how many runs, their
+/// length, and the distances of their starts. `None` if there are gaps between rows or pixels.
 fn runs<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Option<(usize, usize, usize, usize)> {
     let [n, c, h, w] = x.shape();
     let (a, b) = (x.layout(), y.layout());

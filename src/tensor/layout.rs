@@ -1,17 +1,19 @@
-//! How the elements of a tensor lie in memory.
+//! The order and the distances of a tensor's elements in memory.
 
 use crate::error::{Error, Result};
 use crate::shape::{MAX_COUNT, elements};
 use crate::{MemoryFormat, Shape};
 use std::ops::Range;
 
-/// How the elements of a tensor lie in memory: a shape, the axis whose elements are neighbours (the format), and the distances of
-/// neighbours along the others.
+/// The order of a tensor's elements in memory: a shape, the axis along which elements are
+/// neighbours (the format), and the distances of neighbours along the other axes.
 ///
-/// A layout need not be packed. A slice of the channels of a wider tensor, a part of a batch, a rectangle of a picture (a crop), rows
-/// with padding behind them (a pitch) and images with gaps between them are all read and written in place by every layer. Two things
-/// are required: elements are neighbours along W ([`MemoryFormat::Contiguous`]) or along C ([`MemoryFormat::ChannelsLast`]), and no
-/// two elements share memory. The other three axes may lie in any order, so that a tensor [C, N, H, W] is read as it lies.
+/// A layout need not be packed. Every layer reads and writes these in place: a slice of the
+/// channels of a wider tensor, a part of a batch, a rectangle of a picture (a crop), rows followed
+/// by padding (a pitch), and images with gaps between them. There are two requirements: elements
+/// are neighbours along W ([`MemoryFormat::Contiguous`]) or along C
+/// ([`MemoryFormat::ChannelsLast`]), and no two elements share memory. The other three axes may be
+/// in any order, so that a tensor [C, N, H, W] is read in place.
 ///
 /// ```
 /// use warpconv::{Layout, MemoryFormat};
@@ -41,12 +43,12 @@ fn order(format: MemoryFormat) -> [usize; 4] {
 const AXES: [&str; 4] = ["N", "C", "H", "W"];
 
 impl Layout {
-    /// Elements packed without gaps.
+    /// A layout without gaps.
     pub fn packed(shape: Shape, format: MemoryFormat) -> Self {
         Self::of_channels(shape, format, shape[1])
     }
 
-    /// The first channels of a tensor that has `channel_stride` channels.
+    /// The layout of the first channels of a tensor that has `channel_stride` channels.
     ///
     /// # Errors
     /// [`Error::Attribute`] when that is fewer than the shape's.
@@ -73,12 +75,13 @@ impl Layout {
         Self { shape, format, strides }
     }
 
-    /// Elements with these distances, in elements, between neighbours along N, C, H and W. An axis of one position may be given any
-    /// distance.
+    /// A layout with these distances, in elements, between neighbours along N, C, H and W. The
+    /// distance along an axis with one position may be anything.
     ///
     /// # Errors
-    /// [`Error::Attribute`] when elements are no neighbours along the format's innermost axis, or when two of them may share memory:
-    /// each axis must reach over all that lies inside it. [`Error::Overflow`] for a layout of more elements than any memory holds.
+    /// [`Error::Attribute`] when elements are not neighbours along the format's innermost axis, or
+    /// when two of them may share memory: the distance along each axis must cover everything inside
+    /// it. [`Error::Overflow`] for a layout of more elements than any memory holds.
     pub fn strided(shape: Shape, format: MemoryFormat, strides: [usize; 4]) -> Result<Self> {
         if shape.contains(&0) {
             elements(&shape)?;
@@ -94,7 +97,7 @@ impl Layout {
         }
         let mut axes = [0, 1, 2, 3];
         axes.sort_by_key(|&axis| strides[axis]);
-        let mut extent = 1usize; // of what lies inside
+        let mut extent = 1usize; // the extent of the axes inside
         for axis in axes.into_iter().filter(|&axis| shape[axis] > 1) {
             if strides[axis] < extent {
                 return refuse("such that no two elements share memory: along each axis at least the extent of what lies inside it");
@@ -106,8 +109,9 @@ impl Layout {
         Ok(Self { shape, format, strides }.normalised())
     }
 
-    /// The same elements, with a distance along each axis of one position that continues those of the axes inside it: whether a
-    /// layout is packed or aligned does not depend on what such an axis was given.
+    /// The same elements, with distances along axes of one position that continue those of the axes
+    /// inside. So it does not matter, for whether a layout is packed or aligned, which distance
+    /// such an axis was given.
     fn normalised(mut self) -> Self {
         let [n, c, h, w] = self.shape;
         let inside = |stride: usize, size: usize| stride.saturating_mul(size);
@@ -121,7 +125,7 @@ impl Layout {
             }
             MemoryFormat::ChannelsLast => {
                 *sc = if c == 1 { 1 } else { *sc };
-                // a column of pixels is a row of them with that distance
+                // A column of pixels is a row of pixels with that distance.
                 *sw = match (w, h, n) {
                     (1, 2.., _) => *sh,
                     (1, _, 2..) if *sn <= MAX_COUNT => *sn,
@@ -145,13 +149,14 @@ impl Layout {
         self.format
     }
 
-    /// Distances of neighbours along N, C, H and W, in elements; `usize::MAX` for one that does not fit.
+    /// The distances of neighbours along N, C, H and W, in elements. `usize::MAX` for a distance
+    /// that does not fit.
     pub fn strides(&self) -> [usize; 4] {
         self.strides
     }
 
-    /// Elements from the first to the last, both included; `usize::MAX` where they are more than that. No tensor is so large, and
-    /// no view can be made of such a layout.
+    /// The number of elements from the first to the last, both included. `usize::MAX` if the number
+    /// does not fit: no tensor is that large, and no view can have such a layout.
     ///
     /// ```
     /// use warpconv::{Layout, MemoryFormat};
@@ -177,7 +182,8 @@ impl Layout {
             })
     }
 
-    /// Some of the images: where they start, in elements from the first, and how they lie.
+    /// Some of the images: the distance of their start from the first element, in elements, and
+    /// their layout.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the batch.
@@ -185,7 +191,8 @@ impl Layout {
         self.part(0, range, "the range of images", "within the batch")
     }
 
-    /// Some of the channels: where they start, in elements from the first, and how they lie.
+    /// Some of the channels: the distance of their start from the first element, in elements, and
+    /// their layout.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the channels.
@@ -193,7 +200,8 @@ impl Layout {
         self.part(1, range, "the range of channels", "within the channels")
     }
 
-    /// A rectangle of every image: where it starts, in elements from the first, and how it lies.
+    /// A rectangle of every image: the distance of its start from the first element, in elements,
+    /// and its layout.
     ///
     /// # Errors
     /// [`Error::Attribute`] when a range is not within the rows or the columns.
@@ -208,7 +216,7 @@ impl Layout {
         if range.start > range.end || range.end > size {
             return Err(Error::Attribute { name, value: format!("{range:?} of {size} along {}", AXES[axis]), requirement });
         }
-        // nothing lies anywhere
+        // There are no elements.
         let start = if self.extent() == 0 { 0 } else { range.start.min(size - 1) * self.strides[axis] };
         let mut shape = self.shape;
         shape[axis] = range.len();
@@ -230,21 +238,22 @@ impl Layout {
         self.has_packed_planes() && (c <= 1 || self.strides[1] == h.saturating_mul(w))
     }
 
-    /// Whether all pixels of a channels_last layout lie as far apart as those of a row: they are the rows of a matrix.
+    /// Whether the pixels of a channels_last layout are all as far apart as those of a row, so that
+    /// they are the rows of a matrix.
     pub(crate) fn is_matrix(&self) -> bool {
         let ([n, _, h, w], [sn, _, sh, sw]) = (self.shape, self.strides);
         self.has_even_pixels() && (n <= 1 || sn == sw.saturating_mul(w).saturating_mul(h)) && (h <= 1 || sh == sw.saturating_mul(w))
     }
 
-    /// The same within each image.
+    /// Whether the same is true within each image.
     pub(crate) fn has_even_pixels(&self) -> bool {
         let ([_, _, h, w], [_, _, sh, sw]) = (self.shape, self.strides);
         self.format == MemoryFormat::ChannelsLast && (h <= 1 || sh == sw.saturating_mul(w))
     }
 }
 
-/// Whether elements of two layouts, of which `other` starts `distance` elements behind, may be the same. Parts of one tensor (slices
-/// of channels, images, crops) are told apart.
+/// Whether two layouts may have an element in common, if `other` starts `distance` elements after
+/// `first`. Parts of one tensor (slices of channels, images, crops) are distinguished.
 pub(super) fn may_meet(first: &Layout, other: &Layout, distance: usize) -> bool {
     if distance >= first.extent() || other.extent() == 0 {
         return false;
@@ -261,7 +270,7 @@ pub(super) fn may_meet(first: &Layout, other: &Layout, distance: usize) -> bool 
     if axes.iter().any(|(stride, ..)| stride.is_none()) {
         return true;
     }
-    // the distance along each axis of one grid that has room for both
+    // The distances along the axes of one grid that contains both layouts.
     axes.sort_by_key(|(stride, ..)| std::cmp::Reverse(*stride));
     let (mut rest, mut apart, mut places) = (distance, false, [(0, 0); 4]);
     for (place, (stride, of_first, of_other)) in places.iter_mut().zip(axes) {
@@ -274,7 +283,7 @@ pub(super) fn may_meet(first: &Layout, other: &Layout, distance: usize) -> bool 
     let mut inside = 0usize;
     for (stride, size) in places.into_iter().rev().filter(|&(stride, _)| stride > 0) {
         if inside >= stride {
-            return true; // no such grid: an element may have two places
+            return true; // there is no such grid: an element may have two places
         }
         inside = inside.saturating_add(stride.saturating_mul(size - 1));
     }
@@ -305,7 +314,7 @@ mod tests {
             ([2, 3, 4, 5], Contiguous, [100, 33, 8, 1]),  // gaps everywhere
             ([2, 3, 4, 5], Contiguous, [20, 40, 5, 1]),   // [C, N, H, W]
             ([2, 3, 4, 5], ChannelsLast, [60, 1, 3, 12]), // columns of pixels
-            ([1, 3, 4, 5], Contiguous, [0, 20, 5, 1]),    // one image lies no distance from the next
+            ([1, 3, 4, 5], Contiguous, [0, 20, 5, 1]),    // one image has no distance to the next
             ([2, 1, 4, 1], ChannelsLast, [9, 77, 2, 0]),
             ([0, 3, 4, 5], Contiguous, [7, 7, 7, 7]),
         ] {
@@ -327,13 +336,14 @@ mod tests {
         for strides in [[usize::MAX, 20, 5, 1], [1 << 60, 20, 5, 1], [60, usize::MAX / 2 + 2, 5, 1]] {
             assert!(matches!(strided([3, 3, 4, 5], Contiguous, strides), Err(Error::Overflow { .. })), "{strides:?}");
         }
-        // one channel or one pixel: the same elements in either format
+        // With one channel or one pixel, the elements are the same in either format.
         for (shape, strides) in [([2, 3, 1, 1], [3, 1, 1, 1]), ([2, 1, 4, 5], [20, 20, 5, 1])] {
             assert!(MemoryFormat::ALL.into_iter().all(|format| strided(shape, format, strides).unwrap().is_packed()), "{shape:?}");
         }
     }
 
-    /// Two parts of one tensor meet exactly if they share an element; two whatever layouts do not meet only if they share none.
+    /// Two parts of one tensor overlap exactly if they share an element. Two arbitrary layouts are
+    /// reported as apart only if they share none.
     #[test]
     fn parts_of_one_tensor_are_told_apart() {
         use rand::{RngExt, SeedableRng};
@@ -358,7 +368,8 @@ mod tests {
             let share = places(&first, a).intersection(&places(&second, b)).next().is_some();
             let meet = may_meet(&first, &second, b - a);
             assert!(meet || !share, "{first:?} and {second:?}, {} behind, share elements", b - a);
-            // what has one axis of one position may look like another tensor; most are told apart
+            // A part with one position along an axis may look like another tensor. Most are
+            // distinguished.
             apart += usize::from(!meet && !share);
             assert!(!meet || share || [first, second].iter().any(|part| part.shape.contains(&1)), "{first:?} {second:?} {}", b - a);
         }

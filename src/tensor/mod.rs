@@ -1,4 +1,4 @@
-//! Tensors: a logical shape [N, C, H, W] over memory of a device, in one of two memory formats.
+//! Tensors: a logical shape [N, C, H, W] in memory of a device, in one of two memory formats.
 
 mod any;
 mod copies;
@@ -44,7 +44,7 @@ pub struct Tensor<T: Element> {
 }
 
 impl<T: Element> Tensor<T> {
-    /// Memory with arbitrary content; what writes it must write all of it.
+    /// Memory with arbitrary content. Code that writes it must write all of it.
     pub(crate) fn uninitialised(device: &Device, shape: Shape, format: MemoryFormat) -> Result<Self> {
         let bytes = elements(&shape)? * size_of::<T>();
         Ok(Self { memory: device.allocate(bytes)?, layout: Layout::packed(shape, format), dtype: PhantomData })
@@ -63,13 +63,14 @@ impl<T: Element> Tensor<T> {
     /// A contiguous tensor of `values` in NCHW order.
     ///
     /// # Errors
-    /// [`Error::Length`] when their number is not the shape's; otherwise as [`Tensor::zeros`].
+    /// [`Error::Length`] when the number of values does not fit the shape; otherwise as
+    /// [`Tensor::zeros`].
     pub fn from_slice(device: &Device, shape: Shape, values: &[T]) -> Result<Self> {
         Self::from_slice_in_memory_order(device, shape, MemoryFormat::Contiguous, values)
     }
 
-    /// A tensor of `values` that lie in the order of `format`: NCHW when contiguous, NHWC when channels_last. `shape` is
-    /// [N, C, H, W] in both.
+    /// A tensor of `values` that are in the order of `format`: NCHW when contiguous, NHWC when
+    /// channels_last. `shape` is [N, C, H, W] in both formats.
     ///
     /// # Errors
     /// As [`Tensor::from_slice`].
@@ -83,7 +84,8 @@ impl<T: Element> Tensor<T> {
         Ok(tensor)
     }
 
-    /// The tensor under another name of its element type, for code that knows `T` only by [`Element::DTYPE`].
+    /// The tensor with another name of its element type, for code that knows `T` only through
+    /// [`Element::DTYPE`].
     fn of_same_dtype<U: Element>(self) -> Tensor<U> {
         assert_eq!(T::DTYPE, U::DTYPE, "the elements stay what they are");
         Tensor { memory: self.memory, layout: self.layout, dtype: PhantomData }
@@ -99,32 +101,32 @@ impl<T: Element> Tensor<T> {
         self.layout.format()
     }
 
-    /// How the elements lie in memory.
+    /// The order of the elements in memory.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The device that holds it.
+    /// The device on which the tensor is.
     pub fn device(&self) -> &Device {
         self.memory.device()
     }
 
-    /// The address of the first element on the device; 0 when there is none.
+    /// The address of the first element on the device, or 0 if there are no elements.
     pub fn address(&self) -> u64 {
         self.memory.address()
     }
 
-    /// All of it, to be read.
+    /// The whole tensor, for reading.
     pub fn view(&self) -> TensorView<'_, T> {
         TensorView { device: self.memory.device(), address: self.memory.address(), layout: self.layout, dtype: PhantomData }
     }
 
-    /// All of it, to be written.
+    /// The whole tensor, for writing.
     pub fn view_mut(&mut self) -> TensorViewMut<'_, T> {
         TensorViewMut(self.view())
     }
 
-    /// Some of its channels, to be read.
+    /// Some of the channels, for reading.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the channels.
@@ -132,7 +134,7 @@ impl<T: Element> Tensor<T> {
         self.view().channels(range)
     }
 
-    /// Some of its channels, to be written.
+    /// Some of the channels, for writing.
     ///
     /// # Errors
     /// As [`Tensor::channels`].
@@ -140,7 +142,7 @@ impl<T: Element> Tensor<T> {
         Ok(TensorViewMut(self.view().channels(range)?))
     }
 
-    /// Some of its images, to be read: a part of the batch.
+    /// Some of the images (a part of the batch), for reading.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the batch.
@@ -148,7 +150,7 @@ impl<T: Element> Tensor<T> {
         self.view().images(range)
     }
 
-    /// Some of its images, to be written.
+    /// Some of the images, for writing.
     ///
     /// # Errors
     /// As [`Tensor::images`].
@@ -156,15 +158,15 @@ impl<T: Element> Tensor<T> {
         self.view_mut().images(range)
     }
 
-    /// A rectangle of every image, to be read. As [`TensorView::crop`].
+    /// A rectangle of every image, for reading. As [`TensorView::crop`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorView::crop`].
     pub fn crop(&self, rows: Range<usize>, columns: Range<usize>) -> Result<TensorView<'_, T>> {
         self.view().crop(rows, columns)
     }
 
-    /// A rectangle of every image, to be written: what lies around it is left alone.
+    /// A rectangle of every image, for writing. The pixels around it do not change.
     ///
     /// # Errors
     /// As [`TensorView::crop`].
@@ -172,7 +174,8 @@ impl<T: Element> Tensor<T> {
         self.view_mut().crop(rows, columns)
     }
 
-    /// The first `at` channels and the rest, both to be written: two layers write to one concatenation without a copy.
+    /// The first `at` channels and the other channels, both for writing: two layers write to one
+    /// concatenation without a copy.
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -190,40 +193,43 @@ impl<T: Element> Tensor<T> {
         self.view_mut().split_channels(at)
     }
 
-    /// Copies `values`, in NCHW order whatever the format, into the tensor. As [`TensorViewMut::write`].
+    /// Copies `values` into the tensor. They are in NCHW order whatever the format. As
+    /// [`TensorViewMut::write`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorViewMut::write`].
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         self.view_mut().write(values)
     }
 
-    /// Copies `values`, in the order in which the elements lie in memory, into the tensor. As
+    /// Copies `values` into the tensor. They are in the order of the elements in memory. As
     /// [`TensorViewMut::write_in_memory_order`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorViewMut::write_in_memory_order`].
     pub fn write_in_memory_order(&mut self, values: &[T]) -> Result<()> {
         self.view_mut().write_in_memory_order(values)
     }
 
-    /// Copies its values, in NCHW order whatever the format, to `values`. As [`TensorView::read`].
+    /// Copies the tensor's values to `values`, in NCHW order whatever the format. As
+    /// [`TensorView::read`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorView::read`].
     pub fn read(&self, values: &mut [T]) -> Result<()> {
         self.view().read(values)
     }
 
-    /// Copies its values, in the order in which they lie in memory, to `values`. As [`TensorView::read_in_memory_order`].
+    /// Copies the tensor's values to `values`, in the order of the elements in memory. As
+    /// [`TensorView::read_in_memory_order`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorView::read_in_memory_order`].
     pub fn read_in_memory_order(&self, values: &mut [T]) -> Result<()> {
         self.view().read_in_memory_order(values)
     }
 
-    /// Its values in NCHW order, after all work queued on the device.
+    /// The values in NCHW order. Waits for all work queued on the device.
     ///
     /// # Errors
     /// [`Error::Driver`] when that work or the copy fails.
@@ -231,7 +237,8 @@ impl<T: Element> Tensor<T> {
         self.view().to_vec()
     }
 
-    /// Its values in the order in which they lie in memory: NCHW when contiguous, NHWC when channels_last.
+    /// The values in the order of the elements in memory: NCHW when contiguous, NHWC when
+    /// channels_last.
     ///
     /// # Errors
     /// As [`Tensor::to_vec`].
@@ -239,7 +246,7 @@ impl<T: Element> Tensor<T> {
         self.view().to_vec_in_memory_order()
     }
 
-    /// A copy in another format (or in the same).
+    /// A copy in another format, or in the same.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or a failed launch.
@@ -247,7 +254,7 @@ impl<T: Element> Tensor<T> {
         self.view().to_format(format)
     }
 
-    /// A copy in another dtype, each element rounded once to nearest, ties to even.
+    /// A copy in another dtype. Each element is rounded once, to nearest, ties to even.
     ///
     /// # Errors
     /// As [`Tensor::to_format`].

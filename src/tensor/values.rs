@@ -1,4 +1,4 @@
-//! Values from and to the host, and copies of views in another format or dtype.
+//! Copies of values from and to the host, and copies of views in another format or dtype.
 
 use super::{Tensor, TensorView, TensorViewMut, copies};
 use crate::device::{download, upload};
@@ -7,7 +7,7 @@ use crate::shape::elements;
 use crate::{Element, MemoryFormat, Shape, memory};
 
 impl<T: Element> TensorView<'_, T> {
-    /// Its values in NCHW order, after all work queued on the device.
+    /// The values in NCHW order. Waits for all work queued on the device.
     ///
     /// # Errors
     /// [`Error::Driver`] when that work or the copy fails.
@@ -17,8 +17,8 @@ impl<T: Element> TensorView<'_, T> {
         Ok(values)
     }
 
-    /// Its values in the order in which they lie in memory, without what lies between them: NCHW when contiguous, NHWC when
-    /// channels_last.
+    /// The values in the order of the elements in memory, without the gaps between them: NCHW when
+    /// contiguous, NHWC when channels_last.
     ///
     /// # Errors
     /// As [`TensorView::to_vec`].
@@ -28,18 +28,20 @@ impl<T: Element> TensorView<'_, T> {
         Ok(values)
     }
 
-    /// Copies its values, in NCHW order whatever the format, to `values`, after all work queued on the device. Done on return.
-    /// Contiguous tensors without gaps are copied at once; others are rearranged on the device first, in memory of their size.
+    /// Copies the values to `values`, in NCHW order whatever the format. Waits for all work queued
+    /// on the device; the copy is done on return. Contiguous tensors without gaps are copied in one
+    /// piece. Others are first rearranged on the device, in additional memory of the same size.
     ///
     /// # Errors
-    /// [`Error::Length`] when `values` has not as many elements; [`Error::Driver`] when queued work or the copy fails;
-    /// [`Error::OutOfMemory`].
+    /// [`Error::Length`] when `values` does not have as many elements; [`Error::Driver`] when
+    /// queued work or the copy fails; [`Error::OutOfMemory`].
     pub fn read(&self, values: &mut [T]) -> Result<()> {
         self.read_as(MemoryFormat::Contiguous, values)
     }
 
-    /// Copies its values to `values` in the order in which they lie in memory, without what lies between them: NCHW when
-    /// contiguous, NHWC when channels_last. Done on return. Views without gaps are copied at once.
+    /// Copies the values to `values` in the order of the elements in memory, without the gaps
+    /// between them: NCHW when contiguous, NHWC when channels_last. The copy is done on return.
+    /// Views without gaps are copied in one piece.
     ///
     /// # Errors
     /// As [`TensorView::read`].
@@ -50,23 +52,24 @@ impl<T: Element> TensorView<'_, T> {
     fn read_as(&self, format: MemoryFormat, values: &mut [T]) -> Result<()> {
         check_values(self.shape(), values.len())?;
         if self.format() == format && self.layout.is_packed() {
-            // SAFETY: a packed view is over as many elements as its shape has, and nobody writes them while it is there
+            // SAFETY: a packed view is over as many elements as its shape has, and nobody writes
+            // them while it is there
             return unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(values)) };
         }
-        // another stream may still write it
+        // Another stream may still write the tensor.
         self.device.synchronize()?;
         let packed = self.to_format(format)?;
         // SAFETY: as above
         unsafe { download(self.device, packed.address(), bytemuck::cast_slice_mut(values)) }
     }
 
-    /// Hands its values to `take` in NCHW order, a piece at a time, after all work queued on the device: for tensors of which no
-    /// second copy should be held.
+    /// Passes the values to `take` in NCHW order, in pieces, so that no second copy of a large
+    /// tensor is held. Waits for all work queued on the device.
     ///
     /// # Errors
-    /// As [`TensorView::to_vec`]; what `take` returns.
+    /// As [`TensorView::to_vec`]; errors of `take`.
     pub(crate) fn for_each_piece(&self, mut take: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
-        /// Elements of a piece, about.
+        /// The approximate number of elements of a piece.
         const PIECE: usize = 1 << 20;
         let [n, c, h, w] = self.shape();
         let count = elements(&self.shape())?;
@@ -77,13 +80,14 @@ impl<T: Element> TensorView<'_, T> {
             let mut piece = memory::filled(count.min(PIECE), T::zeroed())?;
             for start in (0..count).step_by(PIECE) {
                 let piece = &mut piece[..PIECE.min(count - start)];
-                // SAFETY: the piece lies within the view, which is packed and over as many elements as its shape has
+                // SAFETY: the piece lies within the view, which is packed and over as many elements
+                // as its shape has
                 unsafe { download(self.device, self.address + (start * size_of::<T>()) as u64, bytemuck::cast_slice_mut(piece))? };
                 take(piece)?;
             }
             return Ok(());
         }
-        // another stream may still write it
+        // Another stream may still write the tensor.
         self.device.synchronize()?;
         let channels = (PIECE / (h * w)).clamp(1, c);
         for image in 0..n {
@@ -106,7 +110,7 @@ impl<T: Element> TensorView<'_, T> {
         Ok(copy)
     }
 
-    /// A packed copy in another dtype, each element rounded once to nearest, ties to even.
+    /// A packed copy in another dtype. Each element is rounded once, to nearest, ties to even.
     ///
     /// # Errors
     /// As [`TensorView::to_format`].
@@ -118,7 +122,8 @@ impl<T: Element> TensorView<'_, T> {
 }
 
 impl<T: Element> TensorViewMut<'_, T> {
-    /// Copies `values`, in NCHW order, into the elements, after all work queued on the device. Done on return.
+    /// Copies `values`, in NCHW order, into the elements. Waits for all work queued on the device;
+    /// the copy is done on return.
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -131,13 +136,15 @@ impl<T: Element> TensorViewMut<'_, T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Length`] when there are not as many values as elements; [`Error::OutOfMemory`] and [`Error::Driver`].
+    /// [`Error::Length`] when there are not as many values as elements; [`Error::OutOfMemory`] and
+    /// [`Error::Driver`].
     pub fn write(&mut self, values: &[T]) -> Result<()> {
         self.write_as(MemoryFormat::Contiguous, values)
     }
 
-    /// Copies `values` into the elements in the order in which these lie in memory: NCHW when contiguous, NHWC when channels_last.
-    /// What lies between them is left alone. After all work queued on the device; done on return.
+    /// Copies `values` into the elements in the order of these in memory: NCHW when contiguous,
+    /// NHWC when channels_last. Memory between the elements does not change. Waits for all work
+    /// queued on the device; the copy is done on return.
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -154,12 +161,13 @@ impl<T: Element> TensorViewMut<'_, T> {
         self.write_as(self.format(), values)
     }
 
-    /// Copies values that lie in the order of `format`.
+    /// Copies values that are in the order of `format`.
     fn write_as(&mut self, format: MemoryFormat, values: &[T]) -> Result<()> {
         let (shape, layout) = (self.shape(), self.0.layout);
         check_values(shape, values.len())?;
         if layout.format() == format && layout.is_packed() {
-            // SAFETY: a packed view is over as many elements as its shape has, and this one is exclusive
+            // SAFETY: a packed view is over as many elements as its shape has, and this one is
+            // exclusive
             return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
         }
         let packed = Tensor::from_slice_in_memory_order(self.0.device, shape, format, values)?;
@@ -168,7 +176,7 @@ impl<T: Element> TensorViewMut<'_, T> {
     }
 }
 
-/// Refuses values of another number than a shape has elements.
+/// Refuses values whose number does not fit a shape.
 fn check_values(shape: Shape, got: usize) -> Result<()> {
     let expected = elements(&shape)?;
     if got == expected { Ok(()) } else { Err(Error::Length { name: "values", shape: shape.to_vec(), expected, got }) }

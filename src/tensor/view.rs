@@ -9,7 +9,7 @@ use crate::{Device, DeviceKind, Element, MemoryFormat, Shape};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A tensor that is read: a borrowed [`Tensor`], some of its channels, or memory that a service owns.
+/// A tensor for reading: a borrowed [`Tensor`], a part of one, or memory that a service owns.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a, T: Element> {
     pub(super) device: &'a Device,
@@ -18,20 +18,23 @@ pub struct TensorView<'a, T: Element> {
     pub(super) dtype: PhantomData<&'a T>,
 }
 
-/// A tensor that is written: an exclusively borrowed [`Tensor`], some of its channels, or memory that a service owns.
+/// A tensor for writing: an exclusively borrowed [`Tensor`], a part of one, or memory that a
+/// service owns.
 #[derive(Debug)]
 pub struct TensorViewMut<'a, T: Element>(pub(super) TensorView<'a, T>);
 
 impl<'a, T: Element> TensorView<'a, T> {
-    /// A view of memory that the caller owns: the stable way to run on a service's own buffers.
+    /// A view of memory that the caller owns. This is the stable way to run on a service's own
+    /// buffers.
     ///
     /// # Errors
     /// [`Error::Alignment`] when the address is not a multiple of the element's size; [`Error::Overflow`] for a layout of more
     /// elements than any memory holds.
     ///
     /// # Safety
-    /// From `address` on, [`Layout::extent`] elements of type `T` must be initialised memory of `device`, which nobody frees or
-    /// writes while the view, or work queued with it, is in use.
+    /// From `address` on there are [`Layout::extent`] elements of type `T` in initialised memory of
+    /// `device`. Nothing frees or writes that memory while the view, or work queued with it, is in
+    /// use.
     pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
         if !address.is_multiple_of(size_of::<T>() as u64) {
             return Err(Error::Alignment { name: "the view", address, alignment: size_of::<T>() });
@@ -43,7 +46,8 @@ impl<'a, T: Element> TensorView<'a, T> {
         Ok(Self { device, address, layout, dtype: PhantomData })
     }
 
-    /// The elements of host memory, to be read on a host device without a copy: pictures that a decoder wrote, for instance.
+    /// A view of host memory, for reading on a host device without a copy, such as a picture that a
+    /// decoder wrote.
     ///
     /// ```
     /// use warpconv::{Conv2d, Conv2dSpec, Device, Inputs, Layer, Layout, MemoryFormat, Parameter, TensorView};
@@ -75,12 +79,12 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.layout.format()
     }
 
-    /// How the elements lie in memory.
+    /// The order of the elements in memory.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The device that holds it.
+    /// The device on which the elements are.
     pub fn device(&self) -> &'a Device {
         self.device
     }
@@ -90,7 +94,7 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.address
     }
 
-    /// Some of its channels.
+    /// Some of the channels.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the channels.
@@ -98,7 +102,7 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.layout.channels(range).map(|part| self.part(part))
     }
 
-    /// Some of its images: a part of the batch.
+    /// Some of the images: a part of the batch.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the batch.
@@ -106,7 +110,8 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.layout.images(range).map(|part| self.part(part))
     }
 
-    /// A rectangle of every image, read where it lies: a region of interest of a picture, without a copy.
+    /// A rectangle of every image, read in place: a region of interest of a picture, without a
+    /// copy.
     ///
     /// ```
     /// use warpconv::{Device, Tensor};
@@ -122,12 +127,12 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.layout.crop(rows, columns).map(|part| self.part(part))
     }
 
-    /// A part that starts so many elements behind the first.
+    /// A part that starts this number of elements after the first.
     fn part(&self, (start, layout): (usize, Layout)) -> TensorView<'a, T> {
         TensorView { address: self.address + (start * size_of::<T>()) as u64, layout, ..*self }
     }
 
-    /// The addresses that both views reach, when some element may belong to both.
+    /// The addresses that both views cover, if an element may belong to both.
     pub(crate) fn overlap<U: Element>(&self, other: &TensorView<'_, U>) -> Option<(u64, u64)> {
         let (start, end) = (self.address.max(other.address), self.end().min(other.end()));
         if start >= end || self.device != other.device || self.is_beside(other) {
@@ -136,12 +141,12 @@ impl<'a, T: Element> TensorView<'a, T> {
         Some((start, end))
     }
 
-    /// The address behind the last element.
+    /// The address after the last element.
     fn end(&self) -> u64 {
         self.address.saturating_add((self.layout.extent() * size_of::<T>()) as u64)
     }
 
-    /// Whether both are parts of one tensor that share no element.
+    /// Whether both are parts of one tensor and share no element.
     fn is_beside<U: Element>(&self, other: &TensorView<'_, U>) -> bool {
         let bytes = self.address.abs_diff(other.address) as usize;
         let (first, second) = if self.address <= other.address { (&self.layout, &other.layout) } else { (&other.layout, &self.layout) };
@@ -150,23 +155,25 @@ impl<'a, T: Element> TensorView<'a, T> {
 }
 
 impl<'a, T: Element> TensorViewMut<'a, T> {
-    /// A view of memory that the caller owns and that will be written.
+    /// A view, for writing, of memory that the caller owns.
     ///
     /// # Errors
     /// As [`TensorView::from_raw`].
     ///
     /// # Safety
-    /// As [`TensorView::from_raw`] (the elements are initialised, too: safe methods read them), and nobody else reads the elements
-    /// either while the view, or work queued with it, is in use.
+    /// As [`TensorView::from_raw`] (the elements are initialised here as well, since safe methods
+    /// read them). In addition, nothing else reads the elements while the view, or work queued with
+    /// it, is in use.
     pub unsafe fn from_raw(device: &'a Device, address: u64, layout: Layout) -> Result<Self> {
         // SAFETY: passed on to the caller
         Ok(Self(unsafe { TensorView::from_raw(device, address, layout)? }))
     }
 
-    /// The elements of host memory, to be written on a host device without a copy. As [`TensorView::from_host_slice`].
+    /// A view of host memory, for writing on a host device without a copy. As
+    /// [`TensorView::from_host_slice`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`TensorView::from_host_slice`].
     pub fn from_host_slice(device: &'a Device, values: &'a mut [T], layout: Layout) -> Result<Self> {
         let address = values.as_mut_ptr() as u64;
         check_host_slice(device, values.len(), &layout)?;
@@ -175,7 +182,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         unsafe { Self::from_raw(device, address, layout) }
     }
 
-    /// Some of its images.
+    /// Some of the images.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the batch.
@@ -183,7 +190,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         Ok(Self(self.0.images(range)?))
     }
 
-    /// The first `at` channels and the rest. As [`Tensor::split_channels_mut`].
+    /// The first `at` channels and the other channels. As [`Tensor::split_channels_mut`].
     ///
     /// # Errors
     /// [`Error::Attribute`] when there are fewer than `at` channels.
@@ -192,7 +199,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         Ok((Self(self.0.channels(0..at)?), Self(self.0.channels(at..all)?)))
     }
 
-    /// A rectangle of every image: what lies around it is left alone.
+    /// A rectangle of every image. The pixels around it do not change.
     ///
     /// # Errors
     /// As [`TensorView::crop`].
@@ -200,17 +207,17 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         Ok(Self(self.0.crop(rows, columns)?))
     }
 
-    /// The same elements, to be written, for a shorter time.
+    /// The same elements, for writing, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> TensorViewMut<'_, T> {
         TensorViewMut(self.0)
     }
 
-    /// The same elements, to be read.
+    /// The same elements, for reading.
     pub fn as_view(&self) -> TensorView<'_, T> {
         self.0
     }
 
-    /// The same elements, written for the last time.
+    /// The same elements, for reading from now on.
     pub fn into_view(self) -> TensorView<'a, T> {
         self.0
     }
@@ -225,12 +232,12 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
         self.0.format()
     }
 
-    /// How the elements lie in memory.
+    /// The order of the elements in memory.
     pub fn layout(&self) -> Layout {
         self.0.layout
     }
 
-    /// Some of its channels.
+    /// Some of the channels.
     ///
     /// # Errors
     /// [`Error::Attribute`] when the range is not within the channels.
@@ -239,7 +246,7 @@ impl<'a, T: Element> TensorViewMut<'a, T> {
     }
 }
 
-/// Refuses host memory that is too short, or that the device does not reach.
+/// Refuses host memory that is too short, or that the device cannot access.
 fn check_host_slice(device: &Device, got: usize, layout: &Layout) -> Result<()> {
     if device.kind() != DeviceKind::Host {
         let got = "host memory, which only a host device reaches: copy it (Tensor::from_slice)".into();
@@ -264,7 +271,7 @@ impl<'a, T: Element> From<&'a mut Tensor<T>> for TensorViewMut<'a, T> {
     }
 }
 
-/// A view as the launch's checker takes it.
+/// The view as an operand, for the checker of a launch.
 pub(crate) fn operand<T: Element>(name: &'static str, view: &TensorView<'_, T>, access: Access) -> Operand {
     let layout = view.layout();
     Operand {
