@@ -15,7 +15,7 @@
 // shared memory, channels_last and zero outside the image: all taps and all groups read it from there. Its rows are a ring: to
 // the next tile come only those that the tile above does not see. What is copied without registers comes while the tile above is
 // multiplied. A tap's row may lie a turn behind its pixel's: a minimum for each load finds it.
-// A warp computes 64 pixels x up to 32 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one
+// A warp computes 64 pixels x up to 24 output channels at a time: four groups of up to 8 (kOwn: each n8 has an A of its own), or one
 // group. Weights are packed in the order of the lanes' fragments, [group][step][n8][lane][4]; a block's come to shared memory beside
 // its first patch, but where that would leave room for fewer blocks they are read from L1.
 //

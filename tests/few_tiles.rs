@@ -95,7 +95,7 @@ fn checked() -> Device {
 
 /// Copies, fragments and staged sums, of every tile and gather.
 #[rstest]
-#[case::tensor_cores("f16_vectors", &["256x128", "128x128", "128x64", "64x128", "64x64", "128x32", "32x128", "32x64", "64x64_k2", "32x64_k4"])]
+#[case::tensor_cores("f16_vectors", &["256x128", "128x128", "128x64", "64x128", "64x64", "128x32", "32x64", "64x64_k2", "32x64_k4"])]
 #[case::single_channels("f16_channels", &["128x64", "64x64"])]
 fn no_bank_conflicts(#[case] gather: &str, #[case] tiles: &[&str], #[values(1, 3)] kernel: usize) {
     let device = checked();

@@ -387,12 +387,18 @@ fn columns_hold_the_sums_of_the_phases(
                 let gathers: &[_] = if x_format == MemoryFormat::Contiguous { &["pixels"] } else { &["vectors", "channels"] };
                 for gather in gathers {
                     for tile in if *gather == "vectors" { tiles } else { &["64x64"] } {
-                        let of = |form: &str| {
+                        let of = |form: &str, tile: &str| {
                             let kernel = format!("conv_transpose_{form}{}_{gather}_{tile}", T::DTYPE);
                             run_with::<T>(layer, &request, &kernel, &x, &residual)
                         };
                         let bits = |y: Tensor<T>| y.to_vec().unwrap().into_iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
-                        assert_eq!(bits(of("columns_")), bits(of("")), "{} {x_format} to {y_format}: {gather} {tile}", T::DTYPE);
+                        let phases = if *tile == "128x32" { "64x64" } else { tile }; // which have no tile as narrow
+                        assert_eq!(
+                            bits(of("columns_", tile)),
+                            bits(of("", phases)),
+                            "{} {x_format} to {y_format}: {gather} {tile}",
+                            T::DTYPE
+                        );
                     }
                 }
             }
@@ -401,7 +407,7 @@ fn columns_hold_the_sums_of_the_phases(
     let [c_in, h, w] = image;
     let spec = ConvTranspose2dSpec { stride, padding, output_padding, groups, ..Default::default() };
     let layer = rounded(spec, c_in, c_out, kernel);
-    check::<f16>(&layer, [2, c_in, h, w], &["128x128", "128x64", "64x64", "128x32"]);
+    check::<f16>(&layer, [2, c_in, h, w], &["128x128", "64x64", "128x32"]);
     check::<f32>(&layer, [2, c_in, h, w], &["64x64"]);
 }
 
@@ -425,7 +431,7 @@ fn columns_read_the_input_once(
     let x = Tensor::<f16>::randn(&device, x, MemoryFormat::ChannelsLast, 1).unwrap();
     let residual = Tensor::<f16>::randn(&device, layer.output_shape(&x.shape().into()).unwrap(), MemoryFormat::ChannelsLast, 2).unwrap();
     let counters = |form: &str| {
-        let _y = run_with::<f16>(&layer, &request, &format!("conv_transpose_{form}f16_vectors_128x32"), &x, &residual);
+        let _y = run_with::<f16>(&layer, &request, &format!("conv_transpose_{form}f16_vectors_64x64"), &x, &residual);
         let counters = device.last_launch_counters().unwrap();
         let of = |name: &str| counters.operand(name).unwrap().clone();
         (of("x"), of("y"))
