@@ -298,7 +298,7 @@ fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
 #[case::mobilenet_v2_downsampling([16, 96, 112, 112], 3, 2, 1, "3x3_s2_v8", "3x3_s2")]
 #[case::mobilenet_v2_middle([16, 576, 14, 14], 3, 1, 1, "3x3_s1_v8", "3x3_s1")]
 #[case::mobilenet_v2_alone([1, 576, 14, 14], 3, 1, 1, "3x3_s1_v8", "3x3_s1")]
-#[case::ten_channels([16, 10, 112, 112], 3, 1, 1, "3x3_s1_v2", "3x3_s1")]
+#[case::ten_channels([16, 10, 112, 112], 3, 1, 1, "any_v1", "3x3_s1")]
 #[case::efficientnet_b0([16, 240, 28, 28], 5, 1, 1, "5x5_s1_v2", "5x5_s1")]
 #[case::efficientnet_b0_downsampling([16, 144, 56, 56], 5, 2, 1, "5x5_s2_v2", "5x5_s2")]
 #[case::convnext_t_first([16, 96, 56, 56], 7, 1, 1, "banded_16x32", "banded_16x32")]

@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 const OTHER_USES: &[(&str, &str)] = &[
     ("conv_direct_*_contiguous", "every convolution that no other kernel takes"),
     ("deform_conv_direct_*", "every deformable convolution that no other kernel takes"),
-    ("conv_grouped_*_narrow", "groups whose addresses or strides are no multiples of 16 bytes"),
     ("transpose_*", "Tensor::to_format"),
     ("cast_*", "Tensor::cast"),
     ("pixel_runs_*", "shuffles of channels_last in another order of channels"),
