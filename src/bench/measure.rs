@@ -1,26 +1,28 @@
 //! Checks and times configurations.
 
-use super::checks::{Sample, Whole};
+mod sets;
+mod twin;
+
+use super::checks::Sample;
 use super::floors::Floors;
 use super::results::{Checked, RowResult, Status};
 use super::suite::{Configuration, Workload, scaled_down};
-use super::values::{Placed, Values};
+use super::values::Values;
 use crate::analysis::{LayerReport, Limits};
 use crate::cases::Problem;
-use crate::check::{Arrays, Case, Failure, Kernels, WORKSPACE};
+use crate::check::{Arrays, WORKSPACE};
 use crate::device::{Effort, Time, Timer};
 use crate::error::{Error, Result};
-use crate::layers::{
-    AnyLayer, Conv2dSpec, Inputs, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, RoIs, WorkspaceMemory, measure_all,
-};
+use crate::layers::{AnyLayer, Conv2dSpec, Layer, LayerSpec, Measured, Parameter, Plan, PlanRequest, WorkspaceMemory, measure_all};
 use crate::reference::{self, Array};
-use crate::tensor::TensorView;
 use crate::tuning::{TunedKernel, TuningRow};
-use crate::{DType, Device, DeviceKind, Element, Layout, MemoryFormat, Padding, Shape, Stream, Tensor};
+use crate::{DType, Device, DeviceKind, Element, MemoryFormat, Padding, Stream, Tensor};
 use half::f16;
+use sets::Set;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use twin::Twin;
 
 /// The sizes at which configurations run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,13 +70,6 @@ pub struct Bench {
     twin: Mutex<Option<(String, Arc<Twin>)>>,
 }
 
-/// A smaller problem of the same layer, with the oracle's result.
-#[derive(Debug)]
-struct Twin {
-    x: Shape,
-    case: Case,
-}
-
 /// A configuration with its layer and its tensors.
 struct Subject {
     problem: Workload,
@@ -113,27 +108,6 @@ enum Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Refusal::Error(error)
-    }
-}
-
-/// One set of inputs with its output.
-struct Set<T: Element> {
-    tensors: Vec<(&'static str, Tensor<T>)>,
-    rois: Option<RoIs>,
-    y: Tensor<T>,
-}
-
-impl<T: Element> Set<T> {
-    /// The bytes that rotate with the set: its tensors, not the layer's weights.
-    fn bytes(&self) -> usize {
-        let tensors = self.tensors.iter().map(|(_, tensor)| tensor).chain([&self.y]);
-        tensors.map(|tensor| tensor.layout().extent() * size_of::<T>()).sum()
-    }
-
-    fn run(&mut self, layer: &LayerSpec, plan: &Plan<T>, memory: &mut WorkspaceMemory, stream: &Stream) -> Result<()> {
-        let views: BTreeMap<&str, TensorView<'_, T>> = self.tensors.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-        let inputs = Inputs::from_named(layer, &views, self.rois.as_ref().map(RoIs::view))?;
-        plan.run(&inputs, &mut self.y, memory.workspace(), stream)
     }
 }
 
@@ -330,74 +304,6 @@ impl Bench {
         unsafe { self.timer.measure(&self.effort, launches, queue) }
     }
 
-    /// The number of sets of this many bytes that rotate.
-    fn sets(&self, bytes: usize) -> usize {
-        const TYPICAL_CACHE: usize = 64 << 20;
-        let cache = self.device.cache_bytes().unwrap_or(TYPICAL_CACHE);
-        if self.device.kind() == DeviceKind::Host { 1 } else { (OVER_CACHE * cache).div_ceil(bytes.max(1)).clamp(SETS[0], SETS[1]) }
-    }
-
-    /// Compares the same layer on fewer and smaller images, through the same kernel, in every
-    /// element.
-    fn twin(&self, configuration: &Configuration<'_>, problem: &Workload, kernel: &'static str) -> Result<String, String> {
-        let key = format!("{} {} {} {} {kernel}", configuration.row.name, configuration.dtype, configuration.format, configuration.tail);
-        let known = |twins: &BTreeMap<String, Result<String, String>>| twins.get(&key).cloned();
-        if let Some(known) = known(&self.twins.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return known;
-        }
-        let outcome = self.check_twin(configuration, problem, kernel);
-        self.twins.lock().unwrap_or_else(PoisonError::into_inner).insert(key, outcome.clone());
-        outcome
-    }
-
-    fn twin_of(&self, configuration: &Configuration<'_>, problem: &Workload) -> Result<Arc<Twin>> {
-        let key = format!("{} {} {}", configuration.row.name, configuration.dtype, configuration.tail);
-        let mut last = self.twin.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, twin)) = last.as_ref().filter(|(known, _)| *known == key) {
-            return Ok(twin.clone());
-        }
-        let twin = match self.scale {
-            Scale::Tiny => problem.clone(),
-            Scale::Full => scaled_down(problem, 2, TWIN_BUDGET)?,
-        };
-        // The oracle runs on a single thread of the host, whatever the device.
-        Limits::ORACLE.check(&twin.cost(DType::F32)?)?;
-        let tensors = twin.tensors(configuration.dtype)?;
-        let (output, scale) = (self.oracle)(&twin.layer, &tensors)?;
-        let twin = Arc::new(Twin { x: twin.x()?, case: Case::new(twin.layer, &tensors, output, scale.into_data())? });
-        *last = Some((key, twin.clone()));
-        Ok(twin)
-    }
-
-    fn check_twin(&self, configuration: &Configuration<'_>, problem: &Workload, kernel: &'static str) -> Result<String, String> {
-        let twin = self.twin_of(configuration, problem).map_err(|error| format!("the twin: {error}"))?;
-        let Twin { x, case } = &*twin;
-        let [x_format, y_format] = configuration.formats();
-        for run in case.check(configuration.dtype, x_format, y_format, Kernels::Named(kernel), &self.device) {
-            match run.outcome {
-                Ok(_) => {}
-                // A kernel may apply to large shapes only. Then only the samples of the timed shape
-                // are compared.
-                Err(Failure::Error(Error::NoKernel { .. })) => return Ok(format!("{kernel} does not apply to x {x:?}")),
-                Err(failure) => return Err(format!("the twin, x {x:?}: {failure}")),
-            }
-        }
-        Ok(format!("x {x:?}, every element"))
-    }
-
-    /// The sets that rotate, and the oracle's result for a part of the first.
-    fn rotation<T: Element>(&self, subject: &Subject, formats: [MemoryFormat; 2]) -> Result<(Vec<Set<T>>, Sample)> {
-        let Subject { problem, report, parameters, .. } = subject;
-        let (first, inputs) = self.set(problem, 0, formats, report.output)?;
-        let rois = if problem.shapes.contains_key("rois") { self.rois(problem)? } else { vec![] };
-        let sample = Whole { problem, parameters, inputs: &inputs, rois: &rois }.sample(self.oracle)?;
-        let mut sets = vec![first];
-        for index in 1..self.sets(sets[0].bytes()) {
-            sets.push(self.set(problem, index, formats, report.output)?.0);
-        }
-        Ok((sets, sample))
-    }
-
     /// Compares a plan's results with the oracle: every element of a twin, then samples of a set
     /// whose output was filled with NaN.
     fn check<T: Element>(
@@ -423,41 +329,6 @@ impl Bench {
         let contract = layer.contract(T::DTYPE, &problem.request()?)?.exact(false);
         let sampled = sample.check(&contract, &y, plan.output_shape())?.map_err(Refusal::Wrong)?;
         Ok(Checked { twin, sampled })
-    }
-
-    /// Set number `index`, and its inputs on the host. The formats are those of x and of the
-    /// others.
-    #[expect(clippy::type_complexity)]
-    fn set<T: Element>(
-        &self,
-        problem: &Problem,
-        index: usize,
-        formats: [MemoryFormat; 2],
-        output: Shape,
-    ) -> Result<(Set<T>, BTreeMap<&'static str, Placed<T>>)> {
-        let mut tensors = Vec::new();
-        let mut inputs = BTreeMap::new();
-        for &name in problem.layer.signature().inputs.iter().filter(|name| **name != "rois") {
-            let Some(shape) = problem.shapes.get(name) else { continue };
-            let format = formats[usize::from(name != "x")];
-            let layout = Layout::packed(crate::geometry::rank4(name, shape)?, format);
-            let placed = self.values.place::<T>(name, index, layout)?;
-            tensors.push((name, Tensor::from_slice_in_memory_order(&self.device, layout.shape(), format, &placed.values)?));
-            if index == 0 {
-                inputs.insert(name, placed);
-            }
-        }
-        let rois = problem.shapes.contains_key("rois").then(|| RoIs::from_slice(&self.device, problem.x()?[0], &self.rois(problem)?));
-        let y = Tensor::zeros(&self.device, output, formats[1])?;
-        Ok((Set { tensors, rois: rois.transpose()?, y }, inputs))
-    }
-
-    /// RoIs for a problem that pools them, in coordinates before `spatial_scale`.
-    fn rois(&self, problem: &Problem) -> Result<Vec<[f32; 5]>> {
-        let [n, _, h, w] = problem.x()?;
-        let scale = problem.layer.pooling().map_or(1.0, |pooling| pooling.spatial_scale);
-        let count = problem.shape("rois").first().copied().unwrap_or_default();
-        self.values.rois(count, n, [h, w], scale)
     }
 }
 
