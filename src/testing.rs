@@ -1,4 +1,5 @@
-//! Launches the kernels of tests/kernels/ by name: the checker's own tests. Not part of the crate's interface.
+//! Launches the kernels of tests/kernels/ by name: the checker's own tests. Not part of the crate's
+//! interface.
 
 use crate::device::kernel::TEST_KERNELS;
 use crate::device::{self, Access};

@@ -132,7 +132,8 @@ fn what_does_not_fit_is_an_error() {
     assert!(matches!(Saving::grouped(&Conv2dSpec { groups: 3, ..same() }, 6, [3, 3], [1, 4, 8, 8]), Err(Error::Divisibility { .. })));
 }
 
-/// The field of an output pixel found by brute force on one axis: which inputs a change of reaches it.
+/// The field of an output pixel found by brute force on one axis: which inputs a change of reaches
+/// it.
 fn seen(layers: &[[usize; 4]], output: usize) -> Range<i64> {
     let mut pixels = vec![output as i64];
     for &[kernel, stride, dilation, padding] in layers.iter().rev() {

@@ -65,7 +65,8 @@ pub struct Problem {
     pub seed: u64,
 }
 
-/// How much more there is before and behind a tensor, along each axis, in the tensor that it is a part of.
+/// How much more there is before and behind a tensor, along each axis, in the tensor that it is a
+/// part of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Frame {
     /// Images.
@@ -175,7 +176,8 @@ impl Problem {
         if problem.is_packed() || rng.random_bool(0.4) { problem } else { problem.framed(&mut rng) }
     }
 
-    /// With pictures and images around input and output: at any distance of rows, or at multiples of 16 bytes.
+    /// With pictures and images around input and output: at any distance of rows, or at multiples
+    /// of 16 bytes.
     fn framed(self, rng: &mut StdRng) -> Self {
         let aligned = rng.random_bool(0.5);
         let mut frame = |shape: Result<Shape>| {
@@ -326,7 +328,8 @@ impl Problem {
             return Err(unexpected(op, name, &known().collect::<Vec<_>>()));
         }
         let given = |name: &str| self.shapes.contains_key(name);
-        // offsets move the taps of a deformable convolution, which is none without them; a deformable pooling may have none
+        // offsets move the taps of a deformable convolution, which is none without them; a
+        // deformable pooling may have none
         let needs_offset = matches!(self.layer, LayerSpec::DeformConv2d(_));
         let needed = signature.inputs.iter().filter(|name| ["x", "rois"].contains(name) || **name == "offset" && needs_offset);
         if let Some(name) = needed.copied().find(|name| !given(name)) {

@@ -1,8 +1,8 @@
-//! The ways in which a layer may run, and the choice among them.
+//! The candidates for running a layer, and the choice among them.
 //!
-//! A family answers for each of its kernels with a [`Candidate`]: an estimated time and the launch for which that is the estimate,
-//! so that nothing is computed again when the kernel is chosen. Running a layer as several launches is one more [`Entry`] of the
-//! same list.
+//! For each of its kernels a family answers with a [`Candidate`]: an estimated time, together with
+//! the launch that was estimated. So nothing is computed again when the kernel is chosen. Running a
+//! layer as several launches is one more [`Entry`] of the same list.
 
 use super::order::SumOrder;
 use super::{KERNELS, Kernel, KernelInfo};
@@ -12,26 +12,27 @@ use crate::plan::{Choice, ChosenBy, Estimate, Explanation, PlanRequest};
 use crate::text::{listed, nearest};
 use crate::{Device, Element};
 
-/// Why a kernel does not apply, as an explanation prints it.
+/// Why a kernel does not apply, in the words of an explanation.
 pub(crate) type Reason = String;
 
-/// How a kernel is launched, but for the tensors.
+/// How a kernel is launched, without the tensors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaunchConfig<C> {
     /// Blocks along x, y and z.
     pub grid: [u32; 3],
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
-    /// Bytes to which the addresses and strides of x and of y must be aligned. Where a view's are not, `run` takes the cheapest
-    /// candidate that needs no more than an element's alignment.
+    /// The alignment in bytes that the addresses and strides of x and of y must have. For views
+    /// that are not aligned like that, `run` takes the cheapest candidate that needs no more than
+    /// an element's alignment.
     pub alignment: [usize; 2],
-    /// In which order the kernel adds up.
+    /// The order in which the kernel adds.
     pub order: SumOrder,
-    /// What only kernels of this kind need.
+    /// Values that only kernels of this kind need.
     pub own: C,
 }
 
-/// A kernel that applies: its estimated time, and the launch that would take it.
+/// A kernel that applies: its estimated time, and the launch that was estimated.
 #[derive(Debug)]
 pub(crate) struct Candidate<C> {
     pub estimate: Estimate,
@@ -50,7 +51,7 @@ pub(crate) enum Way<C> {
 /// An entry of the list from which a plan chooses.
 #[derive(Debug)]
 pub(crate) struct Entry<C> {
-    /// The name by which [`PlanRequest::kernel`] asks for it.
+    /// The name by which [`PlanRequest::kernel`] asks for this entry.
     pub name: &'static str,
     pub verdict: Result<(Estimate, Way<C>), Reason>,
 }
@@ -65,7 +66,7 @@ impl<C> Entry<C> {
         Self { name, verdict: estimate.map(|estimate| (estimate, Way::Launches)) }
     }
 
-    /// The estimated time, where it applies.
+    /// The estimated time, if the entry applies.
     pub fn estimate(&self) -> Option<Estimate> {
         self.verdict.as_ref().ok().map(|(estimate, _)| *estimate)
     }
@@ -74,7 +75,7 @@ impl<C> Entry<C> {
         self.estimate().map_or(f64::INFINITY, |estimate| estimate.seconds)
     }
 
-    /// The kernel and its launch, where one launch applies.
+    /// The kernel and its launch, if the entry is a single launch and applies.
     fn kernel(&self) -> Option<(&'static KernelInfo, &LaunchConfig<C>)> {
         match &self.verdict {
             Ok((_, Way::Kernel(kernel, config))) => Some((kernel, config)),
@@ -87,7 +88,8 @@ impl<C> Entry<C> {
     }
 }
 
-/// The list of a plan, the chosen entry first, the others from the cheapest on.
+/// The list of candidates from which a plan chose: the chosen entry first, then the others from the
+/// cheapest on.
 pub(crate) struct Selection<C> {
     op: &'static str,
     entries: Vec<Entry<C>>,
@@ -95,13 +97,15 @@ pub(crate) struct Selection<C> {
     problem: String,
 }
 
-/// The cheapest entry that applies, unless the request names another or a tuning table knows a faster one. `problem` is all that the
-/// entries' times depend on.
+/// Chooses the cheapest entry that applies, unless the request names another or a tuning table
+/// knows a faster one. `problem` is everything on which the times of the entries depend, as text.
 ///
-/// Tuning tables know some batches only: where a result may not depend on the batch, they are not asked.
+/// Tuning tables know some batches only. If a result may not depend on the batch, they are not
+/// consulted.
 ///
 /// # Errors
-/// [`Error::NoKernel`] for a name that is none of the entries', for an entry that does not apply, and where none does.
+/// [`Error::NoKernel`] for a name that no entry has, for an entry that does not apply, and if no
+/// entry applies.
 pub(crate) fn choose<C>(
     op: &'static str,
     device: &Device,
@@ -137,7 +141,8 @@ pub(crate) fn choose<C>(
     Ok(Selection { op, entries, chosen_by, problem })
 }
 
-/// What is wrong with a name that no entry has, the nearest name, and those that apply.
+/// The error for a name that no entry has. It suggests the nearest name and lists the entries that
+/// apply.
 fn no_such_kernel<C>(op: &'static str, name: &str, entries: &[Entry<C>]) -> Error {
     let names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
     let what = if KERNELS.iter().any(|kernel| kernel.name == name) { format!("a kernel of {op}") } else { "a kernel".into() };
@@ -152,11 +157,11 @@ impl<C> Selection<C> {
         self.entries.first().is_some_and(|entry| matches!(entry.verdict, Ok((_, Way::Launches))))
     }
 
-    /// Loads the kernel that was chosen and, where that needs views that are better aligned than their elements, the cheapest one that
-    /// does not; with what an explanation says of the second.
+    /// Loads the chosen kernel. If it needs views that are better aligned than their elements, also
+    /// loads the cheapest kernel that does not, and returns what an explanation says about it.
     ///
     /// # Errors
-    /// What `load` returns; [`Error::NoKernel`] where no other kernel takes views of any alignment.
+    /// Errors of `load`; [`Error::NoKernel`] if no other kernel takes views of any alignment.
     pub fn load<T: Element, P>(
         &self,
         load: impl Fn(&'static KernelInfo, &LaunchConfig<C>) -> Result<LoadedLaunch<P>>,
@@ -177,14 +182,15 @@ impl<C> Selection<C> {
         Ok((ByAlignment { chosen, unaligned: Some(load(other, config)?) }, note))
     }
 
-    /// What the plan says of a kernel that it runs in one launch.
+    /// The explanation of a kernel that runs in one launch.
     pub fn explain<P>(self, chosen: &LoadedLaunch<P>, note: String) -> Explanation {
         let LoadedLaunch { kernel, grid, shared_bytes, .. } = chosen;
         let launched = Explanation { grid: *grid, threads: kernel.info.threads, shared_bytes: *shared_bytes, note, ..Explanation::empty() };
         self.explain_as(launched)
     }
 
-    /// The same of what is launched in another way: who chose it, and from what.
+    /// The explanation of a layer that is launched in another way: how that was chosen, and from
+    /// which candidates.
     pub fn explain_as(self, launched: Explanation) -> Explanation {
         let Self { entries, chosen_by, problem, .. } = self;
         let choices: Vec<Choice> = entries.into_iter().map(Entry::into_choice).collect();
@@ -193,7 +199,8 @@ impl<C> Selection<C> {
     }
 }
 
-/// Whether a kernel takes views of any strides, with an alignment of x and of y that is no more than that of elements.
+/// Whether a kernel takes views of any strides, with an alignment of x and of y that is no more
+/// than that of elements.
 pub(super) fn takes_any_view<T: Element>(kernel: &KernelInfo, alignment: [usize; 2]) -> bool {
     alignment == [size_of::<T>(); 2] && !needs_matrix(kernel)
 }
@@ -203,7 +210,7 @@ pub(super) fn needs_matrix(kernel: &KernelInfo) -> bool {
     kernel.axes.gather.is_some_and(Gather::needs_matrix)
 }
 
-/// A kernel on its device, with how it is launched.
+/// A kernel on its device, with its launch.
 #[derive(Debug)]
 pub(crate) struct LoadedLaunch<P> {
     pub kernel: Kernel,
@@ -222,7 +229,7 @@ impl<P> LoadedLaunch<P> {
     }
 }
 
-/// The kernel that was chosen, and one for views that are not aligned as it needs them.
+/// The chosen kernel, and one for views that are not aligned as it needs them.
 #[derive(Debug)]
 pub(crate) struct ByAlignment<P> {
     pub chosen: LoadedLaunch<P>,
@@ -230,8 +237,8 @@ pub(crate) struct ByAlignment<P> {
 }
 
 impl<P> ByAlignment<P> {
-    /// The one to launch; `fits` says whether the views have an alignment, and, where the second argument says so, an x that is a
-    /// matrix.
+    /// The kernel to launch. `fits` tells whether the views have an alignment and, if its second
+    /// argument is true, whether x is also a matrix.
     pub fn of_views(&self, fits: impl FnOnce([usize; 2], bool) -> bool) -> &LoadedLaunch<P> {
         match &self.unaligned {
             Some(unaligned) if !fits(self.chosen.alignment, needs_matrix(self.chosen.kernel.info)) => unaligned,

@@ -1,4 +1,4 @@
-//! The plan of a convolution that one kernel computes, and its launch.
+//! The plan of a convolution that one kernel computes, and the launch of that kernel.
 
 use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch, Reason, choose};
 use super::conv_params::{KernelParams, geometry_params};
@@ -19,47 +19,51 @@ use crate::{DType, Device, Element, MemoryFormat, Stream};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// The y and z limit of a CUDA grid; what is beyond it is taken by the kernels' stride loops.
+/// The largest number of blocks along y and z of a CUDA grid. Kernels process what is beyond it in
+/// loops.
 pub(crate) const MAX_GRID_Y: usize = 65_535;
 
-/// The convolution whose result is the input of another one, where one kernel computes both.
+/// The convolution whose result is the input of another one, if one kernel computes both.
 #[derive(Clone, Copy)]
 pub(crate) struct FusedProducer<'a> {
     pub conv: WeightedConv<'a>,
-    /// Its weight, bias and slope as a kernel wants them.
+    /// Packs its weight, bias and slope in the layout of a kernel.
     pub pack: fn(&'static KernelInfo, &Device, &WeightedConv<'_>) -> Result<Arc<Packed>>,
-    /// What findings call those.
+    /// The names of these three in findings.
     pub names: [&'static str; 3],
 }
 
-/// What the launch of a convolution has beside a grid and shared memory, and how its kernel wants the weight.
+/// The part of a convolution's launch in addition to grid and shared memory, and the layout of the
+/// weight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvConfig<T> {
-    /// Only what the family adds is filled in.
+    /// The parameters, of which only those that the family adds are filled in.
     pub params: KernelParams,
-    /// Whether there may be fewer blocks along x, as many as the device runs at once, which then take what the others would.
+    /// Whether the launch may have fewer blocks along x, as many as the device runs at once, which
+    /// then also process the tiles of the others.
     pub persistent: bool,
-    /// Names the order of the packed weight.
+    /// The name of the order of the packed weight.
     pub layout: &'static str,
-    /// From the layer's order ([C_out][C_in / groups][kh][kw], or [C_in][C_out / groups][kh][kw] of a transposed convolution) to
-    /// that one, rounded once.
+    /// Converts the weight from the layer's order ([C_out][C_in / groups][kh][kw], or [C_in][C_out
+    /// / groups][kh][kw] of a transposed convolution) to that order, rounding once.
     pub pack: Pack<T>,
 }
 
 pub(crate) type ConvCandidate<T> = Candidate<ConvConfig<T>>;
 pub(crate) type ConvEntry<T> = Entry<ConvConfig<T>>;
 
-/// The kernels of a file.
+/// A family: the kernels of one file.
 pub(crate) struct Family<T> {
     pub name: &'static str,
-    /// What a kernel of the file would take for a problem and how it would be launched, or the reason why it does not apply.
+    /// The estimated time of a kernel for a problem and its launch, or the reason why it does not
+    /// apply.
     pub candidate: fn(&'static KernelInfo, &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason>,
 }
 
-/// Puts a layer's weight into the order of a kernel.
+/// Converts a layer's weight to the order of a kernel.
 pub(crate) type Pack<T> = fn(&ConvGeometry, &Parameter) -> Result<Vec<T>>;
 
-/// A convolution with its weight and tail, as a layer has them.
+/// A convolution with its weight and tail, as a layer holds them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WeightedConv<'a> {
     pub geometry: ConvGeometry,
@@ -68,7 +72,8 @@ pub(crate) struct WeightedConv<'a> {
     pub packed: &'a PackedWeights,
 }
 
-/// Chooses among the families of an op, the last of which applies to every problem; packs and loads.
+/// Chooses among the families of an op, the last of which applies to every problem. Packs the
+/// weights and loads the kernel.
 pub(crate) fn plan<T: Element>(
     op: &'static str,
     families: &[Family<T>],
@@ -79,8 +84,9 @@ pub(crate) fn plan<T: Element>(
     plan_among(op, families, device, request, None, conv, None)
 }
 
-/// Chooses among the kernels that compute `conv`, together with its `producer` where there is one, and running the layer as `several`
-/// launches. Some candidate of each applicable format has to take views of any alignment.
+/// Chooses among the kernels that compute `conv`, together with its `producer` if there is one, and
+/// running the layer as `several` launches. For each format some candidate must take views of any
+/// alignment.
 pub(crate) fn plan_among<T: Element>(
     op: &'static str,
     families: &[Family<T>],
@@ -137,7 +143,8 @@ pub(crate) fn plan_among<T: Element>(
     })
 }
 
-/// Whether the weights of all stages are finite in T, or an error where they are not and may not be otherwise.
+/// Whether the weights of all stages are finite in T. An error if they are not, and may not be
+/// infinite or NaN.
 pub(crate) fn are_finite<'a, T: Element>(convs: impl IntoIterator<Item = &'a WeightedConv<'a>>) -> Result<bool> {
     let mut all = true;
     for conv in convs {
@@ -147,7 +154,8 @@ pub(crate) fn are_finite<'a, T: Element>(convs: impl IntoIterator<Item = &'a Wei
     Ok(all)
 }
 
-/// Every kernel of the families, with its estimated time and its launch, or the reason why it does not apply.
+/// Every kernel of the families, with its estimated time and its launch, or the reason why it does
+/// not apply.
 pub(crate) fn candidates<T>(families: &[Family<T>], problem: &ConvProblem<'_>) -> Vec<ConvEntry<T>> {
     let entries = |family: &Family<T>| {
         let candidate = family.candidate;
@@ -168,15 +176,15 @@ pub(crate) fn candidates<T>(families: &[Family<T>], problem: &ConvProblem<'_>) -
     families.iter().flat_map(entries).collect()
 }
 
-/// Whether a kernel makes no product of what lies in the padding. Samples of a deformable convolution are none of it: outside the
-/// image they are zeros by definition.
+/// Whether a kernel makes no product for taps in the padding. Samples of a deformable convolution
+/// do not count as padding: outside the image they are zeros by definition.
 fn leaves_padding_out(kernel: &KernelInfo) -> bool {
     let direct = kernel.family == conv_transpose::FAMILY && kernel.axes.tile.is_none();
     direct || [conv_direct::FAMILY, deform_conv::FAMILY].contains(&kernel.family)
 }
 
-/// The estimated time of the kernel that a plan would choose; infinite where none applies. For one image, where the choice may not
-/// depend on the batch.
+/// The estimated time of the kernel that a plan would choose. Infinite if none applies. It is for
+/// one image if the choice may not depend on the batch.
 pub(crate) fn least_time<T: Element>(
     families: &[Family<T>],
     device: &Device,
@@ -193,18 +201,18 @@ pub(crate) fn least_time<T: Element>(
     least(&entries)
 }
 
-/// The estimated time of the cheapest entry; infinite where none applies.
+/// The estimated time of the cheapest entry. Infinite if none applies.
 pub(crate) fn least<C>(entries: &[Entry<C>]) -> Estimate {
     let none = Estimate { seconds: f64::INFINITY, ..Default::default() };
     entries.iter().filter_map(Entry::estimate).fold(none, Estimate::or_less)
 }
 
-/// With what a convolution's kernel is loaded.
+/// Everything that loading a convolution's kernel needs.
 struct Loading<'a> {
     device: &'a Device,
     conv: WeightedConv<'a>,
     producer: Option<FusedProducer<'a>>,
-    /// Without weights.
+    /// The parameters without weights.
     params: ConvParams,
 }
 
@@ -234,24 +242,24 @@ impl Loading<'_> {
     }
 }
 
-/// What a convolution's kernel is launched with, but for the tensors.
+/// A convolution's launch without the tensors.
 #[derive(Debug)]
 struct ConvLoad {
     params: KernelParams,
     weights: Arc<Packed>,
-    /// The weights of the convolution before it, and what findings call them.
+    /// The weights of the producer, and their names in findings.
     producer: Option<(Arc<Packed>, [&'static str; 3])>,
-    /// The launch after it.
+    /// The launch that follows.
     split: Option<Split>,
 }
 
-/// What adds up the sums of parts of k.
+/// The launch that adds the sums of the parts of k.
 #[derive(Debug)]
 struct Split {
     kernel: Kernel,
     blocks: u32,
     parts: i32,
-    /// Of the sums: the parts are as many batches.
+    /// The layout of the sums: the parts are as many batches.
     layout: Layout,
 }
 
@@ -280,7 +288,7 @@ struct ConvLaunch<T> {
 }
 
 impl<T: Element> ConvLaunch<T> {
-    /// The kernel for views of such an alignment.
+    /// The kernel for views with this alignment.
     fn of_views(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> &LoadedLaunch<ConvLoad> {
         let is_matrix = || inputs.x.layout().has_packed_planes() || inputs.x.layout().is_matrix();
         let fits = |bytes, matrix: bool| planes_aligned(&inputs.x, bytes) && (!matrix || is_matrix());
@@ -288,17 +296,18 @@ impl<T: Element> ConvLaunch<T> {
     }
 }
 
-/// Whether the address and every stride are multiples of so many bytes; along one axis elements are neighbours.
+/// Whether the address and every stride are multiples of this number of bytes. Along one axis
+/// elements are neighbours.
 pub(crate) fn is_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let strides = view.layout().strides();
     (view.address() as usize).is_multiple_of(bytes) && strides.iter().all(|&s| s == 1 || (s * size_of::<T>()).is_multiple_of(bytes))
 }
 
-/// Bytes of the widest access of a kernel.
+/// The bytes of the widest access of a kernel.
 const VECTOR_BYTES: usize = 16;
 
-/// Whether every stride is aligned to `bytes`, or the view is of planes without gaps that are: kernels read an aligned plane as one
-/// run, whatever the width of its rows.
+/// Whether every stride is aligned to `bytes`, or the view is of planes without gaps and these are
+/// aligned: kernels read an aligned plane as one run, whatever the width of its rows.
 fn planes_aligned<T: Element>(view: &TensorView<'_, T>, bytes: usize) -> bool {
     let [n, c, ..] = view.layout().strides();
     let planes =
@@ -310,7 +319,7 @@ impl LoadedLaunch<ConvLoad> {
     /// The kernel's parameters for these tensors.
     fn params<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Result<KernelParams> {
         let widest = self.alignment[0].max(self.alignment[1]);
-        // beside planes in parts of a vector, the residual is read in whole ones
+        // Even if planes are read in parts of a vector, the residual is read in whole vectors.
         let vector = if inputs.x.format() == MemoryFormat::Contiguous { VECTOR_BYTES } else { widest };
         let vectors = |view: &TensorView<'_, T>| (widest > size_of::<T>() && planes_aligned(view, vector)).into();
         let mut all = self.own.params;
@@ -334,7 +343,7 @@ impl LoadedLaunch<ConvLoad> {
             }
         }
         if let KernelParams::Deform(params) = &mut all {
-            // `Plan::run` has made sure that there are offsets
+            // `Plan::run` has checked that there are offsets.
             if let Some(offset) = &inputs.offset {
                 (params.offset, params.offset_in_f32) = offset_or_mask(offset)?;
             }
@@ -345,7 +354,7 @@ impl LoadedLaunch<ConvLoad> {
         Ok(all)
     }
 
-    /// What the kernel may touch beside x, which comes first, and the weight, which comes next.
+    /// The operands of the launch. x comes first, then the weight.
     fn operands<T: Element>(&self, inputs: &Inputs<'_, T>, y: &TensorView<'_, T>) -> Operands {
         let mut operands = Operands::new();
         operands.push(operand("x", &inputs.x, Access::Read));

@@ -108,7 +108,8 @@ impl fmt::Display for Explanation {
                 writeln!(f, "  {:<36} {estimate}", choice.kernel)?;
             }
         }
-        // A line for each reason, since one reason (a dtype, a format) often rules out dozens of kernels.
+        // A line for each reason, since one reason (a dtype, a format) often rules out dozens of
+        // kernels.
         let mut refused: Vec<(&str, Vec<&str>)> = vec![];
         for choice in &self.choices {
             let Err(reason) = &choice.verdict else { continue };

@@ -162,7 +162,8 @@ impl<'a> RoisView<'a> {
             return Ok(());
         }
         let mut rois = memory::filled(self.len, [0f32; ROI_VALUES])?;
-        // SAFETY: the view is of so many RoIs, which are initialised and which nobody writes as long as it is there
+        // SAFETY: the view is of so many RoIs, which are initialised and which nobody writes as
+        // long as it is there
         unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut rois))? };
         check_images(&rois, n)
     }

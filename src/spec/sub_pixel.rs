@@ -3,7 +3,8 @@
 use super::{ChannelOrder, Conv2dSpec, attributes};
 use serde::{Deserialize, Serialize};
 
-/// The attributes of a [`SubPixelConv2d`](crate::SubPixelConv2d): those of the convolution, r and the order of the channels.
+/// The attributes of a [`SubPixelConv2d`](crate::SubPixelConv2d): those of the convolution, r and
+/// the order of the channels.
 ///
 /// ```
 /// use warpconv::SubPixelConv2dSpec;

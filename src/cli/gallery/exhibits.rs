@@ -1,4 +1,5 @@
-//! What the gallery shows: one entry for each convolution. A new kind of layer is a new section and its entries.
+//! What the gallery shows: one entry for each convolution. A new kind of layer is a new section and
+//! its entries.
 
 mod deformable;
 mod dense;
@@ -34,7 +35,8 @@ pub struct Exhibit {
     pub input: Vec<Part>,
     /// Added before the activation.
     pub residual: Option<Part>,
-    /// Where a deformable layer samples, and by what it multiplies its samples. Both are f32 in every dtype.
+    /// Where a deformable layer samples, and by what it multiplies its samples. Both are f32 in
+    /// every dtype.
     pub offset: Option<Operand>,
     pub mask: Option<Operand>,
     /// The regions that a layer pools, for a picture of this height and width.

@@ -125,7 +125,8 @@ fn weight(c_out: usize, kernels: &[Kernel]) -> Result<Parameter> {
     Parameter::new(&[c_out, kernels.len() / c_out, kh, kw], &taps)
 }
 
-/// Each channel through the same kernel, as a dense weight: [channels, channels, kh, kw], zero off the diagonal.
+/// Each channel through the same kernel, as a dense weight: [channels, channels, kh, kw], zero off
+/// the diagonal.
 pub fn each_channel(kernel: &Kernel, channels: usize) -> Result<Parameter> {
     let pairs = (0..channels * channels).map(|at| if at / channels == at % channels { 1.0 } else { 0.0 });
     weight(channels, &pairs.map(|one| kernel.clone().scaled(one)).collect::<Vec<_>>())
@@ -142,7 +143,8 @@ pub fn of_channels(kernel: &Kernel, shares: [f32; 3]) -> Result<Parameter> {
     weight(1, &shares.map(|share| kernel.clone().scaled(share)))
 }
 
-/// One group of three channels for each kernel, which each of them goes through: [3 * kernels, 3, kh, kw].
+/// One group of three channels for each kernel, which each of them goes through: [3 * kernels, 3,
+/// kh, kw].
 pub fn groups_of_three(kernels: &[Kernel]) -> Result<Parameter> {
     let diagonal = |kernel: &Kernel| (0..9).map(|at| kernel.clone().scaled(if at / 3 == at % 3 { 1.0 } else { 0.0 })).collect::<Vec<_>>();
     weight(3 * kernels.len(), &kernels.iter().flat_map(diagonal).collect::<Vec<_>>())

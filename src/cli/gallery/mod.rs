@@ -45,7 +45,8 @@ struct Shown<'a> {
     exhibit: &'a Exhibit,
     portrait: Portrait,
     report: LayerReport,
-    /// What an output pixel sees of the picture itself, through the layers before this one, where that is the same for all.
+    /// What an output pixel sees of the picture itself, through the layers before this one, where
+    /// that is the same for all.
     field: Option<ReceptiveField>,
     overlay: Option<Drawn>,
     outcome: Outcome,
@@ -264,7 +265,8 @@ fn parallel<I: Send, R: Send>(items: Vec<I>, work: impl Fn(I) -> Result<R> + Syn
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Writes the pictures and then the page, so that there is no page without its pictures. Returns the page's path.
+/// Writes the pictures and then the page, so that there is no page without its pictures. Returns
+/// the page's path.
 fn write<'a>(out: &Path, pictures: impl Iterator<Item = (&'a str, &'a [u8])>, html: &str) -> Result<PathBuf> {
     for (file, bytes) in pictures {
         warpconv::io::write(out.join(file), bytes)?;

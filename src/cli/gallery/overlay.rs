@@ -10,7 +10,8 @@ use std::fmt::Write;
 pub enum Overlay {
     /// The offsets of a kernel of 1x1: an arrow from an output pixel to its sample.
     Arrows,
-    /// The nine places that a 3x3 kernel with padding 1 samples for a few output pixels on edges, in a part of the picture.
+    /// The nine places that a 3x3 kernel with padding 1 samples for a few output pixels on edges,
+    /// in a part of the picture.
     Taps,
     /// The bins of every RoI, and where offsets move them to.
     Bins {
@@ -65,7 +66,8 @@ impl Overlay {
     }
 }
 
-/// Paths of one look each. All positions are those of pixels' corners: pixel i has its centre at i + 1/2.
+/// Paths of one look each. All positions are those of pixels' corners: the centre of pixel i is at
+/// `i + 1/2`.
 #[derive(Default)]
 struct Layers {
     before: String,

@@ -65,7 +65,8 @@ struct LeftSide<'a> {
     caption: String,
 }
 
-/// The input of an exhibit, where that is one picture: the picture itself, or a panel of an earlier exhibit.
+/// The input of an exhibit, where that is one picture: the picture itself, or a panel of an earlier
+/// exhibit.
 fn before<'a>(content: &Content<'a>, exhibit: &Exhibit) -> Option<LeftSide<'a>> {
     let picture = || LeftSide { class: "in-picture".into(), rendered: content.input, caption: "input".into() };
     let first = *exhibit.input.first()?;
@@ -272,7 +273,8 @@ const ENLARGE: &str = "<button type=\"button\" class=\"enlarge\" aria-label=\"En
 fn slider(shown: &Shown<'_>, output: &Rendered, before: &LeftSide<'_>) -> Option<String> {
     let input = before.rendered;
     let proportion = |r: &Rendered| f64::from(r.width) / f64::from(r.height);
-    // an output that is a little smaller is shown beside its input, so that the difference can be seen
+    // an output that is a little smaller is shown beside its input, so that the difference can be
+    // seen
     let covers = output.width == input.width || output.width * 2 <= input.width || input.width * 2 <= output.width;
     if !covers || (proportion(output) / proportion(input) - 1.0).abs() > 0.02 {
         return None;

@@ -197,7 +197,8 @@ impl Tone {
     }
 }
 
-/// The magnitude that all but half a percent of the values keep below: a scale that a few outliers do not spoil.
+/// The magnitude that all but half a percent of the values keep below: a scale that a few outliers
+/// do not spoil.
 pub fn strongest(planes: &Planes) -> f32 {
     let mut magnitudes: Vec<f32> = planes.values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).collect();
     if magnitudes.is_empty() {
@@ -208,7 +209,8 @@ pub fn strongest(planes: &Planes) -> f32 {
     if magnitude > 0.0 { magnitude } else { 1.0 }
 }
 
-/// Planes of one channel (grey) or three (red, green, blue) as a picture; `strongest` scales every tone but the plain one.
+/// Planes of one channel (grey) or three (red, green, blue) as a picture; `strongest` scales every
+/// tone but the plain one.
 pub fn render(planes: &Planes, tone: Tone, strongest: f32) -> RgbImage {
     const ORANGE: [f32; 3] = [1.0, 0.62, 0.22];
     const BLUE: [f32; 3] = [0.25, 0.62, 1.0];

@@ -1,4 +1,5 @@
-//! What a layer tells about itself: its formula, its arithmetic, its filters and what it sees, drawn.
+//! What a layer tells about itself: its formula, its arithmetic, its filters and what it sees,
+//! drawn.
 
 mod deformable;
 mod regions;
@@ -67,7 +68,8 @@ pub fn is_pointwise(layer: &AnyLayer) -> bool {
     matches!(layer, AnyLayer::Conv2d(layer) if layer.weight().shape()[2..] == [1, 1])
 }
 
-/// The receptive field of a layer, `own`, on top of another one. None where one of them differs from pixel to pixel.
+/// The receptive field of a layer, `own`, on top of another one. None where one of them differs
+/// from pixel to pixel.
 pub fn field_on_top(own: Option<ReceptiveField>, below: Option<ReceptiveField>) -> Option<ReceptiveField> {
     let (own, below) = (own?, below?);
     Some(ReceptiveField {
@@ -121,7 +123,8 @@ impl<'a> Sum<'a> {
         Self { y, w, x, ..self }
     }
 
-    /// `y[o, p, q] = act(b[o] + sum w[o, c, i, j] x[c, 2p + i - 1, ...])` with this layer's numbers.
+    /// `y[o, p, q] = act(b[o] + sum w[o, c, i, j] x[c, 2p + i - 1, ...])` with this layer's
+    /// numbers.
     fn formula(&self) -> String {
         let g = self.g;
         let group_channels = g.c_in / g.groups;
@@ -198,7 +201,8 @@ fn short(value: f32) -> String {
     }
 }
 
-/// Squares of one shade: `M x y h1v1h-1z` for each, in steps of opacity, since one element a tap would be a large page.
+/// Squares of one shade: `M x y h1v1h-1z` for each, in steps of opacity, since one element a tap
+/// would be a large page.
 struct Shades {
     paths: Vec<String>,
 }
@@ -231,7 +235,8 @@ impl Shades {
     }
 }
 
-/// The matrix of filters: a row for each output channel, a column for each input channel, nothing where no connection is.
+/// The matrix of filters: a row for each output channel, a column for each input channel, nothing
+/// where no connection is.
 struct Filters {
     c_in: usize,
     c_out: usize,
@@ -244,7 +249,8 @@ impl Filters {
         Self { c_in: g.c_in, c_out: g.c_out, groups: g.groups, kernel: g.kernel }
     }
 
-    /// `taps` gives those from channel c of a group to output channel o. The strongest of each row has the full colour.
+    /// `taps` gives those from channel c of a group to output channel o. The strongest of each row
+    /// has the full colour.
     fn draw<'a>(&self, taps: impl Fn(usize, usize) -> &'a [f32]) -> String {
         /// Cells between two filters.
         const GAP: usize = 1;
@@ -277,7 +283,8 @@ struct Cells {
 }
 
 impl Cells {
-    /// A filter of rows of `kw` taps, the strongest of which is `most`, with its top left corner somewhere.
+    /// A filter of rows of `kw` taps, the strongest of which is `most`, with its top left corner
+    /// somewhere.
     fn filter(&mut self, [top, left]: [usize; 2], kw: usize, taps: &[f32], most: f32, numbers: bool) {
         let _ = write!(self.frames, "M{left} {top}h{kw}v{}h-{kw}z", taps.len() / kw);
         for (index, &value) in taps.iter().enumerate() {
@@ -300,7 +307,8 @@ impl Cells {
     }
 }
 
-/// The top left corner of the picture: the taps of the first output, and the windows of its neighbours.
+/// The top left corner of the picture: the taps of the first output, and the windows of its
+/// neighbours.
 fn field(g: &ConvGeometry) -> Result<Drawing> {
     let own = ReceptiveField::input().then(g.kernel, g.stride, g.dilation, g.padding)?;
     let ([rows, columns], next) = (own.region([0, 0])?, own.region([1, 1])?);

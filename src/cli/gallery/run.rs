@@ -108,7 +108,8 @@ fn run_as<T: Element>(device: &Device, layer: &AnyLayer, operands: &Operands, fo
 pub struct Check {
     /// The largest |y - reference|.
     pub error: f64,
-    /// The largest error over the bound of the numerics contract, element by element: at most 1 when it holds.
+    /// The largest error over the bound of the numerics contract, element by element: at most 1
+    /// when it holds.
     pub ratio: f64,
     /// Elements that break the contract.
     pub failures: usize,
@@ -145,7 +146,8 @@ pub fn check(model: &Model, operands: &Operands, dtype: DType, y: &Planes) -> Re
     })
 }
 
-/// What a 1x1 layer on red, green and blue makes of a ramp from black to white: a curve for each output channel.
+/// What a 1x1 layer on red, green and blue makes of a ramp from black to white: a curve for each
+/// output channel.
 ///
 /// # Errors
 /// As [`run`].

@@ -85,7 +85,8 @@ pub fn section() -> Result<Section> {
 /// How much stronger the lens is at the corners than in the middle, less 1.
 const DISTORTION: f32 = 0.6;
 
-/// Offsets of a 1x1 kernel that samples at `scale(r)` times the vector from the centre, r being its length: 1 at the corners.
+/// Offsets of a 1x1 kernel that samples at `scale(r)` times the vector from the centre, r being its
+/// length: 1 at the corners.
 fn radial(x: &Planes, scale: impl Fn(f32) -> f32) -> Values {
     let [_, h, w] = x.shape;
     let centre = [(h as f32 - 1.0) / 2.0, (w as f32 - 1.0) / 2.0];
@@ -150,7 +151,8 @@ fn along_edges(x: &Planes) -> Values {
     })
 }
 
-/// The direction of the edges around each pixel, down and right: the weak axis of the smoothed structure tensor.
+/// The direction of the edges around each pixel, down and right: the weak axis of the smoothed
+/// structure tensor.
 fn tangents(x: &Planes) -> Vec<[f32; 2]> {
     /// Pixels to each side that a direction is averaged over.
     const REACH: usize = 3;
@@ -163,7 +165,8 @@ fn tangents(x: &Planes) -> Vec<[f32; 2]> {
     };
     let tangent = |index: usize| {
         let (down, both, right) = (mean(&|s| s[0] * s[0], index), mean(&|s| s[0] * s[1], index), mean(&|s| s[1] * s[1], index));
-        // the strong axis is at half of this angle from the horizontal; the edge at right angles to it
+        // the strong axis is at half of this angle from the horizontal; the edge at right angles to
+        // it
         let angle = 0.5 * (2.0 * both).atan2(right - down);
         [angle.cos(), -angle.sin()]
     };

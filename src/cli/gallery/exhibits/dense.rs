@@ -249,7 +249,8 @@ pub fn pointwise() -> Result<Section> {
     })
 }
 
-/// A colour for each of the eight directions, red, green and blue one row each: the rainbow once around.
+/// A colour for each of the eight directions, red, green and blue one row each: the rainbow once
+/// around.
 fn hues() -> [[f32; 8]; 3] {
     let tau = std::f32::consts::TAU;
     std::array::from_fn(|colour| std::array::from_fn(|i| 0.5 + 0.5 * (tau * (i as f32 / 8.0 - colour as f32 / 3.0)).cos()))

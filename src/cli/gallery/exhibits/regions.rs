@@ -17,7 +17,8 @@ const BINS: [usize; 2] = [9, 9];
 /// Bins of the ring: from the rim inwards, and around.
 const RING: [usize; 2] = [24, 288];
 
-/// In shares of width and height: what the default picture has there is a face, a badge and a rocket.
+/// In shares of width and height: what the default picture has there is a face, a badge and a
+/// rocket.
 fn three([h, w]: [usize; 2]) -> Rois {
     [[0.285, 0.03, 0.605, 0.375], [0.255, 0.67, 0.42, 0.83], [0.69, 0.0, 0.935, 0.56]].map(|roi| scaled(roi, [h, w])).to_vec()
 }

@@ -74,7 +74,8 @@ pub fn section() -> Result<Section> {
     })
 }
 
-/// The weight [3 r^2, 3, 5, 5] that upscales red, green and blue `r` times, each by itself, with Catmull and Rom's cubic.
+/// The weight [3 r^2, 3, 5, 5] that upscales red, green and blue `r` times, each by itself, with
+/// Catmull and Rom's cubic.
 fn bicubic(r: usize) -> Result<Parameter> {
     let cubic = |at: f32| match at.abs() {
         t if t < 1.0 => 1.5 * t * t * t - 2.5 * t * t + 1.0,
