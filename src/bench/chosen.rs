@@ -24,7 +24,7 @@ const OTHER_USES: &[(&str, &str)] = &[
     ("split_sum_*", "PlanRequest::workspace_limit"),
     ("*_channels_64x*", "channels_last that is not aligned to 16 bytes, or has no whole chunks of channels"),
     ("spatial_separable_*", "spatially separable layers of one channel a group, which the suite has not"),
-    ("spatial_gemm_*_vectors_128x32", "at most 32 output channels, as in ERFNet's first layers"),
+    ("spatial_gemm_*_128x32", "at most 32 output channels, as in ERFNet's first layers"),
     ("roi_*_channels_last_v1", "channels that are no whole chunks"),
 ];
 
