@@ -1,4 +1,4 @@
-//! The parameter structs in Rust, for src/kernels/params.rs.
+//! The parameter structs in Rust, for src/device/params.rs.
 
 use crate::Build;
 
@@ -27,7 +27,7 @@ pub fn generate(build: &Build) -> Result<(), String> {
         .allowlist_file(header.to_string_lossy())
         .disable_header_comment()
         .raw_line("//! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.")
-        .raw_line("#![allow(missing_docs, non_upper_case_globals, dead_code)]")
+        .raw_line("#![allow(missing_docs, non_camel_case_types, non_upper_case_globals, dead_code)]")
         .raw_line("use bytemuck::{Pod, Zeroable};")
         .derive_default(true)
         .generate_comments(false)

@@ -206,6 +206,8 @@ fn common(build: &Build) -> cc::Build {
     for flag in ["-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-unknown-pragmas"] {
         cc.flag(flag);
     }
+    // a switch without a case for each value, such as a forgotten activation
+    cc.flag("-Werror=switch");
     cc
 }
 

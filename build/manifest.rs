@@ -20,12 +20,13 @@ struct Entry {
     threads: u32,
     axes: BTreeMap<String, Vec<String>>,
     collectives: bool,
+    persistent: bool,
     blocks_per_sm: i64,
 }
 
 impl Entry {
     fn read(table: &DeTable<'_>) -> Result<Self, String> {
-        known(table, &["name", "family", "function", "params", "threads", "axes", "collectives", "promise"])?;
+        known(table, &["name", "family", "function", "params", "threads", "axes", "collectives", "persistent", "promise"])?;
         let value = |key: &str| field(table, key).ok_or_else(|| format!("{key} is missing"));
         let text = |key: &str| string(value(key)?, key);
         let promise = of_table(value("promise")?, "promise")?;
@@ -43,6 +44,7 @@ impl Entry {
             threads: integer(value("threads")?, "threads")?.try_into().map_err(|_| "threads is negative or too large")?,
             axes,
             collectives: value("collectives")?.as_bool().ok_or("collectives is neither true nor false")?,
+            persistent: field(table, "persistent").map_or(Some(false), DeValue::as_bool).ok_or("persistent is neither true nor false")?,
             blocks_per_sm: field(promise, "blocks_per_sm").map_or(Ok(1), |blocks| integer(blocks, "blocks_per_sm"))?,
         })
     }
@@ -103,8 +105,11 @@ pub struct Kernel {
     pub params: String,
     pub threads: u32,
     pub collectives: bool,
-    /// The promise for which nvcc limits registers.
+    pub persistent: bool,
+    /// The launch bound: nvcc limits registers so that as many blocks fit a multiprocessor.
     pub blocks_per_sm: i64,
+    /// Registers of a thread that nvcc has given it, by architecture ("80").
+    registers: Vec<(u32, u32)>,
     pub axes: BTreeMap<String, String>,
 }
 
@@ -140,6 +145,7 @@ impl Manifest {
         let fail = |message: String| format!("{}: {message}", path.display());
         let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
         let (cpp, entries) = read(&text).map_err(fail)?;
+        let measured = measured_registers(folder)?;
         let (mut kernels, mut shards) = (Vec::new(), Vec::<Shard>::new());
         for entry in &entries {
             let combinations = combinations(&entry.axes);
@@ -153,7 +159,9 @@ impl Manifest {
                     params: entry.params.clone(),
                     threads: entry.threads,
                     collectives: entry.collectives,
+                    persistent: entry.persistent,
                     blocks_per_sm: entry.blocks_per_sm,
+                    registers: vec![],
                     axes,
                 };
                 for (axis, value) in &kernel.axes {
@@ -162,6 +170,8 @@ impl Manifest {
                     kernel.name = kernel.name.replace(&format!("{{{axis}}}"), value);
                     kernel.function = kernel.function.replace(&format!("{{cpp:{axis}}}"), spelling.unwrap_or(value));
                 }
+                kernel.function = kernel.function.replace("{persistent}", if kernel.persistent { "true" } else { "false" });
+                kernel.registers = measured.get(&kernel.name).cloned().unwrap_or_default();
                 if kernel.name.contains('{') || kernel.function.contains('{') {
                     return Err(fail(format!("{}: an axis in {} is not listed", entry.name, kernel.function)));
                 }
@@ -207,11 +217,14 @@ impl Manifest {
             let axes: String = others.map(|(axis, value)| format!("{axis}: Some({}), ", self.typed(axis, value))).collect();
             write!(
                 out,
-                "    KernelInfo {{ name: {:?}, family: {:?}, threads: {}, collectives: {}, params_bytes: size_of::<{params}::{}>(), dtype: {}, format: {}, axes: Axes {{ {axes}..Axes::NONE }}",
+                "    KernelInfo {{ name: {:?}, family: {:?}, threads: {}, launch_bound: {}, registers: &{:?}, collectives: {}, persistent: {}, params_bytes: size_of::<{params}::{}>(), dtype: {}, format: {}, axes: Axes {{ {axes}..Axes::NONE }}",
                 kernel.name,
                 kernel.family,
                 kernel.threads,
+                kernel.blocks_per_sm,
+                kernel.registers,
                 kernel.collectives,
+                kernel.persistent,
                 kernel.params,
                 axis("dtype", &[("f32", "DType::F32"), ("f16", "DType::F16"), ("bf16", "DType::Bf16")]),
                 axis("format", &[("contiguous", "MemoryFormat::Contiguous"), ("channels_last", "MemoryFormat::ChannelsLast")]),
@@ -263,6 +276,29 @@ impl Manifest {
             _ => panic!("the axis {axis} is not in src/device/kernel.rs"),
         }
     }
+}
+
+/// The registers of each kernel in the baseline of scripts/sass-report, which writes a kernel a line; nothing where there is none.
+fn measured_registers(folder: &Path) -> Result<BTreeMap<String, Vec<(u32, u32)>>, String> {
+    let path = folder.join("sass-baseline.json");
+    let mut measured = BTreeMap::<String, Vec<(u32, u32)>>::new();
+    if !path.exists() {
+        return Ok(measured);
+    }
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut architecture = None;
+    for line in text.lines().filter_map(|line| line.trim().strip_prefix('"')) {
+        let wrong = || format!("{}: {line} is not what scripts/sass-report writes", path.display());
+        let (name, rest) = line.split_once('"').ok_or_else(wrong)?;
+        if let Some(sm) = name.strip_prefix("sm_") {
+            architecture = Some(sm.trim_end_matches(char::is_alphabetic).parse().map_err(|_| wrong())?);
+            continue;
+        }
+        let (_, figures) = rest.split_once("\"registers\": ").ok_or_else(wrong)?;
+        let registers = figures.split(',').next().and_then(|figure| figure.parse().ok()).ok_or_else(wrong)?;
+        measured.entry(name.into()).or_default().push((architecture.ok_or_else(wrong)?, registers));
+    }
+    Ok(measured)
 }
 
 /// The shard that takes an entry's kernels: the family's last one, or a new one when that is full.

@@ -1,18 +1,20 @@
 // Depthwise separable convolution in one kernel: the result of the depthwise convolution never exists in global memory.
 //
 //   mid[m, c] = round( activation( bias[c] + sum over taps of x[pixel of the tap, c / multiplier] * d[tap, c] ) )
-//   y[m, o]   = epilogue( sum over c of mid[m, c] * w[c, o] )                                 m: output pixel of the batch
+//   y[m, o]   = epilogue( sum over c of mid[m, c] * w[c, o] )                      m: output pixel of the batch
 //
-// Tiling: that of conv_gemm.cu for a 1x1 convolution, whose A tile is computed where it would be copied: a thread sums the taps of
-// 16 bytes of channels for its rows in f32, in the order of conv_depthwise.cu, finishes them, rounds them to T and deposits them
-// in shared memory. A block's columns are all that share this work: with C_out above Tile::kN it is done again for each tile of
-// columns, so wide tiles pay, and where there are many of them two launches are faster.
+// Tiling: that of conv_gemm.cu for a 1x1 convolution, except that the A tile is computed where it would be copied. A
+// thread sums the taps of 16 bytes of channels for its rows in f32, in the order of depthwise_unrolled.cu, finishes
+// them, rounds them to T and deposits them in shared memory. All columns of a block share this work; with C_out above
+// Tile::kN every tile of columns repeats it. Wide tiles therefore pay, and where there are many tiles of columns two
+// launches are faster.
 //
-// Gathers: 16-byte loads of x (channels_last, as many outputs as inputs, aligned), or element by element.
+// Gathers: 16-byte loads of x (channels_last, aligned, one output for each input channel), or element by element.
 //
-// Bound: DRAM for few channels (x and y once, instead of x, twice mid, and y); the FFMA lanes and the conversions of the taps with
-// many. Ladder: (1) weights of a tap are loaded and converted once for all rows of a thread; (2) weights, bias and slope are
-// padded, so that only x is tested; (3) columns of 256 for C_out of 256 and more.
+// Bound: DRAM for few channels (x and y are moved once; two launches would also move the middle twice); with many
+// channels, the FFMA lanes and the conversions of the taps. Ladder: (1) the weights of a tap are loaded and converted
+// once for all rows of a thread; (2) weights, bias and slope are padded, so that only x is tested; (3) tiles of 256
+// columns for C_out of 256 and more.
 #include "device/mainloop.cuh"
 #include "device/tile_store.cuh"
 
@@ -22,10 +24,11 @@ template <typename T, typename Tile, GatherKind kKind> struct DepthwiseResults :
     static constexpr bool kVectors = kKind == GatherKind::kVectors;
     const ConvParams& depthwise;
     int32_t channel, multiplier;
-    const T* images[Base::kRows]; // as pointers all the way: the compiler then knows that they are global memory
+    const T* images[Base::kRows]; // pointers throughout, so that the compiler knows that they are global memory
     Window window[Base::kRows];
 
-    WC_DEVICE DepthwiseResults(const ConvSeparableParams& params, const Steps& steps, int32_t tile_row, int32_t total_rows)
+    WC_DEVICE DepthwiseResults(const ConvSeparableParams& params, const Steps& steps, int32_t tile_row,
+                               int32_t total_rows)
         : Base(params.conv, steps, tile_row, total_rows, 0, kKind == GatherKind::kPixels), depthwise(params.depthwise) {
         channel = this->chunk * Base::kChunk;
         multiplier = depthwise.geometry.c_out / depthwise.geometry.c_in;
@@ -36,8 +39,10 @@ template <typename T, typename Tile, GatherKind kKind> struct DepthwiseResults :
             window[r] = window_of<T>(depthwise, row, total_rows, 0);
         }
     }
-    // x at a tap of a row for the thread's channels, zeros outside the image; `channels` are their offsets, of which `count` exist.
-    WC_DEVICE Vector<T, Base::kChunk> pixel(const T* from, bool valid, const uint32_t (&channels)[Base::kChunk], int32_t count) const {
+    // Reads x at a tap of a row for the channels of the thread, and zeros outside the image. `channels` are the offsets
+    // of these channels, of which `count` exist.
+    WC_DEVICE Vector<T, Base::kChunk> pixel(const T* from, bool valid, const uint32_t (&channels)[Base::kChunk],
+                                            int32_t count) const {
         Vector<T, Base::kChunk> x{};
         if constexpr (kVectors) {
             if (valid && count > 0) x = load_vector<Base::kChunk>(from + channels[0]);
@@ -48,13 +53,15 @@ template <typename T, typename Tile, GatherKind kKind> struct DepthwiseResults :
         }
         return x;
     }
-    // The loads are all used here: nothing is left to deposit.
+    // All loads are used here, so that `deposit` has nothing to do.
     WC_DEVICE void fetch(unsigned char* to) {
         const ConvGeometryParams& g = depthwise.geometry;
         const int32_t count = g.c_out - channel;
         uint32_t channels[Base::kChunk];
 #pragma unroll
-        for (int e = 0; e < Base::kChunk; ++e) channels[e] = kVectors ? channel + e : (uint32_t)((channel + e) / multiplier) * (uint32_t)depthwise.x.stride_c;
+        for (int e = 0; e < Base::kChunk; ++e)
+            channels[e] =
+                kVectors ? channel + e : (uint32_t)((channel + e) / multiplier) * (uint32_t)depthwise.x.stride_c;
         float sum[Base::kRows][Base::kChunk];
 #pragma unroll
         for (int r = 0; r < Base::kRows; ++r)
@@ -71,7 +78,8 @@ template <typename T, typename Tile, GatherKind kKind> struct DepthwiseResults :
                 Vector<T, Base::kChunk> x[Base::kRows];
 #pragma unroll
                 for (int r = 0; r < Base::kRows; ++r) {
-                    const bool valid = inside(window[r].top, i * g.dilation_h, g.h) && inside(window[r].left, j * g.dilation_w, g.w);
+                    const bool valid =
+                        inside(window[r].top, i * g.dilation_h, g.h) && inside(window[r].left, j * g.dilation_w, g.w);
                     x[r] = pixel(images[r] + (valid ? window[r].offset + distance : 0), valid, channels, count);
                 }
 #pragma unroll
@@ -83,7 +91,8 @@ template <typename T, typename Tile, GatherKind kKind> struct DepthwiseResults :
             }
 #pragma unroll
         for (int r = 0; r < Base::kRows; ++r)
-            store_vector<Base::kChunk>((T*)(to + chunk_at(this->row + r * Base::kStride, this->chunk)), epilogue_values<T, Base::kChunk>(depthwise.epilogue, sum[r], channel));
+            store_vector<Base::kChunk>((T*)(to + chunk_at(this->row + r * Base::kStride, this->chunk)),
+                                       epilogue_without_residual<T>(depthwise.epilogue, sum[r], channel));
         channel += Base::kK;
     }
     WC_DEVICE void deposit(unsigned char*) {}

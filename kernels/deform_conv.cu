@@ -1,20 +1,23 @@
 // Deformable convolution, v1 (offsets) and v2 (offsets and a mask): one kernel, no im2col in memory.
 //
-//   y[n, o, p, q] = epilogue( sum over (i, j, c)  w[o, c, i, j] * mask * S(p*sh - top + i*dh + dy, q*sw - left + j*dw + dx) )
-//   S is bilinear between the pixels of channel c and zero outside the image; dy, dx and mask belong to (pixel, tap, offset
-//   group of c). mask * S is computed in f32 and rounded once to T.
+//   y[n, o, p, q] = epilogue( sum over (i, j, c)
+//                             w[o, c, i, j] * mask * S(p*sh - top + i*dh + dy, q*sw - left + j*dw + dx) )
+//   S is bilinear between the pixels of channel c and zero outside the image; dy, dx and mask belong to (pixel, tap,
+//   offset group of c). mask * S is computed in f32 and rounded once to T.
 //
-// Tiling: that of conv_gemm.cu. The samples (position, four weights, mask) are computed once for each pixel, tap and offset group
-// of a tile and kept in shared memory, 12 or 9 segments of k at a time: at 3x3 with one offset group once for the whole sum.
+// Tiling: that of conv_gemm.cu. The samples (a position, four weights and the mask) of each pixel, tap and offset group
+// of a tile are computed once and kept in shared memory, 12 or 9 segments of k at a time. For 3x3 with one offset group
+// that is once for the whole sum.
 //
-// Gathers (device/deformable.cuh): kVectors (channels_last, 16-byte loads of each corner, in flight while the stage before is
-// multiplied), kChannels and kPixels (element by element, either format, any number of channels).
+// Gathers (device/deformable.cuh): kVectors (channels_last; 16-byte loads of each corner are in flight while the
+// previous stage is multiplied), kChannels and kPixels (element by element, any format and any number of channels).
 //
-// Bound: loads from L1 and L2 (four a value) and the arithmetic of the interpolation; hence wide tiles, since every tile along
-// the output channels samples anew. Ladder: (1) one table of samples instead of positions in each thread; (2) corners of
-// weight 0 are not read, so that offsets of whole pixels load what a plain convolution loads.
+// Bound: loads from L1 and L2, four for each value, and the arithmetic of the interpolation. Tiles are wide, since each
+// tile along the output channels samples anew. Ladder: (1) one table of samples instead of positions in each thread;
+// (2) corners of weight 0 are not read, so that offsets of whole pixels load no more than a plain convolution.
 //
-// deform_conv_direct is the kernel beneath every configuration: a thread an output element, in the order of conv_direct.cu.
+// deform_conv_direct handles every configuration and is the fallback: a thread computes one output element, in the
+// order of conv_direct.cu.
 #include "device/deformable.cuh"
 #include "device/direct.cuh"
 #include "device/implicit_gemm.cuh"
@@ -34,7 +37,7 @@ template <typename T, typename Tile, GatherKind kKind> WC_DEVICE void deform_con
     const int32_t group = rest % g.groups, row = rest / g.groups * Tile::kM, rows = g.n * g.h_out * g.w_out;
     if (row >= rows) return;
 
-    // any tap may reach any pixel: none is left out
+    // Any tap may reach any pixel, so none is left out.
     const int32_t count = (g.kernel_h * g.kernel_w * (g.c_in / g.groups) + kK - 1) / kK;
     const Steps steps{{0, g.kernel_h}, {0, g.kernel_w}, count, 0, count, 0};
     typename DeformableOf<T, Tile, kKind>::Type a(p, steps, row, rows, group);
@@ -62,7 +65,8 @@ template <typename T, bool kChannelsLast> WC_DEVICE void deform_conv_direct(cons
                 const int32_t offset_group = c / offset_group_channels;
                 const Sample s = sample_of<T>(p, at, offset_group, tap);
                 for (; c < first + group_channels && c / offset_group_channels == offset_group; ++c, weight += g.c_out)
-                    sum = fmaf(to_float(sampled<T>(p.conv.x, s, x + s.offset + c * p.conv.x.stride_c)), to_float(*weight), sum);
+                    sum = fmaf(to_float(sampled<T>(p.conv.x, s, x + s.offset + c * p.conv.x.stride_c)),
+                               to_float(*weight), sum);
             }
         }
         const EpilogueParams& tail = p.conv.epilogue;

@@ -1,15 +1,18 @@
-// Rearranging: nothing is computed, every byte is read once and written once. Bound: memory bandwidth.
+// Rearranging moves elements without computing anything: every byte is read once and written once. Bound: memory
+// bandwidth.
 //
-// transpose: y[b, j, i] = x[b, i, j]. With rows = channels and columns = pixels it turns contiguous into channels_last,
-//   the other way round it turns channels_last into contiguous. A block moves a 32x32 tile through shared memory, so that
-//   both the reads and the writes of a warp are consecutive; a tile's row is padded by one 4-byte word, so that its length
-//   in words is odd (33 or 17) and a warp that reads a column meets 32 different banks.
-//   Ladder: (1) a tile instead of writes with gaps; (2) the padding, without which a column of 32 meets one bank.
-// cast: y[b, i] = round(x[b, i]), grid-stride, 16 bytes of the wider type at once where both sides are aligned; else an element.
+// transpose: y[b, j, i] = x[b, i, j]. With channels as rows and pixels as columns it turns contiguous into
+// channels_last, the other way round it turns channels_last into contiguous. A block moves a tile of 32x32 through
+// shared memory, so that the reads and the writes of a warp are both consecutive. Each row of the tile is padded by one
+// 4-byte word to an odd number of words (33 or 17), so that a warp which reads a column meets 32 different banks.
+//   Ladder: (1) a tile instead of writes with gaps; (2) the padding, without which all of a column lies in one bank.
+// cast: y[b, i] = round(x[b, i]), 16 bytes of the wider type at a time where both sides are aligned, otherwise one
+// element.
+//   Threads step through an image by the size of the grid.
 #include "device/vector.cuh"
 
 template <typename Bits> struct TransposeTile {
-    static constexpr int32_t kSize = 32, kPitch = kSize + 4 / (int32_t)sizeof(Bits);
+    static constexpr int32_t kSize = TRANSPOSE_TILE, kPitch = kSize + TRANSPOSE_PADDING_BYTES / (int32_t)sizeof(Bits);
     static constexpr int32_t kThreads = 256, kRowsAtOnce = kThreads / kSize;
     static_assert(kThreads % kSize == 0, "a pass moves whole rows");
 };
@@ -21,7 +24,8 @@ template <typename Bits> WC_DEVICE void transpose(const TransposeParams& p) {
     const int32_t tile_columns = (p.columns + Tile::kSize - 1) / Tile::kSize;
     const int32_t i0 = (int32_t)(blockIdx.x / tile_columns) * Tile::kSize;
     const int32_t j0 = (int32_t)(blockIdx.x % tile_columns) * Tile::kSize;
-    const int64_t x_start = (i0 + row0) * p.x_row_stride + j0 + lane, y_start = (j0 + row0) * p.y_row_stride + i0 + lane;
+    const int64_t x_start = (i0 + row0) * p.x_row_stride + j0 + lane,
+                  y_start = (j0 + row0) * p.y_row_stride + i0 + lane;
     for (int32_t b = blockIdx.y; b < p.batch; b += gridDim.y) {
         const Bits* x = (const Bits*)p.x + b * p.x_batch_stride + x_start;
         for (int32_t r = row0; r < Tile::kSize; r += Tile::kRowsAtOnce, x += Tile::kRowsAtOnce * p.x_row_stride)
@@ -44,7 +48,8 @@ template <typename T> struct Convert<T, T> {
 template <typename From, typename To> WC_DEVICE void cast(const CastParams& p) {
     constexpr int kChunk = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
     const int64_t step = (int64_t)gridDim.x * blockDim.x, thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    const bool aligned = p.x % (kChunk * sizeof(From)) == 0 && p.y % (kChunk * sizeof(To)) == 0 && (p.x_batch_stride | p.y_batch_stride) % kChunk == 0;
+    const bool aligned = p.x % (kChunk * sizeof(From)) == 0 && p.y % (kChunk * sizeof(To)) == 0 &&
+                         (p.x_batch_stride | p.y_batch_stride) % kChunk == 0;
     const int64_t chunks = aligned ? p.length / kChunk : 0;
     for (int64_t b = blockIdx.y; b < p.batch; b += gridDim.y) {
         const From* x = (const From*)p.x + b * p.x_batch_stride;
@@ -61,19 +66,23 @@ template <typename From, typename To> WC_DEVICE void cast(const CastParams& p) {
     }
 }
 
-// Pixels into channels and back (PixelShuffle, PixelUnshuffle): deep [n, c r^2, h, w] <-> wide [n, c, h r, w r]. Element (n, c, i, j,
-// h, w) has its place on either side, linear in each of the six, whatever the order of the channels and the formats: the
-// host gives the strides (src/kernels/pixel_shuffle.rs), and the kernels know no direction.
+// Pixels into channels and back (PixelShuffle, PixelUnshuffle): deep [n, c r^2, h, w] <-> wide [n, c, h r, w r]. The
+// place of element (n, c, i, j, h, w) is linear in each of the six on either side, whatever the order of the channels
+// and the formats. The host gives the strides (src/kernels/pixel_shuffle.rs), and the kernels do not know the
+// direction.
 //
-// pixel_runs: one access a thread along `a`, which is the order of y. kWide: 16 bytes, where both sides have runs of channels. Narrow:
-//   an element; general, and good where such runs are no multiple of 16 bytes.
-// pixel_rows: both contiguous, r of 2 to 4. r rows of the deep side are one row of the wide side, element by element in
-//   turn: a thread moves 16 bytes of each, in registers.
-// pixel_tile: neighbours in x (`a`) are none in y (`b`). A block moves a tile through shared memory, as transpose does; the
-//   offsets of its rows and columns are computed once and lie in shared memory too. Where an axis is shorter than a warp, a
-//   warp takes several positions of the other at once.
-// Ladder: (1) neighbours in y by neighbouring threads; (2) 16 bytes at once where both sides have them (runs, rows); (3) the tile
-// where they do not: without it one side's accesses each touch a sector of their own.
+// pixel_runs: one access a thread along `a`, which is the order of y. With kWide 16 bytes, where both sides have runs
+// of
+//   channels; otherwise one element, which always works, and is fast where such runs are no multiple of 16 bytes.
+// pixel_rows: both sides contiguous, r of 2 to 4. r rows of the deep side interleave to one row of the wide side; a
+// thread
+//   moves 16 bytes of each through registers.
+// pixel_tile: neighbours in x (`a`) are not neighbours in y (`b`). A block moves a tile through shared memory, as
+// transpose
+//   does; the offsets of its rows and columns are computed once and lie in shared memory as well. Where an axis is
+//   shorter than a warp, a warp takes several positions of the other axis at once.
+// Ladder: (1) neighbouring threads write neighbours of y; (2) 16 bytes at a time where both sides have them (runs,
+// rows); (3) the tile where they do not: without it each access of one side would touch a sector of its own.
 struct CopyOffset {
     int32_t x, y;
 };
@@ -85,7 +94,7 @@ WC_DEVICE CopyOffset copy_offset(const CopyAxis (&axes)[3], int32_t index) {
             outer * axes[0].y_stride + middle * axes[1].y_stride + inner * axes[2].y_stride};
 }
 
-// The thread's place in a copy along `a` within each position of `outer`; false beyond the end.
+// The place of the thread in a copy along `a`, for each position of `outer`. False for threads beyond the end.
 WC_DEVICE bool copy_place(const PixelShuffleParams& p, CopyOffset& at) {
     const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x, run = (uint32_t)extent_of(p.a);
     if (index / run >= (uint32_t)extent_of(p.outer)) return false;
@@ -99,10 +108,12 @@ template <typename Bits, bool kWide> WC_DEVICE void pixel_runs(const PixelShuffl
     CopyOffset at;
     if (!copy_place(p, at)) return;
     for (int32_t n = blockIdx.y; n < p.batch; n += gridDim.y)
-        store_vector<kCount>((Bits*)p.y + n * p.y_batch_stride + at.y, load_vector<kCount>((const Bits*)p.x + n * p.x_batch_stride + at.x));
+        store_vector<kCount>((Bits*)p.y + n * p.y_batch_stride + at.y,
+                             load_vector<kCount>((const Bits*)p.x + n * p.x_batch_stride + at.x));
 }
 
-// Element e of the wide row is element e / kFactor of deep row e % kFactor, whose distance is that of b's innermost axis.
+// Element e of the wide row is element e / kFactor of deep row e % kFactor. The stride of b's innermost axis leads from
+// one deep row to the next.
 template <typename Bits, int kFactor, bool kToWide> WC_DEVICE void pixel_rows(const PixelShuffleParams& p) {
     constexpr int kCount = 16 / (int)sizeof(Bits);
     CopyOffset at;
@@ -127,7 +138,7 @@ template <typename Bits, int kFactor, bool kToWide> WC_DEVICE void pixel_rows(co
 
 template <typename Bits> WC_DEVICE void pixel_tile(const PixelShuffleParams& p) {
     constexpr int32_t kThreads = 256, kPerWord = 4 / (int32_t)sizeof(Bits);
-    const int32_t pitch = ((p.tile_a + kPerWord - 1) / kPerWord | 1) * kPerWord; // an odd number of banks
+    const int32_t pitch = ((p.tile_a + kPerWord - 1) / kPerWord | 1) * kPerWord; // an odd number of words
     CopyOffset* const a_at = (CopyOffset*)shared_memory();
     CopyOffset* const b_at = a_at + p.tile_a;
     Bits* const tile = (Bits*)(b_at + p.tile_b);

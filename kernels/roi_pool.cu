@@ -1,43 +1,49 @@
-// Pooling of regions of interest: every RoI (image, x1, y1, x2, y2) is cut into pooled_h x pooled_w bins, each of which becomes
-// one number a channel.
+// Pooling of regions of interest: every RoI (image, x1, y1, x2, y2) is cut into pooled_h x pooled_w bins, and each bin
+// becomes one number for every channel.
 //
-//   align   y[k, o, i, j] = mask / (gh*gw) * sum over (q, r)  B(start_h + i*bin_h + (q + .5)*bin_h/gh, the same along the width)
-//           start = x1*scale - (aligned ? .5 : 0), size = (x2 - x1)*scale, at least 1 if not aligned, bin = size / pooled;
+//   align   y[k, o, i, j] = mask / (gh*gw) * sum over (q, r) of
+//                           B(start_h + i*bin_h + (q + .5)*bin_h/gh, the same along the width)
+//           start = x1*scale - (aligned ? .5 : 0), size = (x2 - x1)*scale, at least 1 if not aligned;
+//           bin = size / pooled;
 //           g = sampling_ratio, or ceil(bin) if that is not positive; a grid without samples gives 0;
-//           start moves by gamma * size * offset[k, 2c + (0: x, 1: y), i, j] where there are offsets, c = o / class_channels
-//           B is 0 where a coordinate is below -1 or above the image's size, else it is clamped to [0, size - 1] and bilinear
-//   max     the largest value of the pixels of the bin, floor(i*bin) + start to ceil((i+1)*bin) + start, clipped to the image;
-//           start and end = round half away from zero, size = max(end - start + 1, 1). NaN is the largest; no pixels give 0
-//   mean    as max, but their mean, size = max(end - start, 1), clipped to [0, size - 1], so that the last row and column are
-//           never read (as in torchvision)
+//           where there are offsets, start moves by gamma * size * offset[k, 2c + (0: x, 1: y), i, j],
+//           c = o / group_channels;
+//           B is 0 where a coordinate is below -1 or above the image's size; otherwise the coordinate is clamped to
+//           [0, size - 1], and B is bilinear
+//   max     the largest value of the pixels of the bin, floor(i*bin) + start to ceil((i+1)*bin) + start, clipped to the
+//           image; start and end are rounded half away from zero, size = max(end - start + 1, 1). NaN is the largest;
+//           a bin without pixels gives 0
+//   mean    as max, but the mean, with size = max(end - start, 1), clipped to [0, size - 1]: the last row and the last
+//           column are never read (as in torchvision)
 //   Channel o reads channel o, or in the position-sensitive forms channel (o * pooled_h + i) * pooled_w + j.
 //
-// Coordinates are f32, in torchvision's order of operations; they are compared before they become integers. A RoI with a bad
-// image index or a coordinate that is, after scaling, not finite or beyond 2^24 is empty: zeros. Of a grid of more than kChunk
-// samples only those inside the image are visited, so that no RoI takes longer than the image is large.
+// Coordinates are f32, computed in torchvision's order of operations and compared before they become integers. A RoI is
+// empty, that is zeros, if its image index is invalid or if a coordinate, after scaling, is not finite or beyond 2^24.
+// Of a grid of more than kChunk samples only those inside the image are visited, so that no RoI takes longer than the
+// image is large.
 //
-// Tiling: kVector channels a lane, read in one access.
-//   roi_pool_channels_last  a warp takes a bin and 32 * kVector channels; positions and weights are computed once for all its
-//           channels, a sample a lane, and lie in shared memory: 16 rows and 16 columns of the grid at a time. Neighbouring warps
-//           take neighbouring bins, whose pixels overlap (L1).
-//   roi_pool_planes         a thread takes a bin and kCount channels, which share the positions. Neighbouring threads take
-//           neighbouring bins: writes are coalesced, reads are not, since bins lie apart in the plane.
+// Tiling: a lane takes kVector channels, which it reads in one access.
+//   roi_pool_channels_last  a warp takes a bin and 32 * kVector channels. Its lanes compute positions and weights once
+//           for all channels, a sample each, and keep them in shared memory: 16 rows and columns of the grid at a time.
+//           Neighbouring warps take neighbouring bins, whose pixels overlap (L1).
+//   roi_pool_planes         a thread takes a bin and kCount channels, which share the positions. Neighbouring threads
+//           take neighbouring bins: writes are coalesced, but reads are not, since bins lie apart in the plane.
 //
-// Bound: bytes through L1 and L2, four times the samples for align (x itself is small and stays in L2). Ladder: (1) 16 bytes of
-// channels a load; (2) the samples' table, computed by a warp's lanes together, instead of every position in every lane; (3) samples
-// outside the image are never visited.
+// Bound: bytes through L1 and L2, for align four times the samples (x itself is small and stays in L2). Ladder: (1) 16
+// bytes of channels in a load; (2) the table of samples, which the lanes of a warp compute together, instead of every
+// position in every lane; (3) samples outside the image are never visited.
 #include "device/vector.cuh"
 #include "device/warp.cuh"
 
 enum class Pool { kAlign, kMax, kMean };
 
-// ---- Where: RoIs, bins, samples. Everything here is f32 in a fixed order and compared before it becomes an integer.
+// ---- Where: RoIs, bins, samples. All of it is f32, in a fixed order, and compared before it becomes an integer.
 
-constexpr float kFarthest = 16777216.0f; // 2^24: beyond, f32 does not tell pixels apart
+constexpr float kFarthest = 16777216.0f; // 2^24: beyond it f32 does not tell pixels apart
 
-// A region in pixels of the image, rounded to whole ones for max and mean.
+// A region, in pixels of the image. For max and mean it is rounded to whole pixels.
 struct Region {
-    int32_t image; // -1: empty
+    int32_t image; // -1 where the region is empty
     float top, left, height, width;
 };
 WC_DEVICE float at_least_one(float size) { return size > 1.0f ? size : 1.0f; }
@@ -66,7 +72,8 @@ template <Pool kPool> WC_DEVICE Region region_of(const RoiParams& p, int32_t k) 
         region.width = at_least_one(roundf(corner[2]) - region.left + more);
         region.height = at_least_one(roundf(corner[3]) - region.top + more);
     }
-    if (roi[0] >= 0.0f && roi[0] < kFarthest && roi[0] == floorf(roi[0]) && (int32_t)roi[0] < p.n) region.image = (int32_t)roi[0];
+    if (roi[0] >= 0.0f && roi[0] < kFarthest && roi[0] == floorf(roi[0]) && (int32_t)roi[0] < p.n)
+        region.image = (int32_t)roi[0];
     return region;
 }
 
@@ -74,14 +81,15 @@ struct Span {
     int32_t begin, end;
 };
 
-// The pixels of a bin along one axis, of those below `limit`. The corners' bound holds all of it within 2^27.
+// The pixels of a bin along one axis, clipped to [0, limit). The bound on corners keeps all of this below 2^27.
 WC_DEVICE Span pixels_of(float start, float size, int32_t index, int32_t pooled, int32_t limit) {
     const float bin = size / (float)pooled;
-    const int32_t begin = (int32_t)(floorf((float)index * bin) + start), end = (int32_t)(ceilf((float)(index + 1) * bin) + start);
+    const int32_t begin = (int32_t)(floorf((float)index * bin) + start),
+                  end = (int32_t)(ceilf((float)(index + 1) * bin) + start);
     return {begin < 0 ? 0 : (begin > limit ? limit : begin), end < 0 ? 0 : (end > limit ? limit : end)};
 }
 
-// A sample's position along one axis: the two neighbours, in elements from the image's start, and their weights.
+// A sample along one axis: its two neighbours, in elements from the start of the image, and their weights.
 struct alignas(16) Neighbours {
     int32_t low, high; // low is -1 where the sample sees nothing
     float low_weight, high_weight;
@@ -92,7 +100,8 @@ struct GridAxis {
     float start, bin;
     int32_t count, size, stride;
 
-    WC_DEVICE GridAxis(const RoiParams& p, float region_start, float extent, int32_t index, int32_t pooled, int32_t image_size, int32_t image_stride)
+    WC_DEVICE GridAxis(const RoiParams& p, float region_start, float extent, int32_t index, int32_t pooled,
+                       int32_t image_size, int32_t image_stride)
         : bin(extent / (float)pooled), size(image_size), stride(image_stride) {
         start = region_start + (float)index * bin;
         const float adaptive = ceilf(bin);
@@ -101,14 +110,15 @@ struct GridAxis {
     WC_DEVICE float position(int32_t q) const { return start + ((float)q + 0.5f) * bin / (float)count; }
     WC_DEVICE Neighbours sample(int32_t q) const {
         float at = position(q);
-        if (!(at >= -1.0f && at <= (float)size)) return {-1, -1, 0.0f, 0.0f}; // NaN too
+        if (!(at >= -1.0f && at <= (float)size)) return {-1, -1, 0.0f, 0.0f}; // false for NaN, too
         if (at < 0.0f) at = 0.0f;
         const int32_t low = (int32_t)at;
         if (low >= size - 1) return {(size - 1) * stride, (size - 1) * stride, 1.0f, 0.0f};
         const float far = at - (float)low;
         return {low * stride, (low + 1) * stride, 1.0f - far, far};
     }
-    // The first of begin..count whose position is at least `bound` (or above it); positions do not decrease.
+    // The first of begin..count whose position is at least `bound` or, with `above`, greater. Positions do not
+    // decrease.
     WC_DEVICE int32_t first(float bound, bool above, int32_t begin) const {
         int32_t end = count;
         while (begin < end) {
@@ -121,7 +131,7 @@ struct GridAxis {
         }
         return begin;
     }
-    // A part of the grid that has all samples inside the image: the whole of a small one.
+    // A part of the grid that holds all samples inside the image; all of it where it has no more than `small` samples.
     WC_DEVICE Span inside(int32_t small) const {
         if (count <= small || !(bin > 0.0f)) return {0, count};
         const int32_t begin = first(-1.0f, false, 0);
@@ -131,7 +141,8 @@ struct GridAxis {
 
 // ---- What: the channels of a thread.
 
-// kCount channels of the pixel at an offset: neighbours read in one access, or `count` of them `step` elements apart.
+// kCount channels of the pixel at an offset: neighbours in one access, or `count` channels that are `step` elements
+// apart.
 template <typename T, int kCount, bool kNeighbours> struct Channels {
     const T* from;
     int32_t step, count;
@@ -167,26 +178,22 @@ template <typename T, int kCount, bool kNeighbours> struct Channels {
     }
 };
 
-// A bin and some neighbouring output channels of one class.
+// A bin and some neighbouring output channels of one offset group.
 struct Place {
-    int32_t k, i, j, class_index, channel, count; // count: up to kCount, below 1 for a lane without channels
+    int32_t k, i, j, group, channel, count; // count: up to kCount, below 1 for a lane without channels
 };
 
-// An element of the offsets or the mask, which are of the layer's type or in f32.
-template <typename T> WC_DEVICE float field_at(const Tensor4& t, int32_t in_f32, const Place& at, int32_t channel) {
-    const int32_t index = element(t, channel, at.i, at.j);
-    return in_f32 ? image<const float>(t, at.k)[index] : to_float(image<const T>(t, at.k)[index]);
-}
+constexpr int kChunk = 16; // rows, and columns, of the grid that the table of a warp holds
+static_assert(2 * kChunk * sizeof(Neighbours) == ROI_TABLE_BYTES, "the host counts the table's bytes");
 
-constexpr int kChunk = 16; // rows, and columns, of a grid that a warp's table holds
-
-// Lines of samples are added up one by one: a sum of hundreds of like samples would round each of them the same way.
+// Each line of samples has a sum of its own: one sum of hundreds of similar samples would round all of them the same
+// way.
 template <int kCount> WC_DEVICE void add_line(float (&result)[kCount], const float (&line)[kCount]) {
 #pragma unroll
     for (int v = 0; v < kCount; ++v) result[v] += line[v];
 }
 
-// The bin's result in each channel. kWarp: all lanes of a warp come with the same bin, and share a table.
+// Computes the bin's result in each channel. With kWarp all lanes of the warp have the same bin and share a table.
 template <typename T, Pool kPool, int kCount, bool kNeighbours, bool kWarp>
 WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place& at) {
 #pragma unroll
@@ -195,26 +202,31 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
     if (region.image < 0) return;
     const int32_t channel_step = p.position_sensitive ? p.pooled_h * p.pooled_w : 1;
     const int32_t first = at.channel * channel_step + (p.position_sensitive ? at.i * p.pooled_w + at.j : 0);
-    const Channels<T, kCount, kNeighbours> x{image<const T>(p.x, region.image) + (int64_t)first * p.x.stride_c, channel_step * p.x.stride_c, at.count};
+    const Channels<T, kCount, kNeighbours> x{image<const T>(p.x, region.image) + (int64_t)first * p.x.stride_c,
+                                             channel_step * p.x.stride_c, at.count};
     const bool reads = at.count > 0;
 
     if constexpr (kPool == Pool::kAlign) {
         if (p.offset.address) {
-            region.left += p.gamma * region.width * field_at<T>(p.offset, p.offset_in_f32, at, 2 * at.class_index);
-            region.top += p.gamma * region.height * field_at<T>(p.offset, p.offset_in_f32, at, 2 * at.class_index + 1);
+            region.left +=
+                p.gamma * region.width * offset_or_mask<T>(p.offset, p.offset_in_f32, at.k, 2 * at.group, at.i, at.j);
+            region.top += p.gamma * region.height *
+                          offset_or_mask<T>(p.offset, p.offset_in_f32, at.k, 2 * at.group + 1, at.i, at.j);
         }
         const GridAxis rows(p, region.top, region.height, at.i, p.pooled_h, p.h, p.x.stride_h);
         const GridAxis columns(p, region.left, region.width, at.j, p.pooled_w, p.w, p.x.stride_w);
         if (rows.count == 0 || columns.count == 0) return;
         const Span down = rows.inside(kChunk), across = columns.inside(kChunk);
         if constexpr (kWarp) {
-            Neighbours* table = (Neighbours*)shared_memory() + threadIdx.x / 32 * 32;
+            Neighbours* table = (Neighbours*)(shared_memory() + threadIdx.x / 32 * ROI_TABLE_BYTES);
             const int32_t lane = lane_index();
             for (int32_t q0 = down.begin; q0 < down.end; q0 += kChunk) {
                 for (int32_t r0 = across.begin; r0 < across.end; r0 += kChunk) {
-                    const int32_t q_end = down.end - q0 < kChunk ? down.end - q0 : kChunk, r_end = across.end - r0 < kChunk ? across.end - r0 : kChunk;
+                    const int32_t q_end = down.end - q0 < kChunk ? down.end - q0 : kChunk,
+                                  r_end = across.end - r0 < kChunk ? across.end - r0 : kChunk;
                     sync_warp();
-                    store_vector<1>(table + lane, {{lane < kChunk ? rows.sample(q0 + lane) : columns.sample(r0 + lane - kChunk)}});
+                    store_vector<1>(table + lane,
+                                    {{lane < kChunk ? rows.sample(q0 + lane) : columns.sample(r0 + lane - kChunk)}});
                     sync_warp();
                     if (!reads) continue;
                     for (int32_t q = 0; q < q_end; ++q) {
@@ -244,7 +256,7 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
             }
         }
         const float samples = (float)rows.count * (float)columns.count;
-        const float mask = p.mask.address ? field_at<T>(p.mask, p.mask_in_f32, at, at.class_index) : 1.0f;
+        const float mask = p.mask.address ? offset_or_mask<T>(p.mask, p.mask_in_f32, at.k, at.group, at.i, at.j) : 1.0f;
 #pragma unroll
         for (int v = 0; v < kCount; ++v) result[v] = result[v] / samples * mask;
     } else {
@@ -275,7 +287,7 @@ WC_DEVICE void pool_bin(float (&result)[kCount], const RoiParams& p, const Place
 
 // ---- Who: warps or threads over bins and channels.
 
-// Unit `unit` of all (RoI, class, slice of the class's channels, bin), bins innermost.
+// The place of a unit. Units run over (RoI, offset group, slice of the group's channels, bin), bins innermost.
 WC_DEVICE Place place_of(const RoiParams& p, uint32_t unit, int32_t slice_channels) {
     const uint32_t columns = (uint32_t)p.pooled_w, rows = (uint32_t)p.pooled_h;
     const uint32_t bin = unit % (rows * columns), rest = unit / (rows * columns);
@@ -283,14 +295,14 @@ WC_DEVICE Place place_of(const RoiParams& p, uint32_t unit, int32_t slice_channe
     Place at;
     at.j = (int32_t)(bin % columns);
     at.i = (int32_t)(bin / columns);
-    at.class_index = (int32_t)(above % (uint32_t)p.classes);
-    at.k = (int32_t)(above / (uint32_t)p.classes);
-    at.channel = at.class_index * p.class_channels + (int32_t)slice * slice_channels;
-    at.count = p.class_channels - (int32_t)slice * slice_channels;
+    at.group = (int32_t)(above % (uint32_t)p.offset_groups);
+    at.k = (int32_t)(above / (uint32_t)p.offset_groups);
+    at.channel = at.group * p.group_channels + (int32_t)slice * slice_channels;
+    at.count = p.group_channels - (int32_t)slice * slice_channels;
     return at;
 }
 
-// x is channels_last; kVector divides the channels of a class.
+// x is channels_last, and kVector divides the channels of an offset group.
 template <typename T, Pool kPool, int kVector> WC_DEVICE void roi_pool_channels_last(const RoiParams& p) {
     const uint32_t unit = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (unit >= p.units) return;
@@ -312,7 +324,7 @@ template <typename T, Pool kPool, int kVector> WC_DEVICE void roi_pool_channels_
     }
 }
 
-// Any formats, any channels.
+// Takes any formats and any number of channels.
 template <typename T, Pool kPool, int kCount> WC_DEVICE void roi_pool_planes(const RoiParams& p) {
     const uint32_t unit = blockIdx.x * blockDim.x + threadIdx.x;
     if (unit >= p.units) return;

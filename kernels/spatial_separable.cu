@@ -1,32 +1,37 @@
-// Spatially separable convolution in one kernel, for each channel on its own: a column of taps, then a row of them.
+// Spatially separable convolution in one kernel, each channel on its own: a column of taps, then a row of taps.
 //
-//   mid[n, c, p, v] = round( bias[c] + sum over i of x[n, c, p*sh + i*dh - top, v] * column[c, i] )     0 for v outside the image
+//   mid[n, c, p, v] = round( bias[c] + sum over i of x[n, c, p*sh + i*dh - top, v] * column[c, i] ),
+//                     0 for v outside the image
 //   y[n, c, p, q] = epilogue( sum over j of mid[n, c, p, q*sw + j*dw - left] * row[c, j] )
 //
-// The middle never exists in global memory. It is rounded once to T, and its padding is of zeros and not of biases, so the
-// result is that of two launches, bit for bit.
+// The middle never exists in global memory. It is rounded once to T, and its padding is zeros and not biases, so that
+// the result is that of two launches, bit for bit.
 //
-// Tiling: a block takes channels x tile_h x tile_w outputs. Its threads first share the middle that these see, tile_h rows of
-// all columns that a tap reaches, and leave it in shared memory; then they share the outputs. Neighbouring blocks compute the
-// columns between them twice, so wide tiles pay. In both stages a thread computes 4 outputs along the stage's axis for kVector
-// neighbours across it. Where neither stride nor dilation keeps the taps apart, they share a window of pixels in registers, each
-// loaded and converted once.
-//   channels_last   kVector channels of a pixel: 16 bytes where aligned, or one. The middle is [row][column][channel] of T.
-//   contiguous      columns of a plane: 2 of 16 bits where aligned, or one. The middle is [plane][row][column] in f32, where 4
-//                   outputs read their first taps in one access of 16 bytes. The taps are there too, 4 in an access.
+// Tiling: a block takes channels x tile_h x tile_w outputs. First its threads share what these outputs see of the
+// middle, tile_h rows of all columns that a tap reaches, and leave it in shared memory; then they share the outputs.
+// Neighbouring blocks both compute the columns between them, so wide tiles pay. In both stages a thread computes 4
+// outputs along the axis of the stage for kVector neighbours across it. With stride 1 and dilation 1 neighbouring taps
+// share a window of pixels in registers, each loaded and converted once.
+//   channels_last   kVector channels of a pixel: 16 bytes where aligned, otherwise one. The middle is T, laid out as
+//                   [row][column][channel].
+//   contiguous      columns of a plane: two of 16 bits where aligned, otherwise one. The middle is f32, laid out as
+//                   [plane][row][column], where 4 outputs read their first taps in one access of 16 bytes. The taps are
+//                   there as well, 4 in an access.
 //
-// Bound: DRAM for kernels of up to about 7 (x and y once, instead of twice the middle as well); then the FFMA lanes, with
-// kh + kw products for an output instead of kh * kw. Ladder: (1) x is read straight into registers, its rows again only at the
-// edges of 4; (2) the window of both stages; (3) the taps' weights are converted once for 4 outputs.
+// Bound: DRAM for kernels of up to about 7 (x and y are moved once; two launches would also move the middle twice).
+// Above, the FFMA lanes, with kh + kw products for an output instead of kh * kw. Ladder: (1) x is read straight into
+// registers, and again only where groups of 4 outputs meet; (2) the window, in both stages; (3) the weight of a tap is
+// converted once for 4 outputs.
 #include "device/rows.cuh"
 
-constexpr int kOutputs = 4; // of a thread along a stage's axis
-constexpr int kTaps = 4;    // that share the window
+constexpr int kOutputs = SPATIAL_OUTPUTS; // of a thread, along the axis of a stage
+constexpr int kTaps = SPATIAL_OUTPUTS;    // that share a window
 
-// Adds `taps` products to each of the first `outputs` sums: pixel o * stride + k * dilation of `line` for output o and tap k.
+// Adds `taps` products to each of the first `outputs` sums. Tap k of output o sees pixel o * stride + k * dilation of
+// `line`.
 template <int kVector, typename Line, typename Weights>
-WC_DEVICE void convolve_line(float (&sum)[kOutputs][kVector], const Line& line, const Weights& weights, int32_t taps, int32_t stride,
-                             int32_t dilation, int32_t outputs) {
+WC_DEVICE void convolve_line(float (&sum)[kOutputs][kVector], const Line& line, const Weights& weights, int32_t taps,
+                             int32_t stride, int32_t dilation, int32_t outputs) {
     if (stride == 1 && dilation == 1) {
         const int32_t end = outputs - 1 + taps;
         float window[kOutputs + kTaps][kVector]; // pixels k .. k + 7
@@ -36,7 +41,7 @@ WC_DEVICE void convolve_line(float (&sum)[kOutputs][kVector], const Line& line, 
             const typename Weights::Four four = weights.four(k);
 #pragma unroll
             for (int e = 0; e < kTaps; ++e) {
-                if (k + e >= taps) continue; // a zero times infinity would be NaN
+                if (k + e >= taps) continue; // a zero times an infinity would be NaN
                 float factor[kVector];
                 weights.tap(factor, four, k, e);
 #pragma unroll
@@ -57,7 +62,8 @@ WC_DEVICE void convolve_line(float (&sum)[kOutputs][kVector], const Line& line, 
                 if (k + e >= taps) continue;
                 float value[kOutputs][kVector], factor[kVector];
 #pragma unroll
-                for (int o = 0; o < kOutputs; ++o) line.pixel(value[o], o < outputs ? o * stride + (k + e) * dilation : 0, o < outputs);
+                for (int o = 0; o < kOutputs; ++o)
+                    line.pixel(value[o], o < outputs ? o * stride + (k + e) * dilation : 0, o < outputs);
                 weights.tap(factor, four, k, e);
 #pragma unroll
                 for (int o = 0; o < kOutputs; ++o)
@@ -68,10 +74,10 @@ WC_DEVICE void convolve_line(float (&sum)[kOutputs][kVector], const Line& line, 
     }
 }
 
-// kVector neighbours at each step of `stride` elements; of those at positions below 0 and from `count` on, `wanted` or not, there
-// are zeros.
+// Reads kVector neighbours at steps of `stride` elements. Positions below 0 and from `count` on give zeros, and so do
+// those that are not `wanted`.
 template <typename T, int kVector> struct StridedLine {
-    const T* from; // at position 0 of the tensor
+    const T* from; // position 0 of the tensor
     int32_t stride, first, count;
     WC_DEVICE void pixel(float (&value)[kVector], int32_t position, bool wanted) const {
         const int32_t at = first + position;
@@ -85,7 +91,7 @@ template <typename T, int kVector> struct StridedLine {
         for (int e = 0; e < 4; ++e) pixel(value[e], position + e, position + e < end);
     }
 };
-// A row of f32 in shared memory, whose accesses of 16 bytes may go beyond its last pixel.
+// Reads a row of f32 in shared memory, 16 bytes at a time, which may reach beyond the last pixel.
 struct StagedLine {
     const float* from;
     WC_DEVICE void pixel(float (&value)[1], int32_t position, bool) const { value[0] = from[position]; }
@@ -96,7 +102,7 @@ struct StagedLine {
     }
 };
 
-// The weights of kVector channels, [tap][channel].
+// Weights of kVector channels, [tap][channel].
 template <typename T, int kVector> struct ChannelWeights {
     const T* from;
     int32_t step;
@@ -108,7 +114,7 @@ template <typename T, int kVector> struct ChannelWeights {
         for (int v = 0; v < kVector; ++v) factor[v] = to_float(w.at[v]);
     }
 };
-// The weights of one channel in shared memory, whole fours of them.
+// Weights of one channel in shared memory, a multiple of four.
 template <int kVector> struct StagedWeights {
     const float* from;
     using Four = Vector<float, 4>;
@@ -119,11 +125,11 @@ template <int kVector> struct StagedWeights {
     }
 };
 
-// What a block works on.
+// The outputs of a block and what they see.
 struct SeparableTile {
-    int32_t channel, row, column;           // of its first output
-    int32_t rows, columns, strips, groups;  // that exist, and fours of both
-    int32_t top, left, mid_columns;         // where its first tap reads, and the columns that all its taps see
+    int32_t channel, row, column;          // of the block's first output
+    int32_t rows, columns, strips, groups; // that exist, and groups of four of both
+    int32_t top, left, mid_columns;        // where its first tap reads, and the columns that all its taps see
     WC_DEVICE SeparableTile(const SpatialSeparableParams& p, int32_t vector) {
         const ConvGeometryParams& g = p.conv.geometry;
         const int32_t block = (int32_t)blockIdx.x;
@@ -151,17 +157,19 @@ template <typename T, int kVector> WC_DEVICE void spatial_separable_channels_las
     const int32_t mid_items = p.channels * tile.mid_columns * tile.strips, items = p.channels * tile.groups * tile.rows;
 
     for (int32_t n = blockIdx.y; n < g.n; n += gridDim.y) {
-        __syncthreads(); // of the image before, nobody needs anything
+        __syncthreads(); // every thread is done with the middle of the previous image
         for (int32_t item = threadIdx.x; item < mid_items; item += threads) {
             const int32_t vector = item % p.channels, column = item / p.channels % tile.mid_columns;
             const int32_t row = item / p.channels / tile.mid_columns * kOutputs;
-            const int32_t channel = tile.channel + vector * kVector, w = tile.left + column, rows = up_to_four(tile.rows - row);
+            const int32_t channel = tile.channel + vector * kVector, w = tile.left + column,
+                          rows = up_to_four(tile.rows - row);
             if (channel >= g.c_out) continue;
             const bool inside = w >= 0 && w < g.w;
             float sum[kOutputs][kVector] = {};
             if (inside) {
                 const T* x = image<const T>(p.column.x, n) + element(p.column.x, 0, 0, w) + channel;
-                const StridedLine<T, kVector> line{x, p.column.x.stride_h, tile.top + row * vertical.stride_h, vertical.h};
+                const StridedLine<T, kVector> line{x, p.column.x.stride_h, tile.top + row * vertical.stride_h,
+                                                   vertical.h};
                 const ChannelWeights<T, kVector> weights{(const T*)p.column.weight + channel, g.c_out};
                 convolve_line(sum, line, weights, vertical.kernel_h, vertical.stride_h, vertical.dilation_h, rows);
             }
@@ -169,7 +177,7 @@ template <typename T, int kVector> WC_DEVICE void spatial_separable_channels_las
 #pragma unroll
             for (int r = 0; r < kOutputs; ++r) {
                 if (r >= rows) continue;
-                const Vector<T, kVector> value = epilogue_values<T, kVector>(p.column.epilogue, sum[r], channel);
+                const Vector<T, kVector> value = epilogue_without_residual<T>(p.column.epilogue, sum[r], channel);
                 store_vector(to + r * p.mid_w * pixel, inside ? value : Vector<T, kVector>{});
             }
         }
@@ -180,7 +188,8 @@ template <typename T, int kVector> WC_DEVICE void spatial_separable_channels_las
             const int32_t channel = tile.channel + vector * kVector, columns = up_to_four(tile.columns - column);
             if (channel >= g.c_out) continue;
             float sum[kOutputs][kVector] = {};
-            const StridedLine<T, kVector> line{mid + row * p.mid_w * pixel + vector * kVector, pixel, column * g.stride_w, tile.mid_columns};
+            const StridedLine<T, kVector> line{mid + row * p.mid_w * pixel + vector * kVector, pixel,
+                                               column * g.stride_w, tile.mid_columns};
             const ChannelWeights<T, kVector> weights{(const T*)p.conv.weight + channel, g.c_out};
             convolve_line(sum, line, weights, g.kernel_w, g.stride_w, g.dilation_w, columns);
             const int32_t h = tile.row + row, w = tile.column + column;
@@ -188,15 +197,17 @@ template <typename T, int kVector> WC_DEVICE void spatial_separable_channels_las
 #pragma unroll
             for (int q = 0; q < kOutputs; ++q)
                 if (q < columns)
-                    store_vector(y + element(p.conv.y, 0, h, w + q), epilogue_channels<T, kVector>(p.conv.epilogue, sum[q], n, channel, h, w + q));
+                    store_vector(y + element(p.conv.y, 0, h, w + q),
+                                 epilogue<T>(p.conv.epilogue, sum[q], ChannelRun{n, channel, h, w + q}));
         }
     }
 }
 
-// The middle of an image for a contiguous tile, in rows of p.mid_w; kPair neighbouring columns of x are read in one access.
+// Computes the middle of an image for a contiguous tile, in rows of p.mid_w. kPair neighbouring columns of x are read
+// at once.
 template <typename T, int kPair>
-WC_DEVICE void stage_middle(float* mid, const float* taps, int32_t channel_taps, const SpatialSeparableParams& p, const SeparableTile& tile,
-                            int32_t n) {
+WC_DEVICE void stage_middle(float* mid, const float* taps, int32_t channel_taps, const SpatialSeparableParams& p,
+                            const SeparableTile& tile, int32_t n) {
     const ConvGeometryParams& g = p.conv.geometry;
     const ConvGeometryParams& vertical = p.column.geometry;
     const int32_t shift = kPair == 1 ? 0 : tile.left & 1; // accesses start at even columns of the image
@@ -218,10 +229,12 @@ WC_DEVICE void stage_middle(float* mid, const float* taps, int32_t channel_taps,
 #pragma unroll
         for (int r = 0; r < kOutputs; ++r) {
             if (r >= rows) continue;
-            const Vector<T, kPair> value = epilogue_pixels<T, kPair>(p.column.epilogue, sum[r], n, channel, tile.row + row + r, w, 0);
+            const Vector<T, kPair> value =
+                epilogue<T>(p.column.epilogue, sum[r], PixelRun{n, channel, tile.row + row + r, w, 0});
 #pragma unroll
             for (int e = 0; e < kPair; ++e)
-                if (column + e >= 0 && column + e < p.mid_w) to[r * p.mid_w + e] = inside ? to_float(value.at[e]) : 0.0f;
+                if (column + e >= 0 && column + e < p.mid_w)
+                    to[r * p.mid_w + e] = inside ? to_float(value.at[e]) : 0.0f;
         }
     }
 }
@@ -231,19 +244,22 @@ template <typename T> WC_DEVICE void spatial_separable_contiguous(const SpatialS
     const int32_t kernel_h = p.column.geometry.kernel_h;
     const SeparableTile tile(p, 1);
     const int32_t row_taps = (kernel_h + 3) / 4 * 4, channel_taps = row_taps + (g.kernel_w + 3) / 4 * 4;
-    float* taps = (float*)shared_memory(); // of each plane: those of the column, those of the row
+    float* taps = (float*)shared_memory(); // of each plane: the column's, then the row's
     float* mid = taps + p.channels * channel_taps;
     const int32_t threads = (int32_t)blockDim.x, items = tile.groups * tile.rows * p.channels;
-    const bool pairs = sizeof(T) == 2 && g.w % 2 == 0 && rows_aligned<2, T>(p.column.x), aligned = rows_aligned<4, T>(p.conv.y);
+    const bool pairs = sizeof(T) == 2 && g.w % 2 == 0 && rows_aligned<2, T>(p.column.x),
+               aligned = rows_aligned<4, T>(p.conv.y);
     for (int32_t item = threadIdx.x; item < p.channels * channel_taps; item += threads) {
         const int32_t channel = tile.channel + item / channel_taps, tap = item % channel_taps, j = tap - row_taps;
         float weight = 0.0f;
-        if (channel < g.c_out && tap < kernel_h) weight = to_float(((const T*)p.column.weight)[(int64_t)tap * g.c_out + channel]);
-        if (channel < g.c_out && j >= 0 && j < g.kernel_w) weight = to_float(((const T*)p.conv.weight)[(int64_t)j * g.c_out + channel]);
+        if (channel < g.c_out && tap < kernel_h)
+            weight = to_float(((const T*)p.column.weight)[(int64_t)tap * g.c_out + channel]);
+        if (channel < g.c_out && j >= 0 && j < g.kernel_w)
+            weight = to_float(((const T*)p.conv.weight)[(int64_t)j * g.c_out + channel]);
         taps[item] = weight;
     }
     for (int32_t n = blockIdx.y; n < g.n; n += gridDim.y) {
-        __syncthreads(); // the taps are there, and of the image before, nobody needs anything
+        __syncthreads(); // the taps have arrived, and every thread is done with the middle of the previous image
         if (pairs)
             stage_middle<T, 2>(mid, taps, channel_taps, p, tile, n);
         else

@@ -2,10 +2,11 @@
 //
 //   y[m, o] = epilogue( sum over parts of part[m, o] )     parts: f32 [part][n][h][w][channel], in the workspace
 //
-// Tiling: a thread has 16 bytes of neighbouring channels of a pixel. It adds the parts in their order, so that the result is the
-// same in every run. C_out is a multiple of such a chunk.
+// Tiling: a thread has 16 bytes of neighbouring channels of a pixel, so C_out is a multiple of such a chunk. It adds
+// the parts in their order, so that the result is the same in every run.
 //
-// Bound: latency; the parts are few enough to be in L2. Ladder: (1) 16-byte loads and stores; (2) the loads of four parts at once.
+// Bound: latency; the parts are few enough to stay in L2. Ladder: (1) 16-byte loads and stores; (2) the loads of four
+// parts at once.
 #include "device/tile_store.cuh"
 
 template <typename T> WC_DEVICE void split_sum(const ConvSplitParams& p) {

@@ -1,9 +1,11 @@
-// cp.async: global to shared memory without registers, in groups that complete in order. A thread's copies are visible to
-// itself after the wait that covers them, to the block after a barrier that follows.
+// cp.async copies from global to shared memory without passing through registers. A thread's copies form groups, which
+// complete in order. The thread itself sees them after the wait that covers their group, the rest of the block after a
+// barrier that follows that wait.
 #pragma once
 #include "platform.cuh"
 
-// Copies `kBytes` (4, 8 or 16; both addresses aligned to it) or, where not valid, writes zeros and reads nothing.
+// Copies kBytes (4, 8 or 16; both addresses are aligned to them) or, where `valid` is false, writes zeros and reads
+// nothing.
 template <int kBytes> WC_DEVICE void copy_async(void* shared, const void* global, bool valid) {
     static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async moves 4, 8 or 16 bytes");
 #ifdef __CUDACC__
@@ -12,7 +14,8 @@ template <int kBytes> WC_DEVICE void copy_async(void* shared, const void* global
     if constexpr (kBytes == 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(global), "r"(bytes) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(to), "l"(global), "n"(kBytes), "r"(bytes) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(to), "l"(global), "n"(kBytes), "r"(bytes)
+                     : "memory");
 #else
     wc_lane->calls->copy_async(wc_lane, shared, global, kBytes, valid ? kBytes : 0);
 #endif
@@ -24,7 +27,7 @@ WC_DEVICE void copy_async_commit() {
     wc_lane->calls->copy_commit(wc_lane);
 #endif
 }
-// Waits until at most `kPending` of this thread's latest groups are still under way.
+// Waits until at most the kPending latest groups of this thread are still under way.
 template <int kPending> WC_DEVICE void copy_async_wait() {
 #ifdef __CUDACC__
     asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");

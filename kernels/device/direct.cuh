@@ -1,21 +1,21 @@
-// The body of the direct kernels: one output element a thread, whatever rule says which taps it sees.
+// The body of the direct kernels: one thread computes one output element. An Axis type says which taps it sees.
 //
-// Neighbouring threads take neighbours in the output's memory: pixels of a row (contiguous), channels of a pixel
-// (channels_last). Hence x is read coalesced and the weight broadcast in the first case, the other way round in the second;
-// weights are packed [tap][channel][c_out] for that. Images are spread over grid.y, a grid-stride loop takes what is above its
-// limit. Sums are f32, taps outermost and channels inside.
+// Neighbouring threads take neighbours in the output's memory: pixels of a row (contiguous) or channels of a pixel
+// (channels_last). In the first case they read neighbours of x and all the same weight, in the second case the same x
+// and neighbouring weights, for which the weights are packed [tap][channel][c_out]. Images are spread over grid.y;
+// where there are more than its limit, a block takes several. Sums are f32, taps outermost and channels inside.
 #pragma once
 #include "epilogue.cuh"
 #include "output.cuh"
 
-// The taps of one axis that an output sees: first, first + step, ... below `end`; the first of them at `position` of the
-// input, each further one `distance` beyond.
+// The taps of one axis that an output sees: first, first + step, ... below `end`. The first one reads the input at
+// `position`, each further one `distance` beyond the one before.
 struct AxisTaps {
     int32_t first, step, end;
     int32_t position, distance;
 };
 
-// The output element of a thread in its image, whose group's input channels begin at `first_channel`.
+// The output element of a thread within its image. The input channels of its group begin at `first_channel`.
 struct DirectOutput {
     int32_t channel, row, column, first_channel;
     bool exists;
@@ -29,7 +29,7 @@ template <bool kChannelsLast> WC_DEVICE DirectOutput direct_output(const ConvGeo
     return {channel, pixel / g.w_out, pixel % g.w_out, channel / (g.c_out / g.groups) * (g.c_in / g.groups), true};
 }
 
-// An Axis tells the taps of an output: `AxisTaps taps(int32_t output)`.
+// An Axis has one function, `AxisTaps taps(int32_t output)`: the taps that an output sees.
 template <typename T, bool kChannelsLast, typename Axis>
 WC_DEVICE void convolve_directly(const ConvParams& p, const Axis& vertical, const Axis& horizontal) {
     const ConvGeometryParams& g = p.geometry;
@@ -44,7 +44,8 @@ WC_DEVICE void convolve_directly(const ConvParams& p, const Axis& vertical, cons
         for (int32_t i = rows.first, h = rows.position; i < rows.end; i += rows.step, h += rows.distance) {
             if (h < 0 || h >= g.h) continue;
             const T* row_weight = (const T*)p.weight + (int64_t)i * g.kernel_w * group_channels * g.c_out + channel;
-            for (int32_t j = columns.first, w = columns.position; j < columns.end; j += columns.step, w += columns.distance) {
+            for (int32_t j = columns.first, w = columns.position; j < columns.end;
+                 j += columns.step, w += columns.distance) {
                 if (w < 0 || w >= g.w) continue;
                 const T* input = x + element(p.x, 0, h, w);
                 const T* weight = row_weight + (int64_t)j * group_channels * g.c_out;
@@ -55,6 +56,7 @@ WC_DEVICE void convolve_directly(const ConvParams& p, const Axis& vertical, cons
                 }
             }
         }
-        image<T>(p.y, n)[output_element(p, channel, at.row, at.column)] = epilogue<T>(p.epilogue, sum, n, channel, at.row, at.column);
+        image<T>(p.y, n)[output_element(p, channel, at.row, at.column)] =
+            epilogue<T>(p.epilogue, sum, n, channel, at.row, at.column);
     }
 }

@@ -1,18 +1,21 @@
-// The mainloop of every implicit GEMM: A through a gather, B from packed weights, kStages stages in flight.
+// The mainloop of every implicit GEMM: A comes through a gather, B from packed weights, and kStages stages are in
+// flight.
 #pragma once
 #include "gather.cuh"
 
-// The B tiles of a block. Weights are packed [group][step][channel][k] with one row of kRowBytes a channel, the channels of a
-// group padded with zeros to whole tiles and k to whole steps: a step's tile is one run of memory, and nothing is tested.
+// The B tiles of a block. Weights are packed [group][step][channel][k], a row of kRowBytes for each channel. The
+// channels of a group are padded with zeros to whole tiles, and k to whole steps: the tile of a step is one run of
+// memory, and nothing is tested.
 template <typename Tile> struct WeightTiles {
     static constexpr int kCopies = Tile::kN * kRowChunks / Tile::kThreads;
     const unsigned char* next;
     int64_t step_bytes;
-    int32_t left; // steps until the gap
+    int32_t left; // steps until the next gap
     int32_t run, gap;
 
-    // `tiles` of Tile::kN channels in a group; `total_steps` of a group, those that the block leaves out included
-    WC_DEVICE WeightTiles(uint64_t weight, const Steps& steps, int32_t group, int32_t total_steps, int32_t tiles, int32_t tile)
+    // A group has `tiles` tiles of Tile::kN channels and `total_steps` steps, of which this block may leave out some.
+    WC_DEVICE WeightTiles(uint64_t weight, const Steps& steps, int32_t group, int32_t total_steps, int32_t tiles,
+                          int32_t tile)
         : step_bytes((int64_t)tiles * Tile::kN * kRowBytes), left(steps.run), run(steps.run), gap(steps.gap) {
         int32_t skipped = steps.skip;
         if (skipped > 0) {
@@ -20,13 +23,15 @@ template <typename Tile> struct WeightTiles {
             skipped += skipped / run * gap;
         }
         const int64_t first = (int64_t)group * total_steps + steps.first + skipped;
-        next = (const unsigned char*)weight + (first * tiles + tile) * (Tile::kN * kRowBytes) + threadIdx.x * kChunkBytes;
+        next =
+            (const unsigned char*)weight + (first * tiles + tile) * (Tile::kN * kRowBytes) + threadIdx.x * kChunkBytes;
     }
     WC_DEVICE void fetch(unsigned char* to) {
 #pragma unroll
         for (int i = 0; i < kCopies; ++i) {
             const int32_t chunk = (int32_t)threadIdx.x + i * Tile::kThreads;
-            copy_async<kChunkBytes>(to + chunk_at(chunk / kRowChunks, chunk % kRowChunks), next + i * Tile::kThreads * kChunkBytes, true);
+            copy_async<kChunkBytes>(to + chunk_at(chunk / kRowChunks, chunk % kRowChunks),
+                                    next + i * Tile::kThreads * kChunkBytes, true);
         }
         next += step_bytes;
         if (--left == 0) {
@@ -36,7 +41,7 @@ template <typename Tile> struct WeightTiles {
     }
 };
 
-// Begins the copies of a stage: of those of its steps, `step` and the next ones, that there are.
+// Starts the copies of one stage: `step` and the steps after it, one for each slice, as far as there are any.
 template <typename Tile, typename Gather>
 WC_DEVICE void fetch_stage(unsigned char* slot, Gather& a, WeightTiles<Tile>& b, int32_t step, int32_t steps) {
 #pragma unroll
@@ -47,7 +52,7 @@ WC_DEVICE void fetch_stage(unsigned char* slot, Gather& a, WeightTiles<Tile>& b,
         }
 }
 
-// Begins stages [first, end) of a tile, a group of copies each, as many as its steps suffice for.
+// Starts stages [first, end) of a tile as far as there are steps for them. Each stage is one group of copies.
 template <typename Tile, typename Gather>
 WC_DEVICE void begin_stages(Gather& a, WeightTiles<Tile>& b, int32_t steps, int first, int end) {
 #pragma unroll 1
@@ -61,19 +66,21 @@ WC_DEVICE void begin_stages(Gather& a, WeightTiles<Tile>& b, int32_t steps, int 
     }
 }
 
-// Adds the products of `steps` steps, of which `begun` stages are begun; of those that slices share, a warp has every kSlices-th.
-// Afterwards the shared memory is free.
+// Adds the products of `steps` steps, of which `begun` stages are started already; where slices share them, a warp
+// takes every kSlices-th step. Afterwards the shared memory is free.
 template <typename Math, typename Tile, typename Gather>
-WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps, int begun = 0) {
+WC_DEVICE void multiply_tiles(WarpSums<Math, Tile>& sums, Gather& a, WeightTiles<Tile>& b, int32_t steps,
+                              int begun = 0) {
     static_assert(Tile::kSlices == 1 || Gather::kAsynchronous, "a gather through registers holds one step");
     unsigned char* const shared = shared_memory();
     const int32_t slice = slice_index<Tile>(), stages = (steps + Tile::kSlices - 1) / Tile::kSlices;
     const int32_t step_begin = slice * Tile::kStepBytes, a_row = slice_warp<Tile>() / Tile::kWarpColumns * Tile::kWarpM;
-    const int32_t b_begin = step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
+    const int32_t b_begin =
+        step_begin + Tile::kABytes + slice_warp<Tile>() % Tile::kWarpColumns * Tile::kWarpN * kRowBytes;
     begin_stages(a, b, steps, begun, kStages - 1);
     for (int32_t stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
-        __syncthreads(); // the stage is there for all, and all have done with the slot that is filled next
+        __syncthreads(); // the stage has arrived for all threads, and all are done with the slot that is filled next
         const int32_t coming = stage + kStages - 1;
         unsigned char* const slot = shared + coming % kStages * Tile::kStageBytes;
         if (coming < stages) fetch_stage(slot, a, b, coming * Tile::kSlices, steps);

@@ -1,5 +1,6 @@
-// Tensor cores: a warp's whole tile a call, so that the host device switches lanes once a tile and nvcc unrolls the call
-// to the same instructions. Fragments are laid out as PTX's mma.m16n8k16 (16 bits), mma.m16n8k8 (tf32) and ldmatrix define them.
+// Tensor cores. A call covers the whole tile of a warp, so that the host device switches lanes once for each tile; nvcc
+// unrolls the call to the same instructions. PTX defines the layout of the fragments (mma.m16n8k16 for 16 bits,
+// mma.m16n8k8 for tf32, ldmatrix).
 #pragma once
 #include "scalar.cuh"
 
@@ -21,7 +22,7 @@ template <int kCount, bool kTranspose> WC_UNCHECKED void ldmatrix_act(void** lan
             }
 }
 
-// Gathers the fragments of all lanes into plain matrices, multiplies them, and scatters the sums back.
+// The host device gathers the fragments of all lanes into plain matrices, multiplies them, and scatters the sums.
 template <int kM, int kN> struct MmaArgs {
     float (*d)[kN][4];
     const uint32_t (*a)[4];
@@ -42,8 +43,10 @@ template <typename T, int kM, int kN> WC_UNCHECKED void mma_act(void** lanes) {
         const int g = l / 4, t = l % 4 * 2, k = l % 4 * kWord;
         for (int i = 0; i < 4; ++i)
             for (int h = 0; h < kWord; ++h) {
-                for (int m = 0; m < kM; ++m) a[m * 16 + g + 8 * (i & 1)][k + h + kK / 2 * (i >> 1)] = fragment_element<T>(p->a[m][i], h);
-                for (int n = 0; i < 2 && n < kN; ++n) b[k + h + kK / 2 * i][n * 8 + g] = fragment_element<T>(p->b[n][i], h);
+                for (int m = 0; m < kM; ++m)
+                    a[m * 16 + g + 8 * (i & 1)][k + h + kK / 2 * (i >> 1)] = fragment_element<T>(p->a[m][i], h);
+                for (int n = 0; i < 2 && n < kN; ++n)
+                    b[k + h + kK / 2 * i][n * 8 + g] = fragment_element<T>(p->b[n][i], h);
             }
         for (int m = 0; m < kM; ++m)
             for (int n = 0; n < kN; ++n)
@@ -62,8 +65,8 @@ template <typename T, int kM, int kN> WC_UNCHECKED void mma_act(void** lanes) {
 }
 #endif
 
-// kCount loads of four 8x8 matrices of 16-bit words from shared memory; lane l gives the address of row l % 8 of matrix
-// l / 8, 16-byte aligned.
+// kCount loads of four 8x8 matrices of 16-bit words from shared memory. Lane l gives the address of row l % 8 of matrix
+// l / 8, aligned to 16 bytes.
 template <bool kTranspose, int kCount>
 WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)[kCount]) {
 #ifdef __CUDACC__
@@ -72,10 +75,14 @@ WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)
         const uint32_t from = (uint32_t)__cvta_generic_to_shared(rows[n]);
         if constexpr (kTranspose)
             asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3]) : "r"(from) : "memory");
+                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3])
+                         : "r"(from)
+                         : "memory");
         else
             asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3]) : "r"(from) : "memory");
+                         : "=r"(out[n][0]), "=r"(out[n][1]), "=r"(out[n][2]), "=r"(out[n][3])
+                         : "r"(from)
+                         : "memory");
     }
 #else
 #ifdef WC_CHECKED
@@ -87,23 +94,26 @@ WC_DEVICE void ldmatrix_x4(uint32_t (&out)[kCount][4], const void* const (&rows)
 }
 
 #ifdef __CUDACC__
-// Of 32 bytes along k.
+// One MMA of 16x8 sums; its k covers 32 bytes.
 template <typename T> WC_DEVICE void mma_m16n8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 template <> WC_DEVICE void mma_m16n8<f16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 template <> WC_DEVICE void mma_m16n8<bf16_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 template <> WC_DEVICE void mma_m16n8<tf32_t>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #endif
 
-// d[m][n] += a[m] * b[n] for the kM x kN fragments (16x8 each, 32 bytes along k) of one warp's tile, f32 sums.
+// d[m][n] += a[m] * b[n] for the kM x kN fragments (16x8 sums each, 32 bytes along k) of a warp's tile, in f32.
 template <typename T, int kM, int kN>
 WC_DEVICE void warp_mma(float (&d)[kM][kN][4], const uint32_t (&a)[kM][4], const uint32_t (&b)[kN][2]) {
 #ifdef __CUDACC__

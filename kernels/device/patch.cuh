@@ -1,12 +1,13 @@
-// A in patches: the input that a rectangle of output pixels sees, halo included, lies in shared memory as rows of k, one a pixel.
-// A tap is then a distance between rows, and an element is loaded once for all taps.
+// A as patches. The input that a rectangle of output pixels sees, halo included, lies in shared memory as rows of k,
+// one row a pixel. A tap is then a distance between rows, and an element of x is loaded once for all taps.
 //
-// Column c of a patch is kept at place c / stride of phase c % stride: neighbours in the output are neighbours there at any stride,
-// so that the swizzle of gemm_tile.cuh holds, and so does a tap's distance for all pixels.
+// Column c of a patch lies at place c / stride of phase c % stride. Neighbours in the output are then neighbours in the
+// patch at any stride, which keeps the swizzle of gemm_tile.cuh free of conflicts and makes the distance of a tap the
+// same for all pixels.
 #pragma once
 #include "mainloop.cuh"
 
-// What a warp multiplies at a tap: its lanes' rows of the patch, that far on.
+// The rows that the lanes of a warp multiply at a tap: their rows of the patch, moved on by the tap's distance.
 template <int kFragments> struct PatchRows {
     const unsigned char* patch;
     const int32_t (&rows)[kFragments];
@@ -19,26 +20,29 @@ template <int kFragments> struct PatchRows {
     }
 };
 
-// The patches of a block: one is multiplied while the next one, of the next kK channels, is loaded, some of its slices at each
-// tap. A slice is kSlice neighbouring pixels; a thread has one of them and a chunk of channels. Behind the patches lies a table of
-// where their pixels are in a plane of x, below 0 for what lies in the padding.
+// The patches of a block. While one is multiplied, the next one, of the next kK channels, is loaded: a share of its
+// slices at each tap. A slice is kSlice neighbouring pixels, of which a thread has one and a chunk of channels. Behind
+// the patches lies a table with the offset of each pixel in a plane of x, below 0 for the padding.
 template <typename T, typename Tile> struct Patches {
-    static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T), kSlice = Tile::kThreads / kRowChunks;
+    static constexpr int kChunk = kChunkBytes / sizeof(T), kK = kRowBytes / sizeof(T),
+                         kSlice = Tile::kThreads / kRowChunks;
     static constexpr int kFragments = Tile::kWarpM / 16, kWeightBytes = kStages * Tile::kN * kRowBytes;
-    static_assert(Tile::kStagingBytes * Tile::kWarps <= kWeightBytes + 2 * Tile::kABytes, "sums fit the memory of weights and patches");
-    const T* from;                // the thread's next channels in the image
-    int32_t left, stride_c;       // how many of them exist, and follow in the group
-    int32_t pixels, slices, share; // of a patch; slices for each tap
+    static_assert(Tile::kStagingBytes * Tile::kWarps <= kWeightBytes + 2 * Tile::kABytes,
+                  "sums fit the memory of weights and patches");
+    const T* from;                 // the thread's next channels in the image
+    int32_t left, stride_c;        // left: channels of the group from those on
+    int32_t pixels, slices, share; // pixels and slices of a patch; slices for each tap
     int32_t slice, row, chunk;
     bool under_way;
     Vector<T, kChunk> values;
     int32_t rows[kFragments];
 
-    // The block's output pixels begin at `first`.
+    // The output pixels of the block begin at `first`.
     WC_DEVICE Patches(const ConvPatchParams& p, const Pixel& first, int32_t group) : slice(0), under_way(false) {
         const ConvGeometryParams& g = p.conv.geometry;
         const Tensor4& x = p.conv.x;
-        const int32_t width = p.patch_columns * g.stride_w, taps = g.kernel_h * g.kernel_w, channels = g.c_in / g.groups;
+        const int32_t width = p.patch_columns * g.stride_w, taps = g.kernel_h * g.kernel_w,
+                      channels = g.c_in / g.groups;
         pixels = p.patch_h * width;
         slices = (pixels + kSlice - 1) / kSlice;
         share = (slices + taps - 1) / taps;
@@ -49,7 +53,8 @@ template <typename T, typename Tile> struct Patches {
         from = image<const T>(x, first.n) + (int64_t)(group * channels + chunk * kChunk) * stride_c;
         const int32_t top = first.h * g.stride_h - g.pad_top, start = first.w * g.stride_w - g.pad_left;
         for (int32_t pixel = (int32_t)threadIdx.x; pixel < pixels; pixel += Tile::kThreads) {
-            const int32_t place = pixel % width, h = top + pixel / width, w = start + place % p.patch_columns * g.stride_w + place / p.patch_columns;
+            const int32_t place = pixel % width, h = top + pixel / width,
+                          w = start + place % p.patch_columns * g.stride_w + place / p.patch_columns;
             table()[pixel] = inside(h, 0, g.h) && inside(w, 0, g.w) ? element(x, 0, h, w) : -1;
         }
         const int32_t first_row = warp_index() / Tile::kWarpColumns * Tile::kWarpM + lane_index() % 16;
@@ -60,7 +65,9 @@ template <typename T, typename Tile> struct Patches {
         }
         __syncthreads();
     }
-    WC_DEVICE unsigned char* patch(int32_t index) const { return shared_memory() + kWeightBytes + index % 2 * pixels * kRowBytes; }
+    WC_DEVICE unsigned char* patch(int32_t index) const {
+        return shared_memory() + kWeightBytes + index % 2 * pixels * kRowBytes;
+    }
     WC_DEVICE int32_t* table() const { return (int32_t*)patch(0) + 2 * pixels * (kRowBytes / 4); }
 
     WC_DEVICE void load() {
@@ -78,7 +85,7 @@ template <typename T, typename Tile> struct Patches {
         from += (int64_t)kK * stride_c;
         left -= kK;
     }
-    // The whole first patch.
+    // Loads the whole first patch.
     WC_DEVICE void fill() {
         while (slice < slices) {
             load();
@@ -86,7 +93,7 @@ template <typename T, typename Tile> struct Patches {
         }
         advance();
     }
-    // A tap's share of the next patch. Its last slice stays under way.
+    // Loads one tap's share of the next patch. The last slice of a share stays under way until `deposit`.
     WC_DEVICE void fetch(unsigned char* to) {
         const int32_t end = slice + share < slices ? slice + share : slices;
         while (slice + 1 < end) {
@@ -101,10 +108,11 @@ template <typename T, typename Tile> struct Patches {
     }
 };
 
-// Adds the products of all channels, kK at a time, and of their taps. Afterwards the shared memory is free. Weights are packed
-// in that order.
+// Adds the products of all channels, kK at a time, and within those of all taps; weights are packed in that order.
+// Afterwards the shared memory is free.
 template <typename T, typename Tile>
-WC_DEVICE void multiply_patches(const ConvPatchParams& p, WarpSums<T, Tile>& sums, Patches<T, Tile>& a, WeightTiles<Tile>& b, int32_t chunks) {
+WC_DEVICE void multiply_patches(const ConvPatchParams& p, WarpSums<T, Tile>& sums, Patches<T, Tile>& a,
+                                WeightTiles<Tile>& b, int32_t chunks) {
     constexpr int kSlot = Tile::kN * kRowBytes;
     const ConvGeometryParams& g = p.conv.geometry;
     unsigned char* const shared = shared_memory();
@@ -125,12 +133,14 @@ WC_DEVICE void multiply_patches(const ConvPatchParams& p, WarpSums<T, Tile>& sum
 #pragma unroll 1
             for (int32_t j = 0; j < g.kernel_w; ++j, ++step) {
                 copy_async_wait<kStages - 2>();
-                __syncthreads(); // weights and patch are there for all, and all have done with what is filled next
+                // Weights and patch have arrived for all threads, and all are done with what is filled next.
+                __syncthreads();
                 const int32_t coming = step + kStages - 1;
                 if (coming < steps) b.fetch(shared + coming % kStages * kSlot);
                 copy_async_commit();
                 if (more) a.fetch(a.patch(chunk + 1));
-                const PatchRows<Patches<T, Tile>::kFragments> rows{a.patch(chunk), a.rows, i * g.dilation_h * width + phase * p.patch_columns + column};
+                const PatchRows<Patches<T, Tile>::kFragments> rows{
+                    a.patch(chunk), a.rows, i * g.dilation_h * width + phase * p.patch_columns + column};
                 sums.multiply(rows, shared + step % kStages * kSlot + b_begin);
                 if (more) a.deposit(a.patch(chunk + 1));
                 column += far;

@@ -1,5 +1,5 @@
-// The ground under a kernel: CUDA's own names for nvcc, their stand-in for the host's compiler. Kernels see only the
-// names below; every `#if` between the two machines lives in kernels/device and kernels/host.
+// The base of every kernel: CUDA's own names for nvcc, and a stand-in for them for the host's compiler. Kernels see
+// only the names below; every `#if` between the two machines is in kernels/device and kernels/host.
 #pragma once
 #include "../params.h"
 #ifdef __CUDACC__
@@ -7,7 +7,7 @@
 #include <cuda_fp16.h>
 #define WC_DEVICE __device__ __forceinline__
 #define WC_WHOLE(value)
-// The block's dynamic shared memory, 128-byte aligned. Kernels use no other kind.
+// The dynamic shared memory of the block, aligned to 128 bytes. Kernels use no other kind.
 WC_DEVICE unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char wc_shared[];
     return wc_shared;

@@ -1,10 +1,11 @@
-// Vectors along the rows of a contiguous tensor.
+// Vector access along the rows of a contiguous tensor.
 #pragma once
 #include "epilogue.cuh"
 
-// Elements of the widest vectors in which a tensor may be accessed from multiples of their width on, within its planes or its rows.
+// The widest vector, in elements, that can be used at multiples of its own width: within a plane, or within a row.
 template <typename T> WC_DEVICE int32_t widest_in_planes(const Tensor4& t) {
-    const uint32_t starts = (uint32_t)t.address / (uint32_t)sizeof(T) | (uint32_t)t.stride_n | (uint32_t)t.stride_c | 16 / (uint32_t)sizeof(T);
+    const uint32_t starts = (uint32_t)t.address / (uint32_t)sizeof(T) | (uint32_t)t.stride_n | (uint32_t)t.stride_c |
+                            16 / (uint32_t)sizeof(T);
     return (int32_t)(starts & 0 - starts);
 }
 template <typename T> WC_DEVICE int32_t widest_in_rows(const Tensor4& t) {
@@ -16,9 +17,10 @@ template <int kCount, typename T> WC_DEVICE bool rows_aligned(const Tensor4& t) 
     return widest_in_rows<T>(t) >= kCount;
 }
 
-// Writes kCount neighbours of a row, of which the first `count` exist and the first one's column is a multiple of kCount, in
-// vectors of up to `widest`.
-template <int kCount, typename T> WC_DEVICE void store_row(const Tensor4& t, T* to, const Vector<T, kCount>& row, int32_t count, int32_t widest) {
+// Writes kCount neighbours of a row, of which the first `count` exist, in vectors of up to `widest` elements. The
+// column of the first one is a multiple of kCount.
+template <int kCount, typename T>
+WC_DEVICE void store_row(const Tensor4& t, T* to, const Vector<T, kCount>& row, int32_t count, int32_t widest) {
     if (count >= kCount && widest >= kCount) {
         store_vector(to, row);
     } else if constexpr (kCount > 1) {
@@ -36,12 +38,12 @@ template <int kCount, typename T> WC_DEVICE void store_row(const Tensor4& t, T* 
     }
 }
 
-// Writes kCount output pixels of a row, of which those beyond the image's width do not exist.
+// Writes kCount output pixels of a row; those beyond the image's width are left out.
 template <typename T, int kCount>
-WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t row, int32_t column,
-                            bool aligned) {
+WC_DEVICE void store_pixels(const ConvParams& p, float (&sum)[kCount], int32_t n, int32_t channel, int32_t row,
+                            int32_t column, bool aligned) {
     const int32_t count = p.geometry.w_out - column < kCount ? p.geometry.w_out - column : kCount;
-    const Vector<T, kCount> z = epilogue_pixels<T, kCount>(p.epilogue, sum, n, channel, row, column, count);
+    const Vector<T, kCount> z = epilogue<T>(p.epilogue, sum, PixelRun{n, channel, row, column, count});
     T* y = image<T>(p.y, n) + element(p.y, channel, row, column);
     store_row(p.y, y, z, count, aligned ? kCount : 1);
 }

@@ -1,4 +1,4 @@
-// Scalars: 16-bit floats as plain storage without operators, so that every conversion is written where it happens and
+// Scalars. 16-bit floats are plain storage without operators, so that every conversion is visible where it happens and
 // both compilers do the same one. Sums and products are f32.
 #pragma once
 #include "platform.cuh"
@@ -9,7 +9,7 @@ struct f16_t {
 struct bf16_t {
     uint16_t bits;
 };
-// An f32 whose mantissa has 10 bits: what tensor cores multiply when a user allows it. Tensors never hold it.
+// An f32 whose mantissa has 10 bits, which tensor cores multiply where the user allows it. No tensor holds this type.
 struct tf32_t {
     uint32_t bits;
 };
@@ -25,11 +25,11 @@ WC_DEVICE float to_float(f16_t v) {
 #if defined(__F16C__)
     return wc_half_to_float(v.bits);
 #else
-    // Shift exponent and mantissa into place; the multiplication by 2^112 corrects the exponent's bias, and makes
-    // subnormals normal. Infinity and NaN keep their all-ones exponent.
+    // Shift exponent and mantissa into place. The multiplication by 2^112 corrects the bias of the exponent and makes
+    // subnormals normal; infinity and NaN keep an exponent of all ones.
     uint32_t magnitude = (uint32_t)(v.bits & 0x7fff) << 13;
-    uint32_t special = magnitude >= 0x0f800000u ? 0x70000000u : 0u;
-    float f = special ? bits_float(magnitude + special) : bits_float(magnitude) * 5.192296858534828e33f;
+    uint32_t all_ones = magnitude >= 0x0f800000u ? 0x70000000u : 0u;
+    float f = all_ones ? bits_float(magnitude + all_ones) : bits_float(magnitude) * 5.192296858534828e33f;
     return bits_float(float_bits(f) | (uint32_t)(v.bits & 0x8000) << 16);
 #endif
 }
@@ -37,7 +37,7 @@ WC_DEVICE float to_float(f16_t v) {
 WC_DEVICE float to_float(float v) { return v; }
 WC_DEVICE float to_float(bf16_t v) { return bits_float((uint32_t)v.bits << 16); }
 
-// Rounds to nearest, ties to even; overflow becomes infinity, NaN stays NaN.
+// Rounds to the nearest, ties to even. An overflow becomes infinity, NaN stays NaN.
 template <typename T> WC_DEVICE T from_float(float f);
 template <> WC_DEVICE float from_float<float>(float f) { return f; }
 template <> WC_DEVICE f16_t from_float<f16_t>(float f) {
@@ -49,11 +49,11 @@ template <> WC_DEVICE f16_t from_float<f16_t>(float f) {
     uint32_t u = float_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) return f16_t{(uint16_t)(sign | 0x7e00)};
     if (a >= 0x47800000) return f16_t{(uint16_t)(sign | 0x7c00)};
-    if (a < 0x38800000) { // below the smallest normal: adding 0.5 rounds to steps of 2^-24
+    if (a < 0x38800000) { // below the smallest normal: adding 0.5 rounds to multiples of 2^-24
         uint32_t r = float_bits(bits_float(a) + 0.5f);
         return f16_t{(uint16_t)(sign | (r - 0x3f000000))};
     }
-    a += 0xc8000fffu + (a >> 13 & 1); // rebias the exponent by -112 and round
+    a += 0xc8000fffu + (a >> 13 & 1); // subtract 112 from the exponent, for the smaller bias, and round
     return f16_t{(uint16_t)(sign | a >> 13)};
 #endif
 }
@@ -66,7 +66,7 @@ template <> WC_DEVICE bf16_t from_float<bf16_t>(float f) {
     return bf16_t{(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 #endif
 }
-// Rounds an f32, as its bits, to the nearest tf32, ties away from zero.
+// Rounds the bits of an f32 to the nearest tf32, ties away from zero.
 WC_DEVICE uint32_t round_to_tf32(uint32_t bits) {
 #if defined(__CUDACC__)
     uint32_t rounded;

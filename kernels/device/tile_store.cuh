@@ -1,72 +1,88 @@
-// Stores: how a block's sums get through the epilogue into the output. Each warp takes 32 rows at a time through shared memory,
-// so that a thread holds neighbours in the output and writes them in 16 bytes where addresses allow. Where slices have summed
-// parts of k, they are added there, always in the same order, and each slice stores a part of the rows or channels.
+// The store of an implicit GEMM: the sums of a block go through the epilogue into the output. Each warp passes 32 rows
+// at a time through shared memory, so that a thread gets neighbours in the output and writes 16 bytes where addresses
+// allow it. Where slices have summed parts of k, their sums are added there, always in the same order, and each slice
+// stores its share of the rows or channels.
 #pragma once
 #include "epilogue.cuh"
 #include "gather.cuh"
 #include "output.cuh"
 
-// Where the pixels of a GEMM lie in the output: all of it, or every step-th pixel from (top, left) on.
+// Where the pixels of a GEMM lie in the output: everywhere, or at every step-th pixel from (top, left) on.
 struct OutputSteps {
     int32_t top = 0, left = 0, step_h = 1, step_w = 1;
     WC_DEVICE bool everywhere() const { return step_h == 1 && step_w == 1; }
 };
 
-// What a column of the GEMM is in the output: a channel, at pixels that lie so far from those of the rows.
+// A column of the GEMM in the output: a channel, and the distance from a row's pixel to the column's.
 struct OutputColumn {
     int32_t channel, down, right;
     WC_DEVICE Pixel of(Pixel at) const { return {at.n, at.h + down, at.w + right}; }
 };
 
-// The block's place in the output: pixels from `row` on of `rows`, channels of `group` from `column` on.
+// The place of a block in the output: pixels from `row` on, of `rows`, and channels of `group` from `column` on.
 struct TilePlace {
     int32_t row, rows, group, column;
     OutputSteps outputs = {};
-    static constexpr bool kClasses = false; // a column is a channel
-    // Whether the GEMM has a pixel m, and where it is.
+    static constexpr bool kClasses = false; // a column is a channel, not a channel of a class of pixels
+    // Whether pixel m of the GEMM exists, and where it lies.
     WC_DEVICE bool exists(const ConvGeometryParams&, int32_t m) const { return m < rows; }
     WC_DEVICE Pixel pixel(const ConvGeometryParams& g, int32_t m) const {
         const Pixel at = output_pixel(g, m);
         return {at.n, outputs.top + at.h * outputs.step_h, outputs.left + at.w * outputs.step_w};
     }
-    // Whether chunks of pixels are neighbours in dense planes, and exist as a whole or not at all.
-    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return outputs.everywhere() && g.h_out * g.w_out % kChunk == 0; }
-    // Column n of the group, and whether its pixel at a row is in the output.
-    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const { return {group * (g.c_out / g.groups) + n, 0, 0}; }
+    // Whether chunks of pixels are neighbours in dense planes and exist as a whole or not at all.
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const {
+        return outputs.everywhere() && g.h_out * g.w_out % kChunk == 0;
+    }
+    // Column n of the group, and whether its pixel at a row lies in the output.
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const {
+        return {group * (g.c_out / g.groups) + n, 0, 0};
+    }
     WC_DEVICE bool has(const Pixel&) const { return true; }
 };
 
-// The same for a rectangle of pixels of one image, row after row from `first` on.
+// The place of a block that has a rectangle of pixels of one image, row after row from `first` on.
 struct RectanglePlace {
     Pixel first;
     int32_t width_log2, group, column;
     static constexpr int32_t row = 0;
     static constexpr bool kClasses = false;
-    WC_DEVICE Pixel pixel(const ConvGeometryParams&, int32_t m) const { return {first.n, first.h + (m >> width_log2), first.w + (m & (1 << width_log2) - 1)}; }
+    WC_DEVICE Pixel pixel(const ConvGeometryParams&, int32_t m) const {
+        return {first.n, first.h + (m >> width_log2), first.w + (m & (1 << width_log2) - 1)};
+    }
     WC_DEVICE bool exists(const ConvGeometryParams& g, int32_t m) const {
         const Pixel at = pixel(g, m);
         return at.h < g.h_out && at.w < g.w_out;
     }
-    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const { return g.w_out % kChunk == 0 && 1 << width_log2 >= kChunk; }
-    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const { return {group * (g.c_out / g.groups) + n, 0, 0}; }
+    template <int kChunk> WC_DEVICE bool runs(const ConvGeometryParams& g) const {
+        return g.w_out % kChunk == 0 && 1 << width_log2 >= kChunk;
+    }
+    WC_DEVICE OutputColumn output_column(const ConvGeometryParams& g, int32_t n) const {
+        return {group * (g.c_out / g.groups) + n, 0, 0};
+    }
     WC_DEVICE bool has(const Pixel&) const { return true; }
 };
 
-// The same where a column is a channel of one of step_h x step_w classes of pixels: row m gives a block of them, of which
-// those at the borders may lie outside of the output, h_out x w_out. Columns are [class's row][class's column][channel], or,
-// kAlongRows, [class's row][channel][class's column].
+// The place of a block where a column is a channel of one of step_h x step_w classes of pixels. Row m stands for a
+// block of pixels, one of each class; in a block at the border some of them lie outside the output, which is h_out x
+// w_out. Columns are [class's row][class's column][channel] or, with kAlongRows, [class's row][channel][class's
+// column].
 template <bool kAlongRows> struct ClassesPlace : TilePlace {
-    int32_t channels, h_out, w_out; // channels of a group
+    int32_t channels, h_out, w_out; // channels: of a group
     static constexpr bool kClasses = true;
     WC_DEVICE OutputColumn output_column(const ConvGeometryParams&, int32_t n) const {
         const int32_t in_row = channels * outputs.step_w, rest = n % in_row;
-        const int32_t channel = kAlongRows ? rest / outputs.step_w : rest % channels, right = kAlongRows ? rest % outputs.step_w : rest / channels;
+        const int32_t channel = kAlongRows ? rest / outputs.step_w : rest % channels,
+                      right = kAlongRows ? rest % outputs.step_w : rest / channels;
         return {group * channels + channel, n / in_row, right};
     }
-    WC_DEVICE bool has(const Pixel& at) const { return (uint32_t)at.h < (uint32_t)h_out && (uint32_t)at.w < (uint32_t)w_out; }
-    // Whether chunks of columns are channels of one pixel.
+    WC_DEVICE bool has(const Pixel& at) const {
+        return (uint32_t)at.h < (uint32_t)h_out && (uint32_t)at.w < (uint32_t)w_out;
+    }
+    // Whether a chunk of columns is kChunk channels of one pixel.
     template <int kChunk> WC_DEVICE bool chunks() const { return !kAlongRows && channels % kChunk == 0; }
-    // How many neighbouring threads take neighbours of `columns`: a power of two, as many as are near each other in y.
+    // How many neighbouring threads take neighbouring columns: the largest power of two of columns that are close to
+    // each other in y.
     template <bool kChannelsLast> WC_DEVICE int32_t lanes(int32_t columns) const {
         int32_t lanes = 1;
         if constexpr (kChannelsLast)
@@ -77,7 +93,7 @@ template <bool kAlongRows> struct ClassesPlace : TilePlace {
     }
 };
 
-// Where the blocks of a GEMM's pixels lie in the output.
+// Where the blocks of pixels of a GEMM lie in the output.
 template <bool kAlongRows> struct OutputClasses {
     OutputSteps blocks;
     int32_t channels, h_out, w_out;
@@ -87,7 +103,8 @@ WC_DEVICE TilePlace place_of(const OutputSteps& outputs, int32_t row, int32_t ro
     return {row, rows, group, column, outputs};
 }
 template <bool kAlongRows>
-WC_DEVICE ClassesPlace<kAlongRows> place_of(const OutputClasses<kAlongRows>& o, int32_t row, int32_t rows, int32_t group, int32_t column) {
+WC_DEVICE ClassesPlace<kAlongRows> place_of(const OutputClasses<kAlongRows>& o, int32_t row, int32_t rows,
+                                            int32_t group, int32_t column) {
     return {{row, rows, group, column, o.blocks}, o.channels, o.h_out, o.w_out};
 }
 
@@ -97,11 +114,12 @@ template <typename T> WC_DEVICE bool aligned_to_chunks(const Tensor4& t, bool ch
     return (t.address | (uint64_t)strides * sizeof(T)) % kChunkBytes == 0 && strides % kChunk == 0;
 }
 
-// What all slices have staged, of one element and of four neighbours. `staged` is the first slice's.
+// Adds what all slices have staged, of one element or of four neighbours. `staged` points to the first slice's.
 template <typename Tile> WC_DEVICE float staged_sum(const float* staged) {
     float sum = *staged;
 #pragma unroll
-    for (int slice = 1; slice < Tile::kSlices; ++slice) sum += staged[slice * Tile::kSliceWarps * (Tile::kStagingBytes / 4)];
+    for (int slice = 1; slice < Tile::kSlices; ++slice)
+        sum += staged[slice * Tile::kSliceWarps * (Tile::kStagingBytes / 4)];
     return sum;
 }
 template <typename Tile> WC_DEVICE Vector<float, 4> staged_sums(const float* staged) {
@@ -114,14 +132,17 @@ template <typename Tile> WC_DEVICE Vector<float, 4> staged_sums(const float* sta
     return sum;
 }
 
-// One channel of one pixel.
+// Stores one channel of one pixel.
 template <typename T> WC_DEVICE void store_element(const ConvParams& p, float sum, Pixel at, int32_t channel) {
-    image<T>(p.y, at.n)[output_element(p, channel, at.h, at.w)] = epilogue<T>(p.epilogue, sum, at.n, channel, at.h, at.w);
+    image<T>(p.y, at.n)[output_element(p, channel, at.h, at.w)] =
+        epilogue<T>(p.epilogue, sum, at.n, channel, at.h, at.w);
 }
 
-// Classes of pixels, one element at a time: neighbouring threads have neighbouring columns, so many of them, then neighbouring rows.
+// Stores classes of pixels one element at a time. Neighbouring threads have `lanes` neighbouring columns, then
+// neighbouring rows.
 template <typename T, typename Tile, bool kChannelsLast, typename Place>
-WC_DEVICE void store_classes(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t first_column) {
+WC_DEVICE void store_classes(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row,
+                             int32_t first_column) {
     static_assert(Tile::kSlices == 1, "a warp stores all of its sums");
     constexpr int kRow = kChannelsLast ? Tile::kChannelsStride : 1, kColumn = kChannelsLast ? 1 : Tile::kRowsStride;
     const ConvGeometryParams& g = p.geometry;
@@ -129,14 +150,15 @@ WC_DEVICE void store_classes(const ConvParams& p, const float* staged, const Pla
     const int32_t lanes = tile.template lanes<kChannelsLast>(columns);
     for (int32_t n = lane_index() % lanes; n < columns; n += lanes) {
         const OutputColumn column = tile.output_column(g, first_column + n);
-        for (int32_t row = lane_index() / lanes; row < kStoreRows && tile.exists(g, first_row + row); row += 32 / lanes) {
+        for (int32_t row = lane_index() / lanes; row < kStoreRows && tile.exists(g, first_row + row);
+             row += 32 / lanes) {
             const Pixel at = column.of(tile.pixel(g, first_row + row));
             if (tile.has(at)) store_element<T>(p, staged[row * kRow + n * kColumn], at, column.channel);
         }
     }
 }
 
-// How chunks of channels, from `channel` on, get into the output: the same for all pixels.
+// How chunks of channels are stored, from `channel` on. All pixels share it.
 template <typename T> struct ChannelStore {
     static constexpr int kChunk = kChunkBytes / sizeof(T);
     int32_t channel, place;
@@ -145,9 +167,9 @@ template <typename T> struct ChannelStore {
     WC_DEVICE ChannelStore(const ConvParams& p, int32_t first_channel)
         : channel(first_channel), place(output_channel(p, first_channel)),
           vectors(p.y.stride_c == 1 && aligned_to_chunks<T>(p.y, true) && sub_pixels_aligned<kChunk>(p)) {}
-    // A whole chunk: neighbours in y, or at its channels' stride.
+    // Stores a whole chunk: in one access where its channels are neighbours in y, otherwise at their stride.
     WC_DEVICE void store(const ConvParams& p, float (&sum)[kChunk], Pixel at) const {
-        const Vector<T, kChunk> y = epilogue_channels<T, kChunk>(p.epilogue, sum, at.n, channel, at.h, at.w);
+        const Vector<T, kChunk> y = epilogue<T>(p.epilogue, sum, ChannelRun{at.n, channel, at.h, at.w});
         T* to = image<T>(p.y, at.n) + element(p.y, 0, at.h, at.w) + place;
         if (vectors) {
             store_vector<kChunk>(to, y);
@@ -157,8 +179,10 @@ template <typename T> struct ChannelStore {
     }
 };
 
-// channels_last: a thread has a chunk of channels of one pixel.
-template <typename T, typename Tile, typename Place> WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
+// Stores to channels_last: a thread has a chunk of channels of one pixel.
+template <typename T, typename Tile, typename Place>
+WC_DEVICE void store_channels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row,
+                              int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = Tile::kWarpN / kChunk, kRows = 32 / kChunks;
     const ConvGeometryParams& g = p.geometry;
     if constexpr (Place::kClasses) {
@@ -177,15 +201,17 @@ template <typename T, typename Tile, typename Place> WC_DEVICE void store_channe
         const Pixel at = own.of(tile.pixel(g, first_row + row));
         if (!tile.has(at)) continue;
         if (!whole) {
-            for (int i = 0; i < kChunk && n + i < columns; ++i) store_element<T>(p, staged_sum<Tile>(from + i), at, channel + i);
+            for (int i = 0; i < kChunk && n + i < columns; ++i)
+                store_element<T>(p, staged_sum<Tile>(from + i), at, channel + i);
             continue;
         }
         float sum[kChunk];
         if constexpr (kChunk == 8) {
-            // odd rows, and the second four chunks of a row, read their second half first: the strides of rows and chunks would meet
-            // in the same banks
+            // Odd rows, and the second four chunks of a row, read their second half first: the strides of rows and
+            // chunks would otherwise meet in the same banks.
             const int odd = (row + lane_index() % kChunks / 4) & 1;
-            const Vector<float, 4> first = staged_sums<Tile>(from + odd * 4), second = staged_sums<Tile>(from + (odd ^ 1) * 4);
+            const Vector<float, 4> first = staged_sums<Tile>(from + odd * 4),
+                                   second = staged_sums<Tile>(from + (odd ^ 1) * 4);
             for (int i = 0; i < 4; ++i) {
                 sum[i] = odd ? second.at[i] : first.at[i];
                 sum[i + 4] = odd ? first.at[i] : second.at[i];
@@ -198,19 +224,25 @@ template <typename T, typename Tile, typename Place> WC_DEVICE void store_channe
     }
 }
 
-// contiguous: a thread has a chunk of pixels of one channel where chunks are whole and aligned, else one pixel of every channel.
-template <typename T, typename Tile, typename Place> WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row, int32_t column) {
+// Stores to contiguous: a thread has a chunk of pixels of one channel where chunks are whole and aligned, otherwise one
+// pixel of every channel.
+template <typename T, typename Tile, typename Place>
+WC_DEVICE void store_pixels(const ConvParams& p, const float* staged, const Place& tile, int32_t first_row,
+                            int32_t column) {
     constexpr int kChunk = kChunkBytes / sizeof(T), kChunks = kStoreRows / kChunk, kChannels = 32 / kChunks;
     static_assert(kStoreRows == 32, "a lane has a pixel");
     const ConvGeometryParams& g = p.geometry;
     const int32_t group_channels = g.c_out / g.groups;
-    const int32_t begin = slice_index<Tile>() * (Tile::kWarpN / Tile::kSlices), end = begin + Tile::kWarpN / Tile::kSlices;
-    if (!(tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 && p.y.stride_h == g.w_out)) {
+    const int32_t begin = slice_index<Tile>() * (Tile::kWarpN / Tile::kSlices),
+                  end = begin + Tile::kWarpN / Tile::kSlices;
+    if (!(tile.template runs<kChunk>(g) && aligned_to_chunks<T>(p.y, false) && p.y.stride_w == 1 &&
+          p.y.stride_h == g.w_out)) {
         if (!tile.exists(g, first_row + lane_index())) return;
         const Pixel at = tile.pixel(g, first_row + lane_index());
 #pragma unroll 1
         for (int32_t c = begin; c < end && column + c < group_channels; ++c)
-            store_element<T>(p, staged_sum<Tile>(staged + c * Tile::kRowsStride + lane_index()), at, tile.group * group_channels + column + c);
+            store_element<T>(p, staged_sum<Tile>(staged + c * Tile::kRowsStride + lane_index()), at,
+                             tile.group * group_channels + column + c);
         return;
     }
     const int32_t chunk = lane_index() % kChunks * kChunk;
@@ -224,12 +256,12 @@ template <typename T, typename Tile, typename Place> WC_DEVICE void store_pixels
             const Vector<float, 4> four = staged_sums<Tile>(from + i);
             for (int k = 0; k < 4; ++k) sum[i + k] = four.at[k];
         }
-        const Vector<T, kChunk> y = epilogue_plane<T, kChunk>(p.epilogue, sum, first.n, channel, first.h, first.w, g.w_out);
+        const Vector<T, kChunk> y = epilogue<T>(p.epilogue, sum, PlaneRun{first.n, channel, first.h, first.w, g.w_out});
         store_vector<kChunk>(image<T>(p.y, first.n) + element(p.y, channel, first.h, first.w), y);
     }
 }
 
-// Orders what the warps stage and read: each its own, but where slices are added up.
+// Separates what the warps stage from what they read: within a warp, or in the whole block where slices are added.
 template <typename Tile> WC_DEVICE void sync_staging() {
     if constexpr (Tile::kSlices == 1)
         sync_warp();
@@ -237,7 +269,7 @@ template <typename Tile> WC_DEVICE void sync_staging() {
         __syncthreads();
 }
 
-// The block's shared memory is free from `begin` on, as multiply_tiles leaves it.
+// The shared memory of the block is free from `begin` on, as multiply_tiles leaves it.
 template <typename T, typename Tile, typename Math, typename Place>
 WC_DEVICE void store_tile(const ConvParams& p, const WarpSums<Math, Tile>& sums, const Place& tile, int32_t begin = 0) {
     unsigned char* const staging = shared_memory() + begin;

@@ -3,10 +3,10 @@
 #include "scalar.cuh"
 
 #ifdef __CUDACC__
-// Orders the lanes' accesses to shared memory before and after it.
+// Orders the lanes' accesses to shared memory before the call and after it.
 WC_DEVICE void sync_warp() { __syncwarp(); }
 WC_DEVICE uint32_t shuffle(uint32_t value, int32_t source_lane) { return __shfl_sync(0xffffffffu, value, source_lane); }
-// Bit l is lane l's vote.
+// The votes of all lanes; bit l is the vote of lane l.
 WC_DEVICE uint32_t ballot(bool vote) { return __ballot_sync(0xffffffffu, vote); }
 #else
 WC_DEVICE void sync_warp() { wc_lane->calls->sync_warp(wc_lane); }
@@ -42,7 +42,9 @@ WC_DEVICE uint32_t ballot(bool vote) {
 #endif
 
 WC_DEVICE int32_t lane_index() { return (int32_t)(threadIdx.x % 32); }
-WC_DEVICE float shuffle(float value, int32_t source_lane) { return bits_float(shuffle(float_bits(value), source_lane)); }
+WC_DEVICE float shuffle(float value, int32_t source_lane) {
+    return bits_float(shuffle(float_bits(value), source_lane));
+}
 WC_DEVICE float shuffle_xor(float value, int32_t lane_mask) { return shuffle(value, lane_index() ^ lane_mask); }
 WC_DEVICE bool any(bool vote) { return ballot(vote) != 0; }
 WC_DEVICE bool all(bool vote) { return ballot(vote) == 0xffffffffu; }

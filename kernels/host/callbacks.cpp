@@ -1,6 +1,6 @@
 // The checked build's ears. The compiler's instrumentation (-fsanitize=thread, -fsanitize-coverage=trace-pc) calls the
-// functions at the end, a kernel's requests come through a table of thunks; all of them add where in the kernel they were
-// called from (their return address) and pass it on to src/device/host/checker.rs. No sanitizer library is linked.
+// functions at the end, a kernel's requests come through a table of thunks; all of them add where in the kernel they
+// were called from (their return address) and pass it on to src/device/host/checker.rs. No sanitizer library is linked.
 #include "cuda_host.h"
 #include <string.h>
 
@@ -25,7 +25,9 @@ static __thread uint64_t fuel; // basic blocks that this OS thread may still ent
 #define WC_HERE __builtin_return_address(0)
 static void barrier(WcLane* lane) { checker->barrier(lane, WC_HERE); }
 static void sync_warp(WcLane* lane) { checker->sync_warp(lane, WC_HERE); }
-static void collective(WcLane* lane, void (*act)(void**), void* argument) { checker->collective(lane, act, argument, WC_HERE); }
+static void collective(WcLane* lane, void (*act)(void**), void* argument) {
+    checker->collective(lane, act, argument, WC_HERE);
+}
 static void copy_async(WcLane* lane, void* shared, const void* global, uint32_t bytes, uint32_t valid) {
     checker->copy_async(lane, shared, global, bytes, valid, WC_HERE);
 }
@@ -40,14 +42,17 @@ static inline __attribute__((always_inline)) bool within(const void* address, ui
     return (uintptr_t)address - start < bytes;
 }
 // A lane may use its stack, its parameters, its description, the pointer to that, and the table of what it may call.
-static inline __attribute__((always_inline)) void access(const void* address, uint64_t bytes, uint32_t flags, const void* place) {
+static inline __attribute__((always_inline)) void access(const void* address, uint64_t bytes, uint32_t flags,
+                                                         const void* place) {
     WcLane* lane = wc_lane;
     if (!lane || within(address, lane->stack, lane->stack_bytes) || within(address, lane->params, lane->params_bytes) ||
-        within(address, (uintptr_t)lane, sizeof(WcLane)) || address == &wc_lane || within(address, (uintptr_t)&thunks, sizeof(thunks)))
+        within(address, (uintptr_t)lane, sizeof(WcLane)) || address == &wc_lane ||
+        within(address, (uintptr_t)&thunks, sizeof(thunks)))
         return;
     checker->access(lane, address, bytes, flags, place);
 }
-static inline __attribute__((always_inline)) void read_write(const void* p, uint64_t bytes, uint32_t flags, const void* place) {
+static inline __attribute__((always_inline)) void read_write(const void* p, uint64_t bytes, uint32_t flags,
+                                                             const void* place) {
     access(p, bytes, kRead | flags, place);
     access(p, bytes, kWrite | flags, place);
 }
@@ -69,12 +74,12 @@ void __sanitizer_cov_trace_pc() {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-#define WC_ACCESS(n)                                                                             \
-    void __tsan_read##n(void* p) { access(p, n, kRead, WC_HERE); }                               \
-    void __tsan_write##n(void* p) { access(p, n, kWrite, WC_HERE); }                             \
-    void __tsan_unaligned_read##n(void* p) { access(p, n, kRead | kUnaligned, WC_HERE); }        \
-    void __tsan_unaligned_write##n(void* p) { access(p, n, kWrite | kUnaligned, WC_HERE); }      \
-    void __tsan_read_write##n(void* p) { read_write(p, n, 0, WC_HERE); }                         \
+#define WC_ACCESS(n)                                                                                                   \
+    void __tsan_read##n(void* p) { access(p, n, kRead, WC_HERE); }                                                     \
+    void __tsan_write##n(void* p) { access(p, n, kWrite, WC_HERE); }                                                   \
+    void __tsan_unaligned_read##n(void* p) { access(p, n, kRead | kUnaligned, WC_HERE); }                              \
+    void __tsan_unaligned_write##n(void* p) { access(p, n, kWrite | kUnaligned, WC_HERE); }                            \
+    void __tsan_read_write##n(void* p) { read_write(p, n, 0, WC_HERE); }                                               \
     void __tsan_unaligned_read_write##n(void* p) { read_write(p, n, kUnaligned, WC_HERE); }
 WC_ACCESS(1)
 WC_ACCESS(2)
@@ -83,8 +88,8 @@ WC_ACCESS(8)
 WC_ACCESS(16)
 void __tsan_read_range(void* p, size_t n) { access(p, n, kRead | kUnaligned, WC_HERE); }
 void __tsan_write_range(void* p, size_t n) { access(p, n, kWrite | kUnaligned, WC_HERE); }
-// Newer versions of clang turn the copy of a struct into one of these; kernels call no memcpy themselves. Up to 16 bytes,
-// it is one access, as nvcc makes of a vector.
+// Newer versions of clang turn the copy of a struct into one of these; kernels call no memcpy themselves. Up to 16
+// bytes, it is one access, as nvcc makes of a vector.
 static inline __attribute__((always_inline)) void copy(void* to, const void* from, size_t n, const void* place) {
     const uint32_t flags = n <= 16 && (n & (n - 1)) == 0 ? 0 : kUnaligned;
     access(from, n, kRead | flags, place);

@@ -38,7 +38,8 @@ struct WcLane;
 struct WcHostCalls {
     void (*barrier)(WcLane*);
     void (*sync_warp)(WcLane*);
-    // The last of a warp's 32 lanes to arrive runs `act` over the arguments of all; `act` is also the collective's identity.
+    // The last of a warp's 32 lanes to arrive runs `act` over the arguments of all; `act` is also the collective's
+    // identity.
     void (*collective)(WcLane*, void (*act)(void**), void* argument);
     void (*copy_async)(WcLane*, void* shared, const void* global, uint32_t bytes, uint32_t valid);
     void (*copy_commit)(WcLane*);
@@ -66,8 +67,8 @@ extern "C" __thread WcLane* wc_lane; // the lane that this OS thread runs now
 #define blockIdx (wc_lane->block)
 #define blockDim (wc_lane->block_dim)
 #define gridDim (wc_lane->grid_dim)
-// A finding names the line in the kernel's own file, which is known while all of a kernel is one function. Otherwise the compiler
-// chooses: the copies that forced inlining makes take half of its time.
+// A finding names the line in the kernel's own file, which is known while all of a kernel is one function. Otherwise
+// the compiler chooses: the copies that forced inlining makes take half of its time.
 #ifdef WC_CHECKED
 #define WC_DEVICE inline __attribute__((always_inline))
 #else

@@ -148,6 +148,11 @@ impl GpuModel {
         Self::ALL.iter().min_by_key(distance).unwrap_or(Self::nominal())
     }
 
+    /// How many blocks fit a multiprocessor's shared memory, of which the system keeps a kilobyte for each: at least one.
+    pub(crate) fn shared_memory_blocks(&self, shared_bytes_per_block: usize) -> usize {
+        (self.shared_bytes_per_multiprocessor / (shared_bytes_per_block + KIB)).max(1)
+    }
+
     /// Shared memory that one block may have, in bytes: all but the kilobyte that the system keeps for each block.
     #[cfg(feature = "host")]
     pub(crate) fn shared_bytes_per_block(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! The table of all kernels, which build.rs writes from kernels/manifest.toml.
 
-use super::params;
+use super::{GpuModel, params};
 use crate::error::{Error, Result};
 use crate::spec::Pool;
 use crate::text::nearest;
@@ -15,9 +15,15 @@ pub(crate) struct KernelInfo {
     pub family: &'static str,
     /// Threads a block.
     pub threads: u32,
+    /// Blocks that fit a multiprocessor at least: the limit that nvcc gets for the registers.
+    pub launch_bound: usize,
+    /// Registers of a thread, as nvcc has given them: pairs of an architecture ("80") and their number.
+    pub registers: &'static [(u32, u32)],
     /// Whether its threads meet.
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
     pub collectives: bool,
+    /// Whether the grid is at most as large as the device, and a block takes one tile after the other.
+    pub persistent: bool,
     /// sizeof its parameter struct.
     pub params_bytes: usize,
     pub dtype: Option<DType>,
@@ -31,7 +37,21 @@ pub(crate) struct KernelInfo {
     pub image: usize,
 }
 
+/// Registers of a multiprocessor, and how many of them a warp gets at once.
+const REGISTERS: usize = 65_536;
+const REGISTER_UNIT: usize = 256;
+
 impl KernelInfo {
+    /// How many blocks fit a multiprocessor's registers: by those that nvcc has given the kernel for the newest architecture that is
+    /// measured and not newer than the model's, or by the launch bound where none is measured.
+    pub fn register_blocks(&self, model: &GpuModel) -> usize {
+        let (major, minor) = model.compute_capability;
+        let older = self.registers.iter().filter(|(architecture, _)| *architecture <= 10 * major + minor);
+        let Some(&(_, registers)) = older.max_by_key(|(architecture, _)| *architecture) else { return self.launch_bound };
+        let of_warp = (32 * registers as usize).next_multiple_of(REGISTER_UNIT);
+        (REGISTERS / (of_warp * self.threads.div_ceil(32) as usize)).max(1)
+    }
+
     /// How a kernel of an implicit GEMM reads its pixels.
     pub fn gather(&self) -> Gather {
         self.axes.gather.expect("the manifest has the gather of every implicit GEMM")
@@ -222,4 +242,31 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 /// The one kernel of a family that has these properties. The manifest holds it: a test asks for each.
 pub(crate) fn find(name: &str) -> &'static KernelInfo {
     KERNELS.iter().find(|kernel| kernel.name == name).expect("the manifest names every kernel that the crate asks for")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_blocks_fit_the_measured_registers_as_the_launch_bound_asks_for() {
+        let measured = KERNELS.iter().filter(|kernel| !kernel.registers.is_empty());
+        assert!(measured.clone().count() > KERNELS.len() / 2, "the baseline of scripts/sass-report has most kernels");
+        for (kernel, model) in measured.flat_map(|kernel| GpuModel::ALL.iter().map(move |model| (kernel, model))) {
+            let blocks = kernel.register_blocks(model);
+            assert!(blocks >= kernel.launch_bound, "{} on a {model}: {blocks} blocks", kernel.name);
+        }
+    }
+
+    #[test]
+    fn the_newest_architecture_that_is_not_newer_than_the_gpu_says_how_many_blocks_fit() {
+        let kernel = &KERNELS[0];
+        let with = |registers| KernelInfo { registers, launch_bound: 3, threads: 128, axes: Axes::NONE, ..*kernel };
+        let blocks = |registers, name| with(registers).register_blocks(GpuModel::named(name).unwrap());
+        // 40 registers are 1280 a warp, rounded to 256s, and 5120 a block
+        assert_eq!(blocks(&[(80, 40), (90, 128)], "A100"), 12);
+        assert_eq!(blocks(&[(80, 40), (90, 128)], "L40S"), 12);
+        assert_eq!(blocks(&[(80, 40), (90, 128)], "H200"), 4);
+        assert_eq!(blocks(&[(90, 128)], "A100"), 3, "the launch bound");
+    }
 }

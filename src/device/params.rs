@@ -1,7 +1,37 @@
 //! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.
-#![allow(missing_docs, non_upper_case_globals, dead_code)]
+#![allow(missing_docs, non_camel_case_types, non_upper_case_globals, dead_code)]
 use bytemuck::{Pod, Zeroable};
 
+pub const GEMM_STAGES: _bindgen_ty_1 = 4;
+pub const GEMM_CHUNK_BYTES: _bindgen_ty_1 = 16;
+pub const GEMM_ROW_BYTES: _bindgen_ty_1 = 64;
+pub const DEFORM_SAMPLE_BYTES: _bindgen_ty_1 = 24;
+pub const DEFORM_SEGMENTS_OF_64: _bindgen_ty_1 = 12;
+pub const DEFORM_SEGMENTS: _bindgen_ty_1 = 9;
+pub const DEPTHWISE_STRIP: _bindgen_ty_1 = 4;
+pub const DEPTHWISE_WIDE_STRIP: _bindgen_ty_1 = 2;
+pub const DEPTHWISE_ANY_ROWS: _bindgen_ty_1 = 2;
+pub const DEPTHWISE_ANY_COLUMNS: _bindgen_ty_1 = 8;
+pub const DEPTHWISE_ANY_TAPS: _bindgen_ty_1 = 4;
+pub const DEPTHWISE_ANY_SUM_PITCH: _bindgen_ty_1 = 17;
+pub const TOEPLITZ_COLUMNS: _bindgen_ty_1 = 32;
+pub const TOEPLITZ_BLOCK: _bindgen_ty_1 = 8;
+pub const TOEPLITZ_STEP: _bindgen_ty_1 = 16;
+pub const TOEPLITZ_MOVED_BYTES: _bindgen_ty_1 = 128;
+pub const TOEPLITZ_WARPS: _bindgen_ty_1 = 4;
+pub const GROUPED_WARPS: _bindgen_ty_1 = 8;
+pub const GROUPED_WARP_PIXELS: _bindgen_ty_1 = 64;
+pub const GROUPED_FRAGMENT_BYTES: _bindgen_ty_1 = 256;
+pub const GROUPED_STAGING_WORDS_2: _bindgen_ty_1 = 384;
+pub const GROUPED_STAGING_WORDS_3: _bindgen_ty_1 = 480;
+pub const GROUPED_STAGING_WORDS_4: _bindgen_ty_1 = 640;
+pub const SPATIAL_OUTPUTS: _bindgen_ty_1 = 4;
+pub const SPATIAL_GEMM_ZERO_BYTES: _bindgen_ty_1 = 128;
+pub const ROI_PLANE_CHANNELS: _bindgen_ty_1 = 8;
+pub const ROI_TABLE_BYTES: _bindgen_ty_1 = 512;
+pub const TRANSPOSE_TILE: _bindgen_ty_1 = 32;
+pub const TRANSPOSE_PADDING_BYTES: _bindgen_ty_1 = 4;
+pub type _bindgen_ty_1 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
 pub struct Tensor4 {
@@ -229,10 +259,12 @@ pub struct ConvDepthwiseParams {
     pub column_tiles: i32,
     pub patch_h: i32,
     pub patch_w: i32,
+    pub band_words: i32,
+    pub area_bytes: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvDepthwiseParams"][::std::mem::size_of::<ConvDepthwiseParams>() - 248usize];
+    ["Size of ConvDepthwiseParams"][::std::mem::size_of::<ConvDepthwiseParams>() - 256usize];
     ["Alignment of ConvDepthwiseParams"][::std::mem::align_of::<ConvDepthwiseParams>() - 8usize];
     ["Offset of field: ConvDepthwiseParams::conv"][::std::mem::offset_of!(ConvDepthwiseParams, conv) - 0usize];
     ["Offset of field: ConvDepthwiseParams::channels"][::std::mem::offset_of!(ConvDepthwiseParams, channels) - 216usize];
@@ -243,6 +275,8 @@ const _: () = {
     ["Offset of field: ConvDepthwiseParams::column_tiles"][::std::mem::offset_of!(ConvDepthwiseParams, column_tiles) - 236usize];
     ["Offset of field: ConvDepthwiseParams::patch_h"][::std::mem::offset_of!(ConvDepthwiseParams, patch_h) - 240usize];
     ["Offset of field: ConvDepthwiseParams::patch_w"][::std::mem::offset_of!(ConvDepthwiseParams, patch_w) - 244usize];
+    ["Offset of field: ConvDepthwiseParams::band_words"][::std::mem::offset_of!(ConvDepthwiseParams, band_words) - 248usize];
+    ["Offset of field: ConvDepthwiseParams::area_bytes"][::std::mem::offset_of!(ConvDepthwiseParams, area_bytes) - 252usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
@@ -341,8 +375,8 @@ pub struct RoiParams {
     pub w: i32,
     pub pooled_h: i32,
     pub pooled_w: i32,
-    pub classes: i32,
-    pub class_channels: i32,
+    pub offset_groups: i32,
+    pub group_channels: i32,
     pub slices: i32,
     pub units: u32,
     pub spatial_scale: f32,
@@ -369,8 +403,8 @@ const _: () = {
     ["Offset of field: RoiParams::w"][::std::mem::offset_of!(RoiParams, w) - 144usize];
     ["Offset of field: RoiParams::pooled_h"][::std::mem::offset_of!(RoiParams, pooled_h) - 148usize];
     ["Offset of field: RoiParams::pooled_w"][::std::mem::offset_of!(RoiParams, pooled_w) - 152usize];
-    ["Offset of field: RoiParams::classes"][::std::mem::offset_of!(RoiParams, classes) - 156usize];
-    ["Offset of field: RoiParams::class_channels"][::std::mem::offset_of!(RoiParams, class_channels) - 160usize];
+    ["Offset of field: RoiParams::offset_groups"][::std::mem::offset_of!(RoiParams, offset_groups) - 156usize];
+    ["Offset of field: RoiParams::group_channels"][::std::mem::offset_of!(RoiParams, group_channels) - 160usize];
     ["Offset of field: RoiParams::slices"][::std::mem::offset_of!(RoiParams, slices) - 164usize];
     ["Offset of field: RoiParams::units"][::std::mem::offset_of!(RoiParams, units) - 168usize];
     ["Offset of field: RoiParams::spatial_scale"][::std::mem::offset_of!(RoiParams, spatial_scale) - 172usize];

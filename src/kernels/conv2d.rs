@@ -2,15 +2,17 @@
 
 use super::conv_params::geometry_params;
 use super::launch::{Family, WeightedConv, least_time, plan as plan_op};
-use super::{conv_depthwise, conv_direct, conv_gemm, conv_grouped};
+use super::{conv_any, conv_banded, conv_depthwise, conv_direct, conv_gemm, conv_grouped};
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::{Estimate, Plan, PlanRequest};
 use crate::{Device, Element};
 
-pub(crate) fn families<T: Element>() -> [Family<T>; 4] {
+pub(crate) fn families<T: Element>() -> [Family<T>; 6] {
     [
         Family { name: conv_depthwise::FAMILY, candidate: conv_depthwise::candidate },
+        Family { name: conv_any::FAMILY, candidate: conv_depthwise::candidate },
+        Family { name: conv_banded::FAMILY, candidate: conv_depthwise::candidate },
         Family { name: conv_grouped::FAMILY, candidate: conv_grouped::candidate },
         Family { name: conv_gemm::FAMILY, candidate: conv_gemm::candidate },
         Family { name: conv_direct::FAMILY, candidate: conv_direct::candidate },

@@ -1,4 +1,4 @@
-//! The channels_last kernels of kernels/conv_depthwise.cu called `any`: whatever size, stride, dilation and channel multiplier.
+//! The channels_last kernels of kernels/depthwise_any_size.cu: any size, stride, dilation and channel multiplier.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_depthwise::split_evenly;
@@ -6,7 +6,7 @@ use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes, warp_cycles};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
-use super::params::ConvDepthwiseParams;
+use super::params::{ConvDepthwiseParams, DEPTHWISE_ANY_COLUMNS, DEPTHWISE_ANY_ROWS, DEPTHWISE_ANY_SUM_PITCH, DEPTHWISE_ANY_TAPS};
 use super::problem::ConvProblem;
 use super::{KernelInfo, conv_direct};
 use crate::geometry::ConvGeometry;
@@ -15,16 +15,16 @@ use crate::{Element, MemoryFormat};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// The output pixels of a thread, and the taps whose weights it loads at once: `AnyStrip` of the kernel.
-const ROWS: usize = 2;
-const COLUMNS: usize = 8;
-const TAPS: usize = 4;
+pub(crate) const FAMILY: &str = "depthwise_any_size";
+
+/// The output pixels of a thread, and the taps whose weights it loads at once.
+const ROWS: usize = DEPTHWISE_ANY_ROWS as usize;
+const COLUMNS: usize = DEPTHWISE_ANY_COLUMNS as usize;
+const TAPS: usize = DEPTHWISE_ANY_TAPS as usize;
 /// Pixels from the sums of one strip in shared memory to those of the next.
-const SUM_PITCH: usize = ROWS * COLUMNS + 1;
+const SUM_PITCH: usize = DEPTHWISE_ANY_SUM_PITCH as usize;
 /// Threads of a warp that share a strip: the fewest for 16 channels of 16 bits, a sector.
 const LANES: [usize; 3] = [32, 16, 8];
-/// By registers.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
 /// Bytes that all banks of shared memory give at once, and those of the widest access.
 const BANKS: usize = 128;
 const ACCESS: usize = 16;
@@ -100,7 +100,8 @@ impl AnySizeTiling {
     fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let (vector, threads) = (vector(kernel), kernel.threads as usize);
         let cuts = LANES.into_iter().flat_map(|lanes| (1..=threads / lanes).map(move |columns| (lanes, columns)));
-        let tilings = cuts.filter_map(|(lanes, columns)| Self::new(vector, lanes, columns, threads / lanes / columns, problem));
+        let resident = kernel.register_blocks(problem.device.model);
+        let tilings = cuts.filter_map(|(lanes, columns)| Self::new(vector, resident, lanes, columns, threads / lanes / columns, problem));
         let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
         best.ok_or_else(|| {
             let limit = problem.device.shared_bytes_per_block;
@@ -108,8 +109,8 @@ impl AnySizeTiling {
         })
     }
 
-    /// With at most so many columns and strips.
-    fn new(vector: usize, lanes: usize, columns: usize, strips: usize, problem: &ConvProblem<'_>) -> Option<Self> {
+    /// With at most so many columns and strips, by a kernel of which `resident` blocks fit a multiprocessor's registers.
+    fn new(vector: usize, resident: usize, lanes: usize, columns: usize, strips: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let (g, bytes) = (&problem.geometry, problem.dtype.bytes());
         let [vertical, horizontal] = [0, 1].map(|axis| Axis::new(g, axis));
         let multiplier = g.c_out / g.c_in;
@@ -137,7 +138,7 @@ impl AnySizeTiling {
         if shared_bytes > problem.device.shared_bytes_per_block as usize {
             return None;
         }
-        let resident = (problem.device.model.shared_bytes_per_multiprocessor / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident = resident.min(problem.device.model.shared_memory_blocks(shared_bytes));
         let blocks = (all * g.n) as f64;
         let threads = blocks * (columns * strips * lanes).next_multiple_of(32) as f64;
         let windows = vertical.seen(ROWS, g.kernel[0])? * phases;

@@ -1,28 +1,28 @@
-//! The banded kernels of kernels/conv_depthwise.cu: large depthwise kernels on tensor cores.
+//! kernels/depthwise_toeplitz.cu: large depthwise filters on tensor cores, by kernels called banded.
 
 use super::KernelInfo;
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
-use super::cost::{Work, least_bytes};
+use super::cost::{BUSY_BLOCKS, Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
-use super::params::ConvDepthwiseParams;
+use super::params::{ConvDepthwiseParams, TOEPLITZ_BLOCK, TOEPLITZ_COLUMNS, TOEPLITZ_MOVED_BYTES, TOEPLITZ_STEP, TOEPLITZ_WARPS};
 use super::problem::ConvProblem;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::{Estimate, Parameter};
 use crate::{Element, MemoryFormat, memory};
 
+pub(crate) const FAMILY: &str = "depthwise_toeplitz";
+
 /// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.
 const LAYOUTS: [&str; 2] = ["[c_out][copy][band]", "[c_out][copy][band moved by 1]"];
 /// Output columns of a block.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = TOEPLITZ_COLUMNS as usize;
 /// Output columns of an MMA, and the zeros in front of the weights of a band's row: one less.
-const BLOCK: usize = 8;
+const BLOCK: usize = TOEPLITZ_BLOCK as usize;
 /// The k of an MMA.
-const STEP: usize = 16;
-/// By registers.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
+const STEP: usize = TOEPLITZ_STEP as usize;
 /// Instructions for each staged element and for each output, on its way through shared memory and the epilogue.
 const STAGING_INSTRUCTIONS: f64 = 6.0;
 const OUTPUT_INSTRUCTIONS: f64 = 12.0;
@@ -38,14 +38,14 @@ fn width(g: &ConvGeometry) -> usize {
     (BLOCK - 1 + g.kernel[1] + g.padding[1] % 2).next_multiple_of(STEP)
 }
 
-/// Elements of one copy of a band, as `band_words` of the kernel has it.
+/// Elements of one copy of a band. The copies lie 8 or 24 banks apart, and a warp reads 7 neighbouring words of each.
 fn band_elements(g: &ConvGeometry) -> usize {
     ((g.kernel[0] * width(g) / STEP + 1) | 1) * 16
 }
 
 /// Whether a kernel of the family is one of these.
 pub(super) fn is_banded(kernel: &KernelInfo) -> bool {
-    kernel.axes.width.is_some()
+    kernel.family == FAMILY
 }
 
 /// How a launch is cut into blocks.
@@ -56,6 +56,8 @@ struct BandedTiling {
     /// Blocks of an image along channels, columns and rows.
     tiles: [usize; 3],
     patch_h: usize,
+    /// A channel's patch, and later its sums.
+    area_bytes: usize,
     shared_bytes: usize,
     estimate: Estimate,
 }
@@ -64,15 +66,15 @@ impl BandedTiling {
     /// The fastest by the cost model. Blocks that see a special value sum in another order: where a result may not depend on the
     /// batch, their channels do not either.
     fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, Reason> {
-        let rows = kernel.axes.rows.expect("the manifest has the rows of every banded kernel");
         let configured = problem.for_configuration();
-        let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(rows, channels, &configured));
+        let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(kernel, channels, &configured));
         let best = tilings.min_by(|a, b| a.estimate.seconds.total_cmp(&b.estimate.seconds));
-        let best = best.and_then(|best| Self::new(rows, best.channels, problem));
+        let best = best.and_then(|best| Self::new(kernel, best.channels, problem));
         best.ok_or_else(|| "what a block sees of 4 channels does not fit shared memory".into())
     }
 
-    fn new(rows: usize, channels: usize, problem: &ConvProblem<'_>) -> Option<Self> {
+    fn new(kernel: &KernelInfo, channels: usize, problem: &ConvProblem<'_>) -> Option<Self> {
+        let rows = kernel.axes.rows.expect("the manifest has the rows of every banded kernel");
         let g = &problem.geometry;
         let tiles = [g.c_out.div_ceil(channels), g.output[1].div_ceil(COLUMNS), g.output[0].div_ceil(rows)];
         tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
@@ -80,12 +82,14 @@ impl BandedTiling {
         let patch_h = rows - 1 + g.kernel[0];
         let (patch, sums) = (patch_h.checked_mul(pitch)?, rows * COLUMNS);
         let area = (patch * 2).next_multiple_of(32).max(sums * size_of::<f32>());
-        // the areas are moved by 128 bytes in all; a word for each of 4 warps
-        let shared_bytes = channels.checked_mul(area.checked_add(2 * 2 * band_elements(g))?)? + 128 + 16;
+        // a word for each warp
+        let rest = TOEPLITZ_MOVED_BYTES as usize + TOEPLITZ_WARPS as usize * size_of::<u32>();
+        let shared_bytes = channels.checked_mul(area.checked_add(2 * 2 * band_elements(g))?)?.checked_add(rest)?;
         if shared_bytes > problem.device.shared_bytes_per_block as usize {
             return None;
         }
-        let resident = (problem.device.model.shared_bytes_per_multiprocessor / (shared_bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let model = problem.device.model;
+        let resident = kernel.register_blocks(model).min(model.shared_memory_blocks(shared_bytes)).min(BUSY_BLOCKS);
         let blocks = (tiles.iter().product::<usize>() * g.n) as f64;
         let areas = blocks * channels as f64;
         let staged = areas * patch as f64;
@@ -116,7 +120,7 @@ impl BandedTiling {
         };
         // a block alone on its multiprocessor does not load while it multiplies
         let alone = if resident == 1 { 1.5 } else { 1.0 };
-        Some(Self { rows, channels, tiles, patch_h, shared_bytes, estimate: work.estimate(problem) * alone })
+        Some(Self { rows, channels, tiles, patch_h, area_bytes: area, shared_bytes, estimate: work.estimate(problem) * alone })
     }
 }
 
@@ -145,6 +149,8 @@ pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
         column_tiles: tiling.tiles[1] as i32,
         patch_h: tiling.patch_h as i32,
         patch_w: (COLUMNS - BLOCK + width(g)) as i32,
+        band_words: (band_elements(g) / 2) as i32,
+        area_bytes: tiling.area_bytes as i32,
         ..Default::default()
     };
     let config = LaunchConfig {

@@ -1,26 +1,28 @@
-//! kernels/conv_depthwise.cu: one input channel an output channel.
+//! Depthwise convolutions, one input channel for each output channel: kernels/depthwise_unrolled.cu and the contiguous kernels of
+//! kernels/depthwise_any_size.cu. The other kernels are prepared by conv_any.rs and conv_banded.rs.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
-use super::cost::{Work, least_bytes, multiprocessors};
+use super::cost::{BUSY_BLOCKS, Work, least_bytes, multiprocessors};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, Pack};
 use super::order::SumOrder;
-use super::params::ConvDepthwiseParams;
+use super::params::{ConvDepthwiseParams, DEPTHWISE_STRIP, DEPTHWISE_WIDE_STRIP};
 use super::problem::ConvProblem;
 use super::{KernelInfo, conv_any, conv_banded, conv_direct};
+use crate::device::GpuModel;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::Parameter;
-use crate::{DType, Element, MemoryFormat, memory};
+use crate::{Element, MemoryFormat, memory};
 
-pub(crate) const FAMILY: &str = "conv_depthwise";
+pub(crate) const FAMILY: &str = "depthwise_unrolled";
 
 /// Lanes of a warp that read neighbouring channels: 16 bytes each make 256 bytes of a pixel.
 const CHANNEL_LANES: usize = 16;
 /// The same for vectors of less than 16 bytes.
 const NARROW_CHANNEL_LANES: usize = 32;
-/// The output columns of a thread where the table below does not say otherwise, and the rows of one of the contiguous `any`.
-const STRIP: usize = 4;
+/// The output columns of a thread that has fewer than 4 channels, and the rows of one of the contiguous kernel for any size.
+const STRIP: usize = DEPTHWISE_STRIP as usize;
 /// Shared memory with which several blocks fit a multiprocessor.
 const SHARED_GOAL: usize = 48 * 1024;
 /// How many times the device should be filled where there is enough to do.
@@ -50,17 +52,19 @@ struct DepthwiseKernel {
 }
 
 impl DepthwiseKernel {
-    fn new(kernel: &KernelInfo) -> Self {
+    fn new(kernel: &KernelInfo, model: &GpuModel) -> Self {
         let vector = kernel.axes.vector.unwrap_or(1);
         let unrolled = kernel.axes.size.zip(kernel.axes.stride).map(|(size, stride)| [size, stride]);
         let format = kernel.format.expect("every kernel of the family is for one format");
-        let resident = match (format, unrolled) {
-            (MemoryFormat::ChannelsLast, Some([size, _])) if size == 7 || vector == 8 => 2,
-            (MemoryFormat::ChannelsLast, _) if vector == 4 && kernel.dtype != Some(DType::F32) => 4,
-            (MemoryFormat::ChannelsLast, _) => 3,
-            (MemoryFormat::Contiguous, _) => 4,
-        };
-        Self { format, unrolled, vector, columns: if vector >= 4 { 2 } else { STRIP }, threads: kernel.threads as usize, resident }
+        let resident = kernel.register_blocks(model).min(BUSY_BLOCKS);
+        Self {
+            format,
+            unrolled,
+            vector,
+            columns: if vector >= 4 { DEPTHWISE_WIDE_STRIP as usize } else { STRIP },
+            threads: kernel.threads as usize,
+            resident,
+        }
     }
 }
 
@@ -192,9 +196,10 @@ impl DepthwiseTiling {
             }
         };
         let idle = variant.threads as f64 / active;
+        let resident = variant.resident.min(problem.device.model.shared_memory_blocks(self.shared_bytes));
         Work {
             blocks,
-            blocks_per_multiprocessor: variant.resident as f64,
+            blocks_per_multiprocessor: resident as f64,
             dram_bytes: least_bytes(problem),
             shared_bytes: l1_bytes * idle,
             ffma: instructions * idle,
@@ -239,7 +244,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     if conv_banded::is_banded(kernel) {
         return conv_banded::candidate(kernel, problem);
     }
-    let variant = DepthwiseKernel::new(kernel);
+    let variant = DepthwiseKernel::new(kernel, problem.device.model);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
         return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
     }

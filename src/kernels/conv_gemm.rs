@@ -9,6 +9,7 @@ use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack};
 use super::order::SumOrder;
+use super::params::{GEMM_CHUNK_BYTES, GEMM_ROW_BYTES, GEMM_STAGES};
 use super::problem::ConvProblem;
 use super::{KernelInfo, conv_transpose, find};
 use crate::device::GpuModel;
@@ -25,17 +26,14 @@ use patch::Patch;
 
 pub(crate) const FAMILY: &str = "conv_gemm";
 
-/// `kStages`, `kRowBytes` and `kChunkBytes` of kernels/device/gemm_tile.cuh.
-pub(super) const STAGES: usize = 4;
-pub(super) const ROW_BYTES: usize = 64;
-pub(super) const CHUNK_BYTES: usize = 16;
+/// Stages of the pipeline from global to shared memory.
+pub(super) const STAGES: usize = GEMM_STAGES as usize;
+/// Bytes of k that a step multiplies.
+pub(super) const ROW_BYTES: usize = GEMM_ROW_BYTES as usize;
+/// Bytes of a copy.
+pub(super) const CHUNK_BYTES: usize = GEMM_CHUNK_BYTES as usize;
 /// Pixels that a tile may lie beyond the last one.
 pub(super) const MAX_TILE: usize = 256;
-/// Of a multiprocessor of the nominal GPU.
-const REGISTERS: usize = 65_536;
-/// Registers of a thread beside its sums: of tensor cores, and of FFMA, whose operands pass through more of them.
-const WORKING_REGISTERS: usize = 64;
-const FFMA_REGISTERS: usize = 136;
 /// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
 pub(super) const BYTES_PER_ELEMENT: f64 = 16.0;
 
@@ -75,12 +73,6 @@ impl Tile {
         32 * self.m / self.warp_m * self.n / self.warp_n * self.slices
     }
 
-    /// Whether a block takes one tile after the other: `kWalks` of kernels/device/implicit_gemm.cuh.
-    fn is_persistent(&self, kernel: &KernelInfo) -> bool {
-        let through_registers = kernel.gather().is_through_registers();
-        !through_registers && self.m >= 64 && self.slices == 1 && [self.m, self.n] != [128; 2]
-    }
-
     /// Which steps a slice has must not depend on the taps that a tile leaves out, or an image's sums would depend on its batch.
     fn check_slices(&self, g: &ConvGeometry, dtype: DType) -> Result<(), String> {
         let (channels, per_step) = (g.c_in / g.groups, ROW_BYTES / dtype.bytes());
@@ -95,20 +87,11 @@ impl Tile {
     pub fn warp_macs(&self, dtype: DType) -> f64 {
         (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
+}
 
-    pub fn blocks_per_multiprocessor(&self, model: &GpuModel) -> usize {
-        self.register_blocks().min(model.shared_bytes_per_multiprocessor / (STAGES * self.stage_bytes()))
-    }
-
-    /// How many blocks' registers a multiprocessor has.
-    pub fn register_blocks(&self) -> usize {
-        self.blocks_with(WORKING_REGISTERS)
-    }
-
-    /// The same for threads of so many beside their sums.
-    fn blocks_with(&self, working: usize) -> usize {
-        REGISTERS / (self.slices * self.m * self.n + self.threads() * working)
-    }
+/// How many blocks of a kernel a multiprocessor holds at once.
+pub(super) fn blocks_per_multiprocessor(kernel: &'static KernelInfo, model: &GpuModel) -> usize {
+    kernel.register_blocks(model).min(model.shared_memory_blocks(STAGES * Tile::of(kernel).stage_bytes()))
 }
 
 /// How a problem falls into tiles.
@@ -204,8 +187,6 @@ pub(super) const STEP_CYCLES: f64 = 150.0;
 pub(super) const LOAD_CYCLES: f64 = 400.0;
 /// Of k: with more, adding up takes longer than multiplying.
 const MAX_PARTS: usize = 16;
-/// Of a block of split_sum.cu.
-const SUM_THREADS: usize = 128;
 const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
 /// What L2 gives at once.
 pub(super) const SECTOR_BYTES: f64 = 32.0;
@@ -213,7 +194,7 @@ pub(super) const SECTOR_BYTES: f64 = 32.0;
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     if kernel.gather() == Gather::Patches {
         let (tile, patch) = (Tile::of(kernel), Patch::of(kernel, problem)?);
-        return Ok(Candidate { estimate: patch.work(tile, problem).estimate(problem), config: patch.config(tile) });
+        return Ok(Candidate { estimate: patch.work(kernel, problem).estimate(problem), config: patch.config(tile) });
     }
     let multiply = Multiplication::new(kernel, problem)?;
     let Multiplication { tile, tiling, whole, .. } = &multiply;
@@ -262,7 +243,7 @@ pub(super) fn config<T: Element>(
         // the store takes any output, in vectors where it is aligned
         alignment: [x_alignment, size_of::<T>()],
         order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
-        own: ConvConfig { params: KernelParams::default(), persistent: tile.is_persistent(kernel), layout, pack },
+        own: ConvConfig { params: KernelParams::default(), persistent: kernel.persistent, layout, pack },
     }
 }
 
@@ -331,15 +312,10 @@ impl Multiplication {
         // what goes through registers is loaded beside the products of one step
         let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
-        let resident = tile.blocks_per_multiprocessor(problem.device.model).min(if ffma > 0.0 {
-            tile.blocks_with(FFMA_REGISTERS)
-        } else {
-            usize::MAX
-        });
         let whole = Work {
             l2_bytes: total_steps * (tile.m as f64 * sectors + tile.n as f64) * ROW_BYTES as f64,
             blocks: tiling.blocks() as f64,
-            blocks_per_multiprocessor: resident as f64,
+            blocks_per_multiprocessor: blocks_per_multiprocessor(kernel, problem.device.model) as f64,
             block_cycles: GemmTiling::block_cycles(tile, tiling.block_steps(), step_cycles),
             // weights as they are packed: a group of few channels is mostly padding
             dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
@@ -412,7 +388,7 @@ pub(super) fn sum_kernel(dtype: DType) -> &'static KernelInfo {
 
 /// Its blocks.
 pub(super) fn sum_blocks(g: &ConvGeometry, dtype: DType) -> usize {
-    g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * SUM_THREADS)
+    g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * sum_kernel(dtype).threads as usize)
 }
 
 #[cfg(test)]
@@ -424,7 +400,7 @@ mod tests {
     fn every_split_kernel_has_one_that_adds_up() {
         for kernel in family(FAMILY).filter(|kernel| is_split(kernel)) {
             let sum = sum_kernel(kernel.dtype.expect("it has a dtype"));
-            assert_eq!((sum.dtype, sum.threads as usize), (kernel.dtype, SUM_THREADS));
+            assert_eq!(sum.dtype, kernel.dtype);
         }
     }
 

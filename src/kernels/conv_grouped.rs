@@ -6,9 +6,13 @@ use super::cost::{Work, least_bytes, multiprocessors};
 use super::known::Known;
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y};
 use super::order::SumOrder;
-use super::params::ConvGroupedParams;
+use super::params::{
+    ConvGroupedParams, GROUPED_FRAGMENT_BYTES, GROUPED_STAGING_WORDS_2, GROUPED_STAGING_WORDS_3, GROUPED_STAGING_WORDS_4,
+    GROUPED_WARP_PIXELS, GROUPED_WARPS,
+};
 use super::problem::ConvProblem;
 use super::{KernelInfo, MAX_COUNT};
+use crate::device::GpuModel;
 use crate::device::kernel::{Access, Outputs};
 use crate::error::Result;
 use crate::geometry::{ConvGeometry, kernel_span};
@@ -18,9 +22,9 @@ use crate::{Element, MemoryFormat, memory};
 pub(crate) const FAMILY: &str = "conv_grouped";
 
 const LAYOUT: &str = "[group][step of 4 slots][n8][lane][4]";
-const WARPS: usize = 8;
+const WARPS: usize = GROUPED_WARPS as usize;
 /// Pixels that a warp sums at once.
-const WARP_PIXELS: usize = 64;
+const WARP_PIXELS: usize = GROUPED_WARP_PIXELS as usize;
 /// Pixels of a block, at most.
 const MAX_PIXELS: usize = 256;
 /// Channels of a quad: a slot of the MMA's k, 8 bytes.
@@ -28,20 +32,16 @@ const QUAD: usize = 4;
 const QUAD_BYTES: usize = 8;
 /// Wider groups fill an MMA's k and n by themselves.
 const MAX_CHANNELS: usize = 64;
-/// By registers.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 2;
 /// Elements of a 16-byte access.
 const VECTOR: usize = 8;
 /// Blocks for each that a device holds at once, below which they are too few to walk: the last ones would leave most of it idle.
 const WAVES: usize = 2;
 /// What element-by-element accesses cost beside 16-byte ones.
 const NARROW_ACCESS: f64 = 3.0;
-/// Words of a channel in the staging area for a contiguous y, `kPlaneWords` of the kernel.
-const PLANE_WORDS: usize = 20;
 /// What L2 moves at once.
 const SECTOR_BYTES: usize = 32;
-/// Of an n8 of weights for one step, all lanes' together.
-const FRAGMENT_BYTES: usize = 256;
+/// The weights of 8 output channels for one step.
+const FRAGMENT_BYTES: usize = GROUPED_FRAGMENT_BYTES as usize;
 
 /// A kernel's template arguments.
 #[derive(Debug, Clone, Copy)]
@@ -51,18 +51,24 @@ struct GroupedKernel {
     /// Each of them is a group.
     own: bool,
     wide: bool,
+    /// Blocks that fit a multiprocessor's registers.
+    register_blocks: usize,
 }
 
 impl GroupedKernel {
-    fn of(kernel: &KernelInfo) -> Self {
+    fn of(kernel: &KernelInfo, model: &GpuModel) -> Self {
         let Outputs { tiles, own } = kernel.axes.outputs.expect("every kernel of the family has its output channels");
-        Self { tiles, own, wide: kernel.axes.access == Some(Access::Wide) }
+        Self { tiles, own, wide: kernel.axes.access == Some(Access::Wide), register_blocks: kernel.register_blocks(model) }
     }
 
-    /// Warps' sums in shared memory, as `staging_words` of the kernel has it.
+    /// The sums of all warps of a block, on their way through shared memory.
     fn staging_bytes(self) -> usize {
-        let pixel_words = if self.tiles % 2 == 1 { 8 * self.tiles } else { 8 * self.tiles + 8 };
-        WARPS * (16 * pixel_words).max(8 * self.tiles * PLANE_WORDS) * size_of::<f32>()
+        let words = match self.tiles {
+            2 => GROUPED_STAGING_WORDS_2,
+            3 => GROUPED_STAGING_WORDS_3,
+            _ => GROUPED_STAGING_WORDS_4,
+        };
+        WARPS * words as usize * size_of::<f32>()
     }
 
     /// The factor by which accesses to a tensor cost more than 16-byte ones; `run`: neighbours of a contiguous one in an access.
@@ -210,8 +216,7 @@ impl GroupedTiling {
         if self.shared_bytes > limit {
             return None;
         }
-        let resident_with =
-            |bytes: usize| (problem.device.model.shared_bytes_per_multiprocessor / (bytes + 1024)).clamp(1, BLOCKS_PER_MULTIPROCESSOR);
+        let resident_with = |bytes: usize| problem.device.model.shared_memory_blocks(bytes).min(variant.register_blocks);
         let resident = resident_with(self.shared_bytes);
         let blocks = (self.blocks * g.n) as f64;
         if self.walk > 1 && blocks < multiprocessors(problem) * (WAVES * resident) as f64 {
@@ -384,7 +389,7 @@ impl GroupedTiling {
 static TILINGS: Known<Result<GroupedTiling, String>> = Known::new();
 
 fn tiling(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<GroupedTiling, String> {
-    TILINGS.get(kernel, problem, || GroupedTiling::of(GroupedKernel::of(kernel), problem))
+    TILINGS.get(kernel, problem, || GroupedTiling::of(GroupedKernel::of(kernel, problem.device.model), problem))
 }
 
 /// The widest access in which a plane or its rows of so many elements can be read, in elements.
@@ -394,7 +399,7 @@ fn vector_of(elements: usize) -> usize {
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
-    let variant = GroupedKernel::of(kernel);
+    let variant = GroupedKernel::of(kernel, problem.device.model);
     kernel.check_dtype(problem.dtype)?;
     let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
     if g.groups == 1 {

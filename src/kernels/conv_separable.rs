@@ -48,17 +48,11 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     conv_gemm::GemmTiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
     let mut config = conv_gemm::config(kernel, tile, &tiling, problem);
     (config.own.params, config.own.persistent) = (KernelParams::Separable(ConvSeparableParams::default()), false);
-    Ok(Candidate { estimate: work(problem, depthwise, tile, &tiling, vectors).estimate(problem), config })
+    Ok(Candidate { estimate: work(kernel, problem, depthwise, &tiling).estimate(problem), config })
 }
 
-fn work(
-    problem: &ConvProblem<'_>,
-    depthwise: &ConvGeometry,
-    tile: &conv_gemm::Tile,
-    tiling: &conv_gemm::GemmTiling,
-    vectors: bool,
-) -> Work {
-    let dtype = problem.dtype;
+fn work(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, depthwise: &ConvGeometry, tiling: &conv_gemm::GemmTiling) -> Work {
+    let (dtype, tile, vectors) = (problem.dtype, conv_gemm::Tile::of(kernel), kernel.gather() == Gather::Vectors);
     let total_steps = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
     // each stage: its share of the middle, computed by this block alone
@@ -77,7 +71,7 @@ fn work(
     let seen = (window(0, rows) as f64 * window(1, columns) as f64).min(tile.m as f64 * taps);
     Work {
         blocks: tiling.blocks() as f64,
-        blocks_per_multiprocessor: tile.blocks_per_multiprocessor(problem.device.model) as f64,
+        blocks_per_multiprocessor: conv_gemm::blocks_per_multiprocessor(kernel, problem.device.model) as f64,
         dram_bytes: fused_bytes(problem, depthwise),
         l2_bytes: total_steps * (seen * step * bytes + (tile.n * conv_gemm::ROW_BYTES) as f64),
         shared_bytes: total_steps * tile.shared_bytes_per_stage() as f64 + middle * taps * bytes * if vectors { 1.5 } else { 2.0 },

@@ -14,6 +14,10 @@ use crate::plan::Estimate;
 /// Seconds of a launch, with the latency of its first loads and last stores.
 const LAUNCH_SECONDS: f64 = 2e-6;
 
+/// Blocks of 128 threads that keep a multiprocessor busy, where a family does not say how long a block takes on its own. More of them
+/// only wait for each other, and a partial wave of so many would seem to take as long as a whole one.
+pub(crate) const BUSY_BLOCKS: usize = 4;
+
 /// The work of a launch, including products with zeros and repeated reads.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Work {

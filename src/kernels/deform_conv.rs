@@ -6,7 +6,7 @@ use super::conv_params::KernelParams;
 use super::cost::{Work, least_bytes};
 use super::launch::{ConvCandidate, ConvConfig};
 use super::order::SumOrder;
-use super::params::DeformConvParams;
+use super::params::{DEFORM_SAMPLE_BYTES, DEFORM_SEGMENTS, DEFORM_SEGMENTS_OF_64, DeformConvParams};
 use super::problem::ConvProblem;
 use super::{KernelInfo, conv_direct};
 use crate::device::kernel::Gather;
@@ -16,8 +16,6 @@ use crate::{DType, Element};
 
 pub(crate) const FAMILY: &str = "deform_conv";
 
-/// Of a pixel and a segment in the table of samples: four weights, a place, a mask.
-const SAMPLE_BYTES: usize = 24;
 /// Instructions of the interpolation of one value, as products on FFMA lanes.
 const FFMA_PER_SAMPLE: f64 = 10.0;
 /// What the four loads of a value cost, in bytes from L1: in vectors, and one by one with a test each.
@@ -26,13 +24,13 @@ const BYTES_PER_SAMPLE: [f64; 2] = [8.0, 64.0];
 const BYTES_PER_DIRECT_SAMPLE: f64 = 64.0;
 const FFMA_PER_DIRECT_SAMPLE: f64 = 16.0;
 
-/// `kSegments` of kernels/device/deformable.cuh: parts of k (a tap and an offset group) whose samples the table holds.
+/// The parts of k (a tap and an offset group) whose samples the table holds.
 fn segments(tile: &Tile) -> usize {
-    if tile.m == 64 { 12 } else { 9 }
+    if tile.m == 64 { DEFORM_SEGMENTS_OF_64 as usize } else { DEFORM_SEGMENTS as usize }
 }
 
 fn shared_bytes(tile: &Tile) -> usize {
-    STAGES * tile.stage_bytes() + segments(tile) * tile.m * SAMPLE_BYTES
+    STAGES * tile.stage_bytes() + segments(tile) * tile.m * DEFORM_SAMPLE_BYTES as usize
 }
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {

@@ -4,7 +4,7 @@ use super::candidate::{ByAlignment, Candidate, Entry, LaunchConfig, LoadedLaunch
 use super::cost::Work;
 use super::launch::is_aligned;
 use super::order::{SumOrder, keep_one_order};
-use super::params::RoiParams;
+use super::params::{ROI_PLANE_CHANNELS, ROI_TABLE_BYTES, RoiParams};
 use super::{
     KernelInfo, MAX_POSITION, Operands, at_most, check_image, family, offset_or_mask, offset_or_mask_operand, operand, product, tensor4,
     to_i32,
@@ -20,10 +20,10 @@ use std::marker::PhantomData;
 
 const FAMILY: &str = "roi_pool";
 
-/// Channels of a thread of the `planes` kernels, as the manifest has it.
-const PLANE_CHANNELS: usize = 8;
+/// Channels of a thread of the `planes` kernels.
+const PLANE_CHANNELS: usize = ROI_PLANE_CHANNELS as usize;
 /// Bytes of a warp's table of samples: 16 rows and 16 columns.
-const TABLE_BYTES: usize = 32 * 16;
+const TABLE_BYTES: usize = ROI_TABLE_BYTES as usize;
 
 /// Bytes that a value costs L1 where lanes read 16 bytes each, neighbouring elements, pixels beside each other in a plane, and
 /// pixels of one channel in channels_last.
@@ -158,8 +158,8 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         w: to_i32("the width of x", g.x[3])?,
         pooled_h: to_i32("the output height", g.pooled[0])?,
         pooled_w: to_i32("the output width", g.pooled[1])?,
-        classes: to_i32("offset_groups", g.offset_groups)?,
-        class_channels: to_i32("C_out", g.c_out / g.offset_groups)?,
+        offset_groups: to_i32("offset_groups", g.offset_groups)?,
+        group_channels: to_i32("C_out", g.c_out / g.offset_groups)?,
         spatial_scale: pooling.spatial_scale,
         gamma: pooling.gamma,
         sampling_ratio: pooling.sampling_ratio,

@@ -7,7 +7,7 @@ use super::conv_separable::fused_bytes;
 use super::cost::{Work, warp_cycles, weight_bytes};
 use super::launch::{ConvCandidate, ConvConfig, Pack, WeightedConv};
 use super::order::SumOrder;
-use super::params::SpatialSeparableParams;
+use super::params::{SPATIAL_GEMM_ZERO_BYTES, SpatialSeparableParams};
 use super::problem::ConvProblem;
 use super::{KernelInfo, Packed};
 use crate::device::kernel::Gather;
@@ -18,8 +18,8 @@ use crate::{Device, Element};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_gemm";
-/// Of zeros in shared memory, `kZeroBytes` of the kernel.
-const ZERO_BYTES: usize = 2 * ROW_BYTES;
+/// Bytes of zeros in front of the middle in shared memory.
+const ZERO_BYTES: usize = SPATIAL_GEMM_ZERO_BYTES as usize;
 /// Rectangles are multiples of it wide, or as wide as the output: rows that ldmatrix loads together.
 const WIDTH: usize = 8;
 
@@ -77,14 +77,14 @@ impl SpatialGemmTiling {
     }
 
     fn work(&self, kernel: &'static KernelInfo, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Work {
-        let (tile, row, element) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes());
+        let (tile, row, element, model) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes(), problem.device.model);
         let step = (ROW_BYTES / element) as f64;
         let column_steps = column.products().div_ceil(ROW_BYTES / element);
         // GEMMs of a block, one after the other, and the steps of all of them
         let (first, second) = (self.mid_tiles * column.c_out.div_ceil(tile.n), row.c_out.div_ceil(tile.n));
         let (first_steps, second_steps) = ((first * column_steps) as f64, (second * row.kernel[1] * chunks(row, element)) as f64);
         let (blocks, steps) = (self.blocks(row) as f64, first_steps + second_steps);
-        let warp = warp_cycles(problem.device.model, tile.warp_macs(problem.dtype), 0.0);
+        let warp = warp_cycles(model, tile.warp_macs(problem.dtype), 0.0);
         let vectors = kernel.axes.gather == Some(Gather::Vectors);
         // what goes through registers is loaded beside the products of one step
         let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
@@ -95,8 +95,7 @@ impl SpatialGemmTiling {
         let first_weight = weight_bytes(&ConvProblem { geometry: *column, producer: None, ..*problem });
         Work {
             blocks,
-            blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
-                as f64,
+            blocks_per_multiprocessor: model.shared_memory_blocks(self.shared_bytes).min(kernel.register_blocks(model)) as f64,
             block_cycles: first_steps * gather_cycles + second_steps * (STEP_CYCLES + warp) + (first + second) as f64 * LOAD_CYCLES,
             dram_bytes: fused_bytes(problem, column) + first_weight,
             l2_bytes: blocks * (first_steps * pixel_bytes * sectors + steps * channel_bytes),

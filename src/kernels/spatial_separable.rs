@@ -4,12 +4,13 @@
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
 use super::conv_separable::fused_bytes;
-use super::cost::Work;
+use super::cost::{BUSY_BLOCKS, Work};
 use super::launch::{ConvCandidate, ConvConfig, MAX_GRID_Y, WeightedConv};
 use super::order::SumOrder;
-use super::params::SpatialSeparableParams;
+use super::params::{SPATIAL_OUTPUTS, SpatialSeparableParams};
 use super::problem::ConvProblem;
 use super::{KernelInfo, Packed, conv_direct};
+use crate::device::GpuModel;
 use crate::error::Result;
 use crate::geometry::ConvGeometry;
 use crate::plan::{Estimate, Parameter};
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_separable";
 
-/// Outputs of a thread along a stage's axis: the kernel's `kOutputs`, and the taps that share their window.
-const OUTPUTS: usize = 4;
+/// Outputs of a thread along a stage's axis, and the taps that share their window.
+const OUTPUTS: usize = SPATIAL_OUTPUTS as usize;
 /// What a tile may have: rows, columns, and vectors of channels or planes.
 const ROWS: [usize; 5] = [4, 8, 16, 32, 64];
 const COLUMNS: [usize; 6] = [4, 8, 16, 32, 64, 128];
@@ -27,10 +28,6 @@ const CHANNELS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Vectors of channels that a warp should find beside each other: a whole sector of L2 of the wide ones, a whole wavefront of
 /// shared memory.
 const CHANNELS_GOAL: usize = 8;
-/// Shared memory that the blocks of a multiprocessor share, on the smallest that has tensor cores for bf16.
-const RESIDENT_SHARED: usize = 96 * 1024;
-/// The registers' limit on them.
-const RESIDENT_BLOCKS: usize = 4;
 
 /// Instructions that are no product, for each product, as in conv_depthwise.rs: where neighbouring taps share their pixels, and
 /// where each tap loads its own.
@@ -48,12 +45,15 @@ struct SpatialKernel {
     /// Channels of a thread.
     vector: usize,
     threads: usize,
+    /// Blocks that fit a multiprocessor's registers.
+    resident: usize,
 }
 
 impl SpatialKernel {
-    fn new(kernel: &KernelInfo) -> Self {
+    fn new(kernel: &KernelInfo, model: &GpuModel) -> Self {
         let vector = kernel.axes.vector.unwrap_or(1);
-        Self { format: kernel.format.expect("every kernel of the family is for one format"), vector, threads: kernel.threads as usize }
+        let format = kernel.format.expect("every kernel of the family is for one format");
+        Self { format, vector, threads: kernel.threads as usize, resident: kernel.register_blocks(model).min(BUSY_BLOCKS) }
     }
 }
 
@@ -161,7 +161,7 @@ impl SpatialTiling {
         };
         let window = (self.rows.min(row.output[0]) - 1) * column.stride[0] + (column.kernel[0] - 1) * column.dilation[0] + 1;
         let seen = window.min(column.input[0]) * self.mid_columns.min(column.input[1]);
-        let resident = (RESIDENT_SHARED / self.shared_bytes.max(1)).clamp(1, RESIDENT_BLOCKS);
+        let resident = variant.resident.min(problem.device.model.shared_memory_blocks(self.shared_bytes));
         Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
@@ -184,7 +184,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
             column.c_in, column.c_out, row.c_out, row.groups
         ));
     }
-    let variant = SpatialKernel::new(kernel);
+    let variant = SpatialKernel::new(kernel, problem.device.model);
     if [problem.x_format, problem.y_format] != [variant.format; 2] {
         return Err(format!("it is for {0} input and output, not {1} to {2}", variant.format, problem.x_format, problem.y_format));
     }

@@ -2,16 +2,16 @@
 
 use super::{Layout, Tensor, TensorView, TensorViewMut, operand};
 use crate::device::kernel::{KernelInfo, family, find};
-use crate::device::params::{CastParams, CopyAxis, PixelShuffleParams, TransposeParams};
+use crate::device::params::{CastParams, CopyAxis, PixelShuffleParams, TRANSPOSE_PADDING_BYTES, TRANSPOSE_TILE, TransposeParams};
 use crate::device::{Access, download, upload};
 use crate::error::Result;
 use crate::memory;
 use crate::shape::to_i32;
 use crate::{DType, Element, MemoryFormat, Stream};
 
-/// The tile of `TransposeTile` in rearrange.cu, and the bytes that pad its rows.
-const TILE: usize = 32;
-const PADDING_BYTES: usize = 4;
+/// Rows and columns of the tile in shared memory, and the bytes that pad its rows.
+const TILE: usize = TRANSPOSE_TILE as usize;
+const PADDING_BYTES: usize = TRANSPOSE_PADDING_BYTES as usize;
 /// Bytes of the wider type that a thread of `cast` converts at once, if both sides are aligned.
 const CHUNK_BYTES: usize = 16;
 const MAX_GRID_Y: usize = 65_535;

@@ -32,7 +32,7 @@ use team::{Role, Team};
 pub(crate) type Entry = unsafe extern "C" fn(*const c_void);
 
 /// A kernel's entry points, one for each of `HOST_VARIANTS`.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Entries {
     pub portable: Option<Entry>,
     pub avx2: Option<Entry>,

@@ -83,8 +83,9 @@ impl Patch {
         self.rows * self.columns * g.stride[1]
     }
 
-    pub(super) fn work(&self, tile: &Tile, problem: &ConvProblem<'_>) -> Work {
+    pub(super) fn work(&self, kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Work {
         let ConvProblem { geometry: g, dtype, .. } = problem;
+        let (tile, model) = (Tile::of(kernel), problem.device.model);
         let element = dtype.bytes();
         let (steps, chunks, taps) = (chunk_steps(g, element), chunks(g, element), g.kernel[0] * g.kernel[1]);
         let (patches, total_steps) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
@@ -99,12 +100,11 @@ impl Patch {
         let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
         let shares = slices.div_ceil(slices.div_ceil(taps));
         let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
-        let warp = warp_cycles(problem.device.model, tile.warp_macs(*dtype), 0.0);
+        let warp = warp_cycles(model, tile.warp_macs(*dtype), 0.0);
         let weight_tile_bytes = (tile.n * ROW_BYTES) as f64;
         Work {
             blocks: self.blocks as f64,
-            blocks_per_multiprocessor: tile.register_blocks().min(problem.device.model.shared_bytes_per_multiprocessor / self.shared_bytes)
-                as f64,
+            blocks_per_multiprocessor: kernel.register_blocks(model).min(model.shared_memory_blocks(self.shared_bytes)) as f64,
             block_cycles: steps as f64 * (STEP_CYCLES + warp) + waits as f64 * LOAD_CYCLES + covered as f64 * (LOAD_CYCLES - warp).max(0.0),
             dram_bytes: least_bytes(problem) + (column_tiles(g, tile) * steps) as f64 * weight_tile_bytes - weight_bytes(problem),
             l2_bytes: patches * step * channel_bytes + total_steps * weight_tile_bytes,
