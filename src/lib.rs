@@ -35,9 +35,9 @@
 //! | `cuda` | no | GPUs, through [cudarc](https://docs.rs/cudarc); building needs nvcc, running only the driver |
 //! | `factorise` | yes | [`factorise`]: filters as products of vertical and horizontal ones (singular values, by nalgebra) |
 //! | `rand` | yes | [`Tensor::rand`] and [`Tensor::randn`] |
-//! | `verify` | yes | [`reference`], [`cases`] and [`check`]: the float64 oracle, random problems, and the comparison with the oracle |
-//! | `bench` | yes | [`bench`]: layers of real networks, measured; tuning tables are measured with it, and used without it |
-//! | `candle` | no | [`candle`]: functions and modules for candle, whose tensors of the CPU run on the host device |
+//! | `verify` | yes | [`mod@reference`], [`cases`] and [`check`]: the float64 oracle, random problems, and the comparison with the oracle |
+//! | `bench` | yes | [`mod@bench`]: layers of real networks, measured; tuning tables are measured with it, and used without it |
+//! | `candle` | no | `warpconv::candle`: functions and modules for candle, whose tensors of the CPU run on the host device |
 //! | `candle-cuda` | no | the same for candle's tensors of a GPU, on candle's own stream |
 //! | `checked-host` | no | the checker of the host device: races, stray accesses, divergent barriers |
 //!

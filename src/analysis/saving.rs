@@ -128,7 +128,7 @@ impl Saving {
     /// instead of one 5x5: 18 / 25.
     ///
     /// # Errors
-    /// [`Error::Attribute`] for a kernel or number of layers of 0; errors of either form.
+    /// [`Error::Attribute`](crate::Error::Attribute) for a kernel or number of layers of 0; errors of either form.
     pub fn stacked(kernel: usize, layers: usize, x: Shape) -> Result<Self> {
         positive("layers", layers)?;
         let spec = Conv2dSpec { padding: Padding::Same, ..Default::default() };

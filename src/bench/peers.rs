@@ -68,7 +68,7 @@ impl Peers {
     /// Reads the file's text; `source` is its name.
     ///
     /// # Errors
-    /// [`Error::Parse`].
+    /// [`Error::Parse`](crate::Error::Parse).
     pub fn parse(source: &str, text: &str) -> Result<Self> {
         parse(source, text, |peers: &Peers| peers.format)
     }

@@ -65,7 +65,7 @@ pub enum Failure {
         /// The indices [n, c, h, w] in the wider tensor.
         position: Shape,
     },
-    /// [`Layer::forward`] gives another result than the plan.
+    /// [`Layer::forward`](crate::Layer::forward) gives another result than the plan.
     Forward {
         /// The indices [n, c, h, w] of the first element that differs.
         position: Shape,

@@ -2,7 +2,7 @@
 
 use super::GpuModel;
 
-/// The kind of a [`Device`].
+/// The kind of a [`Device`](crate::Device).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
     /// The kernels run on the CPU.

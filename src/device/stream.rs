@@ -38,7 +38,7 @@ impl Stream {
     /// the results of this one. On the host device work is done when it is queued.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Self { device: device.clone(), kind: device.0.backend.new_stream()?, capture_allowed: false })
     }
@@ -46,7 +46,7 @@ impl Stream {
     /// A stream that the caller owns, in the device's context.
     ///
     /// # Errors
-    /// [`Error::WrongDevice`] when it belongs to another context.
+    /// [`Error::WrongDevice`](crate::Error::WrongDevice) when it belongs to another context.
     #[cfg(feature = "cuda")]
     pub fn from_cuda(device: &Device, stream: Arc<cudarc::driver::CudaStream>) -> Result<Self> {
         cuda::check_stream(device, &stream)?;
@@ -100,7 +100,7 @@ impl Stream {
     /// Waits for the work that is queued on the stream.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] when something queued has failed; [`Error::Driver`].
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) when something queued has failed; [`Error::Driver`](crate::Error::Driver).
     pub fn synchronize(&self) -> Result<()> {
         let watch = self.device.watch();
         match &self.kind {

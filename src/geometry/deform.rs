@@ -41,8 +41,9 @@ impl DeformGeometry {
     /// Checks that the attributes can be applied with a weight [C_out, C_in / groups, kh, kw].
     ///
     /// # Errors
-    /// What [`Conv2dSpec::check_weight`] refuses; [`Error::Attribute`] for offset_groups of 0; [`Error::Divisibility`] when they
-    /// do not divide C_in.
+    /// What [`Conv2dSpec::check_weight`](crate::Conv2dSpec::check_weight) refuses;
+    /// [`Error::Attribute`] for offset_groups of 0; [`Error::Divisibility`] when they do not divide
+    /// C_in.
     pub fn check_weight(spec: &DeformConv2dSpec, weight: Shape) -> Result<()> {
         spec.conv2d().check_weight(weight)?;
         positive("offset_groups", spec.offset_groups)?;
