@@ -21,7 +21,7 @@ fn dense(c_in: usize, c_out: usize, kernel: usize, stride: usize, dilation: usiz
 #[case::resnet50_stem([8, 3, 224, 224], 64, 7, 2, 1, "channels", "pixels")]
 #[case::resnet50_reduce([8, 256, 56, 56], 64, 1, 1, 1, "matrix", "planes")]
 #[case::resnet50_spatial([8, 64, 56, 56], 64, 3, 1, 1, "vectors", "patches")]
-#[case::resnet50_expand([8, 64, 56, 56], 256, 1, 1, 1, "matrix", "planes")]
+#[case::resnet50_expand([8, 64, 56, 56], 256, 1, 1, 1, "vectors", "planes")]
 #[case::resnet50_downsample([8, 256, 56, 56], 512, 1, 2, 1, "vectors", "pixels")]
 #[case::resnet50_expand_14([8, 256, 14, 14], 1024, 1, 1, 1, "vectors", "planes")]
 #[case::resnet50_spatial_28([8, 128, 28, 28], 128, 3, 1, 1, "vectors", "patches")]
