@@ -582,6 +582,17 @@ fn costs_of_a_forward() {
         let costs = (cost(|| own.forward(&x)), cost(|| ours.forward(&x)));
         row("transposed 4x4, stride 2, [1, 64, 14, 14]", Some(costs.0), costs.1, ours.forward(&x).unwrap());
     }
+    // views that are read where they lie: no copy is allocated
+    let conv = Conv2d::new(&randn(&[16, 16, 3, 3], 92, DType::F32), None, Default::default()).unwrap();
+    let (nchw, nhwc) = (randn(&[3, 32, 20, 20], 93, DType::F32), randn(&[3, 20, 20, 32], 94, DType::F32));
+    let nhwc = nhwc.permute((0, 3, 1, 2)).unwrap();
+    for x in [&nchw, &nhwc] {
+        let slices = [x.narrow(1, 8, 16).unwrap(), x.narrow(0, 1, 2).unwrap().narrow(1, 16, 16).unwrap()];
+        for slice in slices {
+            let Cost { launches, bytes, .. } = cost(|| conv.forward(&slice));
+            assert!(launches == 1 && bytes < conv.forward(&slice).unwrap().elem_count() * 4 + 4096, "{:?}: {bytes}", slice.layout());
+        }
+    }
     let (x, offset) = (randn(&[1, 64, 14, 14], 88, DType::F32), randn(&[1, 18, 14, 14], 89, DType::F32));
     let mask = randn(&[1, 9, 14, 14], 90, DType::F32);
     let spec = DeformConv2dSpec { padding: warpconv::Padding::all(1), ..Default::default() };

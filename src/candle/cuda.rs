@@ -6,7 +6,7 @@ use crate::shape::elements;
 use crate::{Device, Error, Inputs, Layer, Layout, RoIs, RoisView, Stream, TensorView, TensorViewMut, Workspace};
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, DType, Shape};
-use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 
 /// Where a tensor's elements begin, with the guard by which cudarc orders its uses on several streams. `extent` elements from
 /// there on belong to the tensor's storage.
@@ -75,9 +75,9 @@ impl<L: Layer> Call<L> {
         // SAFETY: the memory's content is arbitrary until the plan's launch, which writes every element before what candle queues on
         // its stream behind it reads one
         let mut y = unsafe { candles.alloc::<T>(elements(&shape)?)? };
-        // SAFETY: a workspace may hold anything; the plan writes of it what it reads
         let mut scratch = match plan.workspace_bytes() {
             0 => None,
+            // SAFETY: a workspace may hold anything; the plan writes of it what it reads
             bytes => Some(unsafe { candles.alloc::<u8>(bytes)? }),
         };
         {
