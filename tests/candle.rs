@@ -295,6 +295,7 @@ fn views_give_what_their_copies_do() {
         let nhwc = randn(&[3, 16, 14, 24], 27, dtype).permute((0, 3, 1, 2)).unwrap();
         let conv = Conv2d::new(&w, None, Conv2dConfig { padding: 1, ..Default::default() }).unwrap();
         let depthwise = Conv2d::new(&randn(&[8, 1, 3, 3], 28, dtype), None, Conv2dConfig { groups: 8, ..Default::default() }).unwrap();
+        let pointwise = Conv2d::new(&randn(&[16, 8, 1, 1], 46, dtype), None, Default::default()).unwrap();
         let channels = |x: &Tensor, start| x.narrow(1, start, 8).unwrap();
         let views = [
             channels(&wide, 0),
@@ -305,6 +306,9 @@ fn views_give_what_their_copies_do() {
             channels(&nhwc, 16).narrow(0, 2, 1).unwrap(),
             channels(&wide, 8).narrow(2, 2, 9).unwrap(),
             channels(&wide, 8).narrow(3, 1, 8).unwrap(),
+            channels(&wide, 8).narrow(3, 0, 8).unwrap(),
+            channels(&wide, 8).narrow(2, 4, 8).unwrap().narrow(3, 4, 6).unwrap(),
+            channels(&nhwc, 16).narrow(2, 3, 8).unwrap().narrow(3, 4, 7).unwrap(),
             channels(&nhwc, 8).narrow(2, 1, 9).unwrap().narrow(3, 5, 4).unwrap(),
             channels(&wide, 0).transpose(2, 3).unwrap(),
             wide.i(0..1).unwrap().narrow(1, 0, 8).unwrap().expand((3, 8, 16, 14)).unwrap(),
@@ -312,7 +316,7 @@ fn views_give_what_their_copies_do() {
             wide.flatten_all().unwrap().narrow(0, 1, 8 * 100).unwrap().reshape((1, 8, 10, 10)).unwrap(),
         ];
         for (index, x) in views.iter().enumerate() {
-            for module in [&conv, &depthwise] {
+            for module in [&conv, &depthwise, &pointwise] {
                 let allocated = warpconv::Device::host().unwrap().launches();
                 let y = module.forward(x).unwrap();
                 assert!(warpconv::Device::host().unwrap().launches() > allocated);
@@ -587,7 +591,9 @@ fn costs_of_a_forward() {
     let (nchw, nhwc) = (randn(&[3, 32, 20, 20], 93, DType::F32), randn(&[3, 20, 20, 32], 94, DType::F32));
     let nhwc = nhwc.permute((0, 3, 1, 2)).unwrap();
     for x in [&nchw, &nhwc] {
-        let slices = [x.narrow(1, 8, 16).unwrap(), x.narrow(0, 1, 2).unwrap().narrow(1, 16, 16).unwrap()];
+        let channels = x.narrow(1, 8, 16).unwrap();
+        let crop = channels.narrow(2, 3, 9).unwrap().narrow(3, 4, 8).unwrap();
+        let slices = [channels, x.narrow(0, 1, 2).unwrap().narrow(1, 16, 16).unwrap(), crop];
         for slice in slices {
             let Cost { launches, bytes, .. } = cost(|| conv.forward(&slice));
             assert!(launches == 1 && bytes < conv.forward(&slice).unwrap().elem_count() * 4 + 4096, "{:?}: {bytes}", slice.layout());

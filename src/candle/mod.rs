@@ -38,8 +38,8 @@
 //! # Memory formats
 //!
 //! A tensor that is channels_last by permutation (`x.permute((0, 3, 1, 2))` of `[N, H, W, C]`) is read as it lies, and the result
-//! lies alike: a chain of such layers copies nothing. So is a `narrow` of images or channels. All else is made contiguous first.
-//! The result is bit for bit that of a copy in the same format.
+//! lies alike: a chain of such layers copies nothing. So is a `narrow` along any axis, where what is left is aligned as well as a
+//! copy would be. All else is copied first. The result is bit for bit that of a copy in the same format.
 //!
 //! # Functions or modules
 //!

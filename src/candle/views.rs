@@ -11,36 +11,26 @@ const FRESH: usize = 16;
 /// A view that is aligned worse than a packed tensor of its shape counts as one to be copied: a plan has a second kernel for
 /// such views, which may add up in another order, and the result would differ from that of the copy in its last bits.
 pub(super) fn as_it_lies<T: Element>(layout: &CandleLayout) -> Option<Layout> {
-    let (Ok(shape), Ok(strides)) = (<[usize; 4]>::try_from(layout.dims()), <[usize; 4]>::try_from(layout.stride())) else {
-        return None;
-    };
-    if shape.contains(&0) {
-        return Some(Layout::packed(shape, MemoryFormat::Contiguous));
-    }
+    let shape = <[usize; 4]>::try_from(layout.dims()).ok()?;
+    let strides = <[usize; 4]>::try_from(layout.stride()).ok()?;
     [MemoryFormat::Contiguous, MemoryFormat::ChannelsLast].into_iter().find_map(|format| {
-        let view = Layout::channel_slice(shape, format, channel_stride(shape, strides, format)?).ok()?;
-        let same = |axis: usize| shape[axis] == 1 || view.strides()[axis] == strides[axis];
-        let bytes = |count: usize| count.saturating_mul(size_of::<T>());
-        // those of images and planes, or of images, rows and pixels: what kernels ask of a format
-        let axes: &[usize] = if format == MemoryFormat::Contiguous { &[0, 1] } else { &[0, 2, 3] };
-        let alignment = |layout: &Layout| axes.iter().map(|&axis| layout.strides()[axis]).map(|s| lowest_bit(bytes(s))).min();
-        let needed = alignment(&Layout::packed(shape, format)).unwrap_or(FRESH);
-        let fits = alignment(&view).is_none_or(|got| got >= needed) && lowest_bit(bytes(layout.start_offset())) >= needed;
-        ((0..4).all(same) && fits).then_some(view)
+        let view = Layout::strided(shape, format, strides).ok()?;
+        let needed = alignment::<T>(&Layout::packed(shape, format));
+        let start = lowest_bit(layout.start_offset().saturating_mul(size_of::<T>()));
+        (alignment::<T>(&view) >= needed && start >= needed).then_some(view)
     })
 }
 
-/// The channels of the tensor that this would be a slice of.
-fn channel_stride([n, c, h, w]: [usize; 4], [image, _, row, pixel]: [usize; 4], format: MemoryFormat) -> Option<usize> {
-    let whole = |stride: usize, pixels: usize| stride.is_multiple_of(pixels).then_some(stride / pixels);
-    if n > 1 {
-        return whole(image, h.checked_mul(w)?);
-    }
-    match format {
-        MemoryFormat::ChannelsLast if w > 1 => Some(pixel),
-        MemoryFormat::ChannelsLast if h > 1 => Some(row),
-        _ => Some(c),
-    }
+/// To how many bytes all that kernels read as a run is aligned, if the first element is: the planes of contiguous tensors, the rows
+/// where there are gaps between them, the pixels of channels_last.
+fn alignment<T: Element>(layout: &Layout) -> usize {
+    let [image, plane, row, pixel] = layout.strides();
+    let runs = match layout.format() {
+        MemoryFormat::Contiguous if row == layout.shape()[3] => [image, plane, plane],
+        MemoryFormat::Contiguous => [image, plane, row],
+        MemoryFormat::ChannelsLast => [image, row, pixel],
+    };
+    runs.into_iter().map(|stride| lowest_bit(stride.saturating_mul(size_of::<T>()))).min().unwrap_or(FRESH)
 }
 
 /// The largest power of two up to [`FRESH`] that divides a number of bytes.
