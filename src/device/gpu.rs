@@ -1,16 +1,18 @@
-//! What is known of GPUs before anything is measured: the figures from which the cost model estimates times.
+//! The figures of GPUs from which the cost model estimates times, known before anything is
+//! measured.
 
 use std::fmt;
 
-/// A GPU as the cost model sees it: its rates, at the clock that it boosts to.
+/// The figures of a GPU for the cost model: its rates, at its boost clock.
 ///
-/// The rates are of the whole GPU; a part with more or fewer multiprocessors is taken to be faster or slower in proportion. They
-/// are data sheet figures where NVIDIA publishes them (the white papers of the architectures, the data sheets of the parts, and the
-/// table of arithmetic throughput in the CUDA C++ Programming Guide), and judgement where it does not: see [`GpuModel::ALL`].
+/// The rates are those of the whole GPU. A part with more or fewer multiprocessors is assumed to be
+/// faster or slower in proportion. The rates are data sheet figures if NVIDIA publishes them (in
+/// the white papers of the architectures, the data sheets of the parts, and the table of arithmetic
+/// throughput in the CUDA C++ Programming Guide), and judgement otherwise: see [`GpuModel::ALL`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GpuModel {
-    /// A part of the name by which the driver knows it, such as "H200".
+    /// The part of the driver's name for the GPU that identifies it, such as "H200".
     pub name: &'static str,
     /// Compute capability (major, minor).
     pub compute_capability: (u32, u32),
@@ -22,25 +24,28 @@ pub struct GpuModel {
     pub dram_bytes_per_second: f64,
     /// Bandwidth of reads that hit L2, in bytes a second.
     pub l2_bytes_per_second: f64,
-    /// Shared memory that the blocks of one multiprocessor share, in bytes.
+    /// Shared memory of a multiprocessor, which its blocks divide among them, in bytes.
     pub shared_bytes_per_multiprocessor: usize,
-    /// What a multiprocessor's shared memory and L1 together move, in bytes a cycle.
+    /// The rate of a multiprocessor's shared memory and L1 together, in bytes a cycle.
     pub shared_bytes_per_cycle: f64,
-    /// Products of 16-bit numbers with f32 sums that `mma.sync` reaches on one multiprocessor, a cycle.
+    /// The rate of `mma.sync` on one multiprocessor, in products of 16-bit numbers (with f32 sums)
+    /// a cycle.
     pub tensor_macs_per_cycle: f64,
-    /// Strict f32 products of one multiprocessor, a cycle.
+    /// The rate of strict f32 products on one multiprocessor, in products a cycle.
     pub ffma_per_cycle: f64,
 }
 
 const KIB: usize = 1024;
 
 impl GpuModel {
-    /// The GPUs that the cost model knows. The first is what the host device imitates.
+    /// The GPUs that the cost model knows. The host device imitates the first.
     ///
-    /// L2 and `mma.sync` rates are judgement from published microbenchmarks (Luo et al., arXiv 2402.13499 and 2501.12084; Lam, "Nvidia's
-    /// H100: Funny L2, and Tons of Bandwidth", 2023): `mma.sync` reaches about two thirds of the tensor cores' peak on an A100 and on a
-    /// Hopper GPU, where only `wgmma` has the rest, and four fifths of the lower peaks of 8.6, 8.9 and 12.0. For the B200 no figure of
-    /// `mma.sync` or L2 is published: those of an H100's multiprocessors stand in.
+    /// The rates of L2 and of `mma.sync` are judgement from published microbenchmarks (Luo et al.,
+    /// arXiv 2402.13499 and 2501.12084; Lam, "Nvidia's H100: Funny L2, and Tons of Bandwidth",
+    /// 2023). `mma.sync` reaches about two thirds of the tensor cores' peak on an A100 and on a
+    /// Hopper GPU, where only `wgmma` reaches the rest, and four fifths of the lower peaks of 8.6,
+    /// 8.9 and 12.0. No figures of `mma.sync` or L2 are published for the B200: those of an H100's
+    /// multiprocessors are used.
     pub const ALL: &'static [GpuModel] = &[
         GpuModel {
             name: "A100",
@@ -128,13 +133,13 @@ impl GpuModel {
         },
     ];
 
-    /// What the host device imitates unless it is told otherwise.
+    /// The model that the host device imitates unless told otherwise.
     pub(crate) fn nominal() -> &'static Self {
         &Self::ALL[0]
     }
 
-    /// The model of a GPU: the one of its compute capability whose name is part of its own, else the first of that capability, else
-    /// the first of the nearest one.
+    /// The model of a GPU: the one of the same compute capability whose name is part of the GPU's
+    /// name; otherwise the first of that capability; otherwise the first of the nearest capability.
     ///
     /// ```
     /// # use warpconv::GpuModel;
@@ -148,24 +153,26 @@ impl GpuModel {
         Self::ALL.iter().min_by_key(distance).unwrap_or(Self::nominal())
     }
 
-    /// How many blocks fit a multiprocessor's shared memory, of which the system keeps a kilobyte for each: at least one.
+    /// The number of blocks that fit a multiprocessor's shared memory, at least one. The system
+    /// reserves one kilobyte for each block.
     pub(crate) fn shared_memory_blocks(&self, shared_bytes_per_block: usize) -> usize {
         (self.shared_bytes_per_multiprocessor / (shared_bytes_per_block + KIB)).max(1)
     }
 
-    /// Shared memory that one block may have, in bytes: all but the kilobyte that the system keeps for each block.
+    /// The most shared memory that one block may have, in bytes: all but the kilobyte that the
+    /// system reserves.
     #[cfg(feature = "host")]
     pub(crate) fn shared_bytes_per_block(&self) -> u32 {
         (self.shared_bytes_per_multiprocessor - KIB) as u32
     }
 
-    /// The model of this name, whatever the case of its letters.
+    /// The model of this name, in upper or lower case.
     pub fn named(name: &str) -> Option<&'static Self> {
         Self::ALL.iter().find(|model| model.name.eq_ignore_ascii_case(name))
     }
 }
 
-/// Every model has a name of its own.
+/// Models are equal if their names are: each has a name of its own.
 impl PartialEq for GpuModel {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name

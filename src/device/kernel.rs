@@ -6,44 +6,47 @@ use crate::spec::Pool;
 use crate::text::nearest;
 use crate::{DType, MemoryFormat};
 
-/// A kernel of the manifest.
+/// A kernel, as kernels/manifest.toml describes it.
 #[derive(Debug)]
 pub(crate) struct KernelInfo {
-    /// Its entry point, and the name that users see.
+    /// The name of the entry point, which is also the name that users see.
     pub name: &'static str,
-    /// The file that it is from.
+    /// The family: the file in which the kernel is.
     pub family: &'static str,
-    /// Threads a block.
+    /// Threads of a block.
     pub threads: u32,
-    /// Blocks that fit a multiprocessor at least: the limit that nvcc gets for the registers.
+    /// The least number of blocks that fit a multiprocessor. From it nvcc derives the limit of
+    /// registers.
     pub launch_bound: usize,
-    /// Registers of a thread, as nvcc has given them: pairs of an architecture ("80") and their number.
+    /// Registers of a thread in nvcc's output: pairs of an architecture ("80") and their number.
     pub registers: &'static [(u32, u32)],
-    /// Whether its threads meet.
+    /// Whether the threads of a block wait for one another.
     #[cfg_attr(not(feature = "host"), allow(dead_code))]
     pub collectives: bool,
-    /// Whether the grid is at most as large as the device, and a block takes one tile after the other.
+    /// Whether the grid is at most as large as the device can run at once, and a block takes one
+    /// tile after the other.
     pub persistent: bool,
-    /// sizeof its parameter struct.
+    /// The size of the parameter struct in bytes.
     pub params_bytes: usize,
     pub dtype: Option<DType>,
     pub format: Option<MemoryFormat>,
-    /// The manifest's other axes.
+    /// The other axes in the manifest.
     pub axes: Axes,
     #[cfg(feature = "host")]
     pub host: crate::device::host::Entries,
-    /// The fatbin that it is in: an index of `FATBINS`.
+    /// The fatbin that contains the kernel, as an index of `FATBINS`.
     #[cfg(feature = "cuda")]
     pub image: usize,
 }
 
-/// Registers of a multiprocessor, and how many of them a warp gets at once.
+/// Registers of a multiprocessor, and the unit in which a warp gets them.
 const REGISTERS: usize = 65_536;
 const REGISTER_UNIT: usize = 256;
 
 impl KernelInfo {
-    /// How many blocks fit a multiprocessor's registers: by those that nvcc has given the kernel for the newest architecture that is
-    /// measured and not newer than the model's, or by the launch bound where none is measured.
+    /// The number of blocks that fit a multiprocessor's registers. It follows from the registers in
+    /// nvcc's output for the newest measured architecture that is not newer than the model's, or
+    /// from the launch bound if none is measured.
     pub fn register_blocks(&self, model: &GpuModel) -> usize {
         let (major, minor) = model.compute_capability;
         let older = self.registers.iter().filter(|(architecture, _)| *architecture <= 10 * major + minor);
@@ -57,13 +60,13 @@ impl KernelInfo {
         self.axes.gather.expect("the manifest has the gather of every implicit GEMM")
     }
 
-    /// Why the kernel cannot take a dtype.
+    /// Why the kernel cannot be used for a dtype.
     pub fn check_dtype(&self, dtype: DType) -> Result<(), String> {
         if self.dtype == Some(dtype) { Ok(()) } else { Err(format!("it is for {}, not {dtype}", self.dtype.map_or("any", DType::name))) }
     }
 }
 
-/// What sets a kernel apart from the others of its family: the axes of the manifest that it has.
+/// The properties that distinguish a kernel from others of its family: its axes in the manifest.
 #[derive(Debug)]
 pub(crate) struct Axes {
     pub gather: Option<Gather>,
@@ -75,19 +78,19 @@ pub(crate) struct Axes {
     pub outputs: Option<Outputs>,
     pub pool: Option<Pool>,
     pub to: Option<Side>,
-    /// The dtype that a copy reads.
+    /// The dtype that a conversion reads.
     pub from: Option<DType>,
     /// Channels of a thread.
     pub vector: Option<usize>,
-    /// Height and width of the filters that an unrolled kernel is for.
+    /// The height and width of the filters for which an unrolled kernel is made.
     pub size: Option<usize>,
-    /// The stride that an unrolled kernel is for.
+    /// The stride for which an unrolled kernel is made.
     pub stride: Option<usize>,
     /// Columns of a band.
     pub width: Option<usize>,
     /// Output rows of a block of bands.
     pub rows: Option<usize>,
-    /// r of a rearrangement.
+    /// The factor r of a rearrangement.
     pub factor: Option<usize>,
     /// Bits of the elements that a rearrangement moves.
     pub bits: Option<usize>,
@@ -118,17 +121,17 @@ impl Axes {
 /// How an implicit GEMM reads its pixels (kernels/device/gather.cuh).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gather {
-    /// 16 bytes of channels at once.
+    /// Reads 16 bytes of channels at once.
     Vectors,
-    /// 16 bytes of channels at once, where pixels are the rows of a matrix.
+    /// Reads 16 bytes of channels at once. The pixels are the rows of a matrix.
     Matrix,
-    /// Channel by channel, of a channels_last input.
+    /// Reads a channels_last input channel by channel.
     Channels,
-    /// Pixel by pixel, of a contiguous input.
+    /// Reads a contiguous input pixel by pixel.
     Pixels,
-    /// Runs of pixels, of a contiguous input whose pixels are the columns of a matrix.
+    /// Reads runs of pixels of a contiguous input. The pixels are the columns of a matrix.
     Planes,
-    /// Once for all taps, of a contiguous input.
+    /// Reads a contiguous input once for all taps.
     Patches,
 }
 
@@ -138,8 +141,8 @@ impl Gather {
         matches!(self, Gather::Vectors | Gather::Matrix)
     }
 
-    /// Whether x must have its pixels as the rows, or the columns, of one matrix: without gaps between rows, and where pixels are rows
-    /// also between images.
+    /// Whether the pixels of x must be the rows, or the columns, of one matrix: without gaps
+    /// between rows, and, if pixels are rows, also without gaps between images.
     pub fn needs_matrix(self) -> bool {
         matches!(self, Gather::Matrix | Gather::Planes)
     }
@@ -149,7 +152,7 @@ impl Gather {
         matches!(self, Gather::Channels | Gather::Pixels)
     }
 
-    /// The format of the inputs that it reads.
+    /// The format of the inputs that the gather reads.
     pub fn format(self) -> MemoryFormat {
         match self {
             Gather::Vectors | Gather::Matrix | Gather::Channels => MemoryFormat::ChannelsLast,
@@ -165,20 +168,20 @@ pub(crate) enum Access {
     Narrow,
 }
 
-/// What f32 operands are rounded to before they are multiplied.
+/// The type to which f32 operands are rounded before they are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Math {
     Tf32,
 }
 
-/// How a transposed convolution is a GEMM.
+/// The form in which a transposed convolution is a GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// All phases are columns of one.
+    /// All phases are columns of one GEMM.
     Columns,
 }
 
-/// Where k is split over blocks.
+/// Whether k is split over blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parts {
     Split,
@@ -191,21 +194,22 @@ pub(crate) enum Side {
     Deep,
 }
 
-/// The output channels of a warp of conv_grouped.cu: so many times 8, each of them a group of its own or not.
+/// The output channels of a warp of conv_grouped.cu: `tiles` times 8, and whether each 8 are a
+/// group of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outputs {
     pub tiles: usize,
     pub own: bool,
 }
 
-/// Pixels x output channels of a block and of its warps, in an implicit GEMM.
+/// The pixels and output channels of a block and of its warps, in an implicit GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tile {
     pub m: usize,
     pub n: usize,
     pub warp_m: usize,
     pub warp_n: usize,
-    /// Sets of warps that share the steps of a block.
+    /// The number of sets of warps that share the steps of a block.
     pub slices: usize,
 }
 
@@ -229,7 +233,7 @@ pub(crate) fn family(family: &str) -> impl Iterator<Item = &'static KernelInfo> 
 }
 
 /// # Errors
-/// [`Error::NoKernel`] where no kernel has this name, with the nearest one.
+/// [`Error::NoKernel`] if no kernel has this name. The message suggests the nearest name.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if KERNELS.iter().any(|kernel| kernel.name == name) {
         return Ok(());
@@ -239,7 +243,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(Error::NoKernel { op: "any layer", reasons: format!("{name} is not the name of a kernel{nearest}") })
 }
 
-/// The one kernel of a family that has these properties. The manifest holds it: a test asks for each.
+/// The kernel of this name, which the manifest must contain: a test asks for each name that the
+/// crate uses.
 pub(crate) fn find(name: &str) -> &'static KernelInfo {
     KERNELS.iter().find(|kernel| kernel.name == name).expect("the manifest names every kernel that the crate asks for")
 }
@@ -263,7 +268,7 @@ mod tests {
         let kernel = &KERNELS[0];
         let with = |registers| KernelInfo { registers, launch_bound: 3, threads: 128, axes: Axes::NONE, ..*kernel };
         let blocks = |registers, name| with(registers).register_blocks(GpuModel::named(name).unwrap());
-        // 40 registers are 1280 a warp, rounded to 256s, and 5120 a block
+        // 40 registers are 1280 for a warp, rounded up to a multiple of 256, and 5120 for a block.
         assert_eq!(blocks(&[(80, 40), (90, 128)], "A100"), 12);
         assert_eq!(blocks(&[(80, 40), (90, 128)], "L40S"), 12);
         assert_eq!(blocks(&[(80, 40), (90, 128)], "H200"), 4);

@@ -1,4 +1,5 @@
-//! The channels_last kernels of kernels/depthwise_any_size.cu: any size, stride, dilation and channel multiplier.
+//! The channels_last kernels of kernels/depthwise_any_size.cu: any size, stride, dilation and
+//! channel multiplier.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_depthwise::split_evenly;
@@ -17,47 +18,51 @@ use std::collections::BTreeSet;
 
 pub(crate) const FAMILY: &str = "depthwise_any_size";
 
-/// The output pixels of a thread, and the taps whose weights it loads at once.
+/// The output pixels of a thread, and the number of taps whose weights it loads at once.
 const ROWS: usize = DEPTHWISE_ANY_ROWS as usize;
 const COLUMNS: usize = DEPTHWISE_ANY_COLUMNS as usize;
 const TAPS: usize = DEPTHWISE_ANY_TAPS as usize;
-/// Pixels from the sums of one strip in shared memory to those of the next.
+/// The distance in pixels, in shared memory, between the sums of one strip and those of the next.
 const SUM_PITCH: usize = DEPTHWISE_ANY_SUM_PITCH as usize;
-/// Threads of a warp that share a strip: the fewest for 16 channels of 16 bits, a sector.
+/// The number of threads of a warp that share a strip: at least those for 16 channels of 16 bits, a
+/// sector.
 const LANES: [usize; 3] = [32, 16, 8];
-/// Bytes that all banks of shared memory give at once, and those of the widest access.
+/// The bytes that all banks of shared memory deliver at once, and the bytes of the widest access.
 const BANKS: usize = 128;
 const ACCESS: usize = 16;
-/// Instructions that are no product, as nvcc makes them: for each row of the window and phase of its taps, each of its pixels in
-/// addition to the conversions, each four of taps and output row, each staged access, each four of staged weights, each output.
+/// Instructions in addition to products, as counted in nvcc's output: for each row of the window
+/// and phase of its taps, each of its pixels (without conversions), each four taps of an output
+/// row, each staged access, each four staged weights, each output.
 const WINDOW_INSTRUCTIONS: f64 = 40.0;
 const PIXEL_INSTRUCTIONS: f64 = 2.0;
 const FOUR_INSTRUCTIONS: f64 = 12.0;
 const STAGING_INSTRUCTIONS: f64 = 36.0;
 const WEIGHT_INSTRUCTIONS: f64 = 48.0;
 const OUTPUT_INSTRUCTIONS: f64 = 8.0;
-/// Until the first blocks have their pixels and weights in shared memory; the unrolled kernels begin with their first row.
+/// Seconds until the first blocks have their pixels and weights in shared memory. The unrolled
+/// kernels start with their first row.
 const START_SECONDS: f64 = 1e-6;
 
-/// Whether a kernel of the family is one of these.
+/// Whether a kernel of the family is one for any size.
 pub(super) fn is_any(kernel: &KernelInfo) -> bool {
     kernel.format == Some(MemoryFormat::ChannelsLast) && kernel.axes.size.is_none()
 }
 
-/// Channels of an access.
+/// The channels of an access.
 fn vector(kernel: &KernelInfo) -> usize {
     kernel.axes.vector.expect("the manifest has the vector of every such kernel")
 }
 
-/// One axis without its dilation, as `spread` of the kernel has it.
+/// One axis without its dilation, as `spread` of the kernel computes it.
 #[derive(Debug, Clone, Copy)]
 struct Axis {
     /// The distance of a block's pixels in the image, and of its outputs.
     pixels: usize,
     outputs: usize,
-    /// Of such outputs in such pixels.
+    /// The stride of these outputs over these pixels.
     stride: usize,
-    /// The outputs of a phase are those a distance apart; how many phases and how many outputs of each there are.
+    /// The outputs of a phase are this distance apart. The fields are the number of phases and the
+    /// number of outputs of each.
     phases: usize,
     size: usize,
 }
@@ -74,29 +79,29 @@ impl Axis {
         Self { pixels, outputs, stride: g.stride[axis] / divisor, phases, size: g.output[axis].div_ceil(phases) }
     }
 
-    /// The pixels that so many outputs see.
+    /// The number of pixels that this number of outputs reads.
     fn seen(&self, outputs: usize, kernel: usize) -> Option<usize> {
         (outputs - 1).checked_mul(self.stride)?.checked_add(kernel)
     }
 }
 
-/// How a launch is cut into blocks.
+/// How a launch is divided into blocks.
 #[derive(Debug, Clone, Copy)]
 struct AnySizeTiling {
-    /// Vectors of channels, and strips beside and below each other.
+    /// The vectors of channels of a block, and its strips beside and below each other.
     channels: usize,
     columns: usize,
     strips: usize,
-    /// Blocks of an image along the same axes, over all phases.
+    /// The blocks of an image along the same axes, over all phases.
     tiles: [usize; 3],
-    /// Rows of the patch, and elements of one.
+    /// The rows of the patch, and the elements of one row.
     patch: [usize; 2],
     shared_bytes: usize,
     estimate: Estimate,
 }
 
 impl AnySizeTiling {
-    /// The fastest by the cost model.
+    /// The fastest division by the cost model.
     fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let (vector, threads) = (vector(kernel), kernel.threads as usize);
         let cuts = LANES.into_iter().flat_map(|lanes| (1..=threads / lanes).map(move |columns| (lanes, columns)));
@@ -109,7 +114,8 @@ impl AnySizeTiling {
         })
     }
 
-    /// With at most so many columns and strips, by a kernel of which `resident` blocks fit a multiprocessor's registers.
+    /// The division with at most this number of columns and strips, for a kernel of which
+    /// `resident` blocks fit a multiprocessor's registers.
     fn new(vector: usize, resident: usize, lanes: usize, columns: usize, strips: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let (g, bytes) = (&problem.geometry, problem.dtype.bytes());
         let [vertical, horizontal] = [0, 1].map(|axis| Axis::new(g, axis));
@@ -120,12 +126,12 @@ impl AnySizeTiling {
         let (strips, row_tiles) = split_evenly(vertical.size.div_ceil(ROWS), strips);
         let tiles = [g.c_out.div_ceil(channels), column_tiles.checked_mul(horizontal.phases)?, row_tiles.checked_mul(vertical.phases)?];
         let all = tiles.iter().try_fold(1usize, |all, &tiles| all.checked_mul(tiles)).filter(|&tiles| tiles < 1 << 31)?;
-        // positions of the last block, beyond the image
+        // Positions of the last block reach beyond the image.
         for (axis, of, outputs) in [(0, vertical, row_tiles * strips * ROWS), (1, horizontal, column_tiles * columns * COLUMNS)] {
             let last = of.seen(outputs, g.kernel[axis])?.checked_mul(of.pixels)?.checked_add(of.outputs.checked_mul(g.stride[axis])?)?;
             i32::try_from(last.checked_add(g.padding[axis])?).ok()?;
         }
-        // a multiplier's block may begin in the middle of an input channel's outputs
+        // With a multiplier, a block may begin in the middle of an input channel's outputs.
         let inputs = if vector == 1 { (channels + multiplier - 2) / multiplier + 1 } else { channels };
         let seen = [vertical.seen(strips * ROWS, g.kernel[0])?, horizontal.seen(columns * COLUMNS, g.kernel[1])?];
         let pitch = pitch(seen[1].checked_mul(inputs)?.checked_mul(bytes)?, inputs * bytes, ROWS * vertical.stride);
@@ -152,7 +158,7 @@ impl AnySizeTiling {
             + (fours * ROWS) as f64 * FOUR_INSTRUCTIONS
             + outputs * OUTPUT_INSTRUCTIONS;
         let loads = pixels * (of_thread * bytes) as f64 + (fours * ROWS * of_thread * TAPS * size_of::<f32>()) as f64 + outputs * 8.0;
-        // the padding is not read; channels come in whole sectors
+        // The padding is not read. Channels are read in whole sectors.
         let inside = (seen[0].min(g.input[0]) * seen[1].min(g.input[1]) * (inputs * bytes).next_multiple_of(32)) as f64;
         let work = Work {
             blocks,
@@ -166,7 +172,7 @@ impl AnySizeTiling {
                 + blocks * (fours * channels) as f64 * WEIGHT_INSTRUCTIONS,
             ..Default::default()
         };
-        // a block alone on its multiprocessor does not load while it multiplies
+        // A block alone on its multiprocessor does not load while it multiplies.
         let alone = if resident == 1 { 1.5 } else { 1.0 };
         let start = Estimate { seconds: START_SECONDS, latency: START_SECONDS, ..Default::default() };
         let estimate = start + work.estimate(problem) * alone;
@@ -174,8 +180,9 @@ impl AnySizeTiling {
     }
 }
 
-/// The bytes from one row of a patch to the next, at least `row`: the strips that a warp reads at once, so many rows apart, lie in as
-/// many different banks as accesses of 16 bytes allow.
+/// The bytes from one row of a patch to the next, at least `row`. The strips that a warp reads at
+/// once are `rows` rows apart; with this pitch they are in as many different banks as 16-byte
+/// accesses allow.
 fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
     let row = row.next_multiple_of(ACCESS);
     let apart =
@@ -183,7 +190,7 @@ fn pitch(row: usize, pixel: usize, rows: usize) -> usize {
     (row..row + BANKS).step_by(ACCESS).min_by_key(|&pitch| Reverse(apart(pitch))).unwrap_or(row)
 }
 
-/// For a depthwise problem in channels_last.
+/// The candidate for a depthwise problem in channels_last.
 pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let tiling = AnySizeTiling::of(kernel, problem)?;
     let params = ConvDepthwiseParams {

@@ -1,4 +1,5 @@
-//! kernels/depthwise_toeplitz.cu: large depthwise filters on tensor cores, by kernels called banded.
+//! kernels/depthwise_toeplitz.cu: large depthwise filters on tensor cores, by kernels called
+//! banded.
 
 use super::KernelInfo;
 use super::candidate::{Candidate, LaunchConfig, Reason};
@@ -15,56 +16,60 @@ use crate::{Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "depthwise_toeplitz";
 
-/// The order of the packed weight for an even and for an odd padding on the left, by which it is shifted.
+/// The orders of the packed weight: for an even and for an odd padding on the left, by which the
+/// weight is shifted.
 const LAYOUTS: [&str; 2] = ["[c_out][copy][band]", "[c_out][copy][band moved by 1]"];
-/// Output columns of a block.
+/// The output columns of a block.
 const COLUMNS: usize = TOEPLITZ_COLUMNS as usize;
-/// Output columns of an MMA, and the zeros in front of the weights of a band's row: one less.
+/// The output columns of an MMA. The zeros in front of the weights of a band's row are one less.
 const BLOCK: usize = TOEPLITZ_BLOCK as usize;
 /// The k of an MMA.
 const STEP: usize = TOEPLITZ_STEP as usize;
-/// Instructions for each staged element and for each output, on its way through shared memory and the epilogue.
+/// Instructions for each staged element, and for each output on its way through shared memory and
+/// the epilogue.
 const STAGING_INSTRUCTIONS: f64 = 6.0;
 const OUTPUT_INSTRUCTIONS: f64 = 12.0;
-/// Of a warp for each kernel row, besides loads and MMAs.
+/// Instructions of a warp for each kernel row, in addition to loads and MMAs.
 const ROW_INSTRUCTIONS: f64 = 8.0;
-/// Threads that read or write 2 bytes apart from their neighbours' cost as much as this many that do not.
+/// The factor by which accesses cost more if threads read or write 2 bytes that are not next to
+/// their neighbours'.
 const SCATTERED: f64 = 4.0;
-/// Channels of a pixel that fill a sector of 32 bytes.
+/// The channels of a pixel that fill a sector of 32 bytes.
 const SECTOR_CHANNELS: usize = 16;
 
-/// The columns of the input that 8 outputs see, from an even one on: whole steps of MMAs.
+/// The columns of the input that 8 outputs read, starting from an even column: whole steps of MMAs.
 fn width(g: &ConvGeometry) -> usize {
     (BLOCK - 1 + g.kernel[1] + g.padding[1] % 2).next_multiple_of(STEP)
 }
 
-/// Elements of one copy of a band. The copies lie 8 or 24 banks apart, and a warp reads 7 neighbouring words of each.
+/// The elements of one copy of a band. The copies are 8 or 24 banks apart, and a warp reads 7
+/// neighbouring words of each.
 fn band_elements(g: &ConvGeometry) -> usize {
     ((g.kernel[0] * width(g) / STEP + 1) | 1) * 16
 }
 
-/// Whether a kernel of the family is one of these.
+/// Whether a kernel of the family is a banded one.
 pub(super) fn is_banded(kernel: &KernelInfo) -> bool {
     kernel.family == FAMILY
 }
 
-/// How a launch is cut into blocks.
+/// How a launch is divided into blocks.
 #[derive(Debug, Clone, Copy)]
 struct BandedTiling {
     rows: usize,
     channels: usize,
-    /// Blocks of an image along channels, columns and rows.
+    /// The blocks of an image along channels, columns and rows.
     tiles: [usize; 3],
     patch_h: usize,
-    /// A channel's patch, and later its sums.
+    /// The bytes of a channel's patch, which later holds its sums.
     area_bytes: usize,
     shared_bytes: usize,
     estimate: Estimate,
 }
 
 impl BandedTiling {
-    /// The fastest by the cost model. Blocks that see a special value sum in another order: where a result may not depend on the
-    /// batch, their channels do not either.
+    /// The fastest division by the cost model. Blocks that meet a special value add in another
+    /// order. So if a result may not depend on the batch, neither may the channels of a block.
     fn of(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Self, Reason> {
         let configured = problem.for_configuration();
         let tilings = [16, 8, 4].into_iter().filter_map(|channels| Self::new(kernel, channels, &configured));
@@ -82,7 +87,7 @@ impl BandedTiling {
         let patch_h = rows - 1 + g.kernel[0];
         let (patch, sums) = (patch_h.checked_mul(pitch)?, rows * COLUMNS);
         let area = (patch * 2).next_multiple_of(32).max(sums * size_of::<f32>());
-        // a word for each warp
+        // One word for each warp.
         let rest = TOEPLITZ_MOVED_BYTES as usize + TOEPLITZ_WARPS as usize * size_of::<u32>();
         let shared_bytes = channels.checked_mul(area.checked_add(2 * 2 * band_elements(g))?)?.checked_add(rest)?;
         if shared_bytes > problem.device.shared_bytes_per_block as usize {
@@ -93,14 +98,15 @@ impl BandedTiling {
         let blocks = (tiles.iter().product::<usize>() * g.n) as f64;
         let areas = blocks * channels as f64;
         let staged = areas * patch as f64;
-        // kernel rows of the warps' products, each with loads of 512 bytes of the patch and of 256 bytes of a band
+        // The kernel rows of the warps' products. Each loads 512 bytes of the patch and 256 bytes
+        // of a band.
         let kernel_rows = areas * g.kernel[0] as f64;
         let fragments = rows / STEP * COLUMNS / BLOCK;
         let loads = rows / STEP * (pitch / BLOCK).div_ceil(2);
         let instructions = (loads + steps * (fragments + 2)) as f64 + ROW_INSTRUCTIONS;
         let scattered = |format| if format == MemoryFormat::ChannelsLast && !g.c_in.is_multiple_of(4) { SCATTERED } else { 1.0 };
         let [staging, storing] = [problem.x_format, problem.y_format].map(scattered);
-        // the padding is not read
+        // The padding is not read.
         let seen = |axis: usize, tile: usize, size: usize| (tile - 1 + g.kernel[axis]).min(g.input[axis] + size - tile);
         let inside = seen(0, rows, rows) * seen(1, COLUMNS, COLUMNS);
         let sectors = |format| if format == MemoryFormat::ChannelsLast { SECTOR_CHANNELS.div_ceil(channels) as f64 } else { 1.0 };
@@ -118,13 +124,13 @@ impl BandedTiling {
             ffma: kernel_rows * instructions * 32.0 + staged * STAGING_INSTRUCTIONS * staging + outputs * OUTPUT_INSTRUCTIONS * storing,
             ..Default::default()
         };
-        // a block alone on its multiprocessor does not load while it multiplies
+        // A block alone on its multiprocessor does not load while it multiplies.
         let alone = if resident == 1 { 1.5 } else { 1.0 };
         Some(Self { rows, channels, tiles, patch_h, area_bytes: area, shared_bytes, estimate: work.estimate(problem) * alone })
     }
 }
 
-/// For a depthwise problem.
+/// The candidate for a depthwise problem.
 pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     let g = &problem.geometry;
     if g.c_out != g.c_in {
@@ -156,7 +162,7 @@ pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     let config = LaunchConfig {
         grid: [tiling.tiles.iter().product::<usize>() as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: tiling.shared_bytes as u32,
-        // it looks at the alignment itself
+        // The kernel checks the alignment itself.
         alignment: [size_of::<T>(); 2],
         order: SumOrder::Bands,
         own: ConvConfig { params: KernelParams::Depthwise(params), persistent: false, layout: LAYOUTS[g.padding[1] % 2], pack },
@@ -164,7 +170,8 @@ pub(super) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate: tiling.estimate, config })
 }
 
-/// The rows of a kernel, each in `width` elements after 7 zeros; once as they are, and once without the first zero.
+/// The rows of a kernel, each in `width` elements after 7 zeros: once as they are, and once without
+/// the first zero.
 fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let [kh, kw] = g.kernel;
     let elements = band_elements(g);

@@ -17,37 +17,39 @@ use crate::{Element, MemoryFormat, memory};
 
 pub(crate) const FAMILY: &str = "depthwise_unrolled";
 
-/// Lanes of a warp that read neighbouring channels: 16 bytes each make 256 bytes of a pixel.
+/// The number of lanes of a warp that read neighbouring channels: with 16 bytes each they read 256
+/// bytes of a pixel.
 const CHANNEL_LANES: usize = 16;
-/// The same for vectors of less than 16 bytes.
+/// The same number for vectors of less than 16 bytes.
 const NARROW_CHANNEL_LANES: usize = 32;
-/// The output columns of a thread that has fewer than 4 channels, and the rows of one of the contiguous kernel for any size.
+/// The output columns of a thread with fewer than 4 channels, and the output rows of a thread of
+/// the contiguous kernel for any size.
 const STRIP: usize = DEPTHWISE_STRIP as usize;
-/// Shared memory with which several blocks fit a multiprocessor.
+/// The bytes of shared memory with which several blocks fit a multiprocessor.
 const SHARED_GOAL: usize = 48 * 1024;
-/// How many times the device should be filled where there is enough to do.
+/// How many times the device should be filled if there is enough work.
 const WAVES: usize = 2;
-/// Instructions that are no product, for each vector of a thread's window in channels_last: load, conversion, address, and for
-/// each element that is staged in shared memory.
+/// Instructions in addition to products: for each vector of a thread's window in channels_last
+/// (load, conversion, address), and for each element that is staged in shared memory.
 const LOAD_INSTRUCTIONS: f64 = 8.0;
 const STAGING_INSTRUCTIONS: f64 = 4.0;
-/// The same for each product of the contiguous `any`, whose loops are not unrolled: where neighbouring taps share their pixels, and
-/// where each tap loads its own.
+/// Instructions in addition to products, for each product of the contiguous `any` kernel, whose
+/// loops are not unrolled: if neighbouring taps share their pixels, and if each tap loads its own.
 const DENSE_INSTRUCTIONS: f64 = 0.5;
 const SPARSE_INSTRUCTIONS: f64 = 1.25;
 
-/// A kernel of the family that no module of its own prepares, with the axes that the manifest gives it.
+/// A kernel of the family that has no module of its own, with the axes that the manifest gives it.
 #[derive(Debug, Clone, Copy)]
 struct DepthwiseKernel {
     format: MemoryFormat,
-    /// Kernel size and stride of the unrolled ones.
+    /// The kernel size and stride of an unrolled kernel.
     unrolled: Option<[usize; 2]>,
-    /// Channels of a thread.
+    /// The channels of a thread.
     vector: usize,
-    /// Output columns of a thread.
+    /// The output columns of a thread.
     columns: usize,
     threads: usize,
-    /// Blocks that fit a multiprocessor's registers.
+    /// The number of blocks that fit a multiprocessor's registers.
     resident: usize,
 }
 
@@ -68,23 +70,24 @@ impl DepthwiseKernel {
     }
 }
 
-/// How a launch is cut into blocks.
+/// How a launch is divided into blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct DepthwiseTiling {
-    /// Threads of a block along channels (or their vectors), columns and rows.
+    /// The threads of a block along channels (or vectors of them), columns and rows.
     channels: usize,
     columns: usize,
     strips: usize,
-    /// Output rows of a thread.
+    /// The output rows of a thread.
     rows: usize,
-    /// Blocks of an image along the same axes.
+    /// The blocks of an image along the same axes.
     tiles: [usize; 3],
-    /// Height and width of a channel's patch in shared memory.
+    /// The height and width of a channel's patch in shared memory.
     patch: [usize; 2],
     shared_bytes: usize,
 }
 
-/// Splits `total` into parts of at most `most` that are as equal as can be: the size of a part, and the number of parts.
+/// Splits `total` into parts of at most `most` that are as equal as possible. Returns the size of a
+/// part and the number of parts.
 pub(super) fn split_evenly(total: usize, most: usize) -> (usize, usize) {
     let parts = total.div_ceil(most.max(1)).max(1);
     let size = total.div_ceil(parts).max(1);
@@ -92,14 +95,16 @@ pub(super) fn split_evenly(total: usize, most: usize) -> (usize, usize) {
 }
 
 impl DepthwiseTiling {
-    /// The largest blocks that still fill the device; where they need shared memory, those that leave room for several.
+    /// The largest blocks that still fill the device. If they need shared memory, blocks that leave
+    /// room for several.
     fn new(variant: &DepthwiseKernel, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let g = &problem.geometry;
         let multiprocessors = multiprocessors(problem) as usize;
         let wanted = WAVES * variant.resident * multiprocessors;
         let fixed = variant.format == MemoryFormat::Contiguous && variant.unrolled.is_none();
         let mut best: Option<((bool, usize), Self)> = None;
-        // idle threads and windows of few rows are worth it only where multiprocessors would be idle
+        // Idle threads and windows of few rows pay off only if multiprocessors would be idle
+        // otherwise.
         for shrink in if variant.format == MemoryFormat::ChannelsLast { vec![1] } else { vec![1, 2, 4, 8, 16] } {
             for rows in if fixed { vec![STRIP] } else { vec![64, 32, 16, 8, 4, 2, 1] } {
                 let tiling = Self::cut(variant, problem, rows, shrink);
@@ -121,7 +126,8 @@ impl DepthwiseTiling {
         })
     }
 
-    /// With strips of at most `rows` rows and, in the contiguous format, 1 / `shrink` of the threads at work.
+    /// The division with strips of at most `rows` rows and, in the contiguous format, 1 / `shrink`
+    /// of the threads working.
     fn cut(variant: &DepthwiseKernel, problem: &ConvProblem<'_>, rows: usize, shrink: usize) -> Self {
         let g = &problem.geometry;
         let [height, width] = g.output;
@@ -129,7 +135,7 @@ impl DepthwiseTiling {
         let vectors = g.c_out / variant.vector;
         let threads = variant.threads / shrink;
         let fixed = variant.format == MemoryFormat::Contiguous && variant.unrolled.is_none();
-        // a strip of a fixed height may reach below the image
+        // A strip of a fixed height may reach below the image.
         let cut_rows = |strips: usize| {
             let (rows, row_tiles) = if fixed { (rows, height.div_ceil(rows * strips)) } else { split_evenly(height, rows * strips) };
             if fixed { (rows, row_tiles) } else { (rows.div_ceil(strips), row_tiles) }
@@ -152,7 +158,8 @@ impl DepthwiseTiling {
                 let (channels, channel_tiles) = split_evenly(vectors, threads / (columns * strips));
                 let span = |axis: usize| (g.kernel[axis] - 1) * g.dilation[axis] + 1;
                 let patch_h = (strips * rows - 1) * g.stride[0] + span(0);
-                // whole 16 bytes for each thread; beyond the last the dense `any` reads 4 pixels in advance
+                // Whole 16 bytes for each thread. Beyond the last, the dense `any` kernel reads 4
+                // pixels in advance.
                 let row = match variant.unrolled {
                     Some([size, stride]) => (columns - 1) * STRIP * stride + ((STRIP - 1) * stride + size).next_multiple_of(4),
                     None => ((columns * STRIP - 1) * g.stride[1] + span(1)).max(columns * STRIP + g.kernel[1].next_multiple_of(4)),
@@ -177,7 +184,8 @@ impl DepthwiseTiling {
         let threads = blocks * active;
         let taps = (g.kernel[0] * g.kernel[1]) as f64;
         let products = threads * (self.rows * variant.columns * variant.vector) as f64 * taps;
-        // vectors that the threads read: in the unrolled kernels the window of a strip, each once
+        // The vectors that the threads read. In the unrolled kernels each vector of a strip's
+        // window is read once.
         let window = |axis: usize, outputs: usize| ((outputs - 1) * g.stride[axis] + g.kernel[axis]) as f64;
         let loads = threads * window(0, self.rows) * window(1, variant.columns);
         let staged = blocks * (self.channels * self.patch[0] * self.patch[1]) as f64;
@@ -220,7 +228,7 @@ impl DepthwiseTiling {
             patch_w: self.patch[1] as i32,
             ..Default::default()
         };
-        // the contiguous kernels look at the alignment themselves
+        // The contiguous kernels check the alignment themselves.
         let (layout, pack) = match variant.format {
             MemoryFormat::ChannelsLast => (conv_direct::LAYOUT, conv_direct::pack as Pack<T>),
             MemoryFormat::Contiguous => ("[c_out][tap]", pack as Pack<T>),
@@ -274,7 +282,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate: tiling.work(&variant, problem).estimate(problem), config: tiling.config(&variant, g) })
 }
 
-/// The canonical order, for C_in / groups = 1.
+/// Packs the weight in the canonical order, for C_in / groups = 1.
 fn pack<T: Element>(_: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     memory::collect(weight.values().iter().map(|&v| T::from_f32(v)))
 }

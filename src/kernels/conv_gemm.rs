@@ -1,5 +1,5 @@
-//! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA lanes (f32). The phases of a
-//! transposed convolution are such GEMMs too (conv_transpose.rs).
+//! kernels/conv_gemm.cu: convolution as an implicit GEMM, on tensor cores (16-bit types) or FFMA
+//! lanes (f32). The phases of a transposed convolution are such GEMMs as well (conv_transpose.rs).
 
 mod packing;
 mod patch;
@@ -26,18 +26,19 @@ use patch::Patch;
 
 pub(crate) const FAMILY: &str = "conv_gemm";
 
-/// Stages of the pipeline from global to shared memory.
+/// The number of stages in the pipeline from global to shared memory.
 pub(super) const STAGES: usize = GEMM_STAGES as usize;
-/// Bytes of k that a step multiplies.
+/// The bytes of k that one step multiplies.
 pub(super) const ROW_BYTES: usize = GEMM_ROW_BYTES as usize;
-/// Bytes of a copy.
+/// The bytes of one copy.
 pub(super) const CHUNK_BYTES: usize = GEMM_CHUNK_BYTES as usize;
-/// Pixels that a tile may lie beyond the last one.
+/// The number of pixels by which a tile may reach beyond the last one.
 pub(super) const MAX_TILE: usize = 256;
-/// What a single load of the element gathers costs, with its bounds test, in bytes of shared memory traffic.
+/// The cost of one load by the element gathers, including its bounds test, in bytes of shared
+/// memory traffic.
 pub(super) const BYTES_PER_ELEMENT: f64 = 16.0;
 
-/// The tile that every gather has.
+/// The tile for which every gather has a kernel.
 const EVERY_GATHER: Tile = Tile { m: 64, n: 64, warp_m: 32, warp_n: 32, slices: 1 };
 
 impl Tile {
@@ -45,7 +46,7 @@ impl Tile {
         kernel.axes.tile.as_ref().expect("every kernel of an implicit GEMM has a tile: a test asks each")
     }
 
-    /// 64x64, which every gather has.
+    /// The tile 64x64, for which every gather has a kernel.
     pub fn of_every_gather() -> &'static Self {
         &EVERY_GATHER
     }
@@ -54,17 +55,17 @@ impl Tile {
         (self.m + self.n) * ROW_BYTES
     }
 
-    /// A stage holds a step for each slice.
+    /// The bytes of a stage, which holds one step for each slice.
     pub fn stage_bytes(&self) -> usize {
         self.slices * self.step_bytes()
     }
 
-    /// What the warps read of a step.
+    /// The bytes that the warps read in a step.
     pub fn fragment_bytes(&self) -> usize {
         (self.m * (self.n / self.warp_n) + self.n * (self.m / self.warp_m)) * ROW_BYTES
     }
 
-    /// That the copies of a step write and its multiplications read.
+    /// The bytes of shared memory that the copies of a step write and its multiplications read.
     pub fn shared_bytes_per_stage(&self) -> usize {
         self.step_bytes() + self.fragment_bytes()
     }
@@ -73,7 +74,8 @@ impl Tile {
         32 * self.m / self.warp_m * self.n / self.warp_n * self.slices
     }
 
-    /// Which steps a slice has must not depend on the taps that a tile leaves out, or an image's sums would depend on its batch.
+    /// Which steps a slice computes must not depend on the taps that a tile leaves out. Otherwise
+    /// an image's sums would depend on its batch.
     fn check_slices(&self, g: &ConvGeometry, dtype: DType) -> Result<(), String> {
         let (channels, per_step) = (g.c_in / g.groups, ROW_BYTES / dtype.bytes());
         let skips = channels.is_multiple_of(per_step) && g.kernel != [1, 1];
@@ -83,26 +85,26 @@ impl Tile {
         Ok(())
     }
 
-    /// Products of a warp in a step.
+    /// The products of a warp in a step.
     pub fn warp_macs(&self, dtype: DType) -> f64 {
         (self.warp_m * self.warp_n * ROW_BYTES / dtype.bytes()) as f64
     }
 }
 
-/// How many blocks of a kernel a multiprocessor holds at once.
+/// The number of blocks of a kernel that a multiprocessor holds at once.
 pub(super) fn blocks_per_multiprocessor(kernel: &'static KernelInfo, model: &GpuModel) -> usize {
     kernel.register_blocks(model).min(model.shared_memory_blocks(STAGES * Tile::of(kernel).stage_bytes()))
 }
 
-/// How a problem falls into tiles.
+/// How a problem is divided into tiles.
 pub(super) struct GemmTiling {
-    /// Output pixels; of a transposed convolution, those of its largest phase.
+    /// Output pixels. For a transposed convolution, those of its largest phase.
     pub rows: usize,
-    /// Column tiles times groups.
+    /// The number of column tiles, times the groups.
     tiles_of_a_row: usize,
     row_tiles: usize,
     phases: usize,
-    /// Along k, of all phases.
+    /// The number of steps along k, over all phases.
     pub steps: usize,
 }
 
@@ -125,7 +127,7 @@ impl GemmTiling {
         if tiling.rows > i32::MAX as usize - MAX_TILE {
             return Err(format!("{} output pixels are above 2^31", tiling.rows));
         }
-        // a block looks one grid beyond its last tile
+        // The positions that a block computes reach one grid beyond its last tile.
         if tiling.blocks() > i32::MAX as usize / 2 {
             return Err(format!("{} tiles are above 2^30", tiling.blocks()));
         }
@@ -135,7 +137,7 @@ impl GemmTiling {
         Ok(tiling)
     }
 
-    /// Of the packed weights.
+    /// The bytes of the packed weights.
     fn weight_bytes(&self, tile: &Tile) -> f64 {
         self.tiles_of_a_row as f64 * (tile.n * self.steps * ROW_BYTES) as f64
     }
@@ -144,51 +146,51 @@ impl GemmTiling {
         self.row_tiles.saturating_mul(self.tiles_of_a_row).saturating_mul(self.phases)
     }
 
-    /// Of a block; of a transposed convolution, those of the average phase.
+    /// The steps of a block. For a transposed convolution, those of the average phase.
     fn block_steps(&self) -> f64 {
         self.steps as f64 / self.phases.max(1) as f64
     }
 
-    /// Cycles that a block takes when its `steps` wait for each other: one after the other, or as many at once as there are
-    /// slices, whose sums then meet.
+    /// The cycles of a block whose `steps` wait for each other. As many steps run at once as there
+    /// are slices, whose sums are added at the end.
     fn block_cycles(tile: &Tile, steps: f64, step_cycles: f64) -> f64 {
         ((steps / tile.slices as f64).ceil() + (tile.slices - 1) as f64 / 2.0) * step_cycles
     }
 
-    /// Steps of all blocks.
+    /// The steps of all blocks.
     pub fn total_steps(&self) -> f64 {
         self.row_tiles as f64 * self.tiles_of_a_row as f64 * self.steps as f64
     }
 }
 
-/// Tiles of output channels, of all groups.
+/// The number of tiles of output channels, over all groups.
 fn column_tiles(g: &ConvGeometry, tile: &Tile) -> usize {
     (g.c_out / g.groups).div_ceil(tile.n).saturating_mul(g.groups)
 }
 
-/// Rows of `ROW_BYTES` that hold the weights of one output channel.
+/// The number of rows of `ROW_BYTES` that hold the weights of one output channel.
 fn steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     let per_step = ROW_BYTES / element_bytes;
     if g.transposed { conv_transpose::steps(g, per_step) } else { g.products().div_ceil(per_step) }
 }
 
-/// The bytes that a copy of pixels may have: the largest power of two that divides a plane, up to a chunk.
+/// The bytes of one copy of pixels: the largest power of two that divides a plane, up to a chunk.
 fn plane_copy(g: &ConvGeometry, element_bytes: usize) -> usize {
     let plane = g.input[0] * g.input[1] * element_bytes;
     CHUNK_BYTES.min(1 << plane.trailing_zeros().min(31))
 }
 
-/// A product of tf32 takes tensor cores as long as two of 16 bits.
+/// A product in tf32 takes tensor cores as long as this many products of 16 bits.
 const TF32_MACS: f64 = 2.0;
-/// Of a block between two barriers, beside its products: the barrier, the latencies of `ldmatrix` and `mma`, and what the stages
-/// in flight do not hide of L2's.
+/// Cycles of a block between two barriers in addition to its products: the barrier, the latencies
+/// of `ldmatrix` and `mma`, and the part of L2's latency that the stages do not hide.
 pub(super) const STEP_CYCLES: f64 = 150.0;
-/// Of a load from L2 or DRAM that a block waits for.
+/// Cycles of a load from L2 or DRAM for which a block waits.
 pub(super) const LOAD_CYCLES: f64 = 400.0;
-/// Of k: with more, adding up takes longer than multiplying.
+/// The largest number of parts of k. With more, adding the parts takes longer than multiplying.
 const MAX_PARTS: usize = 16;
 const SUM_BLOCKS_PER_MULTIPROCESSOR: f64 = 8.0;
-/// What L2 gives at once.
+/// The bytes that L2 delivers at once.
 pub(super) const SECTOR_BYTES: f64 = 32.0;
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
@@ -207,7 +209,8 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate, config })
 }
 
-/// The candidate for a problem whose convolution a kernel computes as another one, `gemm`, of as many products a sum.
+/// The candidate for a problem that a kernel computes as another convolution, `gemm`, with as many
+/// products in a sum.
 pub(super) fn candidate_as<T: Element>(
     kernel: &'static KernelInfo,
     problem: &ConvProblem<'_>,
@@ -240,14 +243,14 @@ pub(super) fn config<T: Element>(
     LaunchConfig {
         grid: [tiling.blocks() as u32, 1, 1],
         shared_bytes: (STAGES * tile.stage_bytes()) as u32,
-        // the store takes any output, in vectors where it is aligned
+        // The store takes any output, and uses vectors if it is aligned.
         alignment: [x_alignment, size_of::<T>()],
         order: if tile.slices > 1 { SumOrder::Slices(tile.slices) } else { SumOrder::of_gemm(kernel) },
         own: ConvConfig { params: KernelParams::default(), persistent: kernel.persistent, layout, pack },
     }
 }
 
-/// What every kernel says of the input.
+/// The checks of the input that all kernels share.
 fn check_input(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<(), String> {
     if kernel.dtype != Some(problem.dtype) {
         return Err(format!("it is for {}, not {}", kernel.dtype.map_or("any", DType::name), problem.dtype));
@@ -259,12 +262,12 @@ fn check_input(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<(), Str
     Ok(())
 }
 
-/// What a kernel does for a problem to which it applies.
+/// The work of a kernel for a problem to which it applies.
 struct Multiplication {
     tile: &'static Tile,
     tiling: GemmTiling,
     step_cycles: f64,
-    /// Of one launch.
+    /// The work of one launch.
     whole: Work,
 }
 
@@ -296,12 +299,12 @@ impl Multiplication {
         let mut shared_bytes = total_steps * tile.shared_bytes_per_stage() as f64;
         let through_registers = gather.is_through_registers();
         if gather == Gather::Planes {
-            // twice as many copies where they are half as wide
+            // Copies of half the width are twice as many.
             shared_bytes += total_steps * (tile.m * ROW_BYTES) as f64 * (CHUNK_BYTES / plane_copy(g, dtype.bytes()) - 1) as f64;
         } else if through_registers {
             shared_bytes += total_steps * (tile.m * ROW_BYTES / dtype.bytes()) as f64 * BYTES_PER_ELEMENT;
         }
-        // a run of channels that is shorter than a sector of L2 costs a whole one
+        // A run of channels that is shorter than a sector of L2 costs a whole sector.
         let sectors = if vectors { (SECTOR_BYTES / (channels * dtype.bytes()) as f64).max(1.0) } else { 1.0 };
         let (tensor_macs, ffma) = match dtype {
             DType::F32 if !tf32 => (0.0, 1.0),
@@ -309,7 +312,7 @@ impl Multiplication {
             _ => (1.0, 0.0),
         };
         let warp = warp_cycles(problem.device.model, tile.warp_macs(*dtype) * tensor_macs, tile.warp_macs(*dtype) * ffma);
-        // what goes through registers is loaded beside the products of one step
+        // Elements that pass through registers are loaded while one step is multiplied.
         let step_cycles = STEP_CYCLES + if through_registers { warp.max(LOAD_CYCLES) } else { warp };
         tile.check_slices(g, *dtype)?;
         let whole = Work {
@@ -317,7 +320,7 @@ impl Multiplication {
             blocks: tiling.blocks() as f64,
             blocks_per_multiprocessor: blocks_per_multiprocessor(kernel, problem.device.model) as f64,
             block_cycles: GemmTiling::block_cycles(tile, tiling.block_steps(), step_cycles),
-            // weights as they are packed: a group of few channels is mostly padding
+            // Weights count as they are packed: a group with few channels is mostly padding.
             dram_bytes: least_bytes(problem) + tiling.weight_bytes(tile) - weight_bytes(problem),
             shared_bytes,
             tensor_macs: macs * tensor_macs,
@@ -326,7 +329,7 @@ impl Multiplication {
         Ok(Self { tile, tiling, step_cycles, whole })
     }
 
-    /// How many parts are the fastest of those that the request allows, and the estimated time with them.
+    /// The fastest number of parts among those that the request allows, and the estimated time.
     fn parts(&self, problem: &ConvProblem<'_>) -> Result<(usize, Estimate), Reason> {
         let ConvProblem { geometry: g, dtype, workspace_limit, .. } = problem;
         if problem.batch_invariant {
@@ -351,7 +354,7 @@ impl Multiplication {
         })
     }
 
-    /// Of both launches.
+    /// The estimated time of both launches.
     fn split(&self, parts: usize, problem: &ConvProblem<'_>) -> Estimate {
         let bytes = parts_bytes(&problem.geometry, parts) as f64;
         let steps = (self.tiling.steps as f64 / parts as f64).ceil();
@@ -371,12 +374,12 @@ impl Multiplication {
     }
 }
 
-/// Whether the kernel leaves the sums of parts of k to split_sum.cu.
+/// Whether the kernel leaves adding the parts of k to split_sum.cu.
 pub(super) fn is_split(kernel: &KernelInfo) -> bool {
     kernel.axes.parts.is_some()
 }
 
-/// Bytes of the sums of so many parts, in the workspace.
+/// The bytes of workspace for the sums of this number of parts.
 pub(super) fn parts_bytes(g: &ConvGeometry, parts: usize) -> usize {
     g.output_shape().iter().product::<usize>().saturating_mul(parts * size_of::<f32>())
 }
@@ -386,7 +389,7 @@ pub(super) fn sum_kernel(dtype: DType) -> &'static KernelInfo {
     find(if dtype == DType::Bf16 { "split_sum_bf16" } else { "split_sum_f16" })
 }
 
-/// Its blocks.
+/// The number of blocks of that kernel.
 pub(super) fn sum_blocks(g: &ConvGeometry, dtype: DType) -> usize {
     g.output_shape().iter().product::<usize>().div_ceil(CHUNK_BYTES / dtype.bytes() * sum_kernel(dtype).threads as usize)
 }

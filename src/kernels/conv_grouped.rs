@@ -1,4 +1,5 @@
-//! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, several taps to one MMA.
+//! kernels/conv_grouped.cu: groups of 2 to 64 input channels on tensor cores, with several taps in
+//! one MMA.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_params::KernelParams;
@@ -23,35 +24,36 @@ pub(crate) const FAMILY: &str = "conv_grouped";
 
 const LAYOUT: &str = "[group][step of 4 slots][n8][lane][4]";
 const WARPS: usize = GROUPED_WARPS as usize;
-/// Pixels that a warp sums at once.
+/// The number of pixels that a warp sums at once.
 const WARP_PIXELS: usize = GROUPED_WARP_PIXELS as usize;
-/// Pixels of a block, at most.
+/// The largest number of pixels of a block.
 const MAX_PIXELS: usize = 256;
-/// Channels of a quad: a slot of the MMA's k, 8 bytes.
+/// The channels of a quad, which is a slot of the MMA's k: 8 bytes.
 const QUAD: usize = 4;
 const QUAD_BYTES: usize = 8;
 /// Wider groups fill an MMA's k and n by themselves.
 const MAX_CHANNELS: usize = 64;
-/// Elements of a 16-byte access.
+/// The elements of a 16-byte access.
 const VECTOR: usize = 8;
-/// Blocks for each that a device holds at once, below which they are too few to walk: the last ones would leave most of it idle.
+/// The number of blocks for each block that a device holds at once, below which walking does not
+/// pay: the last blocks would leave most of the device idle.
 const WAVES: usize = 2;
-/// What element-by-element accesses cost beside 16-byte ones.
+/// The cost of element-by-element accesses compared with 16-byte ones.
 const NARROW_ACCESS: f64 = 3.0;
-/// What L2 moves at once.
+/// The bytes that L2 moves at once.
 const SECTOR_BYTES: usize = 32;
-/// The weights of 8 output channels for one step.
+/// The bytes of the weights of 8 output channels for one step.
 const FRAGMENT_BYTES: usize = GROUPED_FRAGMENT_BYTES as usize;
 
-/// A kernel's template arguments.
+/// The template arguments of a kernel.
 #[derive(Debug, Clone, Copy)]
 struct GroupedKernel {
-    /// n8 of output channels a warp.
+    /// The number of n8 tiles of output channels of a warp.
     tiles: usize,
-    /// Each of them is a group.
+    /// Whether each of these tiles is a group of its own.
     own: bool,
     wide: bool,
-    /// Blocks that fit a multiprocessor's registers.
+    /// The number of blocks that fit a multiprocessor's registers.
     register_blocks: usize,
 }
 
@@ -61,7 +63,7 @@ impl GroupedKernel {
         Self { tiles, own, wide: kernel.axes.access == Some(Access::Wide), register_blocks: kernel.register_blocks(model) }
     }
 
-    /// The sums of all warps of a block, on their way through shared memory.
+    /// The bytes of the sums of all warps of a block, which pass through shared memory.
     fn staging_bytes(self) -> usize {
         let words = match self.tiles {
             2 => GROUPED_STAGING_WORDS_2,
@@ -71,7 +73,8 @@ impl GroupedKernel {
         WARPS * words as usize * size_of::<f32>()
     }
 
-    /// The factor by which accesses to a tensor cost more than 16-byte ones; `run`: neighbours of a contiguous one in an access.
+    /// The factor by which accesses to a tensor cost more than 16-byte ones. `run` is the number of
+    /// neighbours in one access to a contiguous tensor.
     fn access(self, format: MemoryFormat, run: usize) -> f64 {
         match format {
             MemoryFormat::ChannelsLast if self.wide => 1.0,
@@ -81,16 +84,16 @@ impl GroupedKernel {
     }
 }
 
-/// How the taps and channels of a group are laid along the MMA's k. The weight is packed by it.
+/// The order of a group's taps and channels along the MMA's k. The weight is packed in this order.
 #[derive(Debug, Clone, Copy)]
 struct Slots {
-    /// Quads of input channels a group.
+    /// Quads of input channels in a group.
     group_quads: usize,
-    /// Slots a kernel row.
+    /// Slots of a kernel row.
     row: usize,
     /// MMAs along k.
     steps: usize,
-    /// n8 of output channels a group.
+    /// n8 tiles of output channels in a group.
     n_tiles: usize,
 }
 
@@ -99,12 +102,13 @@ impl Slots {
         let group_quads = (g.c_in / g.groups).div_ceil(QUAD);
         let quads = g.kernel[1] * group_quads;
         let packed = (quads * g.kernel[0]).div_ceil(4);
-        // rows that start with a step touch fewer rows of the patch at once, which spares bank conflicts
+        // Rows that start with a step access fewer rows of the patch at once, which avoids bank
+        // conflicts.
         let (row, steps) = if quads.div_ceil(4) * g.kernel[0] == packed { (quads.next_multiple_of(4), packed) } else { (quads, packed) };
         Self { group_quads, row, steps, n_tiles: (g.c_out / g.groups).div_ceil(8) }
     }
 
-    /// The tap and the first channel of a slot; none where it is padding.
+    /// The tap and the first channel of a slot. `None` if the slot is padding.
     fn at(&self, slot: usize, g: &ConvGeometry) -> Option<(usize, usize, usize)> {
         let (i, quad) = (slot / self.row, slot % self.row);
         let j = quad / self.group_quads;
@@ -112,34 +116,35 @@ impl Slots {
     }
 }
 
-/// How a problem is cut into blocks.
+/// How a problem is divided into blocks.
 #[derive(Debug, Clone, Copy)]
 struct GroupedTiling {
     slots: Slots,
     tile_h: usize,
     tile_w_log2: usize,
-    /// Tiles of a block, one below the other.
+    /// The number of tiles of a block, one below the other.
     walk: usize,
     patch: [usize; 2],
-    /// Rows of a patch that the one above does not have.
+    /// The rows of a patch that the patch above does not have.
     fresh: usize,
     pixel_bytes: usize,
     row_bytes: usize,
     block_groups: usize,
     blocks: usize,
-    /// Of the weights in shared memory; 0 where they would leave too little of it.
+    /// The bytes of the weights in shared memory; 0 if they would leave too little of it.
     weight_bytes: usize,
     shared_bytes: usize,
     estimate: Estimate,
 }
 
 impl GroupedTiling {
-    /// The fastest by the cost model, or why there is none.
+    /// The fastest division by the cost model, or why there is none.
     fn of(variant: GroupedKernel, problem: &ConvProblem<'_>) -> Result<Self, String> {
         let g = &problem.geometry;
         let slots = Slots::of(g);
         let mut best: Option<Self> = None;
-        // groups whose channels are whole 16-byte vectors, and for kernels with several groups a warp whole sets of those
+        // The number of groups whose channels are whole 16-byte vectors. For kernels with several
+        // groups in a warp, whole sets of those.
         let set = if variant.own { variant.tiles } else { 1 };
         let channels = g.c_in / g.groups;
         let vectors = variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
@@ -181,7 +186,7 @@ impl GroupedTiling {
         for axis in 0..2 {
             let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
             patch[axis] = (tile[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
-            // positions in overhanging tiles, too, are 32-bit integers
+            // Positions in tiles that reach beyond the image are 32-bit integers as well.
             g.output[axis].next_multiple_of(tile[axis]).checked_mul(g.stride[axis])?.checked_add(span).filter(|&end| end < 1 << 31)?;
         }
         let pixel_bytes = (block_groups * slots.group_quads * QUAD_BYTES).next_multiple_of(16);
@@ -206,7 +211,8 @@ impl GroupedTiling {
         tiling.finish(variant, problem, 1.0)
     }
 
-    /// Fills in shared memory and cost; none if it does not fit. `conflicts`: turns that a shared load takes, in its least.
+    /// Fills in shared memory and cost. `None` if it does not fit. `conflicts` is the number of
+    /// passes of a shared load, divided by the least number.
     fn finish(&mut self, variant: GroupedKernel, problem: &ConvProblem<'_>, conflicts: f64) -> Option<Self> {
         let g = &problem.geometry;
         let ring_bytes = self.ring_rows().checked_mul(self.row_bytes)?;
@@ -222,9 +228,10 @@ impl GroupedTiling {
         if self.walk > 1 && blocks < multiprocessors(problem) * (WAVES * resident) as f64 {
             return None;
         }
-        // a block beside it hides more latency than weights in shared memory save
+        // A second block on the multiprocessor hides more latency than weights in shared memory
+        // save.
         let weight_bytes = self.block_groups.min(g.groups) * self.slots.steps * self.slots.n_tiles * FRAGMENT_BYTES;
-        // the kernel counts them in 32 bits, wherever it reads them
+        // The kernel counts the weights in 32 bits, wherever it reads them.
         if weight_bytes > MAX_COUNT {
             return None;
         }
@@ -238,7 +245,7 @@ impl GroupedTiling {
         };
         let chunks = (self.tile_h << self.tile_w_log2).div_ceil(WARP_PIXELS);
         let items = blocks * (sets * chunks * self.walk) as f64;
-        // the warps of a block wait for the slowest
+        // The warps of a block wait for the slowest warp.
         let rounds = (sets * chunks).div_ceil(WARPS) as f64 * WARPS as f64 / (sets * chunks) as f64;
         let steps = items * rounds * self.slots.steps as f64;
         let a_loads = if variant.own { variant.tiles } else { 1 };
@@ -248,7 +255,7 @@ impl GroupedTiling {
         let seen = blocks * (rows * columns * groups * self.slots.group_quads * QUAD_BYTES) as f64;
         let input = (g.n * g.c_in * g.input[0] * g.input[1] * problem.dtype.bytes()) as f64;
         let x_access = variant.access(problem.x_format, x_run) * self.fill_turns(problem, x_run);
-        // runs of 8 pixels of the tile
+        // Runs of 8 pixels of the tile.
         let y_run = if self.tile_w_log2 >= 3 { vector_of(g.output[1]) } else { 1 };
         let y_access = variant.access(problem.y_format, y_run);
         let output_bytes = (g.output_shape().iter().product::<usize>() * problem.dtype.bytes()) as f64;
@@ -259,7 +266,8 @@ impl GroupedTiling {
         let work = Work {
             blocks,
             blocks_per_multiprocessor: resident as f64,
-            // half of what neighbouring blocks read again comes from L2; a walk reads the rows that its tiles share once
+            // L2 serves half of what neighbouring blocks read again. A walk reads the rows that its
+            // tiles share only once.
             dram_bytes: least_bytes(problem) + (seen - input).max(0.0) / 2.0,
             l2_bytes: blocks * (sectors * SECTOR_BYTES) as f64,
             shared_bytes: steps * (a_loads as f64 * (WARP_PIXELS * 32) as f64 * conflicts + (variant.tiles * 256) as f64)
@@ -268,19 +276,21 @@ impl GroupedTiling {
             tensor_macs: steps * (variant.tiles * 8 * WARP_PIXELS * 16) as f64,
             ..Default::default()
         };
-        // a block alone on its multiprocessor does not load while it multiplies, but the next tile of a walk without registers
+        // A block alone on its multiprocessor does not load while it multiplies, except for the
+        // next tile of a walk, which needs no registers.
         let under_way = self.walk > 1 && variant.wide && problem.x_format == MemoryFormat::ChannelsLast;
         let alone = if resident == 1 && !under_way { 1.5 } else { 1.0 };
         self.estimate = work.estimate(problem) * alone;
         Some(*self)
     }
 
-    /// Rows of input in shared memory: a tile's, and the next one's fresh ones.
+    /// The rows of input in shared memory: those of a tile, and the fresh rows of the next one.
     fn ring_rows(&self) -> usize {
         self.patch[0] + if self.walk > 1 { self.fresh } else { 0 }
     }
 
-    /// The columns of the patch that are read with what is in the same accesses, and the neighbours of a plane in one.
+    /// The columns of the patch that are read, including what is in the same accesses, and the
+    /// number of neighbours of a plane in one access.
     fn reads(&self, problem: &ConvProblem<'_>) -> (usize, usize) {
         let [h, w] = problem.geometry.input;
         let columns = self.patch[1];
@@ -294,26 +304,29 @@ impl GroupedTiling {
         }
     }
 
-    /// Sectors of L2 that hold an area of so many channels; `whole`: its rows follow each other without gaps.
+    /// The number of L2 sectors that an area with this number of channels covers. `whole` says
+    /// whether its rows follow each other without gaps.
     fn sectors(format: MemoryFormat, channels: usize, [rows, columns]: [usize; 2], whole: bool) -> usize {
         let sectors = |elements: usize| (elements * size_of::<u16>()).div_ceil(SECTOR_BYTES);
         match format {
             MemoryFormat::ChannelsLast => rows * columns * sectors(channels),
             MemoryFormat::Contiguous if whole => channels * sectors(rows * columns),
-            // a row begins anywhere in a sector
+            // A row begins anywhere in a sector.
             MemoryFormat::Contiguous => channels * rows * sectors(columns + SECTOR_BYTES / size_of::<u16>() / 2),
         }
     }
 
-    /// The turns that a half-warp's 8-byte stores to the patch take: its lanes lie along quads first, then along runs of pixels.
+    /// The number of passes of a half-warp's 8-byte stores to the patch. Its lanes are first along
+    /// quads, then along runs of pixels.
     fn fill_turns(&self, problem: &ConvProblem<'_>, run: usize) -> f64 {
         let quads = self.block_groups.min(problem.geometry.groups) * self.slots.group_quads;
         let alike = problem.x_format == MemoryFormat::ChannelsLast || quads.is_multiple_of(16);
-        // four pixels lie half of all banks apart
+        // Four pixels are half of all banks apart.
         if alike || (run >= 4 && quads.is_multiple_of(8) && (self.pixel_bytes / 16) % 2 == 1) { 1.0 } else { 2.0 }
     }
 
-    /// With the distances of pixels and rows in shared memory for which the loads of A have the fewest bank conflicts.
+    /// The tiling with those distances of pixels and rows in shared memory for which the loads of A
+    /// have the fewest bank conflicts.
     fn without_conflicts(self, variant: GroupedKernel, problem: &ConvProblem<'_>) -> Self {
         let mut best = (f64::INFINITY, self);
         for row_pad in (0..128).step_by(16) {
@@ -331,9 +344,10 @@ impl GroupedTiling {
         best.1
     }
 
-    /// The turns that a half-warp's 8-byte load of A takes on average: 1 where no two lanes want different words of a bank.
+    /// The average number of passes of a half-warp's 8-byte load of A. It is 1 if no two lanes want
+    /// different words of a bank.
     fn turns(&self, g: &ConvGeometry) -> f64 {
-        // more steps repeat the pattern
+        // Further steps repeat the pattern.
         let steps = self.slots.steps.min(24);
         let mut turns = 0;
         for step in 0..steps {
@@ -359,7 +373,7 @@ impl GroupedTiling {
     }
 
     fn params(&self, problem: &ConvProblem<'_>) -> ConvGroupedParams {
-        // everything fits shared memory, so it fits 32 bits
+        // Everything fits shared memory, and therefore 32 bits.
         let int = |value: usize| value as i32;
         ConvGroupedParams {
             tile_h: int(self.tile_h),
@@ -385,14 +399,15 @@ impl GroupedTiling {
     }
 }
 
-/// The tiling of a kernel for a problem: there are a thousand to choose from.
+/// The tilings of kernels for problems, kept because there are a thousand to choose from.
 static TILINGS: Known<Result<GroupedTiling, String>> = Known::new();
 
 fn tiling(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<GroupedTiling, String> {
     TILINGS.get(kernel, problem, || GroupedTiling::of(GroupedKernel::of(kernel, problem.device.model), problem))
 }
 
-/// The widest access in which a plane or its rows of so many elements can be read, in elements.
+/// The widest access, in elements, with which a plane or its rows of this number of elements can be
+/// read.
 fn vector_of(elements: usize) -> usize {
     1 << elements.trailing_zeros().min(VECTOR.ilog2())
 }
@@ -431,7 +446,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     let config = LaunchConfig {
         grid: [tiling.blocks as u32, g.n.clamp(1, MAX_GRID_Y) as u32, 1],
         shared_bytes: tiling.shared_bytes as u32,
-        // of contiguous ones the kernel takes any, in vectors where they are aligned
+        // The kernel takes any contiguous tensor, and uses vectors if it is aligned.
         alignment: channels_last.map(|last| if variant.wide && last { VECTOR * size_of::<T>() } else { size_of::<T>() }),
         order: SumOrder::Slots,
         own: ConvConfig { params: KernelParams::Grouped(tiling.params(problem)), persistent: false, layout: LAYOUT, pack },
@@ -439,8 +454,8 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate: tiling.estimate, config })
 }
 
-/// In the order of the lanes' fragments of B: a lane holds 4 channels of slot `lane % 4` for output `lane / 4`. Zero where a
-/// slot, a channel or an output is padding.
+/// Packs the weight in the order of the lanes' fragments of B: a lane holds 4 channels of slot
+/// `lane % 4` for output `lane / 4`. Slots, channels and outputs that are padding are zero.
 fn pack<T: Element>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let slots = Slots::of(g);
     let (channels, outputs) = (g.c_in / g.groups, g.c_out / g.groups);
@@ -471,7 +486,7 @@ mod tests {
     use super::*;
     use crate::{Conv2dSpec, Device, PlanRequest, half::f16};
 
-    /// The search is what a plan of such a layer spends most of its time on.
+    /// Planning such a layer spends most of its time on this search.
     #[test]
     fn a_tiling_is_searched_once_for_a_problem() {
         let device = Device::host().unwrap();

@@ -1,4 +1,5 @@
-//! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result, in one launch.
+//! kernels/conv_separable.cu: a depthwise convolution and the pointwise one that reads its result,
+//! in one launch.
 
 use super::candidate::{Candidate, Reason};
 use super::conv_params::KernelParams;
@@ -15,15 +16,16 @@ use crate::{DType, Device, Element, memory};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "conv_separable";
-/// Its order of the depthwise weight.
+/// The order of the depthwise weight.
 const LAYOUT: &str = "[tap][c_out padded to 64 bytes]";
 
-/// Instructions of a thread for each tap of its 16 bytes of channels, beside the products: the load with its bounds test, and
-/// conversions.
+/// Instructions of a thread for each tap of its 16 bytes of channels, in addition to products: the
+/// load with its bounds test, and conversions.
 const VECTOR_INSTRUCTIONS: f64 = 16.0;
-/// The same for each element that is loaded on its own.
+/// The same instructions for each element that is loaded on its own.
 const ELEMENT_INSTRUCTIONS: f64 = 8.0;
-/// Of each element in the middle: bias, activation, rounding, and the store to shared memory.
+/// Instructions for each element of the intermediate result: bias, activation, rounding, and the
+/// store to shared memory.
 const FINISH_INSTRUCTIONS: f64 = 8.0;
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
@@ -44,7 +46,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     }
     let tile = conv_gemm::Tile::of(kernel);
     let tiling = conv_gemm::GemmTiling::fitting(pointwise, tile, problem)?;
-    // what takes the views that are not aligned must fit too
+    // The fallback for views that are not aligned must fit as well.
     conv_gemm::GemmTiling::fitting(pointwise, conv_gemm::Tile::of_every_gather(), problem)?;
     let mut config = conv_gemm::config(kernel, tile, &tiling, problem);
     (config.own.params, config.own.persistent) = (KernelParams::Separable(ConvSeparableParams::default()), false);
@@ -55,7 +57,7 @@ fn work(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, depthwise: &Conv
     let (dtype, tile, vectors) = (problem.dtype, conv_gemm::Tile::of(kernel), kernel.gather() == Gather::Vectors);
     let total_steps = tiling.blocks() as f64 * tiling.steps as f64;
     let step = (conv_gemm::ROW_BYTES / dtype.bytes()) as f64;
-    // each stage: its share of the middle, computed by this block alone
+    // Each stage: the block computes its share of the intermediate result by itself.
     let middle = total_steps * tile.m as f64 * step;
     let taps = (depthwise.kernel[0] * depthwise.kernel[1]) as f64;
     let vector = (conv_gemm::CHUNK_BYTES / dtype.bytes()) as f64;
@@ -63,7 +65,7 @@ fn work(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, depthwise: &Conv
     let macs = middle * tile.n as f64;
     let bytes = dtype.bytes() as f64;
     let instructions = middle * (taps * each + FINISH_INSTRUCTIONS) + if dtype == DType::F32 { macs } else { 0.0 };
-    // what a tile sees of x comes from L2 once, its taps from L1
+    // What a tile reads of x comes from L2 once; the reads of its taps come from L1.
     let (columns, rows) = (tile.m.min(depthwise.output[1]), tile.m.div_ceil(depthwise.output[1].max(1)));
     let window = |axis: usize, outputs: usize| {
         (outputs.max(1) - 1) * depthwise.stride[axis] + (depthwise.kernel[axis] - 1) * depthwise.dilation[axis] + 1
@@ -81,14 +83,16 @@ fn work(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, depthwise: &Conv
     }
 }
 
-/// Bytes that must move: those of a convolution, with the input of the one before it instead of its own.
+/// The bytes that must move: those of a convolution, with the input of the first convolution
+/// instead of its own.
 pub(super) fn fused_bytes(problem: &ConvProblem<'_>, before: &ConvGeometry) -> f64 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as f64).product::<f64>();
     let replaced = elements(before.input_shape()) - elements(before.output_shape());
     least_bytes(problem) + replaced * problem.dtype.bytes() as f64
 }
 
-/// The depthwise weight with its epilogue, all padded with zeros so that kernels read whole steps of 64 bytes.
+/// The depthwise weight with its epilogue. All of it is padded with zeros, so that kernels read
+/// whole steps of 64 bytes.
 pub(crate) fn pack_depthwise<T: Element>(device: &Device, depthwise: &WeightedConv<'_>) -> Result<Arc<Packed>> {
     let WeightedConv { geometry, weight, epilogue, packed } = depthwise;
     let padded = geometry.c_out.next_multiple_of(conv_gemm::ROW_BYTES / size_of::<T>());

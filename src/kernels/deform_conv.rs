@@ -1,4 +1,5 @@
-//! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel beneath it.
+//! kernels/deform_conv.cu: deformable convolution as an implicit GEMM, and the direct kernel that
+//! handles every configuration.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{CHUNK_BYTES, GemmTiling, MAX_TILE, ROW_BYTES, STAGES, Tile, packing};
@@ -16,15 +17,16 @@ use crate::{DType, Element};
 
 pub(crate) const FAMILY: &str = "deform_conv";
 
-/// Instructions of the interpolation of one value, as products on FFMA lanes.
+/// The cost of interpolating one value, in products on FFMA lanes.
 const FFMA_PER_SAMPLE: f64 = 10.0;
-/// What the four loads of a value cost, in bytes from L1: in vectors, and one by one with a test each.
+/// The cost of the four loads of a value, in bytes from L1: in vectors, and one by one with a test
+/// for each.
 const BYTES_PER_SAMPLE: [f64; 2] = [8.0, 64.0];
-/// The same where every product samples anew.
+/// The same cost if every product samples again.
 const BYTES_PER_DIRECT_SAMPLE: f64 = 64.0;
 const FFMA_PER_DIRECT_SAMPLE: f64 = 16.0;
 
-/// The parts of k (a tap and an offset group) whose samples the table holds.
+/// The number of parts of k (a tap and an offset group) whose samples the table holds.
 fn segments(tile: &Tile) -> usize {
     if tile.m == 64 { DEFORM_SEGMENTS_OF_64 as usize } else { DEFORM_SEGMENTS as usize }
 }
@@ -35,7 +37,7 @@ fn shared_bytes(tile: &Tile) -> usize {
 
 pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvProblem<'_>) -> Result<ConvCandidate<T>, Reason> {
     kernel.check_dtype(problem.dtype)?;
-    // fits 32 bits, since C_in does
+    // This fits 32 bits, since C_in does.
     let params = KernelParams::Deform(DeformConvParams { offset_groups: problem.geometry.offset_groups as i32, ..Default::default() });
     let Some(gather) = kernel.axes.gather else {
         let config = conv_direct::config(kernel, problem);
@@ -70,7 +72,7 @@ fn direct_estimate(kernel: &KernelInfo, problem: &ConvProblem<'_>) -> Result<Est
     Ok(work.estimate(problem))
 }
 
-/// How the problem falls into tiles, or why it does not.
+/// How the problem is divided into tiles, or why it cannot be.
 fn fitting(tile: &Tile, gather: Gather, problem: &ConvProblem<'_>) -> Result<GemmTiling, Reason> {
     let ConvProblem { geometry: g, dtype, .. } = problem;
     let format = gather.format();
@@ -83,7 +85,7 @@ fn fitting(tile: &Tile, gather: Gather, problem: &ConvProblem<'_>) -> Result<Gem
         return Err(format!("{channels} channels a group, {offset_channels} an offset group are not multiples of {chunk}"));
     }
     let step = ROW_BYTES / dtype.bytes();
-    // no segment is shorter than the common divisor of the groups' boundaries
+    // No segment is shorter than the common divisor of the groups' boundaries.
     let touched = 1 + (step - 1).div_ceil(gcd(channels, offset_channels));
     if touched > segments(tile) {
         return Err(format!("{touched} samples of a pixel in {step} products are more than {}", segments(tile)));
@@ -105,7 +107,7 @@ fn gemm_work(tile: &Tile, tiling: &GemmTiling, vectors: bool, problem: &ConvProb
     let samples = total_steps * (tile.m * step) as f64;
     Work {
         blocks: tiling.blocks() as f64,
-        // the sampling of one block keeps a multiprocessor busy
+        // The sampling of one block keeps a multiprocessor busy.
         blocks_per_multiprocessor: 1.0,
         dram_bytes: least_bytes(problem),
         l2_bytes: total_steps * tile.stage_bytes() as f64,

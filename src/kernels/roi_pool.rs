@@ -20,13 +20,13 @@ use std::marker::PhantomData;
 
 const FAMILY: &str = "roi_pool";
 
-/// Channels of a thread of the `planes` kernels.
+/// The channels of a thread of the `planes` kernels.
 const PLANE_CHANNELS: usize = ROI_PLANE_CHANNELS as usize;
-/// Bytes of a warp's table of samples: 16 rows and 16 columns.
+/// The bytes of a warp's table of samples: 16 rows and 16 columns.
 const TABLE_BYTES: usize = ROI_TABLE_BYTES as usize;
 
-/// Bytes that a value costs L1 where lanes read 16 bytes each, neighbouring elements, pixels beside each other in a plane, and
-/// pixels of one channel in channels_last.
+/// The bytes that one value costs in L1 if lanes read: 16 bytes each; neighbouring elements;
+/// neighbouring pixels of a plane; pixels of one channel in channels_last.
 const WHOLE_VECTORS: f64 = 1.0;
 const ELEMENTS_BYTES: f64 = 4.0;
 const PLANE_BYTES: f64 = 16.0;
@@ -39,7 +39,7 @@ const ELEMENT_INSTRUCTIONS: f64 = 6.0;
 #[derive(Debug, Clone, Copy)]
 struct RoiKernel {
     info: &'static KernelInfo,
-    /// Channels of a lane of the channels_last kernels.
+    /// The channels of a lane, in the channels_last kernels.
     vector: Option<usize>,
 }
 
@@ -48,17 +48,17 @@ impl RoiKernel {
         Self { info, vector: info.axes.vector }
     }
 
-    /// Output channels of a warp or a thread.
+    /// The output channels of a warp or a thread.
     fn slice(&self) -> usize {
         self.vector.map_or(PLANE_CHANNELS, |vector| 32 * vector)
     }
 
-    /// Slices of the channels of a class.
+    /// The number of slices of an offset group's channels.
     fn slices(&self, g: &RoiGeometry) -> usize {
         (g.c_out / g.offset_groups).div_ceil(self.slice())
     }
 
-    /// Warps or threads with something to do, and blocks of them.
+    /// The number of warps or threads that have work, and the number of blocks with them.
     fn units(&self, g: &RoiGeometry) -> Result<(i32, u32)> {
         let what = "the number of bins times slices of channels";
         let units = product(what, &[g.rois, g.offset_groups, self.slices(g), g.pooled[0], g.pooled[1]])?;
@@ -70,17 +70,17 @@ impl RoiKernel {
         self.vector.map_or(0, |_| self.info.threads / 32 * TABLE_BYTES as u32)
     }
 
-    /// In which order the samples of a bin are added up.
+    /// The order in which the samples of a bin are added.
     fn order(&self) -> SumOrder {
         if self.vector.is_some() { SumOrder::SampleSquares } else { SumOrder::SampleRows }
     }
 
-    /// Whether it pools so, in this dtype.
+    /// Whether the kernel does this pooling in this dtype.
     fn is_for<T: Element>(&self, g: &RoiGeometry) -> bool {
         self.info.axes.pool == Some(g.pooling.pool) && self.info.dtype == Some(T::DTYPE)
     }
 
-    /// The estimated time and the launch with `params`, or why it does not apply.
+    /// The estimated time and the launch with `params`, or why the kernel does not apply.
     fn candidate<T: Element>(
         &self,
         g: &RoiGeometry,
@@ -111,7 +111,7 @@ impl RoiKernel {
         let reads = if g.pooling.pool == Pool::Align { 4.0 } else { 1.0 };
         let outputs = g.output_shape().iter().map(|&size| size as f64).product::<f64>();
         let values = outputs * g.samples() as f64 * reads;
-        // lanes without channels issue as well
+        // Lanes without channels issue instructions as well.
         let issued = values * (self.slices(g) * self.slice()) as f64 / class_channels.max(1) as f64;
         let (l1, instructions) = match (self.vector, channels_last) {
             (Some(1), _) => (ELEMENTS_BYTES, ELEMENT_INSTRUCTIONS),
@@ -140,7 +140,7 @@ impl RoiKernel {
     }
 }
 
-/// Chooses and loads.
+/// Makes a plan: chooses a kernel and loads it.
 pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeometry) -> Result<Plan<T>> {
     let pooling = g.pooling;
     for size in [g.x[2], g.x[3]] {
@@ -167,7 +167,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         position_sensitive: pooling.position_sensitive.into(),
         ..Default::default()
     };
-    // bins are numbered in 32 bits
+    // Bins are numbered in 32 bits.
     let what = "the number of bins";
     to_i32(what, product(what, &g.pooled)?)?;
     let list = |g: &RoiGeometry| -> Vec<Entry<RoiParams>> {
@@ -180,7 +180,8 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
         let alone = RoiGeometry { x: [g.x[0].min(1), g.x[1], g.x[2], g.x[3]], rois: g.rois.min(1), ..g };
         order = keep_one_order::<T, _>(&mut entries, &list(&alone));
     }
-    // the kernel for any view is beneath every other one: where it cannot count its threads, the error says so
+    // The kernel for any view is the fallback of all others. If it cannot count its threads, the
+    // error says so.
     for planes in family(FAMILY).map(RoiKernel::of).filter(|variant| variant.vector.is_none() && variant.is_for::<T>(&g)) {
         planes.units(&g)?;
     }
@@ -203,7 +204,7 @@ pub(crate) fn plan<T: Element>(device: &Device, request: &PlanRequest, g: RoiGeo
     })
 }
 
-/// All that the times of its kernels depend on, as far as it is known before the RoIs are.
+/// Everything on which the times of the kernels depend, as far as it is known before the RoIs are.
 fn describe<T: Element>(g: &RoiGeometry, request: &PlanRequest) -> String {
     let Pooling { op, spatial_scale, sampling_ratio, aligned, offset_groups, .. } = g.pooling;
     let (dtype, x, y, x_format, y_format) = (T::DTYPE, g.x, g.output_shape(), request.x_format, request.y_format);
@@ -223,7 +224,7 @@ struct RoiLaunch<T> {
 impl<T: Element> Executable<T> for RoiLaunch<T> {
     unsafe fn run(&self, inputs: &Inputs<'_, T>, y: &mut TensorViewMut<'_, T>, _: &Workspace<'_>, stream: &Stream) -> Result<()> {
         let y = y.as_view();
-        // whatever the alignment of y, the kernel stores in vectors where it can
+        // The kernel stores in vectors if y allows it, so the alignment of y does not matter here.
         let LoadedLaunch { kernel, grid, shared_bytes, alignment, own } = self.launch.of_views(|[of_x, _], _| is_aligned(&inputs.x, of_x));
         let rois = inputs.rois.expect("`Plan::run` has checked that there are RoIs");
         let mut params = RoiParams { x: tensor4(&inputs.x)?, y: tensor4(&y)?, rois: rois.address(), ..*own };

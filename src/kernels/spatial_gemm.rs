@@ -1,4 +1,5 @@
-//! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads its result, in one launch.
+//! kernels/spatial_gemm.cu: a dense vertical convolution and the dense horizontal one that reads
+//! its result, in one launch.
 
 use super::candidate::{Candidate, LaunchConfig, Reason};
 use super::conv_gemm::{self, CHUNK_BYTES, LOAD_CYCLES, MAX_TILE, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile};
@@ -18,27 +19,28 @@ use crate::{Device, Element};
 use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_gemm";
-/// Bytes of zeros in front of the middle in shared memory.
+/// Bytes of zeros in front of the intermediate result in shared memory.
 const ZERO_BYTES: usize = SPATIAL_GEMM_ZERO_BYTES as usize;
-/// Rectangles are multiples of it wide, or as wide as the output: rows that ldmatrix loads together.
+/// The width of a rectangle is a multiple of this, or the width of the output: ldmatrix loads this
+/// many rows together.
 const WIDTH: usize = 8;
 
-/// How the output falls into rectangles, and what they see of the middle.
+/// How the output is divided into rectangles, and what they read of the intermediate result.
 #[derive(Debug, Clone, Copy)]
 struct SpatialGemmTiling {
     rows: usize,
     columns: usize,
-    /// Columns of the middle, at most.
+    /// The largest number of columns of the intermediate result.
     mid_columns: usize,
-    /// Tiles of pixels that these are, at most.
+    /// The largest number of tiles of pixels that these columns take.
     mid_tiles: usize,
-    /// Rectangles along a column and along a row of the image.
+    /// The rectangles along a column and along a row of the image.
     tiles: [usize; 2],
     shared_bytes: usize,
 }
 
 impl SpatialGemmTiling {
-    /// The fastest one by the cost model, with its estimated time; or why there is none.
+    /// The fastest division by the cost model with its estimated time, or why there is none.
     fn of(kernel: &'static KernelInfo, problem: &ConvProblem<'_>, column: &ConvGeometry) -> Result<(Self, Estimate), String> {
         let [height, width] = problem.geometry.output;
         let tile = Tile::of(kernel);
@@ -59,7 +61,7 @@ impl SpatialGemmTiling {
         })
     }
 
-    /// None where something does not fit shared memory.
+    /// `None` if something does not fit shared memory.
     fn new(tile: &Tile, problem: &ConvProblem<'_>, rows: usize, columns: usize) -> Option<Self> {
         let row = &problem.geometry;
         let span = kernel_span(row.kernel[1], row.dilation[1]).ok()?;
@@ -80,15 +82,15 @@ impl SpatialGemmTiling {
         let (tile, row, element, model) = (Tile::of(kernel), &problem.geometry, problem.dtype.bytes(), problem.device.model);
         let step = (ROW_BYTES / element) as f64;
         let column_steps = column.products().div_ceil(ROW_BYTES / element);
-        // GEMMs of a block, one after the other, and the steps of all of them
+        // The GEMMs of a block, one after the other, and the steps of all of them.
         let (first, second) = (self.mid_tiles * column.c_out.div_ceil(tile.n), row.c_out.div_ceil(tile.n));
         let (first_steps, second_steps) = ((first * column_steps) as f64, (second * row.kernel[1] * chunks(row, element)) as f64);
         let (blocks, steps) = (self.blocks(row) as f64, first_steps + second_steps);
         let warp = warp_cycles(model, tile.warp_macs(problem.dtype), 0.0);
         let vectors = kernel.axes.gather == Some(Gather::Vectors);
-        // what goes through registers is loaded beside the products of one step
+        // Elements that pass through registers are loaded while one step is multiplied.
         let gather_cycles = STEP_CYCLES + if vectors { warp } else { warp.max(LOAD_CYCLES) };
-        // a run of channels that is shorter than a sector of L2 costs a whole one
+        // A run of channels that is shorter than a sector of L2 costs a whole sector.
         let sectors = if vectors { (SECTOR_BYTES / (column.c_in * element) as f64).max(1.0) } else { 1.0 };
         let element_bytes = if vectors { 0.0 } else { tile.m as f64 * step * conv_gemm::BYTES_PER_ELEMENT };
         let (pixel_bytes, channel_bytes) = ((tile.m * ROW_BYTES) as f64, (tile.n * ROW_BYTES) as f64);
@@ -109,7 +111,7 @@ impl SpatialGemmTiling {
     }
 }
 
-/// Steps of the channels of a tap.
+/// The steps of the channels of one tap.
 fn chunks(row: &ConvGeometry, element_bytes: usize) -> usize {
     row.c_in.div_ceil(ROW_BYTES / element_bytes)
 }
@@ -156,7 +158,7 @@ pub(crate) fn candidate<T: Element>(kernel: &'static KernelInfo, problem: &ConvP
     Ok(Candidate { estimate, config })
 }
 
-/// The channels of each tap padded with zeros to whole steps.
+/// Packs the horizontal weight. The channels of each tap are padded with zeros to whole steps.
 fn pack_row<T: Element, const TILE_N: usize>(row: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (step, chunks) = (ROW_BYTES / size_of::<T>(), chunks(row, size_of::<T>()));
     conv_gemm::pack_steps::<T, TILE_N>(row, weight, row.kernel[1] * chunks, |channel, tap| tap * chunks * step + channel)

@@ -19,33 +19,35 @@ use std::sync::Arc;
 
 pub(crate) const FAMILY: &str = "spatial_separable";
 
-/// Outputs of a thread along a stage's axis, and the taps that share their window.
+/// The outputs of a thread along a stage's axis, and the number of taps that share their window.
 const OUTPUTS: usize = SPATIAL_OUTPUTS as usize;
-/// What a tile may have: rows, columns, and vectors of channels or planes.
+/// The possible sizes of a tile: rows, columns, and vectors of channels or planes.
 const ROWS: [usize; 5] = [4, 8, 16, 32, 64];
 const COLUMNS: [usize; 6] = [4, 8, 16, 32, 64, 128];
 const CHANNELS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Vectors of channels that a warp should find beside each other: a whole sector of L2 of the wide ones, a whole wavefront of
-/// shared memory.
+/// The number of neighbouring vectors of channels that a warp should read: with wide vectors a
+/// whole sector of L2, and a whole wavefront of shared memory.
 const CHANNELS_GOAL: usize = 8;
 
-/// Instructions that are no product, for each product, as in conv_depthwise.rs: where neighbouring taps share their pixels, and
-/// where each tap loads its own.
+/// Instructions in addition to products, for each product, as in conv_depthwise.rs: if neighbouring
+/// taps share their pixels, and if each tap loads its own.
 const DENSE_INSTRUCTIONS: f64 = 0.5;
 const SPARSE_INSTRUCTIONS: f64 = 1.25;
-/// Of a load with its bounds test and address, which a thread's vector shares.
+/// Instructions of a load with its bounds test and address, which the elements of a thread's vector
+/// share.
 const LOAD_INSTRUCTIONS: f64 = 8.0;
-/// Of each element in the middle: bias, rounding, and the store to shared memory.
+/// Instructions for each element of the intermediate result: bias, rounding, and the store to
+/// shared memory.
 const FINISH_INSTRUCTIONS: f64 = 4.0;
 
 /// A kernel of the family, with the axes that the manifest gives it.
 #[derive(Debug, Clone, Copy)]
 struct SpatialKernel {
     format: MemoryFormat,
-    /// Channels of a thread.
+    /// The channels of a thread.
     vector: usize,
     threads: usize,
-    /// Blocks that fit a multiprocessor's registers.
+    /// The number of blocks that fit a multiprocessor's registers.
     resident: usize,
 }
 
@@ -57,17 +59,17 @@ impl SpatialKernel {
     }
 }
 
-/// How a launch is cut into blocks.
+/// How a launch is divided into blocks.
 #[derive(Debug, Clone, Copy)]
 struct SpatialTiling {
-    /// Vectors of channels, or planes, of a block.
+    /// The vectors of channels, or the planes, of a block.
     channels: usize,
     rows: usize,
     columns: usize,
-    /// Columns of the middle in shared memory, and those that are computed.
+    /// The columns of the intermediate result in shared memory, and those that are computed.
     mid_w: usize,
     mid_columns: usize,
-    /// Blocks of an image along channels, columns and rows.
+    /// The blocks of an image along channels, columns and rows.
     tiles: [usize; 3],
     shared_bytes: usize,
 }
@@ -78,7 +80,7 @@ impl SpatialTiling {
         let row = &problem.geometry;
         let vectors = row.c_out / variant.vector;
         let mut best: Option<(Self, Estimate)> = None;
-        // the first that holds all is as large as any
+        // The first size that covers everything is as good as any larger one.
         let up_to = |sizes: &'static [usize], total: usize| {
             let enough = sizes.iter().position(|&size| size >= total).map_or(sizes.len(), |index| index + 1);
             &sizes[..enough]
@@ -113,7 +115,7 @@ impl SpatialTiling {
                 let pixel = channels * variant.vector * problem.dtype.bytes();
                 (mid_columns, mid_columns.saturating_mul(rows * pixel))
             }
-            // whole 16 bytes, also for those that the last window reads in advance
+            // Whole 16 bytes, including those that the last window reads in advance.
             MemoryFormat::Contiguous => {
                 let mid_w = mid_columns.max(columns + taps_w).checked_next_multiple_of(OUTPUTS).unwrap_or(usize::MAX);
                 let plane = mid_w.saturating_mul(rows).saturating_add(taps_h + taps_w);
@@ -134,9 +136,9 @@ impl SpatialTiling {
         let bytes = problem.dtype.bytes() as f64;
         let (channels, vector) = ((self.channels * variant.vector) as f64, variant.vector as f64);
         let lines = blocks * channels * self.rows.min(row.output[0].next_multiple_of(OUTPUTS)) as f64;
-        // elements of the middle, and of y
+        // The elements of the intermediate result, and of y.
         let (middle, outputs) = (lines * self.mid_columns as f64, lines * self.columns as f64);
-        // for each element of a stage: its instructions, and the elements that it loads
+        // For each element of a stage: its instructions, and the elements that it loads.
         let pass = |taps: usize, stride: usize, dilation: usize| {
             let dense = stride == 1 && dilation == 1;
             let overhead = if dense { DENSE_INSTRUCTIONS } else { SPARSE_INSTRUCTIONS };
@@ -150,7 +152,7 @@ impl SpatialTiling {
         let (vertical, vertical_loads) = pass(column.kernel[0], column.stride[0], column.dilation[0]);
         let (horizontal, horizontal_loads) = pass(row.kernel[1], row.stride[1], row.dilation[1]);
         let mid_bytes = if variant.format == MemoryFormat::Contiguous { size_of::<f32>() as f64 } else { bytes };
-        // threads that have no item of their own in the last round
+        // The share of threads that have an item in the last round.
         let busy = |items: f64| items / ((items / variant.threads as f64).ceil() * variant.threads as f64);
         let strips = self.rows.div_ceil(OUTPUTS) as f64;
         let mid_busy = busy(self.channels as f64 * self.mid_columns as f64 * strips);

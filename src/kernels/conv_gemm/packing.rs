@@ -9,7 +9,7 @@ use crate::kernels::{WeightPlace, conv_transpose, pack_rows};
 use crate::plan::Parameter;
 use crate::{Element, memory};
 
-/// The order of the weight for a tile, and the function that packs it so.
+/// The order of the weight for a tile, and the function that packs the weight in that order.
 pub(in crate::kernels) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pack<T>) {
     match tile.n {
         32 => ("[group][64 bytes of (tap, channel)][c_out in tiles of 32]", pack::<T, 32>),
@@ -19,8 +19,9 @@ pub(in crate::kernels) fn packing<T: Element>(tile: &Tile) -> (&'static str, Pac
     }
 }
 
-/// [group][step][output channel][k of the step], both padded with zeros: k to whole steps, a group's channels to whole tiles. The
-/// steps of a transposed convolution are those of its sub-filters, one after the other.
+/// Packs the weight as [group][step][output channel][k of the step]. Both k and output channels are
+/// padded with zeros: k to whole steps, the channels of a group to whole tiles. The steps of a
+/// transposed convolution are those of its sub-filters, one after the other.
 pub(in crate::kernels) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let channels = g.c_in / g.groups;
     let step = ROW_BYTES / size_of::<T>();
@@ -30,13 +31,15 @@ pub(in crate::kernels) fn pack<T: Element, const TILE_N: usize>(g: &ConvGeometry
     })
 }
 
-/// The same with steps of the channels of one tap: the taps of the first channels, then those of the next.
+/// Packs the weight with steps of channels of one tap: first all taps of the first channels, then
+/// those of the next.
 pub(super) fn pack_by_chunk<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let (step, taps) = (ROW_BYTES / size_of::<T>(), g.kernel[0] * g.kernel[1]);
     pack_steps::<T, TILE_N>(g, weight, chunk_steps(g, size_of::<T>()), |channel, tap| (channel / step * taps + tap) * step + channel % step)
 }
 
-/// `place` of (channel of the group, tap): its k among all steps of a group.
+/// Packs the weight in steps. `place` gives, for a channel of the group and a tap, its k among all
+/// steps of a group.
 pub(in crate::kernels) fn pack_steps<T: Element, const TILE_N: usize>(
     g: &ConvGeometry,
     weight: &Parameter,
@@ -47,7 +50,7 @@ pub(in crate::kernels) fn pack_steps<T: Element, const TILE_N: usize>(
     let (channels, outputs, taps) = (g.c_in / g.groups, g.c_out / g.groups, g.kernel[0] * g.kernel[1]);
     let padded = outputs.next_multiple_of(TILE_N);
     let index = |group, output, channel, tap| WeightPlace { group, output, channel, tap }.index(g);
-    // of each k: the weight of the first output channel of the first group
+    // For each k: the index of the weight of the first output channel of the first group.
     let mut sources = memory::filled(steps * step, None)?;
     for (channel, tap) in (0..channels).flat_map(|channel| (0..taps).map(move |tap| (channel, tap))) {
         sources[place(channel, tap)] = Some(index(0, 0, channel, tap));
@@ -64,7 +67,7 @@ pub(in crate::kernels) fn pack_steps<T: Element, const TILE_N: usize>(
     })
 }
 
-/// The same, rounded to tf32: to nearest, ties away from zero.
+/// Packs the weight rounded to tf32: to nearest, ties away from zero.
 pub(super) fn pack_tf32<T: Element, const TILE_N: usize>(g: &ConvGeometry, weight: &Parameter) -> Result<Vec<T>> {
     let round = |value: f32| match value.to_bits() {
         bits if value.is_nan() => f32::from_bits(bits),

@@ -1,4 +1,5 @@
-//! The gather `Patches`: a block loads the input that its rectangle of outputs sees once, and multiplies it tap by tap.
+//! The gather `Patches`: a block loads the input that its rectangle of outputs sees once, and
+//! multiplies it tap by tap.
 
 use super::packing::pack_by_chunk;
 use super::{CHUNK_BYTES, LOAD_CYCLES, ROW_BYTES, SECTOR_BYTES, STAGES, STEP_CYCLES, Tile, check_input, column_tiles};
@@ -13,20 +14,21 @@ use crate::kernels::order::SumOrder;
 use crate::kernels::params::ConvPatchParams;
 use crate::kernels::problem::ConvProblem;
 
-/// The same for patches, whose tests are made once a block.
+/// The same cost for patches, whose bounds are tested once in a block.
 const BYTES_PER_PATCH_ELEMENT: f64 = 8.0;
 
-/// Channels of a group below which a patch, padded to a step, would hold mostly zeros.
+/// With fewer channels in a group, a patch padded to a step would hold mostly zeros.
 const MIN_PATCH_CHANNELS: usize = 16;
 
-/// How a problem falls into rectangles of output pixels, and what each of them sees of the input.
+/// How a problem is divided into rectangles of output pixels, and what each rectangle reads of the
+/// input.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patch {
     tile_w_log2: usize,
     rows: usize,
-    /// For each phase of the horizontal stride.
+    /// The columns for each phase of the horizontal stride.
     columns: usize,
-    /// Rectangles of all images.
+    /// The number of rectangles of all images.
     rectangles: usize,
     blocks: usize,
     shared_bytes: usize,
@@ -45,14 +47,15 @@ impl Patch {
             return Err(format!("{channels} channels a group are fewer than {MIN_PATCH_CHANNELS}"));
         }
         let tile = Tile::of(kernel);
-        // a chunk of pixels and eight rows of ldmatrix lie within a row; of equals the widest, whose rows are the longest runs
+        // A chunk of pixels and eight rows of ldmatrix must be within a row. Of equally good widths
+        // the widest is taken, whose rows are the longest runs.
         let widths = (3..=tile.m.ilog2() as usize).rev();
         let patches = widths.filter_map(|tile_w_log2| Self::new(tile, tile_w_log2, problem));
         let best = patches.min_by_key(|patch| patch.rectangles.saturating_mul(patch.pixels(g)));
         best.ok_or_else(|| "the input that a block sees does not fit shared memory".into())
     }
 
-    /// None where something does not fit shared memory or 32 bits.
+    /// `None` if something does not fit shared memory or 32 bits.
     fn new(tile: &Tile, tile_w_log2: usize, problem: &ConvProblem<'_>) -> Option<Self> {
         let g = &problem.geometry;
         let size = [tile.m >> tile_w_log2, 1 << tile_w_log2];
@@ -60,7 +63,7 @@ impl Patch {
         for axis in 0..2 {
             let span = kernel_span(g.kernel[axis], g.dilation[axis]).ok()?;
             patch[axis] = (size[axis] - 1).checked_mul(g.stride[axis])?.checked_add(span)?;
-            // positions in overhanging tiles, too, are 32-bit integers
+            // Positions in tiles that reach beyond the image are 32-bit integers as well.
             g.output[axis]
                 .next_multiple_of(size[axis])
                 .checked_mul(g.stride[axis])?
@@ -78,7 +81,7 @@ impl Patch {
         Some(Self { tile_w_log2, rows, columns, rectangles, blocks, shared_bytes })
     }
 
-    /// Of a patch.
+    /// The number of pixels of a patch.
     fn pixels(&self, g: &ConvGeometry) -> usize {
         self.rows * self.columns * g.stride[1]
     }
@@ -91,12 +94,13 @@ impl Patch {
         let (patches, total_steps) = ((self.blocks * chunks) as f64, (self.blocks * steps) as f64);
         let step = (ROW_BYTES / element) as f64;
         let pixels = self.pixels(g);
-        // what lies in the padding is not loaded; runs of pixels, rows or whole planes of them, begin anywhere in a sector
+        // The padding is not loaded. Runs of pixels, which are rows or whole planes, begin anywhere
+        // in a sector.
         let seen = [self.rows.min(g.input[0]), (self.columns * g.stride[1]).min(g.input[1])];
         let runs = if seen[1] == g.input[1] { 1 } else { seen[0] };
         let channel_bytes = (seen[0] * seen[1] * element) as f64 + runs as f64 * SECTOR_BYTES;
-        // loads that a block waits for, one after the other: of the first patch, and of each tap's share of the next; but the last of
-        // a share is under way beside products
+        // The loads for which a block waits, one after the other: those of the first patch, and
+        // each tap's share of the next patch. The last load of a share runs during products.
         let slices = pixels.div_ceil(tile.threads() / (ROW_BYTES / CHUNK_BYTES));
         let shares = slices.div_ceil(slices.div_ceil(taps));
         let (waits, covered) = (slices + (chunks - 1) * (slices - shares), (chunks - 1) * shares);
@@ -130,7 +134,7 @@ impl Patch {
     }
 
     fn params(&self) -> ConvPatchParams {
-        // all of it fits shared memory, so it fits 32 bits
+        // Everything fits shared memory, and therefore 32 bits.
         let int = |value: usize| value as i32;
         ConvPatchParams {
             tile_w_log2: int(self.tile_w_log2),
@@ -141,12 +145,12 @@ impl Patch {
     }
 }
 
-/// Steps of channels that a patch takes one after the other.
+/// The number of channel steps that a patch takes one after the other.
 fn chunks(g: &ConvGeometry, element_bytes: usize) -> usize {
     (g.c_in / g.groups).div_ceil(ROW_BYTES / element_bytes)
 }
 
-/// Steps of a group where each is of one tap.
+/// The number of steps of a group if each step is of a single tap.
 pub(super) fn chunk_steps(g: &ConvGeometry, element_bytes: usize) -> usize {
     chunks(g, element_bytes) * g.kernel[0] * g.kernel[1]
 }
