@@ -113,7 +113,7 @@ pub use build_info::{BuildInfo, build_info};
 pub use cudarc;
 #[cfg(feature = "host")]
 pub use device::HostOptions;
-pub use device::{Device, DeviceKind, Event, GpuModel, Properties, Stream};
+pub use device::{Device, DeviceKind, Event, GpuModel, Pending, PinnedBuffer, Properties, Stream};
 #[cfg(feature = "checked-host")]
 pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};

@@ -5,8 +5,8 @@ use rstest::rstest;
 use warpconv::factorise::separate;
 use warpconv::reference::Array;
 use warpconv::{
-    AnyTensor, DType, DeformConv2dBlock, DeformConv2dBlockSpec, Device, Element, Error, Layout, MemoryFormat, Parameter, Shape, Tensor,
-    TensorView, UpsampleBilinearSpec, UpsampleSize,
+    AnyTensor, DType, DeformConv2dBlock, DeformConv2dBlockSpec, Device, Element, Error, Layout, MemoryFormat, Parameter, PinnedBuffer,
+    Shape, Stream, Tensor, TensorView, UpsampleBilinearSpec, UpsampleSize,
 };
 
 /// The index in memory of element [n, c, h, w] of a packed tensor.
@@ -330,4 +330,34 @@ fn events_of_a_host_device_are_complete() {
     event.synchronize().unwrap();
     assert!(event.is_complete().unwrap());
     assert!(matches!(warpconv::Stream::new(&b).unwrap().wait(&event), Err(Error::WrongDevice { name: "the event", .. })));
+}
+
+/// On the host device copies are done when they are queued; on a GPU, src/device/cuda/tests.rs and the doc tests.
+#[test]
+fn pinned_buffers_are_copied_and_given_back() {
+    let [device, other] = [(); 2].map(|()| Device::host_with(warpconv::HostOptions::default()).unwrap());
+    let stream = Stream::new(&device).unwrap();
+    let mut x = Tensor::<f16>::zeros(&device, [1, 3, 1, 2], MemoryFormat::ChannelsLast).unwrap();
+    let mut buffer = PinnedBuffer::<f16>::zeros(&device, 6).unwrap();
+    assert!(buffer.iter().all(|value| *value == f16::ZERO));
+    buffer.copy_from_slice(&numbered::<f16>([1, 1, 1, 6]));
+    let pending = x.view_mut().write_async(buffer, &stream).unwrap();
+    assert!(pending.is_complete().unwrap());
+    let mut buffer = pending.wait().unwrap();
+    assert_eq!(x.to_vec_in_memory_order().unwrap(), buffer[..]);
+    buffer.fill(f16::ONE);
+    let buffer = x.view().read_async(buffer, &stream).unwrap().wait().unwrap();
+    assert_eq!(buffer[..], numbered::<f16>([1, 1, 1, 6]));
+
+    let short = PinnedBuffer::zeros(&device, 5).unwrap();
+    assert!(matches!(x.view().read_async(short, &stream), Err(Error::Length { expected: 6, got: 5, .. })));
+    let of_other = PinnedBuffer::zeros(&other, 6).unwrap();
+    assert!(matches!(x.view().read_async(of_other, &stream), Err(Error::WrongDevice { name: "the pinned buffer", .. })));
+    let there = Stream::new(&other).unwrap();
+    assert!(matches!(x.view().read_async(buffer, &there), Err(Error::WrongDevice { name: "the stream", .. })));
+    let four = PinnedBuffer::zeros(&device, 4).unwrap();
+    let refused = x.channels_mut(0..2).unwrap().write_async(four, &stream);
+    assert!(matches!(refused, Err(Error::Attribute { name: "strides", .. })));
+    assert!(PinnedBuffer::<f32>::zeros(&device, 0).unwrap().is_empty());
+    assert!(matches!(PinnedBuffer::<f32>::zeros(&device, usize::MAX), Err(Error::Overflow { .. })));
 }

@@ -323,6 +323,15 @@ impl CudaDevice {
         }
     }
 
+    /// The driver's stream, on which a copy is about to be queued. Binds the context.
+    fn own<'a>(&self, stream: &'a Stream) -> Result<&'a Arc<CudaStream>> {
+        let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: "the host device".into() };
+        let stream = stream.as_cuda().ok_or_else(wrong)?;
+        self.bind()?;
+        self.queued(stream);
+        Ok(stream)
+    }
+
     /// The code of a fatbin, loaded when it is first needed.
     fn module(&self, index: usize) -> Result<Arc<Module>> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -429,13 +438,46 @@ impl Backend for CudaDevice {
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
-        let Some(stream) = stream.as_cuda() else {
-            return Err(Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: "the host device".into() });
-        };
-        self.bind()?;
-        self.queued(stream);
+        let stream = self.own(stream)?;
         // SAFETY: the caller promises valid memory until the stream has run the copy
         unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoDAsync"))
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<u64> {
+        self.bind()?;
+        // SAFETY: `bytes` is above 0; the memory is uninitialised, which the caller knows
+        let pointer = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| match e.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let message = "the system does not pin so much memory".into();
+                Error::OutOfMemory { bytes, device: format!("the host, pinned for cuda:{}", self.ordinal()), message }
+            }
+            _ => failed(&self.watch, "cuMemHostAlloc", e),
+        })?;
+        Ok(pointer as u64)
+    }
+
+    unsafe fn free_pinned(&self, address: u64, _: usize) {
+        if self.bind().is_ok() {
+            // SAFETY: from `allocate_pinned`, and no copy uses it, the caller says. An error could only repeat one that a stream has
+            // reported.
+            let _ = unsafe { result::free_host(address as *mut c_void) };
+        }
+    }
+
+    unsafe fn upload_async(&self, to: u64, from: *const u8, bytes: usize, stream: &Stream) -> Result<()> {
+        let stream = self.own(stream)?;
+        // SAFETY: the caller promises memory of this length that stays as it is until the stream has run the copy
+        let from = unsafe { std::slice::from_raw_parts(from, bytes) };
+        // SAFETY: as the caller promises; the context is bound
+        unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) }.map_err(self.failed("cuMemcpyHtoDAsync"))
+    }
+
+    unsafe fn download_async(&self, from: u64, to: *mut u8, bytes: usize, stream: &Stream) -> Result<()> {
+        let stream = self.own(stream)?;
+        // SAFETY: the caller promises memory of this length that nobody else uses until the stream has run the copy
+        let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
+        // SAFETY: as the caller promises; the context is bound
+        unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoHAsync"))
     }
 
     fn cache_bytes(&self) -> Option<usize> {

@@ -83,6 +83,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Refuses a stream that is being captured, whatever the user has promised.
+    pub(crate) fn refuse_any_capture(&self) -> Result<()> {
+        Self { capture_allowed: false, ..self.clone() }.refuse_capture()
+    }
+
     /// The cudarc stream of a GPU. `None` for the host device.
     #[cfg(feature = "cuda")]
     pub fn as_cuda(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {

@@ -5,6 +5,7 @@ mod copies;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod layout;
+mod queued;
 #[cfg(feature = "rand")]
 mod random;
 mod values;

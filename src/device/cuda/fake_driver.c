@@ -81,6 +81,7 @@ typedef struct Node {
     char kernel[96];
     uint32_t grid[3], shared_bytes;
     void *data, *to; // parameters, or what is copied and whereto
+    const void* from; // instead of data: what a copy reads when it runs
     size_t bytes;
 } Node;
 typedef struct Stream {
@@ -185,7 +186,7 @@ static void execute(Node* n) {
         return;
     }
     if (n->to) {
-        memcpy(n->to, n->data, n->bytes);
+        memcpy(n->to, n->from ? n->from : n->data, n->bytes);
         return;
     }
     launches++;
@@ -308,9 +309,45 @@ Result cuMemFree_v2(Address a) {
 Result cuMemAllocAsync(Address* a, size_t bytes, Stream* s) { return (void)s, cuMemAlloc_v2(a, bytes); }
 Result cuMemFreeAsync(Address a, Stream* s) { return (void)s, cuMemFree_v2(a); }
 Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { return *free_bytes = 1ull << 30, *total = 1ull << 32, SUCCESS; }
+// Pinned memory of the host: copies from and to it are done when somebody waits for the stream.
+static Block* pinned;
+static int is_pinned(const void* at) {
+    for (Block* b = pinned; b; b = b->next)
+        if ((const unsigned char*)at >= b->start && (const unsigned char*)at < b->start + b->bytes) return 1;
+    return 0;
+}
+Result cuMemHostAlloc(void** p, size_t bytes, unsigned flags) {
+    NEEDS_CONTEXT("cuMemHostAlloc") REFUSED_IN_CAPTURE
+    (void)flags;
+    if (bytes > (1ull << 32)) return OUT_OF_MEMORY;
+    Block* block = calloc(1, sizeof *block);
+    block->start = memset(aligned_alloc(256, (bytes + 255) / 256 * 256), 0xff, bytes);
+    block->bytes = bytes;
+    block->next = pinned, pinned = block;
+    return *p = block->start, SUCCESS;
+}
+Result cuMemFreeHost(void* p) {
+    NEEDS_CONTEXT("cuMemFreeHost") REFUSED_IN_CAPTURE
+    for (Block** b = &pinned; *b; b = &(*b)->next) {
+        Block* block = *b;
+        if (block->start != p) continue;
+        *b = block->next;
+        memset(block->start, 0xff, block->bytes);
+        block->next = gone, gone = block;
+        if (is_idle()) free_all(gone), gone = 0;
+        return lost;
+    }
+    return INVALID_VALUE;
+}
+static void append_copy(Stream* s, void* to, const void* from, size_t bytes) {
+    Node* n = calloc(1, sizeof *n);
+    n->to = to, n->from = from, n->bytes = bytes;
+    append(of(s), n);
+}
 // From pageable memory: the source is read on return, the destination written when somebody waits for the stream.
 Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* s) {
     NEEDS_CONTEXT("cuMemcpyHtoDAsync")
+    if (is_pinned(from)) return append_copy(s, (void*)to, from, bytes), SUCCESS;
     Node* n = calloc(1, sizeof *n);
     n->data = copied(from, bytes), n->to = (void*)to, n->bytes = bytes;
     append(of(s), n);
@@ -322,6 +359,7 @@ Result cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
 }
 Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* s) {
     NEEDS_CONTEXT("cuMemcpyDtoHAsync")
+    if (is_pinned(to)) return append_copy(s, to, (void*)from, bytes), SUCCESS;
     drain(of(s));
     if (lost) return lost;
     memcpy(to, (void*)from, bytes);

@@ -271,6 +271,66 @@ fn child_frees_what_is_in_use() {
 }
 
 #[test]
+fn pinned_memory_is_copied_in_a_streams_turn() {
+    in_a_process("pinned_memory_is_copied_in_a_streams_turn", None, child_copies_pinned_memory);
+}
+
+/// Copies are queued, and run when somebody waits: what is freed or refilled too early would show.
+fn child_copies_pinned_memory() {
+    use crate::PinnedBuffer;
+    let fake = fake();
+    let device = Device::cuda(0).unwrap();
+    let [stream, other] = [(); 2].map(|()| Stream::new(&device).unwrap());
+    let shape = [1, 1, 2, 4];
+    let mut x = Tensor::<f32>::zeros(&device, shape, MemoryFormat::Contiguous).unwrap();
+    let layer = Conv2d::new(Conv2dSpec::default(), Parameter::new(&[1, 1, 1, 1], &[2f32]).unwrap()).unwrap();
+    let plan = layer.plan::<f32>(&device, &PlanRequest::new(shape)).unwrap();
+    let mut y = Tensor::zeros(&device, shape, MemoryFormat::Contiguous).unwrap();
+    let [mut from, to] = [(); 2].map(|()| PinnedBuffer::<f32>::zeros(&device, 8).unwrap());
+    device.synchronize().unwrap();
+    fake.take_log();
+    let numbers: Vec<f32> = (0..8).map(|i| i as f32).collect();
+    from.copy_from_slice(&numbers);
+    let uploaded = x.view_mut().write_async(from, &stream).unwrap();
+    plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &stream).unwrap();
+    let downloaded = y.view().read_async(to, &stream).unwrap();
+    assert!(!uploaded.is_complete().unwrap() && !downloaded.is_complete().unwrap());
+    let log = fake.take_log();
+    assert!(!log.contains("Synchronize"), "nobody waits: {log}");
+    other.synchronize().unwrap();
+    assert!(!downloaded.is_complete().unwrap(), "another stream says nothing of this one");
+    fake.take_log();
+    let to = downloaded.wait().unwrap();
+    assert_eq!(fake.take_log(), "cuEventSynchronize", "the copy alone is waited for");
+    assert_eq!(to[..], numbers.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
+    drop(uploaded.wait().unwrap());
+
+    // a copy that nobody waits for keeps its buffer, and a tensor that goes waits for the copy
+    let mut from = to;
+    from.fill(5.0);
+    let uploaded = x.view_mut().write_async(from, &stream).unwrap();
+    drop(uploaded);
+    assert_eq!(x.to_vec().unwrap(), [5.0; 8]);
+    let read = PinnedBuffer::<f32>::zeros(&device, 8).unwrap();
+    let pending = x.view().read_async(read, &stream).unwrap();
+    drop(x);
+    assert_eq!(pending.wait().unwrap()[..], [5.0; 8], "not what is there behind the tensor's end");
+    // what is forgotten is leaked, not freed under the copy
+    let kept = PinnedBuffer::<f32>::zeros(&device, 8).unwrap();
+    std::mem::forget(y.view_mut().write_async(kept, &stream).unwrap());
+    assert_eq!(y.to_vec().unwrap(), [0.0; 8]);
+
+    // a captured stream would use the buffer whenever the graph is replayed
+    let buffer = PinnedBuffer::<f32>::zeros(&device, 8).unwrap();
+    let cuda = stream.as_cuda().unwrap();
+    cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    // SAFETY: nothing is captured
+    let allowed = unsafe { stream.clone().allow_capture() };
+    assert!(matches!(y.view_mut().write_async(buffer, &allowed), Err(Error::Capturing)));
+    let _ = cuda.end_capture(sys::CUgraphInstantiate_flags(0));
+}
+
+#[test]
 fn an_illegal_access_loses_the_device() {
     let fault = "illegal:conv_direct_f32_contiguous";
     in_a_process("an_illegal_access_loses_the_device", Some(fault), child_loses_the_device);
