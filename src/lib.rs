@@ -52,9 +52,14 @@
 //! - On a GPU, `run` queues work on a [`Stream`] and returns. Work on one stream runs in order; work on two is ordered by an
 //!   [`Event`] ([`Stream::record`], [`Stream::wait`]) or by [`Stream::synchronize`]. Reading a tensor on the host
 //!   ([`Tensor::to_vec`], [`Tensor::read`]) and writing it from there wait for all work of the device first.
+//!   [`TensorView::read_async`] and [`TensorViewMut::write_async`] are work of a stream like any other: they copy
+//!   to and from a [`PinnedBuffer`], and [`Pending::wait`] waits for that copy alone.
+//! - [`Stream::default_of`] is CUDA's default stream, the same for all threads. Threads that should not wait for
+//!   one another have a stream each ([`Stream::new`]). A stream, a plan and a tensor keep their device.
 //! - On the host device `run` computes and returns when it is done; it blocks its thread for milliseconds to seconds. In an
 //!   asynchronous program call it by `spawn_blocking` or the like, with a bounded number of permits.
-//! - Freeing a tensor waits for the work that is queued on its device, so that no drop is too early.
+//! - Freeing a tensor waits for the work that is queued on its device, so that no drop is too early. A service
+//!   therefore allocates its tensors when it starts, and refills them.
 //! - A chain of layers that is run often is a [`Graph`], which the GPU replays as one launch.
 //!
 //! # Errors
