@@ -55,7 +55,7 @@ impl Stream {
 
     /// Lets plans run on the stream while it is being captured.
     ///
-    /// A graph that is captured through [`Stream::as_cuda`] holds the addresses of plans, tensors
+    /// A graph that is captured through `Stream::as_cuda` holds the addresses of plans, tensors
     /// and workspace, and replays use these whether or not they are still alive. So
     /// [`Plan::run`](crate::Plan::run) refuses a stream that is being captured.
     /// [`Graph`](crate::Graph) captures safely, since it owns what its runs use.
