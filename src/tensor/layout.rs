@@ -270,24 +270,33 @@ pub(super) fn may_meet(first: &Layout, other: &Layout, distance: usize) -> bool 
     if axes.iter().any(|(stride, ..)| stride.is_none()) {
         return true;
     }
-    // The distances along the axes of one grid that contains both layouts.
     axes.sort_by_key(|(stride, ..)| std::cmp::Reverse(*stride));
-    let (mut rest, mut apart, mut places) = (distance, false, [(0, 0); 4]);
-    for (place, (stride, of_first, of_other)) in places.iter_mut().zip(axes) {
-        let Some(stride) = stride.filter(|&stride| stride > 0) else { continue };
-        let at = rest / stride;
+    // `other` may lie behind along one axis and before `first` along the next, such as two rows
+    // further down but one column to the left. Each way to write the distance so is tried; where no
+    // two places of the grid that contains both are the same element, it tells whether they meet.
+    !(0..1 << axes.len()).any(|steps_back| are_apart(axes, distance, steps_back))
+}
+
+/// Whether a grid contains both layouts, each of its places is one element, and along one of its
+/// axes they have no position in common. Bit `axis` of `steps_back` stands for a step too far along
+/// that axis, which the axes after it go back. An axis is a stride and the sizes of both layouts.
+fn are_apart(axes: [(Option<usize>, usize, usize); 4], distance: usize, steps_back: usize) -> bool {
+    let (mut rest, mut apart, mut spans) = (distance as i128, false, [(0, 0); 4]);
+    for (axis, (span, (stride, of_first, of_other))) in spans.iter_mut().zip(axes).enumerate() {
+        let Some(stride) = stride.filter(|&stride| stride > 0).map(|stride| stride as i128) else { continue };
+        let (of_first, of_other) = (of_first as i128, of_other as i128);
+        let at = rest.div_euclid(stride) + (steps_back >> axis & 1) as i128;
         rest -= at * stride;
-        apart |= at >= of_first;
-        *place = (stride, of_first.max(at.saturating_add(of_other)));
+        apart |= at >= of_first || -at >= of_other;
+        *span = (stride, of_first.max(at + of_other) - at.min(0));
     }
-    let mut inside = 0usize;
-    for (stride, size) in places.into_iter().rev().filter(|&(stride, _)| stride > 0) {
-        if inside >= stride {
-            return true; // there is no such grid: an element may have two places
-        }
-        inside = inside.saturating_add(stride.saturating_mul(size - 1));
-    }
-    rest > 0 || !apart
+    let mut inside = 0;
+    let is_grid = spans.into_iter().rev().filter(|&(stride, _)| stride > 0).all(|(stride, size)| {
+        let fits = inside < stride;
+        inside += stride * (size - 1);
+        fits
+    });
+    rest == 0 && is_grid && apart
 }
 
 #[cfg(test)]
