@@ -20,7 +20,7 @@ pub struct Variant {
 const PORTABLE: Variant = Variant { name: "portable", flags: &[] };
 /// For x86-64 CPUs with these instructions: the device refuses others at run time.
 const AVX2: Variant = Variant { name: "avx2", flags: &["-mavx2", "-mfma", "-mf16c"] };
-/// Every access and every basic block calls src/device/host/checker.rs: the compiler's instrumentation with our own
+/// Every access and every basic block calls src/device/host/checker/: the compiler's instrumentation with our own
 /// callbacks, which take the source line from their return address.
 const CHECKED: Variant = Variant {
     name: "checked",

@@ -70,7 +70,7 @@ struct ChannelRun {
     static constexpr bool kVectors = true; // a residual may be read in one access
     WC_DEVICE bool neighbours(const Tensor4& t) const { return t.stride_c == 1; }
     WC_DEVICE bool exists(int) const { return true; }
-    WC_DEVICE int32_t step(const Tensor4& t) { return t.stride_c; } // from one result to the next, in elements
+    WC_DEVICE void advance() { ++channel; } // to the next result
 };
 // kCount neighbouring pixels of a row, of which the first `count` exist.
 struct PixelRun {
@@ -78,7 +78,7 @@ struct PixelRun {
     static constexpr int kStep = 0;
     static constexpr bool kVectors = false;
     WC_DEVICE bool exists(int i) const { return i < count; }
-    WC_DEVICE int32_t step(const Tensor4& t) { return t.stride_w; }
+    WC_DEVICE void advance() { ++w; }
 };
 // kCount neighbours of a plane that is `width` pixels wide, row after row, which all exist.
 struct PlaneRun {
@@ -87,27 +87,26 @@ struct PlaneRun {
     static constexpr bool kVectors = true;
     WC_DEVICE bool neighbours(const Tensor4& t) const { return t.stride_w == 1 && t.stride_h == width; }
     WC_DEVICE bool exists(int) const { return true; }
-    WC_DEVICE int32_t step(const Tensor4& t) {
-        if (++w != width) return t.stride_w;
+    WC_DEVICE void advance() {
+        if (++w != width) return;
         w = 0;
-        return t.stride_h - (width - 1) * t.stride_w;
+        ++h;
     }
 };
 template <typename T, int kCount, typename Run>
 WC_DEVICE void add_residual(const EpilogueParams& p, float (&z)[kCount], Run at) {
     if (!p.residual.address) return;
-    const T* residual = image<const T>(p.residual, at.n) + element(p.residual, at.channel, at.h, at.w);
+    const T* const residual = image<const T>(p.residual, at.n);
     if constexpr (Run::kVectors && kCount > 1) {
         if (p.vector_residual && at.neighbours(p.residual)) {
-            const Vector<T, kCount> r = load_vector<kCount>(residual);
+            const Vector<T, kCount> r = load_vector<kCount>(residual + element(p.residual, at.channel, at.h, at.w));
             for (int i = 0; i < kCount; ++i) z[i] += to_float(r.at[i]);
             return;
         }
     }
-    int32_t offset = 0;
     for (int i = 0; i < kCount; ++i) {
-        if (at.exists(i)) z[i] += to_float(residual[offset]);
-        offset += at.step(p.residual);
+        if (at.exists(i)) z[i] += to_float(residual[element(p.residual, at.channel, at.h, at.w)]);
+        at.advance();
     }
 }
 

@@ -30,7 +30,7 @@ template <int kM_, int kN_, int kWarpM_, int kWarpN_, int kSlices_ = 1> struct T
     // conflicts.
     static constexpr int kChannelsStride = kWarpN + 8, kRowsStride = kStoreRows + 4;
     static constexpr int kStagingBytes = kStoreRows * kChannelsStride * 4;
-    // They take the end of the pipeline's memory. Before it is room for the first kAhead stages of the next tile, which
+    // Staged sums take the end of the pipeline's memory. Before them is room for kAhead stages of the next tile, which
     // are copied meanwhile.
     static constexpr int kStagingBegin = kStages * kStageBytes - kStagingBytes * kWarps;
     static constexpr int kAhead = kStagingBegin / kStageBytes < kStages - 1 ? kStagingBegin / kStageBytes : kStages - 1;

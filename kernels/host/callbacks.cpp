@@ -1,10 +1,11 @@
-// The checked build's ears. The compiler's instrumentation (-fsanitize=thread, -fsanitize-coverage=trace-pc) calls the
-// functions at the end, a kernel's requests come through a table of thunks; all of them add where in the kernel they
-// were called from (their return address) and pass it on to src/device/host/checker.rs. No sanitizer library is linked.
+// How the checked build reports to the checker. The compiler's instrumentation (-fsanitize=thread,
+// -fsanitize-coverage=trace-pc) calls the functions at the end of this file, and a kernel's requests come through a
+// table of thunks. All of them add their return address, the place in the kernel from which they were called, and pass
+// it on to src/device/host/checker/. No sanitizer library is linked.
 #include "cuda_host.h"
 #include <string.h>
 
-// Functions of src/device/host/checker.rs, in this order.
+// Functions of src/device/host/checker/, in this order.
 struct WcChecker {
     void (*access)(WcLane*, const void* address, uint64_t bytes, uint32_t flags, const void* place);
     void (*barrier)(WcLane*, const void* place);
@@ -16,8 +17,8 @@ struct WcChecker {
     void (*endless)(WcLane*, const void* place);
 };
 
-// Flags of an access.
-enum { kRead = 0, kWrite = 1, kUnaligned = 2 }; // unaligned: the compiler knows, and splits the access where it must
+// Flags of an access. kUnaligned: the compiler knows that the access is unaligned, and splits it where it must.
+enum { kRead = 0, kWrite = 1, kUnaligned = 2 };
 
 static const WcChecker* checker;
 static __thread uint64_t fuel; // basic blocks that this OS thread may still enter
@@ -41,7 +42,8 @@ static const WcHostCalls thunks = {barrier, sync_warp, collective, copy_async, c
 static inline __attribute__((always_inline)) bool within(const void* address, uintptr_t start, uintptr_t bytes) {
     return (uintptr_t)address - start < bytes;
 }
-// A lane may use its stack, its parameters, its description, the pointer to that, and the table of what it may call.
+// A lane may use its stack, its parameters, its description, the pointer to that, and the table of functions it may
+// call.
 static inline __attribute__((always_inline)) void access(const void* address, uint64_t bytes, uint32_t flags,
                                                          const void* place) {
     WcLane* lane = wc_lane;
@@ -58,7 +60,7 @@ static inline __attribute__((always_inline)) void read_write(const void* p, uint
 }
 
 extern "C" {
-// Always the same checker: several devices may ask at once.
+// The checker is always the same one, although several devices may ask for the table at once.
 const WcHostCalls* WC_JOIN(WC_PREFIX, checked_calls)(const WcChecker* functions) {
     __atomic_store_n(&checker, functions, __ATOMIC_RELAXED);
     return &thunks;
@@ -88,8 +90,8 @@ WC_ACCESS(8)
 WC_ACCESS(16)
 void __tsan_read_range(void* p, size_t n) { access(p, n, kRead | kUnaligned, WC_HERE); }
 void __tsan_write_range(void* p, size_t n) { access(p, n, kWrite | kUnaligned, WC_HERE); }
-// Newer versions of clang turn the copy of a struct into one of these; kernels call no memcpy themselves. Up to 16
-// bytes, it is one access, as nvcc makes of a vector.
+// Newer versions of clang turn the copy of a struct into one of these; kernels call no memcpy themselves. A copy of up
+// to 16 bytes is one access, since nvcc makes one of a vector.
 static inline __attribute__((always_inline)) void copy(void* to, const void* from, size_t n, const void* place) {
     const uint32_t flags = n <= 16 && (n & (n - 1)) == 0 ? 0 : kUnaligned;
     access(from, n, kRead | flags, place);

@@ -1,4 +1,4 @@
-// The one global that kernels on the host device need, and its setter.
+// The one global that kernels on the host device need, its setter and its getter.
 #include "cuda_host.h"
 extern "C" {
 __thread WcLane* wc_lane;
