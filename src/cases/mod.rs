@@ -5,9 +5,15 @@
 mod conv2d;
 mod conv_transpose2d;
 mod deform_conv2d;
+mod frame;
 mod pixel;
 mod roi;
 mod separable;
+mod smaller;
+
+pub use frame::Frame;
+pub(crate) use frame::Part;
+use smaller::SMALLER;
 
 use crate::analysis::{LayerReport, Operands, analyse};
 use crate::geometry::{DeformGeometry, elements, rank4};
@@ -63,45 +69,6 @@ pub struct Problem {
     pub y_frame: [[usize; 2]; 3],
     /// The seed of the values.
     pub seed: u64,
-}
-
-/// How much more there is before and behind a tensor, along each axis, in the tensor that it is a
-/// part of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Frame {
-    /// Images.
-    pub images: [usize; 2],
-    /// Channels.
-    pub channels: [usize; 2],
-    /// Rows.
-    pub rows: [usize; 2],
-    /// Columns.
-    pub columns: [usize; 2],
-}
-
-/// A part of a tensor: a range of each axis.
-pub(crate) type Part = [std::ops::Range<usize>; 4];
-
-impl Frame {
-    fn axes(&self) -> [[usize; 2]; 4] {
-        [self.images, self.channels, self.rows, self.columns]
-    }
-
-    /// The shape of the tensor that one of this shape is a part of.
-    pub(crate) fn around(&self, what: &'static str, shape: Shape) -> Result<Shape> {
-        let mut wide = shape;
-        for (size, [before, behind]) in wide.iter_mut().zip(self.axes()) {
-            let overflow = || Error::Overflow { what, values: format!("{size} and margins of {before} and {behind}") };
-            *size = size.checked_add(before).and_then(|size| size.checked_add(behind)).ok_or_else(overflow)?;
-        }
-        Ok(wide)
-    }
-
-    /// Where in that tensor the part is, along each axis.
-    pub(crate) fn part(&self, shape: Shape) -> Part {
-        let axes = self.axes();
-        std::array::from_fn(|axis| axes[axis][0]..axes[axis][0] + shape[axis])
-    }
 }
 
 /// A kind of problem of one op.
@@ -406,75 +373,6 @@ impl Problem {
         self.shapes.iter().map(array).collect()
     }
 
-    /// Simpler problems that may fail in the same way, the simplest first: with smaller sizes,
-    /// fewer tensors, fewer attributes.
-    pub fn simpler(&self) -> Vec<Problem> {
-        let mut out = Vec::new();
-        // An invalid problem has no simpler ones.
-        if self.check().is_err() {
-            return out;
-        }
-        let mut add = |problem: Problem| {
-            let residual = problem.shapes.contains_key("residual");
-            let mask = problem.shapes.contains_key("mask");
-            let problem = deform_conv2d::fit(problem, mask).with_residual(residual);
-            if problem != *self && problem.output_shape().is_ok() {
-                out.push(problem);
-            }
-        };
-        match self.layer {
-            LayerSpec::Conv2d(spec) => conv2d::simpler(self, spec, &mut add),
-            LayerSpec::ConvTranspose2d(spec) => conv_transpose2d::simpler(self, spec, &mut add),
-            LayerSpec::PixelShuffle(_)
-            | LayerSpec::PixelUnshuffle(_)
-            | LayerSpec::SubPixelConv2d(_)
-            | LayerSpec::Focus(_)
-            | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
-            LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
-            LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
-            LayerSpec::DeformConv2d(spec) => deform_conv2d::simpler(self, spec, &mut add),
-            LayerSpec::DeformConv2dBlock(_) => {}
-            LayerSpec::RoiAlign(_)
-            | LayerSpec::RoiPool(_)
-            | LayerSpec::PsRoiPool(_)
-            | LayerSpec::DeformRoiPool(_)
-            | LayerSpec::DeformRoiPoolPack(_) => roi::simpler(self, &mut add),
-        }
-        self.shrink_tensors(&mut add);
-        out
-    }
-
-    /// Adds what is simpler for every op: fewer images and pixels, no optional tensors, no margins.
-    /// Shapes that no longer fit are left out.
-    fn shrink_tensors(&self, add: &mut dyn FnMut(Problem)) {
-        for to in SMALLER {
-            for axis in [0, 2, 3] {
-                let mut problem = self.clone();
-                if let Some(size) = problem.shapes.get_mut("x").and_then(|x| x.get_mut(axis)) {
-                    *size = to(*size);
-                }
-                add(problem);
-            }
-            for side in 0..2 {
-                let (mut x, mut y) = (self.clone(), self.clone());
-                x.x_margin[side] = to(x.x_margin[side]);
-                y.y_margin[side] = to(y.y_margin[side]);
-                add(x);
-                add(y);
-                for axis in 0..3 {
-                    let (mut x, mut y) = (self.clone(), self.clone());
-                    x.x_frame[axis][side] = to(x.x_frame[axis][side]);
-                    y.y_frame[axis][side] = to(y.y_frame[axis][side]);
-                    add(x);
-                    add(y);
-                }
-            }
-        }
-        for name in self.shapes.keys().filter(|name| *name != "x") {
-            add(self.clone().with(name, None));
-        }
-    }
-
     /// `count` values for the tensor of this name, as f32 that `dtype` represents exactly.
     fn values(&self, tensor: &str, count: usize, dtype: DType) -> Result<Vec<f32>> {
         let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -500,9 +398,6 @@ impl Problem {
         crate::memory::collect((0..count).map(|_| dtype.round(f64::from(value(&mut rng)) * reach) as f32))
     }
 }
-
-/// Ways to make a size smaller, the largest step first.
-const SMALLER: [fn(usize) -> usize; 3] = [|v| 1.min(v), |v| v / 2, |v| v.saturating_sub(1)];
 
 #[cfg(test)]
 mod tests {
