@@ -8,8 +8,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, DType, Shape};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 
-/// Where a tensor's elements begin, with the guard by which cudarc orders its uses on several streams. `extent` elements from
-/// there on belong to the tensor's storage.
+/// Where a tensor's elements begin, with the guard by which cudarc orders its uses on several
+/// streams. `extent` elements from there on belong to the tensor's storage.
 fn address<'a, T: Common>(
     (storage, layout): Given<'a, CudaStorage>,
     extent: usize,

@@ -1,4 +1,5 @@
-//! Functions shaped like candle's and torchvision's. They find the layer of an earlier call again: see [`super`].
+//! Functions shaped like candle's and torchvision's. They find the layer of an earlier call again:
+//! see [`super`].
 
 use super::nn::Planned;
 use super::parameter;
@@ -23,7 +24,8 @@ struct Known {
 /// The latest last.
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
-/// Drops the layers that functions have made, with their packed weights and plans. Those of other threads go on.
+/// Drops the layers that functions have made, with their packed weights and plans. Those of other
+/// threads go on.
 pub fn forget() {
     let known = std::mem::take(&mut *KNOWN.lock().unwrap_or_else(PoisonError::into_inner));
     drop(known); // may free memory, which waits for the GPU: outside the lock
@@ -115,11 +117,13 @@ fn convolution(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: Conv2dS
     module(LayerSpec::Conv2d(spec), Some(weight), bias, make)?.forward(x)
 }
 
-/// 2-D convolution of x [N, C_in, H, W] with a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`: candle's
-/// `x.conv2d(weight, padding, stride, dilation, groups)`, with all groups in one launch.
+/// 2-D convolution of x [N, C_in, H, W] with a weight [C_out, C_in / groups, kh, kw] and perhaps a
+/// bias `[C_out]`: candle's `x.conv2d(weight, padding, stride, dilation, groups)`, with all groups
+/// in one launch.
 ///
 /// # Errors
-/// For shapes and attributes that do not fit one another, dtypes other than f32, f16 and bf16, and what the device reports.
+/// For shapes and attributes that do not fit one another, dtypes other than f32, f16 and bf16, and
+/// what the device reports.
 pub fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -133,8 +137,8 @@ pub fn conv2d(
     convolution(x, weight, bias, Conv2dSpec { padding: Padding::all(padding), stride, dilation, groups, ..Default::default() })
 }
 
-/// 1-D convolution of x [N, C_in, L] with a weight [C_out, C_in / groups, k] and perhaps a bias `[C_out]`: candle's
-/// `x.conv1d(weight, padding, stride, dilation, groups)`.
+/// 1-D convolution of x [N, C_in, L] with a weight [C_out, C_in / groups, k] and perhaps a bias
+/// `[C_out]`: candle's `x.conv1d(weight, padding, stride, dilation, groups)`.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -150,8 +154,8 @@ pub fn conv1d(
     in_one_dimension(x, weight, bias, [padding; 2], stride, dilation, groups)
 }
 
-/// 1-D convolution whose output is as long as its input and sees none of what comes later: Mamba's and RWKV's with as many groups as
-/// channels.
+/// 1-D convolution whose output is as long as its input and sees none of what comes later: Mamba's
+/// and RWKV's with as many groups as channels.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -197,8 +201,9 @@ fn in_one_dimension(
     module(LayerSpec::Conv2d(spec), Some(weight), bias, make)?.forward(&x.unsqueeze(2)?)?.squeeze(2)
 }
 
-/// Transposed 2-D convolution of x [N, C_in, H, W] with a weight [C_in, C_out / groups, kh, kw] and perhaps a bias `[C_out]`:
-/// candle's `x.conv_transpose2d(weight, padding, output_padding, stride, dilation)`, with groups.
+/// Transposed 2-D convolution of x [N, C_in, H, W] with a weight [C_in, C_out / groups, kh, kw] and
+/// perhaps a bias `[C_out]`: candle's `x.conv_transpose2d(weight, padding, output_padding, stride,
+/// dilation)`, with groups.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -225,9 +230,9 @@ pub fn conv_transpose2d(
     module(LayerSpec::ConvTranspose2d(spec), Some(weight), bias, make)?.forward(x)
 }
 
-/// Deformable convolution, v1 and, with a mask, v2: torchvision's `deform_conv2d(input, offset, weight, bias, stride, padding,
-/// dilation, mask)`. The numbers of groups and of offset groups follow from the shapes, as there. Offset and mask are in the dtype
-/// of x or in f32.
+/// Deformable convolution, v1 and, with a mask, v2: torchvision's `deform_conv2d(input, offset,
+/// weight, bias, stride, padding, dilation, mask)`. The numbers of groups and of offset groups
+/// follow from the shapes, as there. Offset and mask are in the dtype of x or in f32.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -298,7 +303,8 @@ pub fn upsample_bilinear(x: &Tensor, height: usize, width: usize, align_corners:
     upsample(x, UpsampleSize::Output([height, width]), align_corners)
 }
 
-/// Bilinear resizing to `floor(size * scale)`: candle's `x.upsample_bilinear2d_with_scale(vertical, horizontal, align_corners)`.
+/// Bilinear resizing to `floor(size * scale)`: candle's `x.upsample_bilinear2d_with_scale(vertical,
+/// horizontal, align_corners)`.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -306,8 +312,9 @@ pub fn upsample_bilinear_with_scale(x: &Tensor, vertical: f64, horizontal: f64, 
     upsample(x, UpsampleSize::Scale([vertical, horizontal]), align_corners)
 }
 
-/// torchvision's `roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)`, with RoIs [K, 5]: batch index, x1,
-/// y1, x2, y2. On the CPU an index that is not of the batch is an error; on a GPU, where nobody reads it, such a RoI gives zeros.
+/// torchvision's `roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)`,
+/// with RoIs [K, 5]: batch index, x1, y1, x2, y2. On the CPU an index that is not of the batch is
+/// an error; on a GPU, where nobody reads it, such a RoI gives zeros.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -323,7 +330,8 @@ pub fn roi_align(
     module(LayerSpec::RoiAlign(spec), None, None, |_, _| Ok(crate::RoiAlign::new(spec)?))?.forward_rois(x, rois)
 }
 
-/// torchvision's `roi_pool(input, boxes, output_size, spatial_scale)`, with RoIs as [`roi_align`] takes them.
+/// torchvision's `roi_pool(input, boxes, output_size, spatial_scale)`, with RoIs as [`roi_align`]
+/// takes them.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -332,7 +340,8 @@ pub fn roi_pool(x: &Tensor, rois: &Tensor, output_size: impl ToUsize2, spatial_s
     module(LayerSpec::RoiPool(spec), None, None, |_, _| Ok(crate::RoiPool::new(spec)?))?.forward_rois(x, rois)
 }
 
-/// torchvision's `ps_roi_pool(input, boxes, output_size, spatial_scale)`, with RoIs as [`roi_align`] takes them.
+/// torchvision's `ps_roi_pool(input, boxes, output_size, spatial_scale)`, with RoIs as
+/// [`roi_align`] takes them.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -341,8 +350,8 @@ pub fn ps_roi_pool(x: &Tensor, rois: &Tensor, output_size: impl ToUsize2, spatia
     module(LayerSpec::PsRoiPool(spec), None, None, |_, _| Ok(crate::PsRoiPool::new(spec)?))?.forward_rois(x, rois)
 }
 
-/// mmcv's `deform_roi_pool(input, rois, offset, output_size, spatial_scale, sampling_ratio, gamma)`, with RoIs as [`roi_align`]
-/// takes them.
+/// mmcv's `deform_roi_pool(input, rois, offset, output_size, spatial_scale, sampling_ratio,
+/// gamma)`, with RoIs as [`roi_align`] takes them.
 ///
 /// # Errors
 /// As [`conv2d`].

@@ -1,8 +1,9 @@
-//! Layers for [candle](https://docs.rs/candle-core): functions and modules shaped like candle's own, over this crate's kernels.
+//! Layers for [candle](https://docs.rs/candle-core): functions and modules shaped like candle's
+//! own, over this crate's kernels.
 //!
-//! Tensors of the CPU run on the host device (feature `host`), which is there for tests and for trying things out: candle's own
-//! CPU convolutions are faster. Tensors of a GPU (feature `candle-cuda`) run where they are, on candle's own stream, without a copy
-//! and without waiting.
+//! Tensors of the CPU run on the host device (feature `host`), which is there for tests and for
+//! trying things out: candle's own CPU convolutions are faster. Tensors of a GPU (feature
+//! `candle-cuda`) run where they are, on candle's own stream, without a copy and without waiting.
 //!
 //! ```
 //! use candle_core::{Device, Module, Tensor};
@@ -26,8 +27,9 @@
 //!
 //! # In a model
 //!
-//! [`nn`] has builders with the names, arguments and parameter names of candle-nn. A model that says
-//! `use candle_nn::{Conv2d, conv2d_no_bias}` says `use warpconv::candle::nn::{Conv2d, conv2d_no_bias}` instead. What differs:
+//! [`nn`] has builders with the names, arguments and parameter names of candle-nn. A model that
+//! says `use candle_nn::{Conv2d, conv2d_no_bias}` says `use warpconv::candle::nn::{Conv2d,
+//! conv2d_no_bias}` instead. What differs:
 //!
 //! - `Conv2d::new` copies and checks the weights, and so returns a `Result`. Values that a `Var` gets later are not seen.
 //! - Forward only: a gradient through one of these layers is an error of candle's, not a zero.
@@ -37,16 +39,19 @@
 //!
 //! # Memory formats
 //!
-//! A tensor that is channels_last by permutation (`x.permute((0, 3, 1, 2))` of `[N, H, W, C]`) is read as it lies, and the result
-//! lies alike: a chain of such layers copies nothing. So is a `narrow` along any axis, where what is left is aligned as well as a
-//! copy would be. All else is copied first. The result is bit for bit that of a copy in the same format.
+//! A tensor that is channels_last by permutation (`x.permute((0, 3, 1, 2))` of `[N, H, W, C]`) is
+//! read as it lies, and the result lies alike: a chain of such layers copies nothing. So is a
+//! `narrow` along any axis, where what is left is aligned as well as a copy would be. All else is
+//! copied first. The result is bit for bit that of a copy in the same format.
 //!
 //! # Functions or modules
 //!
-//! A function finds its layer, with packed weights and plans, again by the [`TensorId`](candle_core::TensorId) of weight and bias:
-//! up to 128 layers, of which the one that was used longest ago goes, and [`forget`] drops all. On the CPU the values are compared
-//! besides. On a GPU they are not, which would wait for it: a weight that is overwritten in place there needs [`forget`]; that of a
-//! `Var` is packed anew at each call. A weight that is computed for each call is packed for each call. Modules do none of this.
+//! A function finds its layer, with packed weights and plans, again by the
+//! [`TensorId`](candle_core::TensorId) of weight and bias: up to 128 layers, of which the one that
+//! was used longest ago goes, and [`forget`] drops all. On the CPU the values are compared besides.
+//! On a GPU they are not, which would wait for it: a weight that is overwritten in place there
+//! needs [`forget`]; that of a `Var` is packed anew at each call. A weight that is computed for
+//! each call is packed for each call. Modules do none of this.
 
 #[cfg(feature = "candle-cuda")]
 mod cuda;
@@ -73,7 +78,8 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// A copy of a tensor's values, as the weight or bias of a layer. Waits for the device that holds it.
+/// A copy of a tensor's values, as the weight or bias of a layer. Waits for the device that holds
+/// it.
 ///
 /// # Errors
 /// For dtypes other than f64, f32, f16 and bf16; what reading the tensor returns.

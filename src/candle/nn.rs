@@ -10,8 +10,9 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Conv1dConfig, Conv2dConfig, ConvTranspose2dConfig, VarBuilder};
 use std::sync::Arc;
 
-/// A layer of this crate as a module of candle. It plans once for each shape, dtype and device that comes, and keeps the latest 64
-/// plans of each dtype and device. Cheap to clone: clones share plans and packed weights.
+/// A layer of this crate as a module of candle. It plans once for each shape, dtype and device that
+/// comes, and keeps the latest 64 plans of each dtype and device. Cheap to clone: clones share
+/// plans and packed weights.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};
@@ -40,8 +41,8 @@ pub type Conv2d = Planned<crate::Conv2d>;
 pub type ConvTranspose2d = Planned<crate::ConvTranspose2d>;
 /// [`crate::DepthwiseSeparableConv2d`] as a module: a depthwise and a 1x1 convolution in one.
 pub type DepthwiseSeparable = Planned<crate::DepthwiseSeparableConv2d>;
-/// [`crate::DeformConv2d`] as a module: [`Planned::forward_at`] takes offsets and mask. [`crate::DeformConv2dBlock`], which predicts them
-/// from x, is a module by [`Planned::of`].
+/// [`crate::DeformConv2d`] as a module: [`Planned::forward_at`] takes offsets and mask.
+/// [`crate::DeformConv2dBlock`], which predicts them from x, is a module by [`Planned::of`].
 pub type DeformConv2d = Planned<crate::DeformConv2d>;
 /// [`crate::PixelShuffle`] as a module.
 pub type PixelShuffle = Planned<crate::PixelShuffle>;
@@ -55,7 +56,8 @@ pub type RoiAlign = Planned<crate::RoiAlign>;
 pub type RoiPool = Planned<crate::RoiPool>;
 /// [`crate::PsRoiPool`] as a module: [`Planned::forward_rois`].
 pub type PsRoiPool = Planned<crate::PsRoiPool>;
-/// [`crate::DeformRoiPool`] as a module: [`Planned::forward_rois`], or [`Planned::forward_rois_at`] with offsets.
+/// [`crate::DeformRoiPool`] as a module: [`Planned::forward_rois`], or [`Planned::forward_rois_at`]
+/// with offsets.
 pub type DeformRoiPool = Planned<crate::DeformRoiPool>;
 
 impl<L: Layer> Planned<L> {
@@ -68,7 +70,8 @@ impl<L: Layer> Planned<L> {
         Self(Arc::new(Plans::new(layer, name)))
     }
 
-    /// The same with a name that errors begin with: the builders give the prefix of their [`VarBuilder`].
+    /// The same with a name that errors begin with: the builders give the prefix of their
+    /// [`VarBuilder`].
     pub fn named(self, name: impl Into<String>) -> Self
     where
         L: Clone,
@@ -100,7 +103,8 @@ impl<L: Layer> Planned<L> {
 }
 
 impl<L: Layer> Module for Planned<L> {
-    /// Layers that read more than x, such as [`DeformConv2d`], return an error that says what is missing.
+    /// Layers that read more than x, such as [`DeformConv2d`], return an error that says what is
+    /// missing.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, &[])
     }
@@ -131,7 +135,8 @@ macro_rules! convolutions {
                 Ok(Self::with_name(layer, name))
             }
 
-            /// The layer with a batch norm behind it (and before the activation), folded into weight and bias.
+            /// The layer with a batch norm behind it (and before the activation), folded into
+            /// weight and bias.
             ///
             /// # Errors
             /// When the numbers of channels differ, or a variance is not positive.
@@ -142,7 +147,8 @@ macro_rules! convolutions {
             /// The layer with a nonlinearity at its end, in the same launch.
             ///
             /// # Errors
-            /// None but those of [`Self::new`]. ([`Activation::Prelu`] needs a slope: [`Self::with_prelu`].)
+            /// None but those of [`Self::new`]. ([`Activation::Prelu`] needs a slope:
+            /// [`Self::with_prelu`].)
             pub fn with_activation(&self, activation: Activation) -> Result<Self> {
                 let layer = self.layer();
                 let changed = crate::$layer::new($spec { activation, ..*layer.attributes() }, layer.weight().clone())?;
@@ -164,7 +170,8 @@ macro_rules! convolutions {
             /// `activation(layer(x) + residual)`, in one launch.
             ///
             /// # Errors
-            /// For a residual of another shape, dtype or device than the output's, and as [`Module::forward`].
+            /// For a residual of another shape, dtype or device than the output's, and as
+            /// [`Module::forward`].
             pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
                 self.run(x, &[(Role::Residual, residual)])
             }
@@ -180,7 +187,8 @@ fn name(vb: &VarBuilder<'_>) -> Option<String> {
 }
 
 impl Conv2d {
-    /// From a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`. `cudnn_fwd_algo` does not apply.
+    /// From a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`. `cudnn_fwd_algo`
+    /// does not apply.
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -203,7 +211,8 @@ impl Conv2d {
 }
 
 impl ConvTranspose2d {
-    /// From a weight [C_in, C_out, kh, kw] and perhaps a bias `[C_out]`. (Groups, which candle's config has not: [`Planned::of`].)
+    /// From a weight [C_in, C_out, kh, kw] and perhaps a bias `[C_out]`. (Groups, which candle's
+    /// config has not: [`Planned::of`].)
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -234,8 +243,9 @@ impl DeformConv2d {
         Self::build(spec, weight, bias, None)
     }
 
-    /// With offsets [N, 2 * offset_groups * kh * kw, H_out, W_out] and perhaps a mask [N, offset_groups * kh * kw, H_out, W_out], as
-    /// torchvision's module; both in the dtype of x or in f32.
+    /// With offsets [N, 2 * offset_groups * kh * kw, H_out, W_out] and perhaps a mask [N,
+    /// offset_groups * kh * kw, H_out, W_out], as torchvision's module; both in the dtype of x or
+    /// in f32.
     ///
     /// # Errors
     /// For other shapes, dtypes or devices, and as [`Module::forward`].
@@ -248,11 +258,13 @@ impl DeformConv2d {
 }
 
 impl DepthwiseSeparable {
-    /// Two layers as one: a depthwise convolution and the 1x1 convolution behind it, each with its bias and activation (and batch
-    /// norm, where it has been absorbed). Where one launch is faster, what is between the two never leaves the multiprocessor.
+    /// Two layers as one: a depthwise convolution and the 1x1 convolution behind it, each with its
+    /// bias and activation (and batch norm, where it has been absorbed). Where one launch is
+    /// faster, what is between the two never leaves the multiprocessor.
     ///
     /// # Errors
-    /// When the first is not depthwise, the second is not 1x1 with stride 1, or their channels do not fit.
+    /// When the first is not depthwise, the second is not 1x1 with stride 1, or their channels do
+    /// not fit.
     pub fn fuse(depthwise: &Conv2d, pointwise: &Conv2d) -> Result<Self> {
         let (first, second) = (depthwise.layer(), pointwise.layer());
         let Conv2dSpec { stride, padding, dilation, groups, activation: mid_activation } = *first.attributes();
@@ -282,7 +294,8 @@ impl DepthwiseSeparable {
     /// `activation(layer(x) + residual)`.
     ///
     /// # Errors
-    /// For a residual of another shape, dtype or device than the output's, and as [`Module::forward`].
+    /// For a residual of another shape, dtype or device than the output's, and as
+    /// [`Module::forward`].
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, &[(Role::Residual, residual)])
     }
@@ -309,7 +322,8 @@ impl PixelUnshuffle {
 }
 
 impl Upsample {
-    /// Bilinear, by a factor along both axes, as `torch.nn.Upsample(scale_factor=..., mode="bilinear")`.
+    /// Bilinear, by a factor along both axes, as `torch.nn.Upsample(scale_factor=...,
+    /// mode="bilinear")`.
     ///
     /// # Errors
     /// For a scale that is not positive and finite.
@@ -323,8 +337,9 @@ impl Upsample {
 macro_rules! pools {
     ($($pool:ident),*) => {$(
         impl Planned<crate::$pool> {
-            /// Pools regions [K, 5] of x: batch index, x1, y1, x2, y2, in any float dtype. On the CPU an index that is not of the batch is
-            /// an error; on a GPU, where nobody reads it, such a RoI gives zeros.
+            /// Pools regions [K, 5] of x: batch index, x1, y1, x2, y2, in any float dtype. On the
+            /// CPU an index that is not of the batch is an error; on a GPU, where nobody reads it,
+            /// such a RoI gives zeros.
             ///
             /// # Errors
             /// For other shapes or devices, and as [`Module::forward`].
@@ -338,7 +353,8 @@ macro_rules! pools {
 pools!(RoiAlign, RoiPool, PsRoiPool, DeformRoiPool);
 
 impl DeformRoiPool {
-    /// As [`Planned::forward_rois`], with offsets [K, 2 * offset_groups, ph, pw] in the dtype of x or in f32.
+    /// As [`Planned::forward_rois`], with offsets [K, 2 * offset_groups, ph, pw] in the dtype of x
+    /// or in f32.
     ///
     /// # Errors
     /// For other shapes, dtypes or devices, and as [`Module::forward`].
@@ -347,12 +363,14 @@ impl DeformRoiPool {
     }
 }
 
-/// A 1-D convolution over [N, C, L]: [`Conv2d`] on images of one row. Input that is a transposed [N, L, C] is read as it lies.
+/// A 1-D convolution over [N, C, L]: [`Conv2d`] on images of one row. Input that is a transposed
+/// [N, L, C] is read as it lies.
 #[derive(Debug, Clone)]
 pub struct Conv1d(Conv2d);
 
 impl Conv1d {
-    /// From a weight [C_out, C_in / groups, k] and perhaps a bias `[C_out]`. `cudnn_fwd_algo` does not apply.
+    /// From a weight [C_out, C_in / groups, k] and perhaps a bias `[C_out]`. `cudnn_fwd_algo` does
+    /// not apply.
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -361,8 +379,9 @@ impl Conv1d {
         Self::build([padding; 2], stride, dilation, groups, weight, bias, None)
     }
 
-    /// A causal convolution: position l of the output sees positions up to l of the input, and is as long. That is Mamba's and
-    /// RWKV's with as many groups as channels, and needs no `narrow` behind it.
+    /// A causal convolution: position l of the output sees positions up to l of the input, and is
+    /// as long. That is Mamba's and RWKV's with as many groups as channels, and needs no `narrow`
+    /// behind it.
     ///
     /// # Errors
     /// As [`Conv1d::new`].
@@ -423,7 +442,8 @@ impl Module for Conv1d {
     }
 }
 
-/// Builders of which candle has the like: parameters, their names and how new ones begin are candle's.
+/// Builders of which candle has the like: parameters, their names and how new ones begin are
+/// candle's.
 macro_rules! builders {
     ($($(#[$docs:meta])* $name:ident($config:ident) -> $layer:ident = $make:expr;)*) => {$(
         $(#[$docs])*
@@ -472,7 +492,8 @@ builders! {
     conv_transpose2d_no_bias(ConvTranspose2dConfig) -> ConvTranspose2d = make_conv_transpose2d;
 }
 
-/// A deformable convolution with torchvision's `weight` and `bias`, the bias where the [`VarBuilder`] has one.
+/// A deformable convolution with torchvision's `weight` and `bias`, the bias where the
+/// [`VarBuilder`] has one.
 ///
 /// # Errors
 /// When there is no weight of this shape, and for attributes that do not fit it.
@@ -495,8 +516,9 @@ fn like_conv2d(c_in: usize, c_out: usize, kernel: usize, config: Conv2dConfig, v
     build(c_in, c_out, kernel, config, vb)
 }
 
-/// A depthwise convolution `depthwise` with the config's stride, padding and dilation (its groups are the channels) and the 1x1
-/// convolution `pointwise` behind it, each with a `weight`, and with a `bias` where the [`VarBuilder`] has one.
+/// A depthwise convolution `depthwise` with the config's stride, padding and dilation (its groups
+/// are the channels) and the 1x1 convolution `pointwise` behind it, each with a `weight`, and with
+/// a `bias` where the [`VarBuilder`] has one.
 ///
 /// # Errors
 /// When there are no weights of these shapes, and for attributes that do not fit them.

@@ -3,13 +3,16 @@
 use crate::{Element, Layout, MemoryFormat};
 use candle_core::{Layout as CandleLayout, Result, Tensor};
 
-/// To what the memory of a new tensor is aligned, in bytes: by the C library's allocator and, with more, by CUDA's.
+/// To what the memory of a new tensor is aligned, in bytes: by the C library's allocator and, with
+/// more, by CUDA's.
 const FRESH: usize = 16;
 
-/// The layout of a tensor [N, C, H, W] that kernels read where it is; `None` where it must be copied first.
+/// The layout of a tensor [N, C, H, W] that kernels read where it is; `None` where it must be
+/// copied first.
 ///
-/// A view that is aligned worse than a packed tensor of its shape counts as one to be copied: a plan has a second kernel for
-/// such views, which may add up in another order, and the result would differ from that of the copy in its last bits.
+/// A view that is aligned worse than a packed tensor of its shape counts as one to be copied: a
+/// plan has a second kernel for such views, which may add up in another order, and the result would
+/// differ from that of the copy in its last bits.
 pub(super) fn as_it_lies<T: Element>(layout: &CandleLayout) -> Option<Layout> {
     let shape = <[usize; 4]>::try_from(layout.dims()).ok()?;
     let strides = <[usize; 4]>::try_from(layout.stride()).ok()?;
@@ -21,8 +24,8 @@ pub(super) fn as_it_lies<T: Element>(layout: &CandleLayout) -> Option<Layout> {
     })
 }
 
-/// To how many bytes all that kernels read as a run is aligned, if the first element is: the planes of contiguous tensors, the rows
-/// where there are gaps between them, the pixels of channels_last.
+/// To how many bytes all that kernels read as a run is aligned, if the first element is: the planes
+/// of contiguous tensors, the rows where there are gaps between them, the pixels of channels_last.
 fn alignment<T: Element>(layout: &Layout) -> usize {
     let [image, plane, row, pixel] = layout.strides();
     let runs = match layout.format() {
@@ -38,7 +41,8 @@ fn lowest_bit(bytes: usize) -> usize {
     if bytes == 0 { FRESH } else { FRESH.min(1 << bytes.trailing_zeros().min(4)) }
 }
 
-/// The tensor itself where kernels read it as it lies; a packed copy otherwise, of channels_last in that format.
+/// The tensor itself where kernels read it as it lies; a packed copy otherwise, of channels_last in
+/// that format.
 pub(super) fn readable<T: Element>(tensor: &Tensor) -> Result<Tensor> {
     if as_it_lies::<T>(tensor.layout()).is_some() {
         return Ok(tensor.clone());

@@ -97,15 +97,16 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// As `upload`, for both ranges, which do not overlap, until the stream has run the copy.
     #[cfg_attr(not(feature = "bench"), allow(dead_code))]
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()>;
-    /// Host memory that the device copies from and to by itself. `bytes` is above 0. The content is arbitrary.
+    /// Host memory that the device copies from and to by itself. `bytes` is above 0. The content is
+    /// arbitrary.
     fn allocate_pinned(&self, bytes: usize) -> Result<u64>;
     /// # Safety
     /// `address` is from `allocate_pinned(bytes)`, not freed yet, and no copy under way uses it.
     unsafe fn free_pinned(&self, address: u64, bytes: usize);
     /// Queues a copy from pinned memory.
     /// # Safety
-    /// `from` is memory of `allocate_pinned` and `to` memory of this device, of as many bytes, which nobody else uses until the
-    /// stream has run the copy.
+    /// `from` is memory of `allocate_pinned` and `to` memory of this device, of as many bytes,
+    /// which nobody else uses until the stream has run the copy.
     unsafe fn upload_async(&self, to: u64, from: *const u8, bytes: usize, stream: &Stream) -> Result<()>;
     /// Queues a copy to pinned memory.
     /// # Safety

@@ -216,8 +216,8 @@ impl Function {
     /// Launches by cudarc's launch and nothing else.
     ///
     /// # Safety
-    /// `params` is the kernel's parameter struct, and the addresses in it are valid until the stream has run it. The stream's
-    /// context is current.
+    /// `params` is the kernel's parameter struct, and the addresses in it are valid until the
+    /// stream has run it. The stream's context is current.
     pub unsafe fn launch(
         &self,
         [x, y, z]: [u32; 3],
@@ -228,7 +228,8 @@ impl Function {
     ) -> Result<(), DriverError> {
         let mut params = [params.as_ptr().cast::<c_void>().cast_mut()];
         // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies before it returns; the
-        // module that the function is of is loaded as long as `self`; the rest is passed on to the caller
+        // module that the function is of is loaded as long as `self`; the rest is passed on to the
+        // caller
         unsafe { result::launch_kernel(self.handle, (x, y, z), (threads, 1, 1), shared, stream.cu_stream(), &mut params) }
     }
 }

@@ -86,8 +86,8 @@ impl Stream {
     /// Records in `event` the point behind all work that is queued on the stream now.
     ///
     /// # Errors
-    /// [`crate::Error::WrongDevice`] for an event of another device; [`crate::Error::Capturing`] on a stream that is captured
-    /// without [`Stream::allow_capture`]; [`crate::Error::Driver`].
+    /// [`crate::Error::WrongDevice`] for an event of another device; [`crate::Error::Capturing`] on
+    /// a stream that is captured without [`Stream::allow_capture`]; [`crate::Error::Driver`].
     pub fn record(&self, event: &Event) -> Result<()> {
         self.check_event(event)?;
         match &self.kind {

@@ -6,8 +6,8 @@ use crate::error::Result;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// Memory of the host that a GPU copies from and to by itself, while the host goes on: it is pinned,
-/// so that the system does not move it. On the host device it is ordinary memory.
+/// Memory of the host that a GPU copies from and to by itself, while the host goes on: it is
+/// pinned, so that the system does not move it. On the host device it is ordinary memory.
 ///
 /// Pinned memory is dear to allocate and is taken from all programs: allocate a few buffers when a
 /// service starts, and use them again and again. [`Pending::wait`] gives a buffer back.
@@ -66,8 +66,8 @@ impl<T: Element> PinnedBuffer<T> {
     /// Queues a copy of all values to device memory.
     ///
     /// # Safety
-    /// From `address` on there are as many bytes of memory of the stream's device, which no other work
-    /// uses until the stream has run the copy.
+    /// From `address` on there are as many bytes of memory of the stream's device, which no other
+    /// work uses until the stream has run the copy.
     pub(crate) unsafe fn upload(self, address: u64, stream: &Stream) -> Result<Pending<T>> {
         let pending = Pending::new(self, stream)?;
         let (values, bytes) = (pending.buffer().values, pending.buffer().bytes());
@@ -82,8 +82,8 @@ impl<T: Element> PinnedBuffer<T> {
     /// Queues a copy of device memory over all values.
     ///
     /// # Safety
-    /// From `address` on there are as many bytes of initialised memory of the stream's device, which no
-    /// other work writes until the stream has run the copy.
+    /// From `address` on there are as many bytes of initialised memory of the stream's device,
+    /// which no other work writes until the stream has run the copy.
     pub(crate) unsafe fn download(self, address: u64, stream: &Stream) -> Result<Pending<T>> {
         let pending = Pending::new(self, stream)?;
         let (values, bytes) = (pending.buffer().values, pending.buffer().bytes());

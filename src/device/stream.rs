@@ -105,7 +105,8 @@ impl Stream {
     /// Waits for the work that is queued on the stream.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost) when something queued has failed; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) when something queued has failed;
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn synchronize(&self) -> Result<()> {
         let watch = self.device.watch();
         match &self.kind {

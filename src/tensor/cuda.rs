@@ -11,8 +11,8 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// stream is being captured, cudarc's event tracking must be off.)
     ///
     /// # Errors
-    /// [`Error::WrongDevice`] when the slice or the stream is of another context; [`Error::Length`] when the slice is shorter
-    /// than the layout.
+    /// [`Error::WrongDevice`] when the slice or the stream is of another context; [`Error::Length`]
+    /// when the slice is shorter than the layout.
     ///
     /// # Safety
     /// The layout's elements are initialised. The caller orders work on other streams than

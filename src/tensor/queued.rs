@@ -7,16 +7,16 @@ use crate::shape::elements;
 use crate::{Element, Stream};
 
 impl<T: Element> TensorView<'_, T> {
-    /// Queues a copy of the elements, in the order in which they lie in memory, to pinned memory, and
-    /// returns. The stream copies them when it has done the work that is queued before; the host
-    /// device has done so on return.
+    /// Queues a copy of the elements, in the order in which they lie in memory, to pinned memory,
+    /// and returns. The stream copies them when it has done the work that is queued before; the
+    /// host device has done so on return.
     ///
     /// Dropping the tensor waits for the copy, as for all work of its device.
     ///
     /// # Errors
-    /// [`Error::Length`] when the buffer has not as many elements; [`Error::Attribute`] for a view that
-    /// is not packed ([`TensorView::to_format`] packs it); [`Error::WrongDevice`] for a stream or a
-    /// buffer of another device; [`Error::Capturing`] on a stream that is being captured;
+    /// [`Error::Length`] when the buffer has not as many elements; [`Error::Attribute`] for a view
+    /// that is not packed ([`TensorView::to_format`] packs it); [`Error::WrongDevice`] for a stream
+    /// or a buffer of another device; [`Error::Capturing`] on a stream that is being captured;
     /// [`Error::Driver`]. The buffer is freed.
     pub fn read_async(&self, into: PinnedBuffer<T>, stream: &Stream) -> Result<Pending<T>> {
         check(self, into.len(), stream)?;
@@ -27,9 +27,9 @@ impl<T: Element> TensorView<'_, T> {
 }
 
 impl<T: Element> TensorViewMut<'_, T> {
-    /// Queues a copy of pinned memory into the elements, in the order in which they lie in memory, and
-    /// returns. Work that is queued on the stream from then on finds them there; the host device
-    /// has copied them on return.
+    /// Queues a copy of pinned memory into the elements, in the order in which they lie in memory,
+    /// and returns. Work that is queued on the stream from then on finds them there; the host
+    /// device has copied them on return.
     ///
     /// # Errors
     /// As [`TensorView::read_async`].

@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
 
 impl<T: Element> Tensor<T> {
-    /// Uniform random values in [-1, 1), the same for the same seed on every device and in every format. Needs the feature `rand`,
-    /// which is on by default.
+    /// Uniform random values in [-1, 1), the same for the same seed on every device and in every
+    /// format. Needs the feature `rand`, which is on by default.
     ///
     /// # Errors
     /// As [`Tensor::zeros`].
@@ -19,8 +19,8 @@ impl<T: Element> Tensor<T> {
         Self::generate(device, shape, format, || (rng.next_u32() >> 8) as f32 * 2f32.powi(-23) - 1.0)
     }
 
-    /// Normally distributed random values (mean 0, variance 1), the same for the same seed on every device and in every
-    /// format. Needs the feature `rand`, which is on by default.
+    /// Normally distributed random values (mean 0, variance 1), the same for the same seed on every
+    /// device and in every format. Needs the feature `rand`, which is on by default.
     ///
     /// # Errors
     /// As [`Tensor::zeros`].

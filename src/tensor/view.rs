@@ -28,8 +28,8 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// buffers.
     ///
     /// # Errors
-    /// [`Error::Alignment`] when the address is not a multiple of the element's size; [`Error::Overflow`] for a layout of more
-    /// elements than any memory holds.
+    /// [`Error::Alignment`] when the address is not a multiple of the element's size;
+    /// [`Error::Overflow`] for a layout of more elements than any memory holds.
     ///
     /// # Safety
     /// From `address` on there are [`Layout::extent`] elements of type `T` in initialised memory of
@@ -60,8 +60,8 @@ impl<'a, T: Element> TensorView<'a, T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::WrongDevice`] for a GPU; [`Error::Length`] when the slice is shorter than the layout's [`Layout::extent`];
-    /// [`Error::Overflow`].
+    /// [`Error::WrongDevice`] for a GPU; [`Error::Length`] when the slice is shorter than the
+    /// layout's [`Layout::extent`]; [`Error::Overflow`].
     pub fn from_host_slice(device: &'a Device, values: &'a [T], layout: Layout) -> Result<Self> {
         check_host_slice(device, values.len(), &layout)?;
         // SAFETY: the slice is borrowed for as long as the view, is initialised and long enough, and work on a host device is done when
