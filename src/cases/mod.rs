@@ -269,7 +269,8 @@ impl Problem {
         self.layer.outline(named.map(|(name, shape)| (name.as_str(), shape.clone())))?.output_shape(&self.request()?)
     }
 
-    /// The cost of the layer in a dtype.
+    /// The cost of the layer in a dtype. Its bytes include those around x and y in the tensors that
+    /// they are parts of, since a check fills them and reads them back.
     ///
     /// # Errors
     /// As [`analyse`].
@@ -278,7 +279,17 @@ impl Problem {
         let named = parameters.iter().filter_map(|&name| Some((name, self.shapes.get(name)?.clone())));
         let has = |name| self.shapes.contains_key(name);
         let operands = Operands::new(dtype).residual(has("residual")).mask(has("mask"));
-        analyse(&self.layer, &named.collect::<Vec<_>>(), &self.request()?, operands)
+        let mut report = analyse(&self.layer, &named.collect::<Vec<_>>(), &self.request()?, operands)?;
+        let [x_frame, y_frame] = self.frames();
+        let around = |what, shape: Shape, frame: Frame| {
+            let more = elements(&frame.around(what, shape)?)?.saturating_sub(elements(&shape)?);
+            Ok::<_, Error>((more as u64).saturating_mul(dtype.bytes() as u64))
+        };
+        let read = around("x with its margins", self.x()?, x_frame)?;
+        let written = around("y with its margins", self.output_shape()?, y_frame)?;
+        report.bytes.read = report.bytes.read.saturating_add(read);
+        report.bytes.written = report.bytes.written.saturating_add(written);
+        Ok(report)
     }
 
     /// Checks that the tensors are those of the layer and fit one another, and that the wider
@@ -436,6 +447,12 @@ mod tests {
             let error = Problem { x_margin, y_margin, ..problem.clone() }.check().unwrap_err();
             assert!(matches!(error, Error::Overflow { .. }), "{error}");
         }
+        // What lies around x and y is work, too: 3 channels of x; 7 channels and 2 images of y.
+        let wide = Problem { x_margin: [3, 0], y_margin: [0, 7], y_frame: [[2, 0], [0, 0], [0, 0]], ..problem.clone() };
+        let [bytes, more] = [&problem, &wide].map(|problem| problem.cost(DType::F16).unwrap().bytes);
+        let shape = problem.shape("x");
+        assert_eq!(more.read - bytes.read, 2 * (3 * shape[0] * shape[2] * shape[3]) as u64);
+        assert_eq!(more.written - bytes.written, 2 * (3 * 11 - 4) * 9);
         let layer = LayerSpec::from_json(r#"{"op": "roi_align", "attrs": {"output_size": 2}}"#).unwrap();
         let pooled = Problem::new(layer, &[("x", &[1, 2, 4, 4]), ("rois", &[3, 5])]);
         assert_eq!(pooled.check().unwrap(), [3, 2, 2, 2]);
