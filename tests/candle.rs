@@ -545,10 +545,25 @@ fn cost(forward: impl Fn() -> Result<Tensor>) -> Cost {
     Cost { launches: launches() - before.1, bytes, tensors: number() - before.0 - 1 }
 }
 
-/// Counts for the whole process, so that it runs alone: see below. `cargo test --features candle --test candle -- --ignored
-/// --nocapture` prints README's table.
+/// Set in the process in which `a_forward_is_one_launch_without_scratch_memory` runs alone.
+const CHILD: &str = "WARPCONV_TEST_CHILD";
+
+/// One launch a forward, and little more memory than the result. What is counted is that of a whole
+/// process, so that the test runs once more in a process of its own, which prints README's table.
 #[test]
-#[ignore = "counts what other tests would allocate, and is run by the next one"]
+fn a_forward_is_one_launch_without_scratch_memory() {
+    if std::env::var_os(CHILD).is_some() {
+        return costs_of_a_forward();
+    }
+    let name = "a_forward_is_one_launch_without_scratch_memory";
+    let arguments = [name, "--exact", "--nocapture", "--test-threads", "1"];
+    let this = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(this).args(arguments).env(CHILD, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed") && text.contains("| deformable 3x3 with mask"), "{text}");
+    println!("{text}");
+}
+
 fn costs_of_a_forward() {
     println!("| layer, f32 | candle: ops | bytes allocated | warpconv: ops | launches | bytes allocated | of which the result |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
@@ -605,14 +620,4 @@ fn costs_of_a_forward() {
     let ours = DeformConv2d::new(&randn(&[64, 64, 3, 3], 91, DType::F32), None, spec).unwrap();
     let forward = || ours.forward_at(&x, &offset, Some(&mask));
     row("deformable 3x3 with mask, [1, 64, 14, 14]", None, cost(forward), forward().unwrap());
-}
-
-/// One launch a forward, and little more memory than the result.
-#[test]
-fn a_forward_is_one_launch_without_scratch_memory() {
-    let this = std::env::current_exe().unwrap();
-    let arguments = ["costs_of_a_forward", "--exact", "--ignored", "--nocapture", "--test-threads", "1"];
-    let output = std::process::Command::new(this).args(arguments).output().unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
