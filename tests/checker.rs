@@ -2,12 +2,12 @@
 //! kernel whose figures are known (tests/kernels/counters.cu), and right kernels are found right under every order of threads.
 
 use half::{bf16, f16};
-use warpconv::cases::{Problem, kinds};
+use warpconv::cases::{Problem, Values, kinds};
 use warpconv::check::{Case, Kernels};
 use warpconv::testing::{Operand, launch};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding,
-    Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference,
+    Activation, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, LayerSpec, MemoryFormat,
+    Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference,
 };
 
 const SEEDS: [u64; 3] = [1, 2, 3];
@@ -249,6 +249,22 @@ fn endless_kernels_end() {
     assert!(found[0].contains("broken.cu:"), "{found:#?}");
     let found = run_broken(&checked(0), "waits_forever");
     assert!(found.len() == 1 && found[0].starts_with("endless kernel: "), "{found:#?}");
+}
+
+/// A sum of 49,280 products, in which a block of the GEMM enters more basic blocks than an endless loop of a second would.
+#[test]
+fn a_kernel_that_does_much_is_not_endless() {
+    let layer = LayerSpec::from_json(r#"{"op": "conv2d", "attrs": {"padding": "same", "dilation": [1, 2], "groups": 2}}"#).unwrap();
+    let mut problem = Problem::new(layer, &[("x", &[1, 2, 3, 1]), ("weight", &[6, 1, 7040, 7])]);
+    problem.values = Values::Exact;
+    let tensors = problem.tensors(DType::F32).unwrap();
+    let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
+    let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
+    let device = Device::host_with(HostOptions { checked: true, threads: 1, ..Default::default() }).unwrap();
+    let contiguous = MemoryFormat::Contiguous;
+    let runs = case.check(DType::F32, contiguous, contiguous, Kernels::Named("conv_gemm_f32_pixels_64x64"), &device);
+    assert_eq!(runs.len(), 1);
+    assert!(runs[0].outcome.is_ok(), "{}", runs[0]);
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //!
 //! ```sh
 //! cargo test --test fuzz                                  # two seconds a target, as part of `cargo test`
-//! cargo test --test fuzz -- --seconds 60 --jobs 2         # as CI runs it
+//! cargo test --test fuzz -- --seconds 30 --jobs 2         # as CI runs it
 //! cargo test --test fuzz -- --target suite --input FILE   # what was found, once more
 //! ```
 //!
 //! An input is a function of the target, `--seed` and its number: number 0, 1, ... are the seeds themselves (tests/data/fuzz, and
-//! what the repository has anyway), every later one is a seed that was changed in a few places. Targets run in processes of their
+//! what the repository has anyway), every later one is a seed that was changed in a few places. `--seconds` stands for a number of
+//! inputs, that which a target gets through in the time on 2 cores: the same inputs everywhere, so that what passes on one machine
+//! passes on another. Targets run in processes of their
 //! own, whose address space is limited; such a process says which input it begins, so that the input is known however it ends.
 //! What was found is saved as a file, whose path is printed, and makes the program exit with 1.
 #![cfg(all(feature = "cli", feature = "host"))]
@@ -137,6 +139,11 @@ fn input(target: &Target, seeds: &[Vec<u8>], seed: u64, index: u64) -> Vec<u8> {
     }
 }
 
+/// How many inputs a target goes through: all its seeds at least.
+fn inputs(target: &Target, options: &Options, seeds: &[Vec<u8>]) -> u64 {
+    ((target.pace as f64 * options.seconds) as u64).max(seeds.len() as u64)
+}
+
 // ------------------------------------------------------------------------------------------------------------------------------
 // a target's own process
 
@@ -151,7 +158,7 @@ fn work(target: &Target, options: &Options, first: u64) -> ExitCode {
         let place = info.location().map_or(String::new(), |place| format!("{}:{}: ", place.file(), place.line()));
         *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = format!("{place}{message}");
     }));
-    let (end, seeds) = (Instant::now() + Duration::from_secs_f64(options.seconds), (target.seeds)());
+    let seeds = (target.seeds)();
     let mut out = std::io::stdout().lock();
     let mut say = |line: std::fmt::Arguments<'_>| {
         // nobody listens any more: the end
@@ -162,10 +169,7 @@ fn work(target: &Target, options: &Options, first: u64) -> ExitCode {
     let run = (target.prepare)();
     let mut accepted = 0u64;
     let mut slowest = Duration::ZERO;
-    for index in first.. {
-        if Instant::now() >= end && index as usize >= seeds.len() {
-            break;
-        }
+    for index in first..inputs(target, options, &seeds) {
         let input = input(target, &seeds, options.seed, index);
         say(format_args!("begin {index}"));
         let start = Instant::now();
@@ -189,9 +193,9 @@ fn peak_kilobytes() -> u64 {
 // ------------------------------------------------------------------------------------------------------------------------------
 // the process that watches
 
-/// Runs a target's process, again after each end that should not be, until the time is up. The number of findings.
+/// Runs a target's process, again after each end that should not be, until it has been through all its inputs. The number of findings.
 fn watch(target: &'static Target, options: &Options) -> usize {
-    let (end, seeds) = (Instant::now() + Duration::from_secs_f64(options.seconds), (target.seeds)());
+    let seeds = (target.seeds)();
     let mut first = 0;
     let mut total = Total::default();
     let mut kinds = BTreeSet::new();
@@ -206,8 +210,7 @@ fn watch(target: &'static Target, options: &Options) -> usize {
         kinds.len()
     };
     let findings = loop {
-        let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        let mut child = spawn(target, options, first, seconds);
+        let mut child = spawn(target, options, first);
         let lines = lines(&mut child);
         let mut current = None;
         // how often it was silent for as long as that, one after the other, and its CPU time the last time
@@ -256,7 +259,7 @@ fn watch(target: &'static Target, options: &Options) -> usize {
         };
         count = found(index, &how);
         first = index + 1;
-        if count >= ENOUGH || Instant::now() >= end && first as usize >= seeds.len() {
+        if count >= ENOUGH || first >= inputs(target, options, &seeds) {
             break count;
         }
     };
@@ -291,12 +294,12 @@ impl std::fmt::Display for Total {
 }
 
 /// A target's process, in a limited address space where the shell can set one.
-fn spawn(target: &Target, options: &Options, first: u64, seconds: f64) -> Child {
+fn spawn(target: &Target, options: &Options, first: u64) -> Child {
     let mut command = Command::new("sh");
     let limited = format!(r#"ulimit -v {ADDRESS_SPACE} 2>/dev/null; exec "$@""#);
     command.args(["-c", &limited, "sh"]).arg(std::env::current_exe().expect("this program has a path"));
     command.args(["--target", target.name, "--first", &first.to_string(), "--seed", &options.seed.to_string()]);
-    command.args(["--seconds", &seconds.to_string()]);
+    command.args(["--seconds", &options.seconds.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a shell")
 }
 
