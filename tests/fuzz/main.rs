@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo test --test fuzz                                  # two seconds a target, as part of `cargo test`
-//! cargo test --test fuzz -- --seconds 30 --jobs 2         # as CI runs it
+//! cargo test --test fuzz -- --seconds 60 --jobs 2         # as CI runs it
 //! cargo test --test fuzz -- --target suite --input FILE   # what was found, once more
 //! ```
 //!
