@@ -52,7 +52,7 @@ pub use separable::{
 pub use upsample::upsample_bilinear;
 
 use crate::error::{Error, Result};
-use crate::layers::{Activation, LayerSpec};
+use crate::layers::{Activation, DeformConv2dBlockSpec, LayerSpec};
 use std::collections::BTreeMap;
 
 /// The result of a layer of any kind, and the scale of its rounding errors. The tensors have the
@@ -66,8 +66,8 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
     if let Some(name) = tensors.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(Error::UnexpectedTensor { op, name: name.clone(), known: known.join(", ") });
     }
-    let optional = |name: &str| tensors.get(name);
-    let needed = |name: &str| optional(name).ok_or_else(|| Error::MissingTensor { op, name: name.into(), available: String::new() });
+    let given = Given { op, tensors };
+    let (needed, optional) = (|name: &str| given.needed(name), |name: &str| given.optional(name));
     match spec {
         LayerSpec::Conv2d(spec) => {
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
@@ -104,40 +104,16 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             Ok((upsample_bilinear(spec, x)?, upsample_bilinear(spec, &x.abs())?))
         }
         LayerSpec::DepthwiseSeparableConv2d(spec) => {
-            let tensors = DepthwiseSeparable {
-                x: needed("x")?,
-                dw_weight: needed("dw_weight")?,
-                dw_bias: optional("dw_bias"),
-                mid_slope: optional("mid_slope"),
-                pw_weight: needed("pw_weight")?,
-                pw_bias: optional("pw_bias"),
-                slope: optional("slope"),
-                residual: optional("residual"),
-            };
+            let tensors = given.depthwise_separable()?;
             Ok((depthwise_separable(spec, &tensors)?, depthwise_separable_scale(spec, &tensors)?))
         }
         LayerSpec::SpatiallySeparableConv2d(spec) => {
-            let tensors = SpatiallySeparable {
-                x: needed("x")?,
-                col_weight: needed("col_weight")?,
-                col_bias: optional("col_bias"),
-                row_weight: needed("row_weight")?,
-                row_bias: optional("row_bias"),
-                slope: optional("slope"),
-                residual: optional("residual"),
-            };
+            let tensors = given.spatially_separable()?;
             Ok((spatially_separable(spec, &tensors)?, spatially_separable_scale(spec, &tensors)?))
         }
         LayerSpec::DeformConv2dBlock(spec) => {
             let (x, weight, bias, residual) = (needed("x")?, needed("weight")?, optional("bias"), optional("residual"));
-            let [_, _, kh, kw] = weight.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
-            let predict = |weight: &str, bias: &str, activation| {
-                let weight = needed(weight)?;
-                let [_, _, ph, pw] = weight.dimensions("a predictor's weight", "[channels, C_in, height, width]")?;
-                conv2d(&spec.predictor([kh, kw], [ph, pw], activation)?, x, weight, optional(bias), None, None)
-            };
-            let offset = predict("offset_weight", "offset_bias", Activation::None)?;
-            let mask = spec.modulated.then(|| predict("mask_weight", "mask_bias", Activation::Sigmoid)).transpose()?;
+            let (offset, mask) = given.predicted(spec)?;
             let input = Deformed { x, offset: &offset, mask: mask.as_ref() };
             let y = deform_conv2d(&spec.deform, &input, weight, bias, optional("slope"), residual)?;
             Ok((y, deform_conv2d_scale(&spec.deform, &input, weight, bias, residual)?))
@@ -166,13 +142,70 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
             Ok((deform_roi_pool(spec, x, rois, offset, mask)?, scale))
         }
         LayerSpec::DeformRoiPoolPack(spec) => {
-            let connected = |stage: &str| -> Vec<(&Array, Option<&Array>)> {
-                let layer = |i| Some((optional(&format!("{stage}_fc{i}_weight"))?, optional(&format!("{stage}_fc{i}_bias"))));
-                (1..=3).map_while(layer).collect()
-            };
             let (x, rois) = (needed("x")?, needed("rois")?);
             needed("offset_fc1_weight")?;
-            deform_roi_pool_pack(spec, x, rois, &connected("offset"), &connected("mask"))
+            deform_roi_pool_pack(spec, x, rois, &given.connected("offset"), &given.connected("mask"))
         }
+    }
+}
+
+/// The tensors that a layer was given.
+struct Given<'a> {
+    op: &'static str,
+    tensors: &'a BTreeMap<String, Array>,
+}
+
+impl<'a> Given<'a> {
+    fn optional(&self, name: &str) -> Option<&'a Array> {
+        self.tensors.get(name)
+    }
+
+    fn needed(&self, name: &str) -> Result<&'a Array> {
+        let missing = || Error::MissingTensor { op: self.op, name: name.into(), available: String::new() };
+        self.optional(name).ok_or_else(missing)
+    }
+
+    fn depthwise_separable(&self) -> Result<DepthwiseSeparable<'a>> {
+        Ok(DepthwiseSeparable {
+            x: self.needed("x")?,
+            dw_weight: self.needed("dw_weight")?,
+            dw_bias: self.optional("dw_bias"),
+            mid_slope: self.optional("mid_slope"),
+            pw_weight: self.needed("pw_weight")?,
+            pw_bias: self.optional("pw_bias"),
+            slope: self.optional("slope"),
+            residual: self.optional("residual"),
+        })
+    }
+
+    fn spatially_separable(&self) -> Result<SpatiallySeparable<'a>> {
+        Ok(SpatiallySeparable {
+            x: self.needed("x")?,
+            col_weight: self.needed("col_weight")?,
+            col_bias: self.optional("col_bias"),
+            row_weight: self.needed("row_weight")?,
+            row_bias: self.optional("row_bias"),
+            slope: self.optional("slope"),
+            residual: self.optional("residual"),
+        })
+    }
+
+    /// The offset and the mask that the predictors of a deformable block make of x.
+    fn predicted(&self, spec: &DeformConv2dBlockSpec) -> Result<(Array, Option<Array>)> {
+        let [_, _, kh, kw] = self.needed("weight")?.dimensions("weight", "[C_out, C_in / groups, kh, kw]")?;
+        let predict = |weight: &str, bias: &str, activation| {
+            let weight = self.needed(weight)?;
+            let [_, _, ph, pw] = weight.dimensions("a predictor's weight", "[channels, C_in, height, width]")?;
+            conv2d(&spec.predictor([kh, kw], [ph, pw], activation)?, self.needed("x")?, weight, self.optional(bias), None, None)
+        };
+        let mask = || predict("mask_weight", "mask_bias", Activation::Sigmoid);
+        Ok((predict("offset_weight", "offset_bias", Activation::None)?, spec.modulated.then(mask).transpose()?))
+    }
+
+    /// The weights and biases of a deformable pack's fully connected layers, of which `stage` says
+    /// what they predict.
+    fn connected(&self, stage: &str) -> Vec<(&'a Array, Option<&'a Array>)> {
+        let layer = |i| Some((self.optional(&format!("{stage}_fc{i}_weight"))?, self.optional(&format!("{stage}_fc{i}_bias"))));
+        (1..=3).map_while(layer).collect()
     }
 }

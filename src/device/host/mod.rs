@@ -177,6 +177,23 @@ impl HostDevice {
         };
         entry.expect("every kernel is compiled in each of HOST_VARIANTS, of which this is one")
     }
+
+    /// Adds to the findings of a launch's blocks what only the whole launch shows, and keeps its
+    /// counters. `stopped` says that blocks were left out.
+    #[cfg(feature = "checked-host")]
+    fn conclude(&self, launch: &Launch<'_>, check: &checker::LaunchCheck, mut findings: Findings, stopped: bool) -> Findings {
+        // A block that was ended early has left elements unwritten, for a reason that is reported
+        // already.
+        if !stopped && !findings.list.iter().any(|f| f.kind.ends_block()) {
+            findings.list.extend(check.unwritten());
+        }
+        let mut counters = lock(&self.counters);
+        if counters.len() == COUNTED_LAUNCHES {
+            counters.remove(0);
+        }
+        counters.push(check.counters(launch));
+        findings
+    }
 }
 
 /// The order in which the blocks of a launch are started.
@@ -399,21 +416,12 @@ impl Backend for HostDevice {
         if let Some(e) = lock(&failure).take() {
             return Err(e);
         }
-        #[allow(unused_mut)]
-        let mut findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
         #[cfg(feature = "checked-host")]
-        if let Some(check) = &check {
-            // A block that was ended early has left elements unwritten, for a reason that is
-            // reported already.
-            if !stop.into_inner() && !findings.list.iter().any(|f| f.kind.ends_block()) {
-                findings.list.extend(check.unwritten());
-            }
-            let mut counters = lock(&self.counters);
-            if counters.len() == COUNTED_LAUNCHES {
-                counters.remove(0);
-            }
-            counters.push(check.counters(launch));
-        }
+        let findings = match &check {
+            Some(check) => self.conclude(launch, check, findings, stop.into_inner()),
+            None => findings,
+        };
         let findings = findings.report();
         if findings.is_empty() { Ok(()) } else { Err(Error::Kernel { kernel: info.name, findings }) }
     }
