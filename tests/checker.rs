@@ -9,6 +9,7 @@ mod counters;
 mod findings;
 mod layers;
 mod right_kernels;
+mod wgmma;
 
 const SEEDS: [u64; 3] = [1, 2, 3];
 

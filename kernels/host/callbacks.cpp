@@ -2,7 +2,7 @@
 // -fsanitize-coverage=trace-pc) calls the functions at the end of this file, and a kernel's requests come through a
 // table of thunks. All of them add their return address, the place in the kernel from which they were called, and pass
 // it on to src/device/host/checker/. No sanitizer library is linked.
-#include "cuda_host.h"
+#include "async_calls.h"
 #include <string.h>
 
 // Functions of src/device/host/checker/, in this order.
@@ -15,6 +15,16 @@ struct WcChecker {
     void (*copy_commit)(WcLane*);
     void (*copy_wait)(WcLane*, uint32_t pending);
     void (*endless)(WcLane*, const void* place);
+    void (*stack)(WcLane*, const void* address, uint64_t bytes, uint32_t flags, const void* place);
+    void (*mbarrier_init)(WcLane*, const void* barrier, uint32_t count, const void* place);
+    void (*mbarrier_arrive)(WcLane*, const void* barrier, uint32_t count, const void* place);
+    void (*mbarrier_arrive_copies)(WcLane*, const void* barrier, const void* place);
+    void (*mbarrier_wait)(WcLane*, const void* barrier, uint32_t parity, const void* place);
+    void (*fence_proxy)(WcLane*);
+    void (*wgmma_fence)(WcLane*);
+    void (*wgmma)(WcLane*, const WcWgmma* operation, const void* place);
+    void (*wgmma_commit)(WcLane*, const void* place);
+    void (*wgmma_wait)(WcLane*, uint32_t pending, const void* place);
 };
 
 // Flags of an access. kUnaligned: the compiler knows that the access is unaligned, and splits it where it must.
@@ -37,7 +47,35 @@ static void copy_wait(WcLane* lane, uint32_t pending) { checker->copy_wait(lane,
 static void touch(WcLane* lane, const void* address, uint64_t bytes, uint32_t write) {
     checker->access(lane, address, bytes, write ? kWrite : kRead, WC_HERE);
 }
-static const WcHostCalls thunks = {barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch};
+static void mbarrier_init(WcLane* lane, const void* barrier, uint32_t count) {
+    checker->mbarrier_init(lane, barrier, count, WC_HERE);
+}
+static void mbarrier_arrive(WcLane* lane, const void* barrier, uint32_t count) {
+    checker->mbarrier_arrive(lane, barrier, count, WC_HERE);
+}
+static void mbarrier_arrive_copies(WcLane* lane, const void* barrier) {
+    checker->mbarrier_arrive_copies(lane, barrier, WC_HERE);
+}
+static void mbarrier_wait(WcLane* lane, const void* barrier, uint32_t parity) {
+    checker->mbarrier_wait(lane, barrier, parity, WC_HERE);
+}
+static void fence_proxy(WcLane* lane) { checker->fence_proxy(lane); }
+static void wgmma_fence(WcLane* lane) { checker->wgmma_fence(lane); }
+static void wgmma(WcLane* lane, const WcWgmma* operation) { checker->wgmma(lane, operation, WC_HERE); }
+static void wgmma_commit(WcLane* lane) { checker->wgmma_commit(lane, WC_HERE); }
+static void wgmma_wait(WcLane* lane, uint32_t pending) { checker->wgmma_wait(lane, pending, WC_HERE); }
+static const WcAsyncCalls thunks = {
+    {barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch},
+    mbarrier_init,
+    mbarrier_arrive,
+    mbarrier_arrive_copies,
+    mbarrier_wait,
+    fence_proxy,
+    wgmma_fence,
+    wgmma,
+    wgmma_commit,
+    wgmma_wait,
+};
 
 static inline __attribute__((always_inline)) bool within(const void* address, uintptr_t start, uintptr_t bytes) {
     return (uintptr_t)address - start < bytes;
@@ -47,7 +85,13 @@ static inline __attribute__((always_inline)) bool within(const void* address, ui
 static inline __attribute__((always_inline)) void access(const void* address, uint64_t bytes, uint32_t flags,
                                                          const void* place) {
     WcLane* lane = wc_lane;
-    if (!lane || within(address, lane->stack, lane->stack_bytes) || within(address, lane->params, lane->params_bytes) ||
+    if (!lane) return;
+    if (within(address, lane->stack, lane->stack_bytes)) {
+        // set once the lane has requested a wgmma, whose sums are on its stack
+        if (lane->reserved) checker->stack(lane, address, bytes, flags, place);
+        return;
+    }
+    if (within(address, lane->params, lane->params_bytes) ||
         within(address, (uintptr_t)lane, sizeof(WcLane)) || address == &wc_lane ||
         within(address, (uintptr_t)&thunks, sizeof(thunks)))
         return;

@@ -8,7 +8,7 @@ use warpconv::{DType, Device, Error, HostOptions, LayerSpec, MemoryFormat, Tenso
 use super::{SEEDS, checked, nothing, ramp};
 
 /// The number of the line in a file of tests/kernels/ whose comment starts with `marker`.
-fn line_of(file: &str, marker: &str) -> String {
+pub(super) fn line_of(file: &str, marker: &str) -> String {
     let path = format!("{}/tests/kernels/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
     let is_marked = |line: &str| line.split_once("// ").is_some_and(|(code, comment)| !code.is_empty() && comment.starts_with(marker));
@@ -16,7 +16,7 @@ fn line_of(file: &str, marker: &str) -> String {
     format!("{file}:{}", line + 1)
 }
 
-fn findings(result: warpconv::Result<()>, name: &str) -> Vec<String> {
+pub(super) fn findings(result: warpconv::Result<()>, name: &str) -> Vec<String> {
     match result {
         Err(Error::Kernel { kernel, findings }) => {
             assert_eq!(kernel, name);

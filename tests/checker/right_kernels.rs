@@ -8,7 +8,7 @@ use warpconv::{Device, Element, HostOptions, MemoryFormat, Shape, Tensor};
 use super::{SEEDS, checked, nothing, ramp};
 
 /// Plain and checked devices of every kind.
-fn devices() -> Vec<(String, Device)> {
+pub(super) fn devices() -> Vec<(String, Device)> {
     let host = |name: String, options: HostOptions| (name, Device::host_with(options).unwrap());
     let mut all = vec![
         host("plain".into(), HostOptions::default()),
@@ -64,7 +64,7 @@ fn meetings_give_what_they_say() {
 
 const GEMM_SHARED: u32 = 2 * (128 * 32 + 32 * 64) * 2;
 
-fn matrix<T: Element>(device: &Device, rows: usize, columns: usize, mut value: impl FnMut(usize) -> f32) -> Tensor<T> {
+pub(super) fn matrix<T: Element>(device: &Device, rows: usize, columns: usize, mut value: impl FnMut(usize) -> f32) -> Tensor<T> {
     let values: Vec<T> = (0..rows * columns).map(|i| T::from_f32(value(i))).collect();
     Tensor::from_slice(device, [1, 1, rows, columns], &values).unwrap()
 }

@@ -1,8 +1,10 @@
 //! The operations that a lane requests from the host device: the Rust side of
-//! kernels/host/cuda_host.h.
+//! kernels/host/cuda_host.h and kernels/host/async_calls.h.
 
 use super::block::{Block, State};
 use super::finding::Kind;
+use super::mbarrier::Wait;
+use super::wgmma::{Arrival, Request, Step};
 use std::ffi::c_void;
 
 /// The Rust form of `WcDim3`.
@@ -34,6 +36,8 @@ pub(super) struct Lane {
     pub calls: *const Calls,
     pub state: *mut Block,
     pub linear: u32,
+    /// Whether the lane has requested a wgmma: the checker then watches its stack, where the sums
+    /// are. The C++ form has no use for it but callbacks.cpp.
     pub reserved: u32,
     /// The lane's own memory, for the checker.
     pub stack: Region,
@@ -48,10 +52,18 @@ pub(super) struct Region {
     pub bytes: usize,
 }
 
+impl Region {
+    #[inline(always)]
+    pub fn holds(self, address: usize, bytes: usize) -> bool {
+        let offset = address.wrapping_sub(self.start);
+        offset < self.bytes && offset + bytes <= self.bytes
+    }
+}
+
 /// The work of a collective, which is done by the last of 32 lanes to arrive.
 pub(super) type Act = unsafe extern "C" fn(*mut *mut c_void);
 
-/// The Rust form of `WcHostCalls`.
+/// The Rust form of `WcAsyncCalls`, which begins with `WcHostCalls`.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -62,11 +74,37 @@ pub(super) struct Calls {
     copy_commit: unsafe extern "C" fn(*mut Lane),
     copy_wait: unsafe extern "C" fn(*mut Lane, u32),
     touch: unsafe extern "C" fn(*mut Lane, *const u8, u64, u32),
+    mbarrier_init: unsafe extern "C" fn(*mut Lane, usize, u32),
+    mbarrier_arrive: unsafe extern "C" fn(*mut Lane, usize, u32),
+    mbarrier_arrive_copies: unsafe extern "C" fn(*mut Lane, usize),
+    mbarrier_wait: unsafe extern "C" fn(*mut Lane, usize, u32),
+    fence_proxy: unsafe extern "C" fn(*mut Lane),
+    wgmma_fence: unsafe extern "C" fn(*mut Lane),
+    wgmma: unsafe extern "C" fn(*mut Lane, *const Request),
+    wgmma_commit: unsafe extern "C" fn(*mut Lane),
+    wgmma_wait: unsafe extern "C" fn(*mut Lane, u32),
 }
 
 /// The table of calls for a launch without checker. A checked launch has its own
 /// (checker/functions.rs), which knows from where in the kernel a call came.
-pub(super) static CALLS: Calls = Calls { barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, touch };
+pub(super) static CALLS: Calls = Calls {
+    barrier,
+    sync_warp,
+    collective,
+    copy_async,
+    copy_commit,
+    copy_wait,
+    touch,
+    mbarrier_init,
+    mbarrier_arrive,
+    mbarrier_arrive_copies,
+    mbarrier_wait,
+    fence_proxy,
+    wgmma_fence,
+    wgmma,
+    wgmma_commit,
+    wgmma_wait,
+};
 
 /// The block of the running lane.
 ///
@@ -177,6 +215,105 @@ pub(super) unsafe fn collective_at(lane: *mut Lane, act: Act, argument: *mut c_v
     }
 }
 
+/// Suspends a lane for ever.
+///
+/// # Safety
+/// As [`suspend`].
+unsafe fn end(lane: *mut Lane) -> ! {
+    // SAFETY: passed on to the caller
+    unsafe { suspend(lane) };
+    unreachable!("a faulted lane is never resumed");
+}
+
+/// Makes an mbarrier at `address`.
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn mbarrier_init_at(lane: *mut Lane, address: usize, count: u32, place: usize) {
+    // SAFETY: passed on to the caller
+    unsafe {
+        refuse_meeting(lane, place);
+        let (block, index) = block(lane);
+        if !block.make_mbarrier(index, address, count, place) {
+            end(lane);
+        }
+    }
+}
+
+/// Counts as `count` arrivals at an mbarrier.
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn mbarrier_arrive_at(lane: *mut Lane, address: usize, count: u32, place: usize) {
+    // SAFETY: passed on to the caller
+    unsafe {
+        let (block, index) = block(lane);
+        if !block.arrive_at_mbarrier(index, address, count, place) {
+            end(lane);
+        }
+    }
+}
+
+/// Waits for the phase of this parity.
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn mbarrier_wait_at(lane: *mut Lane, address: usize, parity: u32, place: usize) {
+    // SAFETY: passed on to the caller; no borrow of the block is used after a `suspend`
+    unsafe {
+        loop {
+            let (block, index) = block(lane);
+            match block.wait_at_mbarrier(index, address, parity, place) {
+                Some(Wait::Over) => return,
+                Some(Wait::Blocked) => suspend(lane),
+                Some(Wait::Missed) | None => end(lane),
+            }
+        }
+    }
+}
+
+/// A step that the threads of a warpgroup take together.
+///
+/// # Safety
+/// As [`block`]; a request's function may be run over the sums of the warpgroup's lanes.
+pub(super) unsafe fn warpgroup_at(lane: *mut Lane, step: Step, place: usize) {
+    // SAFETY: passed on to the caller; no borrow of the block is used after a `suspend`
+    unsafe {
+        refuse_meeting(lane, place);
+        let (block, index) = block(lane);
+        match block.arrive_in_warpgroup(index, step, place) {
+            Arrival::Complete => {}
+            Arrival::Waits => suspend(lane),
+            Arrival::Mixed | Arrival::Different | Arrival::Malformed(_) => end(lane),
+        }
+        if matches!(step, Step::Multiply(_)) {
+            (*lane).reserved = 1;
+        }
+    }
+}
+
+/// Gives all lanes of a warp the least number of groups that one of them leaves under way.
+unsafe extern "C" fn least(arguments: *mut *mut c_void) {
+    // SAFETY: `wgmma_wait_at` passes the address of a `u32` of each of 32 lanes
+    unsafe {
+        let least = (0..32).map(|lane| *(*arguments.add(lane)).cast::<u32>()).min().unwrap_or(0);
+        (0..32).for_each(|lane| *(*arguments.add(lane)).cast::<u32>() = least);
+    }
+}
+
+/// Waits until at most `pending` groups of wgmma are under way.
+///
+/// # Safety
+/// As [`block`].
+pub(super) unsafe fn wgmma_wait_at(lane: *mut Lane, mut pending: u32, place: usize) {
+    // SAFETY: passed on to the caller; `least` reads the numbers of lanes that wait in the same call
+    unsafe {
+        collective_at(lane, least, (&raw mut pending).cast(), place);
+        let (block, index) = block(lane);
+        block.wait_for_wgmma(index, pending);
+    }
+}
+
 unsafe extern "C" fn barrier(lane: *mut Lane) {
     // SAFETY: called by a kernel on its own lane
     unsafe { barrier_at(lane, 0) }
@@ -208,3 +345,43 @@ unsafe extern "C" fn copy_commit(_lane: *mut Lane) {}
 unsafe extern "C" fn copy_wait(_lane: *mut Lane, _pending: u32) {}
 
 unsafe extern "C" fn touch(_lane: *mut Lane, _address: *const u8, _bytes: u64, _write: u32) {}
+
+unsafe extern "C" fn mbarrier_init(lane: *mut Lane, address: usize, count: u32) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_init_at(lane, address, count, 0) }
+}
+
+unsafe extern "C" fn mbarrier_arrive(lane: *mut Lane, address: usize, count: u32) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_arrive_at(lane, address, count, 0) }
+}
+
+/// The copies of a launch without checker are complete when they begin.
+unsafe extern "C" fn mbarrier_arrive_copies(lane: *mut Lane, address: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_arrive_at(lane, address, 1, 0) }
+}
+
+unsafe extern "C" fn mbarrier_wait(lane: *mut Lane, address: usize, parity: u32) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_wait_at(lane, address, parity, 0) }
+}
+
+unsafe extern "C" fn fence_proxy(_lane: *mut Lane) {}
+
+unsafe extern "C" fn wgmma_fence(_lane: *mut Lane) {}
+
+unsafe extern "C" fn wgmma(lane: *mut Lane, request: *const Request) {
+    // SAFETY: called by a kernel on its own lane, with a request of kernels/device/wgmma.cuh
+    unsafe { warpgroup_at(lane, Step::Multiply(*request), 0) }
+}
+
+unsafe extern "C" fn wgmma_commit(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { warpgroup_at(lane, Step::Commit, 0) }
+}
+
+unsafe extern "C" fn wgmma_wait(lane: *mut Lane, pending: u32) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { wgmma_wait_at(lane, pending, 0) }
+}

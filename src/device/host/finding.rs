@@ -19,6 +19,14 @@ pub(super) enum Kind {
     DivergentBarrier,
     MixedCollectives,
     UndeclaredMeeting,
+    Mbarrier,
+    MalformedMatrix,
+    MissingProxyFence,
+    MissingWgmmaFence,
+    OperandInUse,
+    SumsInUse,
+    Unwaited,
+    Deadlock,
     Endless,
 }
 
@@ -28,6 +36,7 @@ impl Kind {
     pub fn ends_block(self) -> bool {
         use Kind::*;
         matches!(self, OutOfBounds | Misaligned | WrongDirection | DivergentBarrier | MixedCollectives | UndeclaredMeeting)
+            || matches!(self, Mbarrier | MalformedMatrix | Unwaited | Deadlock)
             || self.ends_launch()
     }
 
@@ -50,6 +59,14 @@ impl Kind {
             Kind::DivergentBarrier => "divergent barrier",
             Kind::MixedCollectives => "mixed collectives",
             Kind::UndeclaredMeeting => "undeclared meeting",
+            Kind::Mbarrier => "misused mbarrier",
+            Kind::MalformedMatrix => "malformed matrix",
+            Kind::MissingProxyFence => "missing proxy fence",
+            Kind::MissingWgmmaFence => "missing wgmma fence",
+            Kind::OperandInUse => "operand overwritten in use",
+            Kind::SumsInUse => "sums touched in use",
+            Kind::Unwaited => "operation not waited for",
+            Kind::Deadlock => "deadlock",
             Kind::Endless => "endless kernel",
         }
     }

@@ -10,8 +10,10 @@ mod calls;
 #[cfg(feature = "checked-host")]
 mod checker;
 mod finding;
+mod mbarrier;
 mod stacks;
 mod team;
+mod wgmma;
 
 #[cfg(feature = "checked-host")]
 pub use checker::{LaunchCounters, OperandCounters};

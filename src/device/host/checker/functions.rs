@@ -2,8 +2,12 @@
 
 use super::{BlockCheck, Notes, Verdict};
 use crate::device::host::block::Block;
-use crate::device::host::calls::{Act, Calls, Lane, barrier_at, block, collective_at, suspend, sync_warp_at};
+use crate::device::host::calls::{
+    Act, Calls, Lane, barrier_at, block, collective_at, mbarrier_arrive_at, mbarrier_init_at, mbarrier_wait_at, suspend, sync_warp_at,
+    warpgroup_at, wgmma_wait_at,
+};
 use crate::device::host::finding::Kind;
+use crate::device::host::wgmma::{Request, Step};
 use crate::device::kernel::host_checked_calls;
 use std::ffi::c_void;
 
@@ -18,9 +22,38 @@ struct Functions {
     copy_commit: unsafe extern "C" fn(*mut Lane),
     copy_wait: unsafe extern "C" fn(*mut Lane, u32),
     endless: unsafe extern "C" fn(*mut Lane, usize),
+    stack: unsafe extern "C" fn(*mut Lane, usize, u64, u32, usize),
+    mbarrier_init: unsafe extern "C" fn(*mut Lane, usize, u32, usize),
+    mbarrier_arrive: unsafe extern "C" fn(*mut Lane, usize, u32, usize),
+    mbarrier_arrive_copies: unsafe extern "C" fn(*mut Lane, usize, usize),
+    mbarrier_wait: unsafe extern "C" fn(*mut Lane, usize, u32, usize),
+    fence_proxy: unsafe extern "C" fn(*mut Lane),
+    wgmma_fence: unsafe extern "C" fn(*mut Lane),
+    wgmma: unsafe extern "C" fn(*mut Lane, *const Request, usize),
+    wgmma_commit: unsafe extern "C" fn(*mut Lane, usize),
+    wgmma_wait: unsafe extern "C" fn(*mut Lane, u32, usize),
 }
 
-static FUNCTIONS: Functions = Functions { access, barrier, sync_warp, collective, copy_async, copy_commit, copy_wait, endless };
+static FUNCTIONS: Functions = Functions {
+    access,
+    barrier,
+    sync_warp,
+    collective,
+    copy_async,
+    copy_commit,
+    copy_wait,
+    endless,
+    stack,
+    mbarrier_init,
+    mbarrier_arrive,
+    mbarrier_arrive_copies,
+    mbarrier_wait,
+    fence_proxy,
+    wgmma_fence,
+    wgmma,
+    wgmma_commit,
+    wgmma_wait,
+};
 
 /// The table that the lanes of a checked launch call.
 pub(in crate::device::host) fn calls() -> *const Calls {
@@ -102,8 +135,72 @@ unsafe extern "C" fn copy_wait(lane: *mut Lane, pending: u32) {
     // SAFETY: called by a kernel on its own lane, whose launch's memory is alive
     unsafe {
         let (block, index) = block(lane);
+        while let Some(arrival) = block.check.covered_arrival(index, pending)
+            && !block.ended
+        {
+            block.complete_copies(arrival);
+            block.check.know_own_copies(index);
+        }
         block.check.copy_wait(index, pending);
     }
+}
+
+unsafe extern "C" fn stack(lane: *mut Lane, address: usize, bytes: u64, flags: u32, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    let (block, index) = unsafe { block(lane) };
+    block.touch_stack(index, address, bytes as usize, flags & FLAG_WRITE != 0, place);
+}
+
+unsafe extern "C" fn mbarrier_init(lane: *mut Lane, address: usize, count: u32, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_init_at(lane, address, count, place) }
+}
+
+unsafe extern "C" fn mbarrier_arrive(lane: *mut Lane, address: usize, count: u32, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_arrive_at(lane, address, count, place) }
+}
+
+unsafe extern "C" fn mbarrier_arrive_copies(lane: *mut Lane, address: usize, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe {
+        let (block, index) = block(lane);
+        if !block.arrive_later(index, address, place) {
+            obey(lane, Verdict::End);
+        }
+    }
+}
+
+unsafe extern "C" fn mbarrier_wait(lane: *mut Lane, address: usize, parity: u32, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { mbarrier_wait_at(lane, address, parity, place) }
+}
+
+unsafe extern "C" fn fence_proxy(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
+    let (block, index) = unsafe { block(lane) };
+    block.check.fence_proxy(index);
+}
+
+unsafe extern "C" fn wgmma_fence(lane: *mut Lane) {
+    // SAFETY: called by a kernel on its own lane
+    let (block, index) = unsafe { block(lane) };
+    block.check.fence_sums(index);
+}
+
+unsafe extern "C" fn wgmma(lane: *mut Lane, request: *const Request, place: usize) {
+    // SAFETY: called by a kernel on its own lane, with a request of kernels/device/wgmma.cuh
+    unsafe { warpgroup_at(lane, Step::Multiply(*request), place) }
+}
+
+unsafe extern "C" fn wgmma_commit(lane: *mut Lane, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { warpgroup_at(lane, Step::Commit, place) }
+}
+
+unsafe extern "C" fn wgmma_wait(lane: *mut Lane, pending: u32, place: usize) {
+    // SAFETY: called by a kernel on its own lane
+    unsafe { wgmma_wait_at(lane, pending, place) }
 }
 
 unsafe extern "C" fn endless(lane: *mut Lane, place: usize) {

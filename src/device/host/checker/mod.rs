@@ -7,6 +7,7 @@
 //! happen (a race, an uninitialised read), the lane goes on. An access that would corrupt memory
 //! suspends the lane for ever and ends its block, while other blocks go on and may find more.
 
+mod asynchronous;
 mod counters;
 mod functions;
 mod launch;
@@ -17,6 +18,7 @@ mod traffic;
 use super::calls::{Dim3, Region};
 use super::finding::{Finding, Findings, Kind};
 use crate::device::Access;
+use asynchronous::Asynchronous;
 pub use counters::{LaunchCounters, OperandCounters};
 pub(super) use functions::calls;
 pub(super) use launch::LaunchCheck;
@@ -25,14 +27,6 @@ use shared::{CELL_BYTES, Cell, Copies};
 use std::sync::atomic::Ordering::Relaxed;
 use tracked::owner;
 use traffic::{Request, SECTOR_BYTES, Traffic};
-
-impl Region {
-    #[inline(always)]
-    fn holds(self, address: usize, bytes: usize) -> bool {
-        let offset = address.wrapping_sub(self.start);
-        offset < self.bytes && offset + bytes <= self.bytes
-    }
-}
 
 /// What the checker knows about the block that an OS thread runs.
 #[derive(Debug, Default)]
@@ -47,6 +41,7 @@ pub(super) struct BlockCheck {
     /// For each warp: the time of its last `sync_warp` or barrier.
     last_sync: Vec<u32>,
     copies: Vec<Copies>,
+    asynchronous: Asynchronous,
     requests: Vec<Vec<Request>>,
     traffic: Traffic,
     /// For each operand and sector: the latest block that accessed it.
@@ -64,17 +59,17 @@ enum Verdict {
 }
 
 /// Records the findings of one lane at one place.
-struct Notes<'a> {
-    findings: &'a mut Findings,
-    order: u64,
-    block: Dim3,
-    thread: usize,
-    place: usize,
+pub(super) struct Notes<'a> {
+    pub findings: &'a mut Findings,
+    pub order: u64,
+    pub block: Dim3,
+    pub thread: usize,
+    pub place: usize,
 }
 
 impl Notes<'_> {
     #[cold]
-    fn add(&mut self, kind: Kind, what: impl FnOnce() -> String) {
+    pub fn add(&mut self, kind: Kind, what: impl FnOnce() -> String) {
         if !self.findings.has(kind, self.place) && !self.findings.is_full() {
             let (order, block, thread, place) = (self.order, Some(self.block), Some(self.thread), self.place);
             self.findings.list.push(Finding { kind, order, block, thread, place, other: 0, what: what() });
@@ -97,7 +92,9 @@ impl BlockCheck {
         for copies in &mut self.copies {
             copies.queue.clear();
             copies.open_group = 0;
+            copies.started = 0;
         }
+        self.asynchronous.clear();
         self.requests.resize_with(threads, Vec::new);
         self.requests.iter_mut().for_each(Vec::clear);
         self.traffic = Traffic::new(launch.operands.len());
@@ -121,6 +118,7 @@ impl BlockCheck {
         self.time += 1;
         self.last_barrier = self.time;
         self.last_sync.fill(self.time);
+        self.share_knowledge(0..self.copies.len(), None);
         self.traffic.barriers += 1;
         (0..self.last_sync.len()).for_each(|warp| self.match_requests(warp));
     }
@@ -130,6 +128,7 @@ impl BlockCheck {
         if orders {
             self.time += 1;
             self.last_sync[warp] = self.time;
+            self.share_knowledge(warp * 32..warp * 32 + 32, Some(self.time));
         }
         self.traffic.collectives += 1;
         self.match_requests(warp);
