@@ -239,6 +239,8 @@ impl<T: Element> Tensor<T> {
     /// [`Error::DeviceLost`] or [`Error::Driver`] when that work fails.
     pub fn into_dlpack<M: Managed>(self) -> Result<Owned<M>> {
         self.device().synchronize()?;
+        // The deleter may be called while work of the receiver still uses the memory.
+        self.uses().record_anyone();
         let layout = self.layout();
         let (device, address) = (dl_device(self.device()), self.address());
         // Sizes and strides of a tensor in memory fit.

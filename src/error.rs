@@ -337,6 +337,19 @@ pub enum Error {
         /// The allocator's message.
         message: String,
     },
+    /// An allocation would exceed the limit that was set for a device's memory.
+    #[error("{asked} bytes on {device} would exceed its memory limit of {limit} bytes: {held} are held")]
+    MemoryLimit {
+        /// The device.
+        device: String,
+        /// The limit in bytes: [`MemoryOptions::limit`](crate::MemoryOptions::limit).
+        limit: u64,
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that the device holds, and, if the limit would not be exceeded without them, bytes
+        /// that are freed but still in use.
+        held: u64,
+    },
     /// A kernel failed while it ran.
     #[error("kernel {kernel} failed: {}", findings.join("; "))]
     Kernel {
@@ -430,7 +443,7 @@ impl Error {
             | Error::EmptyTransposedOutput { .. }
             | Error::Overflow { .. }
             | Error::Limit { .. } => ErrorKind::Shape,
-            Error::Workspace { .. } | Error::Work { .. } | Error::OutOfMemory { .. } => ErrorKind::Resource,
+            Error::Workspace { .. } | Error::Work { .. } | Error::OutOfMemory { .. } | Error::MemoryLimit { .. } => ErrorKind::Resource,
             Error::DeviceUnavailable { .. }
             | Error::NoKernelImage { .. }
             | Error::DriverTooOld { .. }

@@ -51,15 +51,19 @@
 //!
 //! - On a GPU, `run` queues work on a [`Stream`] and returns. Work on one stream runs in order; work on two is ordered by an
 //!   [`Event`] ([`Stream::record`], [`Stream::wait`]) or by [`Stream::synchronize`]. Reading a tensor on the host
-//!   ([`Tensor::to_vec`], [`Tensor::read`]) and writing it from there wait for all work of the device first.
+//!   ([`Tensor::to_vec`], [`Tensor::read`]) and writing it from there wait for the streams on which work uses that
+//!   tensor, and for no others. The crate knows the work that it queues itself; other code that queues work with a
+//!   tensor's address announces it ([`Tensor::used_on`]).
 //!   [`TensorView::read_async`] and [`TensorViewMut::write_async`] are work of a stream like any other: they copy
 //!   to and from a [`PinnedBuffer`], and [`Pending::wait`] waits for that copy alone.
 //! - [`Stream::default_of`] is CUDA's default stream, the same for all threads. Threads that should not wait for
 //!   one another have a stream each ([`Stream::new`]). A stream, a plan and a tensor keep their device.
 //! - On the host device `run` computes and returns when it is done; it blocks its thread for milliseconds to seconds. In an
 //!   asynchronous program call it by `spawn_blocking` or the like, with a bounded number of permits.
-//! - Freeing a tensor waits for the work that is queued on its device, so that no drop is too early. A service
-//!   therefore allocates its tensors when it starts, and refills them.
+//! - Dropping a tensor never frees memory under work that uses it, on whichever streams that is queued. On a GPU
+//!   with memory pools the host does not wait for it: the memory is freed in the turn of those streams, or after a
+//!   capture of them. Other GPUs wait for those streams. [`MemoryOptions`] bounds the memory that a device holds.
+//!   Allocating still costs more than refilling what is there.
 //! - A chain of layers that is run often is a [`Graph`], which the GPU replays as one launch.
 //!
 //! # Errors
@@ -118,7 +122,7 @@ pub use build_info::{BuildInfo, build_info};
 pub use cudarc;
 #[cfg(feature = "host")]
 pub use device::HostOptions;
-pub use device::{Device, DeviceKind, Event, GpuModel, Pending, PinnedBuffer, Properties, Stream};
+pub use device::{Device, DeviceKind, Event, GpuModel, MemoryOptions, Pending, PinnedBuffer, Properties, Stream};
 #[cfg(feature = "checked-host")]
 pub use device::{LaunchCounters, OperandCounters};
 pub use dtype::{DType, Element, MemoryFormat};

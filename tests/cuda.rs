@@ -257,7 +257,6 @@ fn a_plan_is_shared_between_threads_and_streams(device: &Device) {
     assert_eq!(alone, together);
 }
 
-/// Another stream than theirs may use the results at once. Nothing is freed in between: that would wait for everything.
 fn a_graph_replays_on_new_inputs(device: &Device) {
     let spec = Conv2dSpec { padding: Padding::all(1), activation: Activation::Relu, ..Default::default() };
     let values: Vec<f32> = (0..4 * 4 * 9).map(|i| (i * 7 % 11) as f32 / 16.0 - 0.25).collect();
@@ -286,6 +285,7 @@ fn a_graph_replays_on_new_inputs(device: &Device) {
     }
 }
 
+/// Another stream than theirs may use the results at once.
 fn uploads_and_conversions_are_done_on_return(device: &Device) {
     let layer = layer(3, 4, Activation::None);
     let stream = Stream::new(device).unwrap();

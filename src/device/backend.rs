@@ -4,6 +4,7 @@
 #[cfg(feature = "checked-host")]
 use super::LaunchCounters;
 use super::kernel::{Kernel, KernelInfo};
+use super::uses::Uses;
 use super::{Block, DeviceKind, Properties, Stream, StreamKind, Watch};
 use crate::error::Result;
 use std::fmt;
@@ -74,19 +75,38 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Allocates memory that is aligned to at least 128 bytes. `bytes` is above 0. The content is
     /// arbitrary.
     fn allocate(&self, bytes: usize) -> Result<u64>;
-    /// Frees memory, after waiting for the work that still uses it.
+    /// Frees memory when the work that still uses it is done.
     /// # Safety
-    /// `address` is from `allocate(bytes)`, not freed yet, and no new work will use it.
-    unsafe fn free(&self, address: u64, bytes: usize);
+    /// `address` is from `allocate(bytes)`, not freed yet, no new work will use it, and work that
+    /// was queued with it is among `uses`.
+    unsafe fn free(&self, address: u64, bytes: usize, uses: &Uses);
+    /// Waits until at most `most` bytes are freed for which work under way is still waited for, if
+    /// that is possible. Returns how many there still are.
+    fn wait_for_frees(&self, _most: u64) -> u64 {
+        0
+    }
+    /// Gives memory back to the system that nothing uses.
+    fn trim(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Waits for work that uses some memory. `None` is memory of others, for which all work of the
+    /// device is waited for.
+    fn wait_for_uses(&self, _uses: Option<&Uses>) -> Result<()> {
+        Ok(())
+    }
+    /// The stream for copies that the host waits for. Nothing else is queued on it.
+    fn stream_of_copies(&self) -> StreamKind {
+        self.default_stream()
+    }
     /// Copies to the device. The copy is done on return.
     /// # Safety
     /// From `address` on there are `from.len()` bytes of this device's memory, which nothing else
     /// uses meanwhile.
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()>;
-    /// Copies to the host, after waiting for all work queued before.
+    /// Copies to the host. The copy is done on return.
     /// # Safety
     /// From `address` on there are `to.len()` bytes of this device's memory. They are initialised,
-    /// and nothing writes them meanwhile.
+    /// and nothing writes them meanwhile: work that did is done.
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()>;
     /// Fills memory with zeros. The memory is filled on return.
     /// # Safety

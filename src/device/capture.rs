@@ -106,10 +106,11 @@ pub(super) mod cuda {
             let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: stream.device().to_string() };
             let cuda = stream.as_cuda().ok_or_else(wrong)?;
             cuda.context().bind_to_thread().map_err(failed(stream, "cuCtxSetCurrent"))?;
-            stream.device().0.backend.queued_on(stream);
             // SAFETY: the graph is instantiated and alive, and what its nodes use lives as long as `self`: the caller of `capture` has
             // promised it. The stream is alive.
-            unsafe { result::graph::launch(self.graph.cu_graph_exec(), cuda.cu_stream()) }.map_err(failed(stream, "cuGraphLaunch"))
+            let outcome = unsafe { result::graph::launch(self.graph.cu_graph_exec(), cuda.cu_stream()) };
+            stream.device().0.backend.queued_on(stream);
+            outcome.map_err(failed(stream, "cuGraphLaunch"))
         }
     }
 }

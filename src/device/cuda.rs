@@ -1,243 +1,37 @@
 //! GPUs, through cudarc.
 //!
-//! Memory is allocated with cuMemAlloc, and freed with cuMemFree once every stream with work of
-//! this crate is done, so no stream is special. Launches do not use cudarc's launch builder and its
-//! events: a launch is a single cuLaunchKernel, which can be captured in a graph.
+//! heap.rs says where memory comes from and when it goes back. Launches do not use cudarc's launch
+//! builder and its events: a launch is a single cuLaunchKernel, which can be captured in a graph.
 //!
 //! Every function of the driver that is called here exists since CUDA 12.0 or longer, whatever CUDA
 //! version cudarc is bound to, because cudarc panics if a driver lacks a function. fake_driver.c,
 //! with which this is tested, has no other functions.
 
-use super::{Backend, Device, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
+mod driver;
+mod heap;
+mod module;
+mod streams;
+
+pub(super) use driver::primary_context;
+pub(crate) use driver::{check_context, check_stream, driver_error, elapsed, failed, is_capturing, unavailable};
+#[allow(unused_imports)] // by the table of code, which DOCS_RS leaves out
+pub(crate) use module::Aligned;
+pub(crate) use module::Function;
+pub(crate) use streams::Streams;
+
+use super::uses::{Others, Uses};
+use super::{Backend, DeviceKind, GpuModel, Launch, MemoryOptions, Properties, Stream, StreamKind, Watch};
 use crate::build_info;
 use crate::device::kernel::{FATBINS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute, CUresult};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
+use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute, CUresult};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use driver::{driver_version, no_kernel_image, version};
+use heap::{Failure, Freed, Heap};
+use module::Module;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// Embedded code, aligned as the driver reads it. Unused if DOCS_RS leaves the code out.
-#[repr(C, align(64))]
-#[allow(dead_code)]
-pub(crate) struct Aligned<Bytes: ?Sized>(pub Bytes);
-
-fn words(error: DriverError) -> String {
-    let description = error.error_string().ok().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{:?}: {description}", error.0)
-}
-
-/// Converts an error of the driver, when there is no device yet.
-pub(crate) fn driver_error(call: &'static str, error: DriverError) -> Error {
-    Error::Driver { call, code: error.0 as u32, message: words(error) }
-}
-
-/// Converts an error of the driver on a device. Only this function decides whether the device is
-/// lost.
-pub(crate) fn failed(watch: &Watch, call: &'static str, error: DriverError) -> Error {
-    if ends_context(error.0) { watch.lose(call, error.0 as u32, words(error)) } else { driver_error(call, error) }
-}
-
-/// Whether a result means that the context can no longer be used. Results are compared by number,
-/// since some have no name in older versions of CUDA.
-fn ends_context(result: CUresult) -> bool {
-    // Uncorrectable ECC and NVLink errors; illegal address, launch timeout, context destroyed,
-    // assert, hardware stack error, illegal instruction, misaligned address, invalid address space,
-    // invalid program counter, launch failed; unknown error.
-    matches!(result as u32, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 999)
-}
-
-/// Why the first GPU cannot be used, or `None` if it can. Never panics.
-pub(crate) fn unavailable() -> Option<String> {
-    static ANSWER: OnceLock<Option<String>> = OnceLock::new();
-    ANSWER
-        .get_or_init(|| match gpus().map(|gpus| gpus.into_iter().next()) {
-            Ok(Some(gpu)) if build_info().runs_on(gpu.capability) => None,
-            Ok(Some(gpu)) => Some(no_kernel_image(&gpu.name, gpu.capability).to_string()),
-            Ok(None) => Some("there is no NVIDIA GPU".into()),
-            Err(why) => Some(why),
-        })
-        .clone()
-}
-
-struct Gpu {
-    name: String,
-    capability: (u32, u32),
-}
-
-/// All GPUs, or why there are none.
-fn gpus() -> Result<Vec<Gpu>, String> {
-    driver()?;
-    let all = || -> Result<Vec<_>, DriverError> {
-        (0..result::device::get_count()?)
-            .map(|ordinal| {
-                let device = result::device::get(ordinal)?;
-                // SAFETY: the driver has just returned this device
-                let attribute = |name| unsafe { result::device::get_attribute(device, name) };
-                let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-                let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-                Ok(Gpu { name: result::device::get_name(device)?, capability: (major as u32, minor as u32) })
-            })
-            .collect()
-    };
-    all().map_err(|e| driver_error("listing the GPUs", e).to_string())
-}
-
-const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-
-/// Initialises the driver, or says why that is impossible. Nothing else of cudarc may be called
-/// before, since cudarc panics if there is no driver.
-fn driver() -> Result<(), String> {
-    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
-    ANSWER
-        .get_or_init(|| {
-            // cudarc's own test, `is_culib_present`, does not exist when another crate makes cudarc
-            // link the driver.
-            // SAFETY: the driver's library may be loaded by any program at any time
-            let library = unsafe { libloading::Library::new(LIBRARY) };
-            let library = library.map_err(|_| format!("there is no NVIDIA driver ({LIBRARY} cannot be loaded)"))?;
-            #[cfg(feature = "fake-gpu")]
-            {
-                fake::attach(&library);
-                std::mem::forget(library); // with what was attached
-            }
-            #[cfg(not(feature = "fake-gpu"))]
-            drop(library);
-            match result::init() {
-                Ok(()) => Ok(()),
-                Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err("there is an NVIDIA driver, but no GPU".into()),
-                Err(e) => Err(format!("the NVIDIA driver does not start: {}", driver_error("cuInit", e))),
-            }
-        })
-        .clone()
-}
-
-/// Milliseconds between two events that are complete. If cudarc is bound to CUDA 13, its own call
-/// is of a function that drivers before CUDA 12.8 lack.
-pub(crate) fn elapsed(start: &CudaEvent, end: &CudaEvent) -> Result<f32, DriverError> {
-    type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> CUresult;
-    static FUNCTION: OnceLock<Option<ElapsedTime>> = OnceLock::new();
-    let function = FUNCTION.get_or_init(|| {
-        // SAFETY: the driver's library is loaded already, and it has had this function, with this
-        // signature, from the start
-        unsafe {
-            let library = libloading::Library::new(LIBRARY).ok()?;
-            let function = *library.get::<ElapsedTime>(b"cuEventElapsedTime\0").ok()?;
-            std::mem::forget(library); // with the function
-            Some(function)
-        }
-    });
-    let function = function.ok_or(DriverError(CUresult::CUDA_ERROR_NOT_FOUND))?;
-    let mut milliseconds = 0.0;
-    // SAFETY: both events are alive; the function writes one number
-    unsafe { function(&mut milliseconds, start.cu_event(), end.cu_event()) }.result()?;
-    Ok(milliseconds)
-}
-
-/// The newest CUDA version that the driver supports, such as (13, 0).
-fn driver_version() -> Result<(u32, u32)> {
-    let mut version = 0;
-    // SAFETY: writes one integer, which is there; the driver is loaded, or there would be no
-    // context
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(|e| driver_error("cuDriverGetVersion", e))?;
-    Ok((version as u32 / 1000, version as u32 % 1000 / 10))
-}
-
-fn no_kernel_image(gpu: &str, (major, minor): (u32, u32)) -> Error {
-    let code = build_info().cuda_code;
-    Error::NoKernelImage {
-        gpu: gpu.into(),
-        capability: format!("{major}.{minor}"),
-        capability_number: format!("{major}{minor}"),
-        embedded: if code.is_empty() { "none".into() } else { code.join(", ") },
-    }
-}
-
-/// Whether a stream is being captured, by this crate or by others.
-pub(crate) fn is_capturing(stream: &CudaStream) -> Result<bool> {
-    // SAFETY: the stream is alive. Unlike cudarc's own call this needs no current context, so that
-    // it costs next to nothing.
-    let status = unsafe { result::stream::is_capturing(stream.cu_stream()) }.map_err(|e| driver_error("cuStreamIsCapturing", e))?;
-    Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-}
-
-/// Refuses a stream whose context is not the device's.
-pub(crate) fn check_stream(device: &Device, stream: &CudaStream) -> Result<()> {
-    check_context(device, "the stream", stream.context())
-}
-
-/// Refuses an object whose context is not the device's.
-pub(crate) fn check_context(device: &Device, name: &'static str, context: &CudaContext) -> Result<()> {
-    match device.cuda_context() {
-        Some(own) if own.cu_ctx() == context.cu_ctx() => Ok(()),
-        _ => {
-            let got = format!("another context (of GPU {})", context.ordinal());
-            Err(Error::WrongDevice { name, expected: device.to_string(), got })
-        }
-    }
-}
-
-/// The code of a fatbin on a device.
-#[derive(Debug)]
-struct Module {
-    handle: sys::CUmodule,
-    context: Arc<CudaContext>,
-}
-
-// SAFETY: a module is a handle, which the driver lets any thread use whose current context is the module's; that is made current
-// before each use
-unsafe impl Send for Module {}
-// SAFETY: as above
-unsafe impl Sync for Module {}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
-            // Kernels of the module may be running on a stream that the caller owns, and unloading
-            // is not documented to wait for them. Errors could only repeat what a stream has
-            // reported.
-            let _ = self.context.synchronize();
-            // SAFETY: loaded by `CudaDevice::module`; every function of it holds this module, so that none is left, and nothing that
-            // was launched of them is under way
-            let _ = unsafe { result::module::unload(self.handle) };
-        }
-    }
-}
-
-/// A kernel on a device.
-#[derive(Debug)]
-pub(crate) struct Function {
-    handle: sys::CUfunction,
-    _module: Arc<Module>,
-}
-
-impl Function {
-    /// Launches by cudarc's launch and nothing else.
-    ///
-    /// # Safety
-    /// `params` is the kernel's parameter struct, and the addresses in it are valid until the
-    /// stream has run it. The stream's context is current.
-    pub unsafe fn launch(
-        &self,
-        [x, y, z]: [u32; 3],
-        threads: u32,
-        shared: u32,
-        params: &[u8],
-        stream: &CudaStream,
-    ) -> Result<(), DriverError> {
-        let mut params = [params.as_ptr().cast::<c_void>().cast_mut()];
-        // SAFETY: the kernel takes one struct by value, whose bytes these are and which the driver copies before it returns; the
-        // module that the function is of is loaded as long as `self`; the rest is passed on to the
-        // caller
-        unsafe { result::launch_kernel(self.handle, (x, y, z), (threads, 1, 1), shared, stream.cu_stream(), &mut params) }
-    }
-}
-
-// SAFETY: as a module's handle
-unsafe impl Send for Function {}
-// SAFETY: as above
-unsafe impl Sync for Function {}
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug)]
 pub(crate) struct CudaDevice {
@@ -248,30 +42,22 @@ pub(crate) struct CudaDevice {
     grid_limit: [u32; 3],
     driver: (u32, u32),
     watch: Watch,
-    /// Streams on which work was queued since memory was last freed.
-    busy: Mutex<Vec<Arc<CudaStream>>>,
+    /// Streams on which work of this crate may be under way.
+    busy: Mutex<Streams>,
+    heap: Heap,
     context: Arc<CudaContext>,
 }
 
-/// The primary context of a GPU.
-pub(super) fn primary_context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    let fail = |why| Error::DeviceUnavailable { requested: format!("cuda:{ordinal}"), why };
-    let gpus = gpus().map_err(|why| fail(format!("{why}; the host device needs no GPU")))?;
-    if ordinal >= gpus.len() {
-        let list: Vec<String> = gpus.iter().enumerate().map(|(i, gpu)| format!("cuda:{i} ({})", gpu.name)).collect();
-        return Err(fail(if list.is_empty() { "there is no GPU".into() } else { format!("there are {}", list.join(", ")) }));
-    }
-    CudaContext::new(ordinal).map_err(|e| fail(driver_error("cuDevicePrimaryCtxRetain", e).to_string()))
-}
-
 impl CudaDevice {
-    pub fn new(context: Arc<CudaContext>) -> Result<Self> {
+    pub fn new(context: Arc<CudaContext>, memory: &MemoryOptions) -> Result<Self> {
         let attribute = |name| context.attribute(name).map(|v| v as u32).map_err(|e| driver_error("cuDeviceGetAttribute", e));
         let name = context.name().map_err(|e| driver_error("cuDeviceGetName", e))?;
         let capability = (
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
+        let has_pools = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0;
+        let heap = Heap::new(&context, has_pools, memory).map_err(|(call, e)| driver_error(call, e))?;
         Ok(Self {
             modules: Mutex::default(),
             default_stream: context.default_stream(),
@@ -290,6 +76,7 @@ impl CudaDevice {
             driver: driver_version()?,
             watch: Watch::default(),
             busy: Mutex::default(),
+            heap,
             context,
         })
     }
@@ -304,33 +91,29 @@ impl CudaDevice {
         self.context.bind_to_thread().map_err(self.failed("cuCtxSetCurrent"))
     }
 
-    /// Records that work is about to be queued on a stream.
+    /// Records that work was queued on a stream.
     fn queued(&self, stream: &Arc<CudaStream>) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if busy.iter().all(|known| known.cu_stream() != stream.cu_stream()) {
-            busy.push(stream.clone());
-        }
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).add(stream);
     }
 
-    /// Waits for everything that was queued. A stream that is being captured is left out, since
-    /// waiting for it is not allowed: a capture runs nothing, and the owner of its replays is
-    /// responsible for their memory.
-    fn settle(&self) {
-        let busy = std::mem::take(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner));
-        for stream in busy.iter().filter(|stream| matches!(is_capturing(stream), Ok(false))) {
-            // An error is recorded as the loss of the device, or can only repeat one that a stream
-            // has reported.
-            let _ = stream.synchronize().map_err(self.failed("cuStreamSynchronize"));
-        }
+    /// The streams on which work of this crate may be under way.
+    fn busy(&self) -> Vec<Arc<CudaStream>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).now().into_iter().map(|(stream, _)| stream).collect()
     }
 
-    /// The driver's stream, on which a copy is about to be queued. Binds the context.
-    fn own<'a>(&self, stream: &'a Stream) -> Result<&'a Arc<CudaStream>> {
+    /// Waits until copies on the crate's own stream are done.
+    fn wait_for_copies(&self) -> Result<()> {
+        self.heap.copies.0.synchronize().map_err(self.failed("cuStreamSynchronize"))
+    }
+
+    /// Queues a copy on a stream of the driver, and remembers the stream.
+    fn queue(&self, call: &'static str, stream: &Stream, copy: impl FnOnce(&CudaStream) -> Result<(), DriverError>) -> Result<()> {
         let wrong = || Error::WrongDevice { name: "the stream", expected: "a GPU".into(), got: "the host device".into() };
         let stream = stream.as_cuda().ok_or_else(wrong)?;
         self.bind()?;
+        let outcome = copy(stream).map_err(self.failed(call));
         self.queued(stream);
-        Ok(stream)
+        outcome
     }
 
     /// The code of a fatbin, loaded when it is first needed.
@@ -367,10 +150,6 @@ impl CudaDevice {
     }
 }
 
-fn version((major, minor): (u32, u32)) -> String {
-    format!("{major}.{minor}")
-}
-
 impl Backend for CudaDevice {
     fn kind(&self) -> DeviceKind {
         DeviceKind::Cuda
@@ -394,54 +173,81 @@ impl Backend for CudaDevice {
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.bind()?;
-        // SAFETY: `bytes` is above 0; the memory is uninitialised, which the caller knows
-        unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+        self.heap.allocate(bytes, || self.busy()).map_err(|(call, e)| match e.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let free =
                     result::mem_get_info().map_or_else(|_| String::new(), |(free, total)| format!(" ({free} of {total} bytes are free)"));
                 let device = format!("cuda:{} ({})", self.ordinal(), self.properties.name);
                 Error::OutOfMemory { bytes, device, message: format!("the GPU's memory does not suffice{free}") }
             }
-            _ => failed(&self.watch, "cuMemAlloc", e),
+            _ => failed(&self.watch, call, e),
         })
     }
 
-    unsafe fn free(&self, address: u64, _: usize) {
+    unsafe fn free(&self, address: u64, bytes: usize, uses: &Uses) {
         if self.bind().is_ok() {
-            // The driver API's reference says of cuMemFree only that it "may perform implicit
-            // synchronization".
-            self.settle();
-            // SAFETY: from `allocate`, and no new work uses it, the caller says; what was queued is done. An error could only repeat
-            // one that a stream has reported.
-            let _ = unsafe { result::free_sync(address) };
+            let mut streams: Vec<_> = uses.streams().now().into_iter().map(|(stream, _)| stream).collect();
+            let others = uses.others();
+            if others != Others::Nobody {
+                streams.extend(self.busy());
+            }
+            // SAFETY: from `allocate`, and no new work uses it, the caller says; work that was queued
+            // is on these streams
+            unsafe { self.heap.free(Freed { address, bytes, streams, by_anyone: others == Others::Anyone }) }
         }
+    }
+
+    fn wait_for_frees(&self, most: u64) -> u64 {
+        if self.bind().is_ok() { self.heap.wait_for_frees(most) } else { 0 }
+    }
+
+    fn trim(&self) -> Result<()> {
+        self.bind()?;
+        self.heap.trim().map_err(|(call, e): Failure| failed(&self.watch, call, e))
+    }
+
+    fn wait_for_uses(&self, uses: Option<&Uses>) -> Result<()> {
+        let Some(uses) = uses.filter(|uses| uses.others() == Others::Nobody) else { return self.synchronize() };
+        let streams = uses.streams().now();
+        for (stream, _) in &streams {
+            // Work that was queued before the capture cannot be waited for before it has ended.
+            if is_capturing(stream)? {
+                return Err(Error::Capturing);
+            }
+            stream.synchronize().map_err(self.failed("cuStreamSynchronize"))?;
+        }
+        uses.streams().forget(&streams);
+        Ok(())
+    }
+
+    fn stream_of_copies(&self) -> StreamKind {
+        StreamKind::Cuda(self.heap.copies.0.clone())
     }
 
     unsafe fn upload(&self, address: u64, from: &[u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the caller promises valid memory
-        unsafe { result::memcpy_htod_sync(address, from) }.map_err(self.failed("cuMemcpyHtoD"))?;
-        // The last part of a copy from pageable memory may still be running.
-        self.default_stream.synchronize().map_err(self.failed("cuStreamSynchronize"))
+        // SAFETY: the caller promises valid memory, which nothing else uses; the copy is waited for
+        unsafe { result::memcpy_htod_async(address, from, self.heap.copies.0.cu_stream()) }.map_err(self.failed("cuMemcpyHtoDAsync"))?;
+        self.wait_for_copies()
     }
 
     unsafe fn download(&self, address: u64, to: &mut [u8]) -> Result<()> {
-        self.synchronize()?;
-        // SAFETY: the caller promises valid memory
-        unsafe { result::memcpy_dtoh_sync(to, address) }.map_err(self.failed("cuMemcpyDtoH"))
+        self.bind()?;
+        // SAFETY: as in `upload`
+        unsafe { result::memcpy_dtoh_async(to, address, self.heap.copies.0.cu_stream()) }.map_err(self.failed("cuMemcpyDtoHAsync"))?;
+        self.wait_for_copies()
     }
 
     unsafe fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the caller promises valid memory
-        unsafe { result::memset_d8_sync(address, 0, bytes) }.map_err(self.failed("cuMemsetD8"))?;
-        self.default_stream.synchronize().map_err(self.failed("cuStreamSynchronize"))
+        // SAFETY: as in `upload`
+        unsafe { result::memset_d8_async(address, 0, bytes, self.heap.copies.0.cu_stream()) }.map_err(self.failed("cuMemsetD8Async"))?;
+        self.wait_for_copies()
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<()> {
-        let stream = self.own(stream)?;
         // SAFETY: the caller promises valid memory until the stream has run the copy
-        unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoDAsync"))
+        self.queue("cuMemcpyDtoDAsync", stream, |stream| unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) })
     }
 
     fn allocate_pinned(&self, bytes: usize) -> Result<u64> {
@@ -466,19 +272,17 @@ impl Backend for CudaDevice {
     }
 
     unsafe fn upload_async(&self, to: u64, from: *const u8, bytes: usize, stream: &Stream) -> Result<()> {
-        let stream = self.own(stream)?;
         // SAFETY: the caller promises memory of this length that stays as it is until the stream has run the copy
         let from = unsafe { std::slice::from_raw_parts(from, bytes) };
-        // SAFETY: as the caller promises; the context is bound
-        unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) }.map_err(self.failed("cuMemcpyHtoDAsync"))
+        // SAFETY: as the caller promises; `queue` binds the context
+        self.queue("cuMemcpyHtoDAsync", stream, |stream| unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) })
     }
 
     unsafe fn download_async(&self, from: u64, to: *mut u8, bytes: usize, stream: &Stream) -> Result<()> {
-        let stream = self.own(stream)?;
         // SAFETY: the caller promises memory of this length that nobody else uses until the stream has run the copy
         let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
-        // SAFETY: as the caller promises; the context is bound
-        unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }.map_err(self.failed("cuMemcpyDtoHAsync"))
+        // SAFETY: as the caller promises; `queue` binds the context
+        self.queue("cuMemcpyDtoHAsync", stream, |stream| unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) })
     }
 
     fn cache_bytes(&self) -> Option<usize> {
@@ -525,10 +329,10 @@ impl Backend for CudaDevice {
         }
         check_limit("the shared memory of a block in bytes", launch.shared_bytes, self.properties.shared_bytes_per_block)?;
         self.bind()?;
-        self.queued(stream);
         // SAFETY: as the caller promises; the context is bound
-        unsafe { function.launch(launch.grid, launch.kernel.info.threads, launch.shared_bytes, launch.params, stream) }
-            .map_err(self.failed("cuLaunchKernel"))
+        let outcome = unsafe { function.launch(launch.grid, launch.kernel.info.threads, launch.shared_bytes, launch.params, stream) };
+        self.queued(stream);
+        outcome.map_err(self.failed("cuLaunchKernel"))
     }
 
     fn queued_on(&self, stream: &Stream) {

@@ -2,8 +2,9 @@
 
 #[cfg(feature = "bench")]
 use super::Stream;
+use super::uses::{Others, Uses};
 use super::{Backend, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,14 +13,50 @@ use std::sync::atomic::{AtomicU64, Ordering};
 impl Device {
     /// Allocates memory of this device. `bytes` may be 0.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Memory> {
-        Ok(Memory { block: self.block(bytes)?, device: self.clone() })
+        Ok(Memory { block: self.block(bytes, Others::Nobody)?, device: self.clone() })
     }
 
-    fn block(&self, bytes: usize) -> Result<Block> {
+    fn block(&self, bytes: usize, others: Others) -> Result<Block> {
+        let reserved = Reserved::new(self, bytes as u64)?;
         let address = if bytes == 0 { 0 } else { self.0.backend.allocate(bytes)? };
         self.0.allocations.fetch_add(1, Ordering::Relaxed);
-        self.0.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(Block { backend: self.0.backend.clone(), allocated: self.0.allocated.clone(), address, bytes })
+        Ok(Block { backend: self.0.backend.clone(), uses: Arc::new(Uses::new(others)), address, bytes, _reserved: reserved })
+    }
+}
+
+/// Bytes of a device's memory that count as allocated, until this goes.
+#[derive(Debug)]
+struct Reserved {
+    /// The device's count of allocated bytes. It outlives the device if this memory does.
+    allocated: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Reserved {
+    /// # Errors
+    /// [`Error::MemoryLimit`] when the device would then hold more than its limit.
+    fn new(device: &Device, bytes: u64) -> Result<Self> {
+        let allocated = device.0.allocated.clone();
+        let before = allocated.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Self { allocated, bytes };
+        if let Some(limit) = device.0.memory.limit
+            && bytes > 0
+        {
+            // Memory that was freed while work uses it counts until that work is done.
+            let room = limit.checked_sub(before.saturating_add(bytes));
+            let pending = device.0.backend.wait_for_frees(room.unwrap_or(u64::MAX));
+            if room.is_none_or(|room| pending > room) {
+                let held = before + if room.is_none() { 0 } else { pending };
+                return Err(Error::MemoryLimit { device: device.to_string(), limit, asked: bytes, held });
+            }
+        }
+        Ok(reserved)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -28,22 +65,32 @@ impl Device {
 #[derive(Debug)]
 pub(crate) struct Block {
     backend: Arc<dyn Backend>,
-    /// The device's count of allocated bytes. It outlives the device if this memory does.
-    allocated: Arc<AtomicU64>,
+    uses: Arc<Uses>,
     address: u64,
     bytes: usize,
+    _reserved: Reserved,
 }
 
 impl Block {
-    /// A copy of `values` on the device.
-    pub fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
-        let block = device.block(size_of_val(values))?;
+    /// A copy of `values` on the device, for plans that run on any stream of it: their uses are not
+    /// recorded one by one.
+    pub fn shared<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
+        Self::from_slice(device, values, Others::ThisCrate)
+    }
+
+    fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V], others: Others) -> Result<Self> {
+        let block = device.block(size_of_val(values), others)?;
         block.upload(bytemuck::cast_slice(values))?;
         Ok(block)
     }
 
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// The work that uses this memory.
+    pub fn uses(&self) -> &Arc<Uses> {
+        &self.uses
     }
 
     pub fn bytes(&self) -> usize {
@@ -65,11 +112,10 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.allocated.fetch_sub(self.bytes as u64, Ordering::Relaxed);
         if self.bytes > 0 {
             // SAFETY: it came from `allocate` with these bytes, and its only owner goes; what borrowed it is gone, but for work under
-            // way, which `free` waits for
-            unsafe { self.backend.free(self.address, self.bytes) }
+            // way, which was recorded when it was queued
+            unsafe { self.backend.free(self.address, self.bytes, &self.uses) }
         }
     }
 }
@@ -97,7 +143,7 @@ impl fmt::Debug for Memory {
 impl Memory {
     /// A copy of `values` on the device.
     pub fn from_slice<V: bytemuck::NoUninit>(device: &Device, values: &[V]) -> Result<Self> {
-        Ok(Self { block: Block::from_slice(device, values)?, device: device.clone() })
+        Ok(Self { block: Block::from_slice(device, values, Others::Nobody)?, device: device.clone() })
     }
 
     pub fn device(&self) -> &Device {
@@ -109,30 +155,35 @@ impl Memory {
     #[cfg(feature = "bench")]
     pub fn queue_copy(&self, from: &Memory, stream: &Stream) -> Result<()> {
         assert!(from.bytes == self.bytes && from.device == self.device && !std::ptr::eq(from, self), "a copy is between equals");
-        // SAFETY: both are alive and of this length, and two memories do not overlap. Freeing them
-        // waits for the copy.
-        if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.copy(self.address, from.address, self.bytes, stream) } }
+        // SAFETY: both are alive and of this length, and two memories do not overlap. The use is
+        // recorded below, so that freeing them waits for the copy.
+        let queued = if self.bytes == 0 { Ok(()) } else { unsafe { self.backend.copy(self.address, from.address, self.bytes, stream) } };
+        [self, from].iter().for_each(|memory| memory.uses.record(stream));
+        queued
     }
 }
 
-/// Copies from the host to device memory, after all work queued before.
+/// Copies from the host to device memory, after the work that uses it (`None`: after all work of
+/// the device).
 ///
 /// # Safety
-/// From `address` on there are `from.len()` bytes of memory of `device`, which nothing else uses
-/// meanwhile.
-pub(crate) unsafe fn upload(device: &Device, address: u64, from: &[u8]) -> Result<()> {
-    device.synchronize()?;
+/// From `address` on there are `from.len()` bytes of memory of `device` with these uses, which
+/// nothing else uses meanwhile.
+pub(crate) unsafe fn upload(device: &Device, address: u64, uses: Option<&Uses>, from: &[u8]) -> Result<()> {
+    device.wait_for_uses(uses)?;
     // SAFETY: passed on to the caller
     if from.is_empty() { Ok(()) } else { unsafe { device.0.backend.upload(address, from) } }
 }
 
-/// Copies from device memory to the host, after all work queued before.
+/// Copies from device memory to the host, after the work that uses it (`None`: after all work of the
+/// device).
 ///
 /// # Safety
-/// From `address` on there are `to.len()` bytes of memory of `device`. They are initialised, and
-/// nothing writes them meanwhile.
-pub(crate) unsafe fn download(device: &Device, address: u64, to: &mut [u8]) -> Result<()> {
+/// From `address` on there are `to.len()` bytes of memory of `device` with these uses. They are
+/// initialised, and nothing writes them meanwhile.
+pub(crate) unsafe fn download(device: &Device, address: u64, uses: Option<&Uses>, to: &mut [u8]) -> Result<()> {
     if !to.is_empty() {
+        device.wait_for_uses(uses)?;
         // SAFETY: passed on to the caller
         unsafe { device.0.backend.download(address, to)? };
         device.watch().waited();

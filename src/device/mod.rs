@@ -16,11 +16,13 @@ mod info;
 pub(crate) mod kernel;
 mod memory;
 mod open;
+mod options;
 pub(crate) mod params;
 mod pinned;
 mod properties;
 mod stream;
 mod timer;
+mod uses;
 mod watch;
 
 use crate::error::{Error, Result};
@@ -42,11 +44,13 @@ pub use host::HostOptions;
 pub use host::{LaunchCounters, OperandCounters};
 pub use info::DeviceInfo;
 pub(crate) use memory::{Block, Memory, download, upload};
+pub use options::MemoryOptions;
 pub use pinned::{Pending, PinnedBuffer};
 pub use properties::{DeviceKind, Properties};
 pub use stream::Stream;
 pub(crate) use stream::StreamKind;
 pub use timer::{Effort, Time, Timer};
+pub(crate) use uses::Uses;
 pub(crate) use watch::Watch;
 
 struct Inner {
@@ -54,6 +58,7 @@ struct Inner {
     backend: Arc<dyn Backend>,
     allocations: AtomicU64,
     allocated: Arc<AtomicU64>,
+    memory: MemoryOptions,
     launches: AtomicU64,
     kept: OnceLock<Box<dyn Any + Send + Sync>>,
     stores: Mutex<Vec<Weak<dyn Store>>>,
@@ -113,7 +118,7 @@ impl fmt::Display for Device {
 
 impl Device {
     #[cfg(any(feature = "host", feature = "cuda"))]
-    fn from_backend(backend: impl Backend) -> Self {
+    fn from_backend(backend: impl Backend, memory: MemoryOptions) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self(Arc::new(Inner {
@@ -121,6 +126,7 @@ impl Device {
             backend: Arc::new(backend),
             allocations: AtomicU64::new(0),
             allocated: Arc::default(),
+            memory,
             launches: AtomicU64::new(0),
             kept: OnceLock::new(),
             stores: Mutex::default(),
@@ -174,8 +180,9 @@ impl Device {
     }
 
     /// Bytes of device memory that the crate holds on the device now, for tensors, RoIs, workspaces
-    /// and packed weights. Not counted are memory that the caller lends as a view, and what the
-    /// driver itself needs (its context and loaded code).
+    /// and packed weights. Not counted are memory that the caller lends as a view, what the driver
+    /// itself needs (its context and loaded code), and memory that is freed: it may be kept for
+    /// later allocations ([`MemoryOptions::keep`], [`Device::trim`]).
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -186,6 +193,21 @@ impl Device {
     /// ```
     pub fn allocated_bytes(&self) -> u64 {
         self.0.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Gives memory back to the system that the device keeps for later allocations:
+    /// [`MemoryOptions::keep`] says how much that may be. Waits for nothing: memory that work under
+    /// way still uses is kept. The host device keeps none.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] or [`Error::DeviceLost`].
+    pub fn trim(&self) -> Result<()> {
+        self.0.backend.trim()
+    }
+
+    /// Waits for the work that uses some memory: all work of the device if the uses are not known.
+    pub(crate) fn wait_for_uses(&self, uses: Option<&Uses>) -> Result<()> {
+        self.0.backend.wait_for_uses(uses)
     }
 
     /// The number of kernel launches so far, including failed ones. A launch that is refused

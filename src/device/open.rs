@@ -1,6 +1,6 @@
 //! Which devices there are, and how a program opens one.
 
-use super::Device;
+use super::{Device, MemoryOptions};
 #[cfg(feature = "host")]
 use super::{HostOptions, host};
 #[cfg(feature = "cuda")]
@@ -45,7 +45,8 @@ impl Device {
     /// off.
     #[cfg(feature = "host")]
     pub fn host_with(options: HostOptions) -> Result<Self> {
-        Ok(Self::from_backend(host::HostDevice::new(options)?))
+        let memory = options.memory;
+        Ok(Self::from_backend(host::HostDevice::new(options)?, memory))
     }
 
     /// The GPU `ordinal`, with its primary context. As long as a handle exists, further calls
@@ -55,11 +56,24 @@ impl Device {
     /// [`Error::MissingFeature`] without the feature `cuda`; [`Error::DeviceUnavailable`] without a
     /// driver or such a GPU.
     pub fn cuda(ordinal: usize) -> Result<Self> {
+        Self::open_cuda(ordinal, None)
+    }
+
+    /// The GPU `ordinal` as [`Device::cuda`] gives it, with a bound for its memory.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`]; [`Error::Attribute`] when the device is open already, with other
+    /// options.
+    pub fn cuda_with(ordinal: usize, memory: MemoryOptions) -> Result<Self> {
+        Self::open_cuda(ordinal, Some(memory))
+    }
+
+    fn open_cuda(ordinal: usize, memory: Option<MemoryOptions>) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Self::from_cuda(cuda::primary_context(ordinal)?);
+        return Self::open_context(cuda::primary_context(ordinal)?, memory);
         #[cfg(not(feature = "cuda"))]
         {
-            let _ = ordinal;
+            let _ = (ordinal, memory);
             Err(Error::MissingFeature { feature: "cuda" })
         }
     }
@@ -71,6 +85,22 @@ impl Device {
     /// [`Error::Driver`] when the device's properties cannot be read.
     #[cfg(feature = "cuda")]
     pub fn from_cuda(context: Arc<cudarc::driver::CudaContext>) -> Result<Self> {
+        Self::open_context(context, None)
+    }
+
+    /// The GPU of a context that the caller owns, with a bound for the memory that this crate holds
+    /// on it.
+    ///
+    /// # Errors
+    /// As [`Device::from_cuda`]; [`Error::Attribute`] when the device is open already, with other
+    /// options.
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda_with(context: Arc<cudarc::driver::CudaContext>, memory: MemoryOptions) -> Result<Self> {
+        Self::open_context(context, Some(memory))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn open_context(context: Arc<cudarc::driver::CudaContext>, memory: Option<MemoryOptions>) -> Result<Self> {
         // The open devices by their contexts. A context lives as long as its device, so that no
         // other context has its address.
         static DEVICES: Mutex<Vec<(usize, Weak<Inner>)>> = Mutex::new(Vec::new());
@@ -79,9 +109,17 @@ impl Device {
         devices.retain(|(_, device)| device.strong_count() > 0);
         let found = devices.iter().find(|(context, _)| *context == address).and_then(|(_, device)| device.upgrade());
         if let Some(device) = found {
-            return Ok(Self(device));
+            return match memory {
+                Some(memory) if memory != device.memory => Err(Error::Attribute {
+                    name: "the memory options",
+                    value: format!("{memory:?}"),
+                    requirement: "those with which the device was opened, as long as a handle of it exists",
+                }),
+                _ => Ok(Self(device)),
+            };
         }
-        let device = Self::from_backend(cuda::CudaDevice::new(context)?);
+        let memory = memory.unwrap_or_default();
+        let device = Self::from_backend(cuda::CudaDevice::new(context, &memory)?, memory);
         devices.push((address, Arc::downgrade(&device.0)));
         Ok(device)
     }

@@ -34,6 +34,11 @@ impl Stream {
         Self { device: device.clone(), kind: device.0.backend.default_stream(), capture_allowed: false }
     }
 
+    /// The stream of copies that are waited for before anything else is done.
+    pub(crate) fn of_copies(device: &Device) -> Self {
+        Self { device: device.clone(), kind: device.0.backend.stream_of_copies(), capture_allowed: false }
+    }
+
     /// A new stream, which runs concurrently with others. Synchronise before another stream uses
     /// the results of this one. On the host device work is done when it is queued.
     ///

@@ -405,7 +405,7 @@ impl<T: Element> Executable<T> for ConvLaunch<T> {
         }
         // SAFETY: the plan was made for this kernel and its parameter struct; the views have the planned shapes and are on the device,
         // the caller says, and are valid as long as they exist. The packed weights live as long as the plan, and the part of the
-        // workspace is as long as the sums. Freeing any of them waits for work under way (`Backend::free`).
+        // workspace is as long as the sums. Freeing any of them is ordered behind work under way (`Backend::free`).
         unsafe {
             self.device.launch(&loaded.kernel, loaded.grid, loaded.shared_bytes, params.bytes(), Operands::of(&operands), stream)?;
             match &sum {

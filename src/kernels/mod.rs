@@ -275,7 +275,8 @@ fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
 
 impl Store for Shelf {
     fn release(&self, device: u64) {
-        // The weights are dropped after the lock is released: freeing may wait for the GPU.
+        // The weights are dropped after the lock is released: freeing may wait for the GPU if it has no
+        // memory pools.
         let gone: Vec<_> = locked(&self.0).extract_if(.., |(key, _)| key.device == device).collect();
         drop(gone);
     }
@@ -299,10 +300,10 @@ impl PackedWeights {
             return Ok(found.clone());
         }
         weight.check_kept(layout)?;
-        let upload = |p: Option<&Parameter>| p.map(|p| Block::from_slice(device, p.values())).transpose();
+        let upload = |p: Option<&Parameter>| p.map(|p| Block::shared(device, p.values())).transpose();
         let values = if weight.is_outline() { vec![] } else { pack(weight)? };
         let packed = Packed {
-            weight: Block::from_slice(device, &values)?,
+            weight: Block::shared(device, &values)?,
             bias: upload(epilogue.bias)?,
             slope: upload(epilogue.slope)?,
             activation: epilogue.activation,

@@ -3,7 +3,7 @@
 use super::rois::{RoIs, RoisView};
 use super::workspace::WorkspaceMemory;
 use super::{Inputs, Plan};
-use crate::device::{Captured, capture};
+use crate::device::{Captured, Uses, capture};
 use crate::error::{Error, Result};
 use crate::{Device, Element, Stream, Tensor, TensorView, TensorViewMut};
 use std::any::Any;
@@ -110,6 +110,8 @@ pub struct Tensors {
     graph: u64,
     /// A slot is `None` while a run writes its tensor.
     slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    /// The work that uses each tensor. A replay uses all of them.
+    uses: Vec<Arc<Uses>>,
 }
 
 impl fmt::Debug for Tensors {
@@ -121,10 +123,11 @@ impl fmt::Debug for Tensors {
 impl Tensors {
     fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { graph: NEXT.fetch_add(1, Ordering::Relaxed), slots: vec![] }
+        Self { graph: NEXT.fetch_add(1, Ordering::Relaxed), slots: vec![], uses: vec![] }
     }
 
-    fn push<T>(&mut self, value: Box<dyn Any + Send + Sync>) -> Slot<T> {
+    fn push<T>(&mut self, value: Box<dyn Any + Send + Sync>, uses: Arc<Uses>) -> Slot<T> {
+        self.uses.push(uses);
         self.slots.push(Some(value));
         Slot { graph: self.graph, index: self.slots.len() - 1, tensor: PhantomData }
     }
@@ -191,12 +194,14 @@ impl fmt::Debug for Steps {
 impl Recorder<'_> {
     /// Moves a tensor into the graph.
     pub fn tensor<T: Element>(&mut self, tensor: Tensor<T>) -> Slot<T> {
-        self.tensors.push(Box::new(tensor))
+        let uses = tensor.uses().clone();
+        self.tensors.push(Box::new(tensor), uses)
     }
 
     /// Moves regions of interest into the graph.
     pub fn rois(&mut self, rois: RoIs) -> Slot<RoIs> {
-        self.tensors.push(Box::new(rois))
+        let uses = rois.uses().clone();
+        self.tensors.push(Box::new(rois), uses)
     }
 
     /// Adds a run of `plan` to the graph, after the runs that are there. It reads the inputs that
@@ -233,6 +238,7 @@ impl Graph {
         record(&mut recorder)?;
         let Recorder { mut tensors, steps: Steps(steps), workspace_bytes, .. } = recorder;
         let mut workspace = WorkspaceMemory::new(device, workspace_bytes)?;
+        tensors.uses.push(workspace.uses().clone());
         let mut all = |stream: &Stream| steps.iter().try_for_each(|step| step(&mut tensors, &mut workspace, stream));
         // SAFETY: the plans are in the steps, which this graph owns with the tensors and the workspace; none of them can be taken out
         // or replaced, and `captured` goes before them
@@ -249,7 +255,9 @@ impl Graph {
         if stream.device() != &self.device {
             return Err(Error::WrongDevice { name: "the stream", expected: self.device.to_string(), got: stream.device().to_string() });
         }
-        if self.captured.replay(stream)? {
+        let replayed = self.captured.replay(stream);
+        self.tensors.uses.iter().for_each(|uses| uses.record(stream));
+        if replayed? {
             return Ok(());
         }
         let Self { steps, tensors, workspace, .. } = self;

@@ -186,6 +186,23 @@ impl<'a, T: Element> Inputs<'a, T> {
         Self { rois: Some(rois.into()), ..self }
     }
 
+    /// Records that work which is queued on `stream` reads the inputs.
+    fn record_use(&self, stream: &Stream) {
+        self.x.record_use(stream);
+        if let Residual::Tensor(residual) = &self.residual {
+            residual.record_use(stream);
+        }
+        for field in [&self.offset, &self.mask].into_iter().flatten() {
+            match field {
+                OffsetOrMask::Native(view) => view.record_use(stream),
+                OffsetOrMask::F32(view) => view.record_use(stream),
+            }
+        }
+        if let Some(rois) = &self.rois {
+            rois.record_use(stream);
+        }
+    }
+
     /// The request for a plan for these inputs; both formats are that of x.
     pub(crate) fn request(&self) -> PlanRequest {
         PlanRequest { rois: self.rois.map(|rois| rois.len()), ..PlanRequest::new(self.x.shape()).format(self.x.format()) }
@@ -308,7 +325,12 @@ impl<T: Element> Plan<T> {
             return Ok(());
         }
         // SAFETY: everything was checked above against this plan, of which the executable is a part
-        unsafe { self.executable.run(inputs, &mut y, &workspace, stream) }
+        let queued = unsafe { self.executable.run(inputs, &mut y, &workspace, stream) };
+        // Also after a failure: a plan of several launches may have queued the first.
+        inputs.record_use(stream);
+        y.as_view().record_use(stream);
+        workspace.record_use(stream);
+        queued
     }
 
     /// Refuses tensors, or a device of the stream, for which the plan was not built.

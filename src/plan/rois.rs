@@ -1,8 +1,9 @@
 //! Regions of interest.
 
-use crate::device::{Access, Memory, Operand, download, wrong_device};
+use crate::device::{Access, Memory, Operand, Uses, download, wrong_device};
 use crate::error::{Error, Result};
-use crate::{Device, Tensor, memory};
+use crate::{Device, Stream, Tensor, memory};
+use std::sync::Arc;
 
 /// The number of values of one region: the index of its image in the batch, then x1, y1, x2, y2.
 pub(crate) const ROI_VALUES: usize = 5;
@@ -37,6 +38,8 @@ pub struct RoisView<'a> {
     len: usize,
     /// The number of images against which the batch indices were checked, if they were.
     batch: Option<usize>,
+    /// The work that uses the memory. None if it is not the crate's.
+    uses: Option<&'a Uses>,
 }
 
 impl RoIs {
@@ -71,6 +74,11 @@ impl RoIs {
         }
     }
 
+    /// The work that uses the memory, for whoever queues more of it.
+    pub(crate) fn uses(&self) -> &Arc<Uses> {
+        self.memory.uses()
+    }
+
     /// The number of RoIs, K.
     pub fn len(&self) -> usize {
         self.len
@@ -83,7 +91,13 @@ impl RoIs {
 
     /// A view of all RoIs, for reading.
     pub fn view(&self) -> RoisView<'_> {
-        RoisView { device: self.memory.device(), address: self.memory.address(), len: self.len, batch: Some(self.batch) }
+        RoisView {
+            device: self.memory.device(),
+            address: self.memory.address(),
+            len: self.len,
+            batch: Some(self.batch),
+            uses: Some(self.memory.uses()),
+        }
     }
 }
 
@@ -115,7 +129,7 @@ impl<'a> RoisView<'a> {
         if !address.is_multiple_of(size_of::<f32>() as u64) {
             return Err(Error::Alignment { name: "the RoIs", address, alignment: size_of::<f32>() });
         }
-        Ok(Self { device, address, len, batch: None })
+        Ok(Self { device, address, len, batch: None, uses: None })
     }
 
     /// A view of RoIs in a tensor [K, 5, 1, 1], such as a detector's output. Their batch indices
@@ -128,7 +142,7 @@ impl<'a> RoisView<'a> {
         if values != ROI_VALUES {
             return Err(Self::refuse(tensor));
         }
-        Ok(Self { device: tensor.device(), address: tensor.address(), len, batch: None })
+        Ok(Self { device: tensor.device(), address: tensor.address(), len, batch: None, uses: Some(tensor.uses()) })
     }
 
     fn refuse(tensor: &Tensor<f32>) -> Error {
@@ -143,6 +157,13 @@ impl<'a> RoisView<'a> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Records that work which is queued on `stream` uses the memory.
+    pub(crate) fn record_use(&self, stream: &Stream) {
+        if let Some(uses) = self.uses {
+            uses.record(stream);
+        }
     }
 
     /// The device that holds them.
@@ -164,7 +185,7 @@ impl<'a> RoisView<'a> {
         let mut rois = memory::filled(self.len, [0f32; ROI_VALUES])?;
         // SAFETY: the view is of so many RoIs, which are initialised and which nobody writes as
         // long as it is there
-        unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(&mut rois))? };
+        unsafe { download(self.device, self.address, self.uses, bytemuck::cast_slice_mut(&mut rois))? };
         check_images(&rois, n)
     }
 

@@ -1,9 +1,10 @@
 //! Memory that a plan may use while it runs.
 
-use crate::device::{Memory, wrong_device};
+use crate::device::{Memory, Uses, wrong_device};
 use crate::error::{Error, Result};
-use crate::{Device, Element, Layout, TensorViewMut};
+use crate::{Device, Element, Layout, Stream, TensorViewMut};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// The alignment of every part of a workspace, in bytes.
 const ALIGNMENT: usize = 256;
@@ -35,9 +36,20 @@ impl WorkspaceMemory {
         device.allocate(bytes).map(Self)
     }
 
+    /// The work that uses the memory, for whoever queues more of it.
+    pub(crate) fn uses(&self) -> &Arc<Uses> {
+        self.0.uses()
+    }
+
     /// All of this memory, for one run.
     pub fn workspace(&mut self) -> Workspace<'_> {
-        Workspace { device: Some(self.0.device()), address: self.0.address(), bytes: self.0.bytes(), memory: PhantomData }
+        Workspace {
+            device: Some(self.0.device()),
+            address: self.0.address(),
+            bytes: self.0.bytes(),
+            uses: Some(self.0.uses()),
+            memory: PhantomData,
+        }
     }
 }
 
@@ -48,6 +60,8 @@ pub struct Workspace<'a> {
     device: Option<&'a Device>,
     address: u64,
     bytes: usize,
+    /// The work that uses the memory. None if it is not the crate's.
+    uses: Option<&'a Uses>,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -69,7 +83,14 @@ impl<'a> Workspace<'a> {
         if !address.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Alignment { name: "the workspace", address, alignment: ALIGNMENT });
         }
-        Ok(Self { device: Some(device), address, bytes, memory: PhantomData })
+        Ok(Self { device: Some(device), address, bytes, uses: None, memory: PhantomData })
+    }
+
+    /// Records that work which is queued on `stream` uses the memory.
+    pub(crate) fn record_use(&self, stream: &Stream) {
+        if let Some(uses) = self.uses {
+            uses.record(stream);
+        }
     }
 
     pub(crate) fn check(&self, device: &Device, needed: usize) -> Result<()> {
@@ -94,6 +115,12 @@ impl<'a> Workspace<'a> {
     /// The workspace without its first `bytes` bytes; empty if it is no longer than that.
     pub(crate) fn after(&self, bytes: usize) -> Workspace<'_> {
         let bytes = bytes.min(self.bytes);
-        Workspace { device: self.device, address: self.address + bytes as u64, bytes: self.bytes - bytes, memory: PhantomData }
+        Workspace {
+            device: self.device,
+            address: self.address + bytes as u64,
+            bytes: self.bytes - bytes,
+            uses: self.uses,
+            memory: PhantomData,
+        }
     }
 }

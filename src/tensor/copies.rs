@@ -36,6 +36,15 @@ pub(crate) fn copy<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, 
     move_rows(&between.view(), y)
 }
 
+/// Waits for the work that uses either tensor, and returns the stream for a copy that the host waits
+/// for. If one of them is not the crate's, that is the default stream: the caller orders its work.
+fn stream_for<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Result<Stream> {
+    let device = x.device();
+    let uses = [x.uses(), y.uses()];
+    uses.iter().flatten().try_for_each(|uses| device.wait_for_uses(Some(uses)))?;
+    Ok(if uses.iter().all(Option::is_some) { Stream::of_copies(device) } else { Stream::default_of(device) })
+}
+
 /// A packed copy in the same format.
 fn packed<T: Element>(x: &TensorView<'_, T>) -> Result<Tensor<T>> {
     let mut copy = Tensor::uninitialised(x.device(), x.shape(), x.format())?;
@@ -100,7 +109,7 @@ fn move_rows<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let kernel = device.load(kernel)?;
     let grid = [accesses.div_ceil(kernel.info.threads as usize) as u32, n.min(MAX_GRID_Y) as u32, 1];
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
-    let stream = Stream::default_of(device);
+    let stream = stream_for(x, &y)?;
     // SAFETY: the kernel takes PixelShuffleParams; both views are of one shape and format and on this device, as the callers have made
     // sure, and stay valid until the work is waited for
     unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, &stream)? };
@@ -145,7 +154,7 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
     let kernel = device.load(kernel)?;
     let shared_bytes = (TILE * (TILE * size_of::<T>() + PADDING_BYTES)) as u32;
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
-    let stream = Stream::default_of(device);
+    let stream = stream_for(x, &y)?;
     // SAFETY: the kernel takes TransposeParams; both views are of one shape and on this device, as `copy` has made sure, and stay valid
     // until the work is waited for
     unsafe { device.launch(&kernel, grid, shared_bytes, bytemuck::bytes_of(&params), &operands, &stream)? };
@@ -156,7 +165,7 @@ fn transpose<T: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, T>) ->
 /// return.
 pub(crate) fn cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut TensorViewMut<'_, U>) -> Result<()> {
     if runs(x, &y.as_view()).is_some() {
-        let stream = Stream::default_of(x.device());
+        let stream = stream_for(x, &y.as_view())?;
         queue_cast(x, y, &stream)?;
         return stream.synchronize();
     }
@@ -199,17 +208,20 @@ pub(crate) fn queue_cast<T: Element, U: Element>(x: &TensorView<'_, T>, y: &mut 
     let operands = [operand("x", x, Access::Read), operand("y", &y, Access::Write)];
     // SAFETY: the kernel takes CastParams; both views are of one shape and format and on this device, as was made sure above, and stay
     // valid until the stream has run it, as the caller promises
-    unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, stream) }
+    let queued = unsafe { device.launch(&kernel, grid, 0, bytemuck::bytes_of(&params), &operands, stream) };
+    x.record_use(stream);
+    y.record_use(stream);
+    queued
 }
 
-/// Converts without a kernel, for a device on which the kernel is left out. Waits for all work
-/// queued on the device; the copy is done on return.
+/// Converts without a kernel, for a device on which the kernel is left out. Waits for the work that
+/// uses either tensor; the copy is done on return.
 fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorView<'_, U>) -> Result<()> {
     let device = x.device();
     let (from, to) = (x.layout(), y.layout());
     let mut values = memory::filled(from.extent(), T::zeroed())?;
     // SAFETY: a valid view is over memory of this extent
-    unsafe { download(device, x.address(), bytemuck::cast_slice_mut(&mut values))? };
+    unsafe { download(device, x.address(), x.uses(), bytemuck::cast_slice_mut(&mut values))? };
     // y is written in runs of consecutive elements: memory between its elements belongs to others.
     let order = match to.format() {
         MemoryFormat::Contiguous => [0, 1, 2, 3],
@@ -225,7 +237,7 @@ fn through_the_host<T: Element, U: Element>(x: &TensorView<'_, T>, y: &TensorVie
         let values: Vec<U> = memory::collect((0..run).map(|last| element([i, j, k, last])))?;
         let start: usize = [i, j, k].into_iter().zip(order).map(|(position, axis)| position * to.strides()[axis]).sum();
         // SAFETY: within the extent of a valid view that this call alone uses
-        unsafe { upload(device, y.address() + (start * size_of::<U>()) as u64, bytemuck::cast_slice(&values))? };
+        unsafe { upload(device, y.address() + (start * size_of::<U>()) as u64, y.uses(), bytemuck::cast_slice(&values))? };
     }
     Ok(())
 }

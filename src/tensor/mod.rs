@@ -19,12 +19,13 @@ pub use layout::Layout;
 pub(crate) use view::operand;
 pub use view::{TensorView, TensorViewMut};
 
-use crate::device::Memory;
+use crate::device::{Memory, Uses};
 use crate::error::{Error, Result};
 use crate::shape::elements;
-use crate::{Device, Element, MemoryFormat, Shape};
+use crate::{Device, Element, MemoryFormat, Shape, Stream};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A tensor that owns its memory.
 ///
@@ -112,14 +113,35 @@ impl<T: Element> Tensor<T> {
         self.memory.device()
     }
 
-    /// The address of the first element on the device, or 0 if there are no elements.
+    /// The work that uses the tensor, for whoever queues more of it.
+    pub(crate) fn uses(&self) -> &Arc<Uses> {
+        self.memory.uses()
+    }
+
+    /// Announces that work which other code has queued on `stream` uses the tensor. As
+    /// [`TensorView::used_on`].
+    ///
+    /// # Errors
+    /// As [`TensorView::used_on`].
+    pub fn used_on(&self, stream: &Stream) -> Result<()> {
+        self.view().used_on(stream)
+    }
+
+    /// The address of the first element on the device, or 0 if there are no elements. Code that
+    /// queues work of its own with it announces that by [`Tensor::used_on`].
     pub fn address(&self) -> u64 {
         self.memory.address()
     }
 
     /// The whole tensor, for reading.
     pub fn view(&self) -> TensorView<'_, T> {
-        TensorView { device: self.memory.device(), address: self.memory.address(), layout: self.layout, dtype: PhantomData }
+        TensorView {
+            device: self.memory.device(),
+            address: self.memory.address(),
+            layout: self.layout,
+            uses: Some(self.memory.uses()),
+            dtype: PhantomData,
+        }
     }
 
     /// The whole tensor, for writing.
@@ -230,10 +252,10 @@ impl<T: Element> Tensor<T> {
         self.view().read_in_memory_order(values)
     }
 
-    /// The values in NCHW order. Waits for all work queued on the device.
+    /// The values in NCHW order. As [`TensorView::to_vec`].
     ///
     /// # Errors
-    /// [`Error::Driver`] when that work or the copy fails.
+    /// As [`TensorView::to_vec`].
     pub fn to_vec(&self) -> Result<Vec<T>> {
         self.view().to_vec()
     }

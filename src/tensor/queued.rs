@@ -11,7 +11,7 @@ impl<T: Element> TensorView<'_, T> {
     /// and returns. The stream copies them when it has done the work that is queued before; the
     /// host device has done so on return.
     ///
-    /// Dropping the tensor waits for the copy, as for all work of its device.
+    /// Freeing and reading the tensor wait for the copy, as for every work that uses it.
     ///
     /// # Errors
     /// [`Error::Length`] when the buffer has not as many elements; [`Error::Attribute`] for a view
@@ -21,8 +21,11 @@ impl<T: Element> TensorView<'_, T> {
     pub fn read_async(&self, into: PinnedBuffer<T>, stream: &Stream) -> Result<Pending<T>> {
         check(self, into.len(), stream)?;
         // SAFETY: a packed view is over as many elements as its shape has. Who writes them on another
-        // stream is ordered by the caller, as for every run; freeing them waits for the copy.
-        unsafe { into.download(self.address(), stream) }
+        // stream is ordered by the caller, as for every run; the use is recorded below, so that
+        // freeing them waits for the copy.
+        let pending = unsafe { into.download(self.address(), stream) };
+        self.record_use(stream);
+        pending
     }
 }
 
@@ -37,7 +40,9 @@ impl<T: Element> TensorViewMut<'_, T> {
         let view = self.as_view();
         check(&view, from.len(), stream)?;
         // SAFETY: as in `read_async`; the view is exclusive
-        unsafe { from.upload(view.address(), stream) }
+        let pending = unsafe { from.upload(view.address(), stream) };
+        view.record_use(stream);
+        pending
     }
 }
 

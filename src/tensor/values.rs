@@ -7,10 +7,14 @@ use crate::shape::elements;
 use crate::{Element, MemoryFormat, Shape, memory};
 
 impl<T: Element> TensorView<'_, T> {
-    /// The values in NCHW order. Waits for all work queued on the device.
+    /// The values in NCHW order.
+    ///
+    /// Waits for the streams on which work uses the tensor, and for no others. For a view of memory
+    /// that is not the crate's, such as [`TensorView::from_raw`], waits for all work of the device.
     ///
     /// # Errors
-    /// [`Error::Driver`] when that work or the copy fails.
+    /// [`Error::Driver`] when that work or the copy fails; [`Error::Capturing`] when a stream that
+    /// uses the tensor is being captured, since it cannot be waited for.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         let mut values = memory::filled(elements(&self.shape())?, T::zeroed())?;
         self.read(&mut values)?;
@@ -28,13 +32,13 @@ impl<T: Element> TensorView<'_, T> {
         Ok(values)
     }
 
-    /// Copies the values to `values`, in NCHW order whatever the format. Waits for all work queued
-    /// on the device; the copy is done on return. Contiguous tensors without gaps are copied in one
+    /// Copies the values to `values`, in NCHW order whatever the format. Waits as
+    /// [`TensorView::to_vec`]; the copy is done on return. Contiguous tensors without gaps are copied in one
     /// piece. Others are first rearranged on the device, in additional memory of the same size.
     ///
     /// # Errors
-    /// [`Error::Length`] when `values` does not have as many elements; [`Error::Driver`] when
-    /// queued work or the copy fails; [`Error::OutOfMemory`].
+    /// [`Error::Length`] when `values` does not have as many elements; [`Error::OutOfMemory`];
+    /// otherwise as [`TensorView::to_vec`].
     pub fn read(&self, values: &mut [T]) -> Result<()> {
         self.read_as(MemoryFormat::Contiguous, values)
     }
@@ -54,17 +58,17 @@ impl<T: Element> TensorView<'_, T> {
         if self.format() == format && self.layout.is_packed() {
             // SAFETY: a packed view is over as many elements as its shape has, and nobody writes
             // them while it is there
-            return unsafe { download(self.device, self.address, bytemuck::cast_slice_mut(values)) };
+            return unsafe { download(self.device, self.address, self.uses, bytemuck::cast_slice_mut(values)) };
         }
         // Another stream may still write the tensor.
-        self.device.synchronize()?;
+        self.device.wait_for_uses(self.uses)?;
         let packed = self.to_format(format)?;
         // SAFETY: as above
-        unsafe { download(self.device, packed.address(), bytemuck::cast_slice_mut(values)) }
+        unsafe { download(self.device, packed.address(), Some(packed.uses()), bytemuck::cast_slice_mut(values)) }
     }
 
     /// Passes the values to `take` in NCHW order, in pieces, so that no second copy of a large
-    /// tensor is held. Waits for all work queued on the device.
+    /// tensor is held. Waits as [`TensorView::to_vec`].
     ///
     /// # Errors
     /// As [`TensorView::to_vec`]; errors of `take`.
@@ -82,13 +86,15 @@ impl<T: Element> TensorView<'_, T> {
                 let piece = &mut piece[..PIECE.min(count - start)];
                 // SAFETY: the piece lies within the view, which is packed and over as many elements
                 // as its shape has
-                unsafe { download(self.device, self.address + (start * size_of::<T>()) as u64, bytemuck::cast_slice_mut(piece))? };
+                unsafe {
+                    download(self.device, self.address + (start * size_of::<T>()) as u64, self.uses, bytemuck::cast_slice_mut(piece))?
+                };
                 take(piece)?;
             }
             return Ok(());
         }
         // Another stream may still write the tensor.
-        self.device.synchronize()?;
+        self.device.wait_for_uses(self.uses)?;
         let channels = (PIECE / (h * w)).clamp(1, c);
         for image in 0..n {
             let image = self.images(image..image + 1)?;
@@ -122,8 +128,8 @@ impl<T: Element> TensorView<'_, T> {
 }
 
 impl<T: Element> TensorViewMut<'_, T> {
-    /// Copies `values`, in NCHW order, into the elements. Waits for all work queued on the device;
-    /// the copy is done on return.
+    /// Copies `values`, in NCHW order, into the elements. Waits for the work that uses the tensor, as
+    /// [`TensorView::to_vec`]; the copy is done on return.
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -143,8 +149,8 @@ impl<T: Element> TensorViewMut<'_, T> {
     }
 
     /// Copies `values` into the elements in the order of these in memory: NCHW when contiguous,
-    /// NHWC when channels_last. Memory between the elements does not change. Waits for all work
-    /// queued on the device; the copy is done on return.
+    /// NHWC when channels_last. Memory between the elements does not change. Waits for the work that
+    /// uses the tensor, as [`TensorView::to_vec`]; the copy is done on return.
     ///
     /// ```
     /// use warpconv::{Device, MemoryFormat, Tensor};
@@ -168,10 +174,10 @@ impl<T: Element> TensorViewMut<'_, T> {
         if layout.format() == format && layout.is_packed() {
             // SAFETY: a packed view is over as many elements as its shape has, and this one is
             // exclusive
-            return unsafe { upload(self.0.device, self.0.address, bytemuck::cast_slice(values)) };
+            return unsafe { upload(self.0.device, self.0.address, self.0.uses, bytemuck::cast_slice(values)) };
         }
         let packed = Tensor::from_slice_in_memory_order(self.0.device, shape, format, values)?;
-        self.0.device.synchronize()?;
+        self.0.device.wait_for_uses(self.0.uses)?;
         copies::copy(&packed.view(), self)
     }
 }

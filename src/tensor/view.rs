@@ -2,10 +2,10 @@
 
 use super::layout::may_meet;
 use super::{Layout, Tensor};
-use crate::device::{Access, Operand};
+use crate::device::{Access, Operand, Uses, wrong_device};
 use crate::error::{Error, Result};
 use crate::shape::elements;
-use crate::{Device, DeviceKind, Element, MemoryFormat, Shape};
+use crate::{Device, DeviceKind, Element, MemoryFormat, Shape, Stream};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -15,6 +15,8 @@ pub struct TensorView<'a, T: Element> {
     pub(super) device: &'a Device,
     pub(super) address: u64,
     pub(super) layout: Layout,
+    /// The work that uses the memory. None if it is not the crate's.
+    pub(super) uses: Option<&'a Uses>,
     pub(super) dtype: PhantomData<&'a T>,
 }
 
@@ -43,7 +45,7 @@ impl<'a, T: Element> TensorView<'a, T> {
         if layout.extent() > isize::MAX as usize / 8 {
             return Err(Error::Overflow { what: "the extent of a view", values: format!("{layout:?}") });
         }
-        Ok(Self { device, address, layout, dtype: PhantomData })
+        Ok(Self { device, address, layout, uses: None, dtype: PhantomData })
     }
 
     /// A view of host memory, for reading on a host device without a copy, such as a picture that a
@@ -89,9 +91,35 @@ impl<'a, T: Element> TensorView<'a, T> {
         self.device
     }
 
-    /// The address of the first element.
+    /// The address of the first element. Code that queues work of its own with it announces that by
+    /// [`TensorView::used_on`].
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Announces that work which other code has queued on `stream` uses the tensor: freeing and
+    /// reading the tensor then wait for it. Runs and copies of this crate announce themselves.
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] for a stream of another device.
+    pub fn used_on(&self, stream: &Stream) -> Result<()> {
+        if stream.device() != self.device {
+            return Err(wrong_device("the stream", self.device, stream.device()));
+        }
+        self.record_use(stream);
+        Ok(())
+    }
+
+    /// Records that work which is queued on `stream` uses the memory.
+    pub(crate) fn record_use(&self, stream: &Stream) {
+        if let Some(uses) = self.uses {
+            uses.record(stream);
+        }
+    }
+
+    /// The work that uses the memory. None if it is not the crate's.
+    pub(crate) fn uses(&self) -> Option<&'a Uses> {
+        self.uses
     }
 
     /// Some of the channels.

@@ -4,7 +4,7 @@
 use super::Launch;
 use crate::device::host::HostDevice;
 use crate::device::kernel::{KERNELS, find};
-use crate::{Device, HostOptions, Stream};
+use crate::{Device, HostOptions, MemoryOptions, Stream};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
@@ -29,7 +29,9 @@ unsafe extern "C" fn params_bytes(name: *const c_char) -> usize {
 
 unsafe extern "C" fn launch(name: *const c_char, grid: *const u32, shared_bytes: u32, params: *const u8) {
     static HOST: OnceLock<Device> = OnceLock::new();
-    let host = HOST.get_or_init(|| Device::from_backend(HostDevice::new(HostOptions::default()).expect("the host device starts")));
+    let host = HOST.get_or_init(|| {
+        Device::from_backend(HostDevice::new(HostOptions::default()).expect("the host device starts"), MemoryOptions::default())
+    });
     // SAFETY: the fake driver passes a kernel's name, three sizes and the kernel's parameters; its memory is this process's
     let outcome = unsafe {
         let info = find(CStr::from_ptr(name).to_str().unwrap_or_default());

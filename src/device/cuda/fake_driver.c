@@ -2,7 +2,8 @@
 // a callback (the host device). It is as lazy as the driver may be: what is queued on a stream runs when somebody waits for
 // it, so a missing wait shows as a wrong result. It refuses what the driver refuses: calls without a current context, grids
 // and shared memory above the limits, allocation and waiting during a capture. It has the functions of CUDA 12.0 only, and
-// freeing waits for nothing: what is queued and still uses the memory finds NaN there.
+// cuMemFree waits for nothing: what is queued and still uses the memory finds NaN there. What cuMemFreeAsync frees is NaN when its
+// stream has come to that, and only from then on the pool gives it out again.
 //
 // It fails when it is told to: WARPCONV_FAKE_FAULT is one of
 //   illegal:WHERE    an illegal access, after which every call fails as on a real GPU
@@ -45,13 +46,15 @@ static LaunchCallback run_kernel;
 static ParamsCallback params_bytes;
 static char call_log[1 << 16];
 static size_t call_log_length;
-static int64_t bytes_in_use;
-enum { CAPABILITY, DRIVER_VERSION, LOAD_ERROR, GPUS };
-static int64_t settings[4] = {[CAPABILITY] = 90, [DRIVER_VERSION] = 13000, [GPUS] = 1};
+static int64_t bytes_in_use, bytes_reserved;
+enum { CAPABILITY, DRIVER_VERSION, LOAD_ERROR, GPUS, POOLS };
+static int64_t settings[5] = {[CAPABILITY] = 90, [DRIVER_VERSION] = 13000, [GPUS] = 1, [POOLS] = 1};
 
 void fake_set_callbacks(LaunchCallback launch, ParamsCallback params) { run_kernel = launch, params_bytes = params; }
 void fake_set(int setting, int64_t value) { settings[setting] = value; }
 int64_t fake_bytes_in_use(void) { return bytes_in_use; }
+// With what the pool keeps, and what streams have not freed yet.
+int64_t fake_bytes_reserved(void) { return bytes_reserved; }
 // The names of the calls since the last time, each followed by a space.
 const char* fake_take_log(void) {
     static char taken[sizeof call_log];
@@ -73,11 +76,15 @@ static void note(const char* call) {
 
 typedef struct Event {
     struct Stream* stream;
+    uint64_t mark; // how many events the stream had recorded then
     double seconds; // when the stream came to it
 } Event;
 typedef struct Node {
     struct Node* next;
     Event* event; // instead of a launch or a copy
+    uint64_t mark; // of the event, or of the event that is waited for
+    struct Stream* waits_for; // instead: the stream whose event is waited for
+    struct Block* freed; // instead: memory that goes back to the pool
     char kernel[96];
     uint32_t grid[3], shared_bytes;
     void *data, *to; // parameters, or what is copied and whereto
@@ -88,6 +95,7 @@ typedef struct Stream {
     struct Stream* next;
     Node *first, *last;
     int capturing, invalidated;
+    uint64_t recorded, reached; // events
 } Stream;
 typedef struct Graph {
     Node* first;
@@ -178,11 +186,24 @@ static void run_wrongly(Node* n) {
         free(before[i]);
     }
 }
-static void execute(Node* n) {
+static void step(Stream* s);
+static Block* kept; // by the pool
+static void execute(Stream* s, Node* n) {
     static uint64_t launches;
+    if (n->freed) {
+        memset(n->freed->start, 0xff, n->freed->bytes);
+        n->freed->next = kept, kept = n->freed;
+        return;
+    }
+    if (n->event) s->reached = n->mark;
     if (lost) return;
     if (n->event) {
         n->event->seconds = now();
+        return;
+    }
+    if (n->mark) {
+        Stream* other = n->waits_for;
+        while (other->reached < n->mark && other->first) step(other);
         return;
     }
     if (n->to) {
@@ -200,15 +221,16 @@ static void execute(Node* n) {
     if (here && fault.kind == WRONG) run_wrongly(n);
     else run_kernel(n->kernel, n->grid, n->shared_bytes, n->data);
 }
+static void step(Stream* s) {
+    Node* n = s->first;
+    s->first = n->next;
+    if (!s->first) s->last = 0;
+    execute(s, n);
+    free(n->data);
+    free(n);
+}
 static void drain(Stream* s) {
-    while (s->first) {
-        Node* n = s->first;
-        s->first = n->next;
-        if (!s->first) s->last = 0;
-        execute(n);
-        free(n->data);
-        free(n);
-    }
+    while (s->first) step(s);
 }
 static void drain_all(void) {
     for (Stream* s = streams; s; s = s->next)
@@ -220,6 +242,21 @@ static void free_all(Block* b) {
         free(b->start);
         free(b);
         b = next;
+    }
+}
+static uint64_t threshold; // of the one pool: what it keeps when somebody has waited
+static void trim(uint64_t keep) {
+    uint64_t bytes = 0;
+    for (Block** b = &kept; *b;) {
+        Block* block = *b;
+        if (bytes + block->bytes <= keep) {
+            bytes += block->bytes, b = &block->next;
+            continue;
+        }
+        *b = block->next;
+        bytes_reserved -= block->bytes;
+        block->next = 0;
+        free_all(block);
     }
 }
 static int is_idle(void) {
@@ -261,7 +298,7 @@ Result cuDeviceGetAttribute(int* v, int attribute, int d) {
     case 75: *v = (int)settings[CAPABILITY] / 10; break; // COMPUTE_CAPABILITY_MAJOR
     case 76: *v = (int)settings[CAPABILITY] % 10; break; // COMPUTE_CAPABILITY_MINOR
     case 97: *v = 227 * 1024; break;                     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    case 115: *v = 1; break;                             // MEMORY_POOLS_SUPPORTED
+    case 115: *v = (int)settings[POOLS]; break;          // MEMORY_POOLS_SUPPORTED
     default: return INVALID_VALUE;
     }
     return SUCCESS;
@@ -273,6 +310,7 @@ Result cuCtxSetCurrent(void* c) { return current = c, SUCCESS; }
 Result cuCtxSynchronize(void) {
     NEEDS_CONTEXT("cuCtxSynchronize") REFUSED_IN_CAPTURE
     drain_all();
+    trim(threshold);
     return lost;
 }
 Result cuGetErrorName(Result e, const char** s) { return (void)e, *s = "CUDA_ERROR", SUCCESS; }
@@ -282,15 +320,18 @@ Result cuGetErrorString(Result e, const char** s) {
     return *s = text, SUCCESS;
 }
 
-Result cuMemAlloc_v2(Address* a, size_t bytes) {
-    NEEDS_CONTEXT("cuMemAlloc") REFUSED_IN_CAPTURE
+static Result allocate(Address* a, size_t bytes) {
     if (bytes > (1ull << 32) || (fault.kind == MEMORY && bytes > fault.number)) return OUT_OF_MEMORY;
     Block* block = calloc(1, sizeof *block);
     block->start = memset(aligned_alloc(256, (bytes + 255) / 256 * 256), 0xff, bytes);
     block->bytes = bytes;
     block->next = blocks, blocks = block;
-    bytes_in_use += bytes;
+    bytes_in_use += bytes, bytes_reserved += bytes;
     return *a = (Address)block->start, SUCCESS;
+}
+Result cuMemAlloc_v2(Address* a, size_t bytes) {
+    NEEDS_CONTEXT("cuMemAlloc") REFUSED_IN_CAPTURE
+    return allocate(a, bytes);
 }
 Result cuMemFree_v2(Address a) {
     NEEDS_CONTEXT("cuMemFree") REFUSED_IN_CAPTURE
@@ -298,7 +339,7 @@ Result cuMemFree_v2(Address a) {
         Block* block = *b;
         if ((Address)block->start != a) continue;
         *b = block->next;
-        bytes_in_use -= block->bytes;
+        bytes_in_use -= block->bytes, bytes_reserved -= block->bytes;
         memset(block->start, 0xff, block->bytes);
         block->next = gone, gone = block;
         if (is_idle()) free_all(gone), gone = 0;
@@ -306,8 +347,59 @@ Result cuMemFree_v2(Address a) {
     }
     return INVALID_VALUE;
 }
-Result cuMemAllocAsync(Address* a, size_t bytes, Stream* s) { return (void)s, cuMemAlloc_v2(a, bytes); }
-Result cuMemFreeAsync(Address a, Stream* s) { return (void)s, cuMemFree_v2(a); }
+// One pool, which gives out again what it keeps if the size is the same.
+Result cuMemPoolCreate(void** pool, const int* properties) {
+    NEEDS_CONTEXT("cuMemPoolCreate")
+    // pinned memory of the first device, which no other process shares
+    if (properties[0] != 1 || properties[1] || properties[2] != 1 || properties[3]) return INVALID_VALUE;
+    return *pool = &threshold, threshold = 0, SUCCESS;
+}
+Result cuMemPoolDestroy(void* pool) {
+    NEEDS_CONTEXT("cuMemPoolDestroy")
+    return (void)pool, threshold = 0, trim(0), SUCCESS;
+}
+Result cuMemPoolSetAttribute(void* pool, int attribute, const void* value) {
+    NEEDS_CONTEXT("cuMemPoolSetAttribute")
+    (void)pool;
+    if (attribute == 4) return memcpy(&threshold, value, sizeof threshold), SUCCESS; // RELEASE_THRESHOLD
+    if (attribute == 3 && !*(const int*)value) return SUCCESS; // REUSE_ALLOW_INTERNAL_DEPENDENCIES: there are none
+    return INVALID_VALUE;
+}
+Result cuMemPoolTrimTo(void* pool, size_t keep) {
+    NEEDS_CONTEXT("cuMemPoolTrimTo")
+    return (void)pool, trim(keep), SUCCESS;
+}
+Result cuMemAllocFromPoolAsync(Address* a, size_t bytes, void* pool, Stream* s) {
+    NEEDS_CONTEXT("cuMemAllocFromPoolAsync")
+    (void)pool;
+    if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED; // an accident: the graph would allocate
+    for (Block** b = &kept; *b; b = &(*b)->next) {
+        Block* block = *b;
+        if (block->bytes != bytes) continue;
+        *b = block->next;
+        block->next = blocks, blocks = block;
+        bytes_in_use += bytes;
+        return *a = (Address)block->start, SUCCESS;
+    }
+    return allocate(a, bytes);
+}
+// From the device's default pool, as cudarc allocates for others.
+Result cuMemAllocAsync(Address* a, size_t bytes, Stream* s) { return cuMemAllocFromPoolAsync(a, bytes, 0, s); }
+Result cuMemFreeAsync(Address a, Stream* s) {
+    NEEDS_CONTEXT("cuMemFreeAsync")
+    if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED; // as above
+    for (Block** b = &blocks; *b; b = &(*b)->next) {
+        Block* block = *b;
+        if ((Address)block->start != a) continue;
+        *b = block->next;
+        bytes_in_use -= block->bytes;
+        Node* n = calloc(1, sizeof *n);
+        n->freed = block;
+        append(of(s), n);
+        return SUCCESS;
+    }
+    return INVALID_VALUE;
+}
 Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { return *free_bytes = 1ull << 30, *total = 1ull << 32, SUCCESS; }
 // Pinned memory of the host: copies from and to it are done when somebody waits for the stream.
 static Block* pinned;
@@ -443,13 +535,20 @@ Result cuStreamDestroy_v2(Stream* s) {
     drain(s);
     for (Stream* p = streams; p; p = p->next)
         if (p->next == s) p->next = s->next;
-    return free(s), SUCCESS;
+    return SUCCESS; // events may still point to it
 }
 Result cuStreamSynchronize(Stream* s) {
     NEEDS_CONTEXT("cuStreamSynchronize")
     if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
     drain(of(s));
+    trim(threshold);
     return lost;
+}
+Result cuStreamQuery(Stream* s) {
+    LOCK
+    if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
+    if (lost) return lost;
+    return of(s)->first ? NOT_READY : SUCCESS;
 }
 Result cuStreamBeginCapture_v2(Stream* s, int mode) {
     NEEDS_CONTEXT("cuStreamBeginCapture")
@@ -491,12 +590,14 @@ Result cuEventRecord(Event* e, Stream* s) {
     NEEDS_CONTEXT("cuEventRecord")
     Node* n = calloc(1, sizeof *n);
     n->event = e, e->stream = of(s);
+    n->mark = e->mark = ++of(s)->recorded;
     append(of(s), n);
     return SUCCESS;
 }
 Result cuEventSynchronize(Event* e) {
     NEEDS_CONTEXT("cuEventSynchronize")
     if (e->stream) drain(e->stream);
+    trim(threshold);
     return lost;
 }
 // A GPU that has done nothing yet: work is under way until somebody waits for it.
@@ -520,8 +621,12 @@ Result cuEventDestroy_v2(Event* e) {
     return free(e), SUCCESS;
 }
 Result cuStreamWaitEvent(Stream* s, Event* e, unsigned flags) {
-    LOCK(void) flags;
+    LOCK note("cuStreamWaitEvent");
+    (void)flags;
     if (of(s)->capturing) return of(s)->invalidated = 1, CAPTURE_UNSUPPORTED;
-    if (e->stream && e->stream != of(s)) drain(e->stream);
+    if (!e->stream || e->stream == of(s)) return SUCCESS;
+    Node* n = calloc(1, sizeof *n);
+    n->waits_for = e->stream, n->mark = e->mark;
+    append(of(s), n);
     return SUCCESS;
 }

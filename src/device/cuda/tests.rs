@@ -4,7 +4,8 @@
 use super::*;
 use crate::bench::{Bench, Scale};
 use crate::device::kernel::find;
-use crate::{Conv2d, Conv2dSpec, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
+use crate::{Conv2d, Conv2dSpec, Device, Inputs, Layer, MemoryFormat, Parameter, PlanRequest, Tensor, Workspace};
+use cudarc::driver::sys;
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::process::Command;
@@ -19,6 +20,7 @@ enum Setting {
     DriverVersion,
     LoadError,
     Gpus,
+    Pools,
 }
 
 /// The fake driver, loaded under the name by which cudarc asks for the real one.
@@ -51,6 +53,12 @@ impl Fake {
     fn bytes_in_use(&self) -> i64 {
         // SAFETY: as in `load`
         unsafe { self.0.get::<unsafe extern "C" fn() -> i64>(b"fake_bytes_in_use\0").unwrap()() }
+    }
+
+    /// The bytes in use, with what the pool keeps and what streams have not freed yet.
+    fn bytes_reserved(&self) -> i64 {
+        // SAFETY: as in `load`
+        unsafe { self.0.get::<unsafe extern "C" fn() -> i64>(b"fake_bytes_reserved\0").unwrap()() }
     }
 }
 
@@ -160,7 +168,8 @@ fn child_asks_the_driver() {
         // a wait that would spoil a capture is an error of the driver, not a panic
         let cuda = stream.as_cuda().unwrap();
         cuda.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-        assert!(matches!(x.to_vec(), Err(Error::Driver { call: "cuCtxSynchronize", .. })));
+        assert!(matches!(x.to_vec(), Err(Error::Capturing)), "its stream cannot be waited for");
+        assert!(matches!(device.synchronize(), Err(Error::Driver { call: "cuCtxSynchronize", .. })));
         assert!(matches!(stream.record(&event), Err(Error::Capturing)) && matches!(stream.wait(&event), Err(Error::Capturing)));
         assert!(cuda.end_capture(sys::CUgraphInstantiate_flags(0)).is_err());
         stream.synchronize().unwrap();
@@ -263,12 +272,16 @@ fn child_frees_what_is_in_use() {
     })
     .unwrap();
     fake.take_log();
-    graph.replay(&Stream::new(&device).unwrap()).unwrap();
-    drop(x());
+    let stream = Stream::new(&device).unwrap();
+    graph.replay(&stream).unwrap();
+    drop(graph);
     let log = fake.take_log();
-    let waits = log.find("cuStreamSynchronize").zip(log.find("cuMemFree")).is_some_and(|(wait, free)| wait < free);
-    assert!(waits, "{log}");
+    assert!(!log.contains("Synchronize"), "{log}");
+    assert_eq!(log.matches("cuMemFreeAsync").count(), 2, "x and y: {log}");
+    stream.synchronize().unwrap();
 }
+
+mod memory;
 
 #[test]
 fn pinned_memory_is_copied_in_a_streams_turn() {
@@ -352,7 +365,7 @@ fn child_loses_the_device() {
         other => panic!("{other}"),
     };
     let first = lost(y.to_vec().unwrap_err());
-    assert_eq!((first.0.as_str(), first.1), ("conv_direct_f32_contiguous", "cuCtxSynchronize"));
+    assert_eq!((first.0.as_str(), first.1), ("conv_direct_f32_contiguous", "cuStreamSynchronize"));
     assert!(first.2.contains("ILLEGAL_ADDRESS"), "{first:?}");
     // whatever comes next repeats the first, and launches nothing
     assert_eq!(lost(device.alive().unwrap_err()), first);

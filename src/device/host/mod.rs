@@ -18,7 +18,8 @@ mod wgmma;
 #[cfg(feature = "checked-host")]
 pub use checker::{LaunchCounters, OperandCounters};
 
-use super::{Backend, DeviceKind, GpuModel, Launch, Properties, Stream, StreamKind, Watch};
+use super::uses::{Others, Uses};
+use super::{Backend, DeviceKind, GpuModel, Launch, MemoryOptions, Properties, Stream, StreamKind, Watch};
 use crate::device::kernel::{HOST_VARIANTS, Kernel, KernelInfo};
 use crate::error::{Error, Result};
 use block::Scratch;
@@ -97,11 +98,13 @@ pub struct HostOptions {
     /// that plans are those of that GPU. `None` means an A100, but with the shared memory of a
     /// Hopper GPU, so that every kernel fits.
     pub imitates: Option<&'static GpuModel>,
+    /// How much memory the device may hold.
+    pub memory: MemoryOptions,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { threads: 0, checked: false, seed: 0, simd: true, max_steps: 1 << 32, imitates: None }
+        Self { threads: 0, checked: false, seed: 0, simd: true, max_steps: 1 << 32, imitates: None, memory: MemoryOptions::default() }
     }
 }
 
@@ -279,7 +282,7 @@ impl Backend for HostDevice {
         Ok(pointer as u64)
     }
 
-    unsafe fn free(&self, address: u64, bytes: usize) {
+    unsafe fn free(&self, address: u64, bytes: usize, _: &Uses) {
         let layout = memory_layout(bytes).expect("it was allocated with this layout");
         // SAFETY: the caller promises that it is from `allocate(bytes)`
         unsafe { dealloc(address as *mut u8, layout) }
@@ -317,7 +320,7 @@ impl Backend for HostDevice {
 
     unsafe fn free_pinned(&self, address: u64, bytes: usize) {
         // SAFETY: passed on to the caller
-        unsafe { self.free(address, bytes) }
+        unsafe { self.free(address, bytes, &Uses::new(Others::Nobody)) }
     }
 
     unsafe fn upload_async(&self, to: u64, from: *const u8, bytes: usize, _: &Stream) -> Result<()> {
