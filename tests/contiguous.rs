@@ -4,17 +4,14 @@
 use rstest::rstest;
 use warpconv::half::{bf16, f16};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Element, HostOptions, Inputs, LaunchCounters, Layer, LayerSpec, MemoryFormat, Padding,
-    Parameter, PlanRequest, Shape, Stream, Tensor, Workspace,
+    Activation, Conv2d, Conv2dSpec, Device, Element, Inputs, LaunchCounters, Layer, LayerSpec, MemoryFormat, Padding, PlanRequest, Shape,
+    Stream, Tensor, Workspace,
 };
 
-/// Sums of such values are exact in f32: every order gives the same bits.
-fn grid(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 % 61) as f32 - 30.0) / 64.0).collect()
-}
+use crate::common::{checked, grid, parameter};
 
 fn layer(spec: Conv2dSpec, weight: Shape) -> Conv2d {
-    Conv2d::new(spec, Parameter::new(&weight, &grid(weight.iter().product())).unwrap()).unwrap()
+    Conv2d::new(spec, parameter(&weight, 1)).unwrap()
 }
 
 /// What a kernel gives for channels 2.. of a tensor with `more` others, or as a whole, and what the launch did.
@@ -26,9 +23,9 @@ fn run<T: Element>(
     more: usize,
     residual: bool,
 ) -> (Vec<f32>, LaunchCounters) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let [n, c, h, w] = x;
-    let values: Vec<T> = grid(n * (c + more) * h * w).into_iter().map(T::from_f32).collect();
+    let values: Vec<T> = grid(n * (c + more) * h * w, 2).into_iter().map(T::from_f32).collect();
     let wide = Tensor::from_slice(&device, [n, c + more, h, w], &values).unwrap();
     let first = more.min(2);
     let request = PlanRequest::new(x).output_format(y_format).kernel(kernel);
@@ -37,7 +34,7 @@ fn run<T: Element>(
     let other = Tensor::<T>::from_slice(
         &device,
         plan.output_shape(),
-        &grid(plan.output_shape().iter().product()).into_iter().map(T::from_f32).collect::<Vec<_>>(),
+        &grid(plan.output_shape().iter().product(), 3).into_iter().map(T::from_f32).collect::<Vec<_>>(),
     )
     .unwrap();
     let inputs = Inputs::new(wide.channels(first..first + c).unwrap());
@@ -112,7 +109,7 @@ fn unaligned_views_take_the_narrow_kernel() {
     let (y, counters) = run::<f16>(&layer, x, MemoryFormat::Contiguous, "conv_gemm_f16_planes_64x64", 3, false);
     assert!(y == expected && counters.kernel == "conv_gemm_f16_planes_64x64", "{counters:?}");
 
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let elements = x.iter().product::<usize>();
     let odd = Tensor::<f16>::randn(&device, [1, elements + 1, 1, 1], MemoryFormat::Contiguous, 5).unwrap();
     let layout = warpconv::Layout::packed(x, MemoryFormat::Contiguous);

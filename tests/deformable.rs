@@ -4,29 +4,22 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rstest::rstest;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
-use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::{Case, Kernels, every_run};
+use warpconv::cases::{Problem, Values};
+use warpconv::check::every_run;
 use warpconv::numerics::Contract;
-use warpconv::reference::{self, Array, Deformed, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
+use warpconv::reference::{Array, Deformed, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
 use warpconv::{
     Activation, AnyLayer, Conv2d, Conv2dSpec, DType, DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, Device,
     Element, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, OffsetOrMask, Padding, Parameter, PlanRequest, Shape, Stream,
     Tensor, Workspace,
 };
 
-static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
+use crate::common::{check, checked, fractions, grid, kinds_of, parameter};
 
-/// k/divisor with |k| <= divisor.
-fn grid(count: usize, divisor: i32, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % (2 * divisor as u64 + 1)) as f32 / divisor as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
 
 fn tensor<T: Element>(shape: Shape, values: &[f32], format: MemoryFormat) -> Tensor<T> {
     let values: Vec<T> = values.iter().map(|&v| T::from_f32(v)).collect();
@@ -107,7 +100,7 @@ fn exact(
 ) -> Deform {
     let spec = DeformConv2dSpec { groups, offset_groups, ..spec.into() };
     let (x, weight) = ([2, c_in, 7, 9], [c_out, c_in / groups, 3, 3]);
-    let layer = DeformConv2d::new(spec, Parameter::new(&weight, &grid(weight.iter().product(), 64, 2)).unwrap()).unwrap();
+    let layer = DeformConv2d::new(spec, parameter(&weight, 2)).unwrap();
     let [n, channels, h, w] = layer.geometry(x).unwrap().offset;
     let value = |index: usize| {
         let pair = index / (h * w) % channels;
@@ -115,7 +108,7 @@ fn exact(
     };
     Deform {
         spec,
-        x: (x, grid(x.iter().product(), 64, 1)),
+        x: (x, grid(x.iter().product(), 1)),
         weight: (weight, layer.weight().values().to_vec()),
         offset: (0..n * channels * h * w).map(value).collect(),
         mask: None,
@@ -152,8 +145,8 @@ fn it_is_a_strided_convolution_of_its_samples(#[values(0, 1, 2, 3, 4)] channels:
     let spec = Conv2dSpec { padding: Padding::all(1), groups: CHANNELS[channels].2, ..Default::default() };
     let mut deform = exact(spec, CHANNELS[channels], |_, _| [0.0, 0.0]);
     // half pixels between values of five bits: samples that bf16 holds
-    deform.x.1 = grid(deform.x.1.len(), 16, 3);
-    deform.offset = grid(deform.offset.len(), 6, 4).into_iter().map(|v| (v * 6.0).round() / 2.0).collect();
+    deform.x.1 = fractions(deform.x.1.len(), 16, 3);
+    deform.offset = fractions(deform.offset.len(), 6, 4).into_iter().map(|v| (v * 6.0).round() / 2.0).collect();
     let geometry = deform.layer().geometry(deform.x.0).unwrap();
     let array = |shape: Shape, values: &[f32]| Array::from_slice(shape, values).unwrap();
     let (x, offset) = (array(deform.x.0, &deform.x.1), array(geometry.offset, &deform.offset));
@@ -191,53 +184,27 @@ fn a_mask_of_ones_is_v1_and_of_zeros_nothing() {
     }
 }
 
-/// Every kernel, dtype and format of a problem against the oracle; the kernels that ran.
-fn check_against_oracle(problem: &Problem, device: &Device) -> Vec<&'static str> {
-    let mut ran = Vec::new();
-    for dtype in DType::ALL {
-        let tensors = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().frames(problem.frames());
-        for (x, y) in MemoryFormat::ALL.into_iter().flat_map(|x| MemoryFormat::ALL.map(|y| (x, y))) {
-            for run in case.check(dtype, x, y, Kernels::All, device) {
-                if let Err(failure) = run.outcome {
-                    panic!("{dtype} {x} to {y} {}: {failure}: {}", run.kernel, serde_json::to_string(problem).unwrap());
-                }
-                ran.push(run.kernel);
-            }
-        }
-    }
-    ran
-}
-
-fn kinds_of_deform() -> Vec<Kind> {
-    kinds().filter(|kind| kind.op == "deform_conv2d").collect()
-}
-
 #[rstest]
 fn awkward_problems(#[values(0, 1, 2, 3)] seed: u64) {
-    let kinds = kinds_of_deform();
+    let kinds = kinds_of("deform_conv2d");
     let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
-    let mut ran: Vec<_> =
-        (0..2 * kinds.len() as u64).flat_map(|index| check_against_oracle(&Problem::of_kinds(&kinds, seed, index), &device)).collect();
-    ran.sort_unstable();
-    ran.dedup();
+    let ran: BTreeSet<_> = (0..2 * kinds.len() as u64).flat_map(|index| check(&Problem::of_kinds(&kinds, seed, index), &device)).collect();
     assert_eq!(ran.len(), 21, "{ran:?}");
 }
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2, 3)] seed: u64) {
-    let kinds = kinds_of_deform();
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let kinds = kinds_of("deform_conv2d");
+    let device = checked(seed);
     for index in 0..kinds.len() as u64 {
-        check_against_oracle(&Problem::of_kinds(&kinds, 100 + seed, index), &device);
+        check(&Problem::of_kinds(&kinds, 100 + seed, index), &device);
     }
 }
 
 /// Positions that no pixel is near: the result is that of zeros, and nothing outside the tensors is read.
 #[rstest]
 fn positions_far_outside_read_nothing(#[values(0, 1, 2, 3, 4)] channels: usize) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = Conv2dSpec { padding: Padding::all(1), ..Default::default() };
     for far in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -3e38, 65504.0, -2147483904.0, 1e10] {
         let deform = exact(spec, CHANNELS[channels], |_, _| [far, 0.0]);
@@ -281,7 +248,7 @@ fn offsets_in_f32_keep_their_precision_beside_16_bits() {
 fn an_image_does_not_depend_on_its_batch() {
     for &channels in &CHANNELS {
         let mut deform = exact(Conv2dSpec { padding: Padding::all(1), ..Default::default() }, channels, |_, _| [0.0; 2]);
-        deform.offset = grid(deform.offset.len(), 32, 5);
+        deform.offset = fractions(deform.offset.len(), 32, 5);
         for format in MemoryFormat::ALL {
             let layer = deform.layer();
             let geometry = layer.geometry(deform.x.0).unwrap();
@@ -373,7 +340,7 @@ proptest! {
 
     #[test]
     fn every_kernel_agrees_with_the_oracle(problem in problems()) {
-        check_against_oracle(&problem, &DEVICE);
+        check(&problem, &DEVICE);
     }
 }
 
@@ -381,15 +348,14 @@ proptest! {
 fn block_is_its_parts<T: Element>(modulated: bool, predictor: [usize; 2], format: MemoryFormat) {
     let deform = DeformConv2dSpec { stride: [2, 1], padding: Padding::all(2), offset_groups: 2, ..Default::default() };
     let spec = DeformConv2dBlockSpec { modulated, deform };
-    let parameter = |shape: &[usize], seed| Parameter::new(shape, &grid(shape.iter().product(), 64, seed)).unwrap();
     let [offset, mask] = [36, 18].map(|channels| [channels, 8, predictor[0], predictor[1]]);
     let mut block = DeformConv2dBlock::new(spec, parameter(&[16, 8, 3, 3], 1)).unwrap().with_bias(parameter(&[16], 2)).unwrap();
     block = block.with_offset_predictor(parameter(&offset, 3), Some(parameter(&[36], 4))).unwrap();
     if modulated {
         block = block.with_mask_predictor(parameter(&mask, 5), None).unwrap();
     }
-    let x = tensor::<T>([2, 8, 9, 8], &grid(2 * 8 * 72, 64, 6), format);
-    let residual = tensor::<T>([2, 16, 6, 10], &grid(2 * 16 * 60, 64, 7), format);
+    let x = tensor::<T>([2, 8, 9, 8], &grid(2 * 8 * 72, 6), format);
+    let residual = tensor::<T>([2, 16, 6, 10], &grid(2 * 16 * 60, 7), format);
     let inputs = Inputs::new(&x).residual(&residual);
     let plan = block.plan::<T>(&DEVICE, &PlanRequest::new(x.shape()).format(format)).unwrap();
     assert!(plan.workspace_bytes() >= 2 * 60 * size_of::<T>() * if modulated { 54 } else { 36 });
@@ -419,8 +385,8 @@ fn a_block_is_its_parts(#[values(false, true)] modulated: bool, #[values([1, 1],
 
 #[test]
 fn an_untrained_block_is_a_convolution() {
-    let weight = ([8, 16, 3, 3], grid(8 * 16 * 9, 64, 1));
-    let x = ([1, 16, 7, 6], grid(16 * 42, 64, 2));
+    let weight = ([8, 16, 3, 3], grid(8 * 16 * 9, 1));
+    let x = ([1, 16, 7, 6], grid(16 * 42, 2));
     let conv = Conv2dSpec { padding: Padding::Same, dilation: [1, 2], ..Default::default() };
     for (modulated, factor) in [(false, 1.0), (true, 0.5)] {
         let spec = DeformConv2dBlockSpec { modulated, deform: conv.into() };
@@ -447,7 +413,7 @@ fn a_block_in_json() {
     assert!(matches!(layer, Error::MissingTensor { .. }), "{layer}");
     let layer = named(&[("bias", &[3]), ("offset_weight", &[18, 2, 1, 1]), ("mask_weight", &[9, 2, 5, 5])]).unwrap();
     assert_eq!(layer.parameters().len(), 4);
-    let x = tensor::<f32>([1, 2, 5, 5], &grid(50, 64, 1), MemoryFormat::Contiguous);
+    let x = tensor::<f32>([1, 2, 5, 5], &grid(50, 1), MemoryFormat::Contiguous);
     assert_eq!(layer.forward(&Inputs::new(&x)).unwrap().shape(), [1, 3, 5, 5]);
     let report = analyse(&spec, &layer.parameter_shapes(), &[1, 2, 5, 5].into(), Operands::new(DType::F32)).unwrap();
     assert_eq!(report.operations.macs, 25 * (3 * 18 + 18 * 2 + 9 * 50));
@@ -483,9 +449,9 @@ fn the_calculators_count_samples_apart() {
 /// pixels load no more than a convolution does.
 #[test]
 fn each_offset_is_read_once() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = DeformConv2dSpec { padding: Padding::all(1), ..Default::default() };
-    let layer = DeformConv2d::new(spec, Parameter::new(&[64, 32, 3, 3], &grid(64 * 32 * 9, 64, 1)).unwrap()).unwrap();
+    let layer = DeformConv2d::new(spec, parameter(&[64, 32, 3, 3], 1)).unwrap();
     let mut kernels = 0;
     for format in MemoryFormat::ALL {
         let request = PlanRequest::new([1, 32, 8, 8]).format(format);

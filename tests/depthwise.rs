@@ -4,10 +4,14 @@
 use half::f16;
 use rstest::rstest;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use warpconv::cases::{Problem, Values};
-use warpconv::check::{Arrays, Case, Kernels};
-use warpconv::{Activation, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat};
-use warpconv::{Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace, reference};
+use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Element, Error, Inputs, LaunchCounters, Layer, MemoryFormat};
+use warpconv::{Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace};
+
+use crate::common::{bits, check_where, checked};
+
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
 fn depthwise(x: Shape, multiplier: usize, kernel: [usize; 2], stride: usize, dilation: usize, padding: [usize; 4]) -> Problem {
     let activation = if x[1].is_multiple_of(3) { Activation::Silu } else { Activation::None };
@@ -17,26 +21,9 @@ fn depthwise(x: Shape, multiplier: usize, kernel: [usize; 2], stride: usize, dil
     Problem::conv2d(spec, x, weight).with("bias", bias).with_residual(x[2].is_multiple_of(2))
 }
 
-/// Runs every depthwise kernel that applies, and gives their names.
-fn check(problem: &Problem) -> BTreeSet<&'static str> {
-    check_on(&Device::host().unwrap(), problem)
-}
-
-fn check_on(device: &Device, problem: &Problem) -> BTreeSet<&'static str> {
-    let mut kernels = BTreeSet::new();
-    for dtype in DType::ALL {
-        let tensors: Arrays = problem.tensors(dtype).unwrap();
-        let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-        let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap().frames(problem.frames());
-        for format in MemoryFormat::ALL {
-            for run in case.check(dtype, format, format, Kernels::All, device) {
-                if let Err(failure) = run.outcome {
-                    panic!("{problem:?}: {dtype} {format} {}: {failure}", run.kernel);
-                }
-                kernels.insert(run.kernel);
-            }
-        }
-    }
+/// Runs every kernel that applies where input and output have one format, and gives the names of the depthwise ones.
+fn depthwise_kernels(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
+    let mut kernels = check_where(problem, device, &|(_, x, y), _| x == y);
     kernels.retain(|kernel| kernel.starts_with("conv_depthwise"));
     kernels
 }
@@ -62,10 +49,13 @@ fn the_unrolled_kernels_agree_with_the_oracle(#[values(3, 5, 7)] size: usize, #[
         Problem { values: Values::FullMantissa, ..depthwise([1, 8, 16, 15], 1, [size; 2], stride, 1, same) },
         Problem { values: Values::Special, ..depthwise([1, 8, 16, 15], 1, [size; 2], stride, 1, same) },
     ];
-    let mut kernels: BTreeSet<_> = problems.iter().flat_map(check).collect();
+    let mut kernels: BTreeSet<_> = problems.iter().flat_map(|problem| depthwise_kernels(problem, &DEVICE)).collect();
     // slices that no vector is aligned in, and slices that every vector is aligned in
     for [x_margin, y_margin] in [[[1, 3], [3, 2]], [[8, 8], [16, 8]]] {
-        kernels.extend(check(&Problem { x_margin, y_margin, ..depthwise([2, 16, 9, 10], 1, [size; 2], stride, 1, same) }));
+        kernels.extend(depthwise_kernels(
+            &Problem { x_margin, y_margin, ..depthwise([2, 16, 9, 10], 1, [size; 2], stride, 1, same) },
+            &DEVICE,
+        ));
     }
     // in each dtype one for channels_last and one for contiguous tensors, at 3x3 of 16 bits a second width of vectors with stride 1; none
     // at 7x7 with stride 2; and the kernels for any size
@@ -123,7 +113,7 @@ fn any_size_stride_dilation_and_multiplier_agrees_with_the_oracle() {
         Problem { x_margin: [3, 1], y_margin: [1, 1], ..depthwise([1, 8, 10, 10], 2, [4, 4], 1, 1, [2; 4]) },
         Problem { x_margin: [8, 8], y_margin: [16, 8], ..depthwise([2, 16, 9, 10], 1, [4, 4], 1, 1, [2; 4]) },
     ] {
-        let kernels = check(&problem);
+        let kernels = depthwise_kernels(&problem, &DEVICE);
         assert!(kernels.iter().any(|kernel| kernel.contains("contiguous_any")), "{problem:?}: {kernels:?}");
         assert!(kernels.iter().any(|kernel| kernel.contains("channels_last_any")), "{problem:?}: {kernels:?}");
     }
@@ -153,7 +143,7 @@ fn the_banded_kernels_agree_with_the_oracle() {
         Problem { x_margin: [1, 3], y_margin: [3, 2], ..depthwise([2, 16, 9, 10], 1, [7; 2], 1, 1, same(7)) },
         Problem { x_margin: [8, 8], y_margin: [16, 8], ..depthwise([2, 16, 9, 16], 1, [7; 2], 1, 1, same(7)) },
     ] {
-        kernels.extend(check(&problem));
+        kernels.extend(depthwise_kernels(&problem, &DEVICE));
     }
     assert_eq!(kernels.iter().filter(|kernel| kernel.contains("banded")).count(), 12, "{kernels:?}");
 }
@@ -186,7 +176,7 @@ fn the_banded_kernels_read_a_patch_once_and_without_conflicts(
     #[values(MemoryFormat::Contiguous, MemoryFormat::ChannelsLast)] format: MemoryFormat,
     #[values((7, "16x16"), (13, "32x32"), (31, "48x16"))] (size, tile): (usize, &str),
 ) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let (channels, image) = (16, [32, 64]);
     let weight = Parameter::new(&[channels, 1, size, size], &vec![0.5; channels * size * size]).unwrap();
     let spec = Conv2dSpec { padding: Padding::all(size / 2), groups: channels, ..Default::default() };
@@ -214,7 +204,7 @@ fn the_banded_kernels_read_a_patch_once_and_without_conflicts(
 
 /// A depthwise layer in channels_last through one kernel, on the checked host device: the bits of its output, and the counters.
 fn counted<T: Element>(kernel: &str, x: Shape, size: usize, stride: usize, dilation: usize, seed: u64) -> (Vec<u32>, LaunchCounters) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     let values: Vec<f32> = (0..x[1] * size * size).map(|i| (i as f32).sin()).collect();
     let weight = Parameter::new(&[x[1], 1, size, size], &values).unwrap();
     let padding = Padding::all(dilation * (size / 2));
@@ -222,10 +212,10 @@ fn counted<T: Element>(kernel: &str, x: Shape, size: usize, stride: usize, dilat
     let layer = Conv2d::new(spec, weight).unwrap();
     let x = Tensor::<T>::randn(&device, x, MemoryFormat::ChannelsLast, 1).unwrap();
     let plan = layer.plan::<T>(&device, &PlanRequest::new(x.shape()).format(MemoryFormat::ChannelsLast).kernel(kernel)).unwrap();
-    let mut y = Tensor::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
+    let mut y = Tensor::<T>::zeros(&device, plan.output_shape(), plan.output_format()).unwrap();
     plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(&device)).unwrap();
     let counters = device.last_launch_counters().unwrap();
-    (y.to_vec().unwrap().into_iter().map(|value: T| value.to_f32().to_bits()).collect(), counters)
+    (bits(&y), counters)
 }
 
 /// What the channels_last kernels for any size move: each output once, of the input the blocks' patches, and at most a fifth of
@@ -278,18 +268,18 @@ fn what_does_not_fit_shared_memory_is_refused_with_the_reason() {
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     for size in [3, 5, 7] {
         for stride in [1, 2] {
-            check_on(&device, &depthwise([1, 8, 9, 13], 1, [size; 2], stride, 1, [size / 2; 4]));
+            depthwise_kernels(&depthwise([1, 8, 9, 13], 1, [size; 2], stride, 1, [size / 2; 4]), &device);
         }
     }
-    check_on(&device, &depthwise([2, 3, 9, 20], 1, [13, 9], 1, 1, [6, 4, 6, 4]));
-    check_on(&device, &depthwise([1, 4, 10, 11], 2, [3, 3], 2, 3, [3; 4]));
-    check_on(&device, &depthwise([1, 24, 13, 11], 1, [5, 6], 2, 1, [2; 4]));
-    check_on(&device, &depthwise([1, 5, 17, 34], 1, [7; 2], 1, 1, [3; 4]));
-    check_on(&device, &Problem { values: Values::Special, ..depthwise([1, 4, 9, 12], 1, [15; 2], 1, 1, [7; 4]) });
-    check_on(&device, &depthwise([1, 4, 9, 12], 1, [11, 27], 1, 1, [5, 13, 5, 13]));
+    depthwise_kernels(&depthwise([2, 3, 9, 20], 1, [13, 9], 1, 1, [6, 4, 6, 4]), &device);
+    depthwise_kernels(&depthwise([1, 4, 10, 11], 2, [3, 3], 2, 3, [3; 4]), &device);
+    depthwise_kernels(&depthwise([1, 24, 13, 11], 1, [5, 6], 2, 1, [2; 4]), &device);
+    depthwise_kernels(&depthwise([1, 5, 17, 34], 1, [7; 2], 1, 1, [3; 4]), &device);
+    depthwise_kernels(&Problem { values: Values::Special, ..depthwise([1, 4, 9, 12], 1, [15; 2], 1, 1, [7; 4]) }, &device);
+    depthwise_kernels(&depthwise([1, 4, 9, 12], 1, [11, 27], 1, 1, [5, 13, 5, 13]), &device);
 }
 
 /// The kernel that a layer of a real network gets: channels, image, kernel, stride and dilation.

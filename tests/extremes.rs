@@ -17,15 +17,13 @@ use warpconv::geometry::elements;
 use warpconv::reference::{self, Array};
 use warpconv::testing::{Operand, launch};
 use warpconv::{
-    Activation, AnyLayer, Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat,
-    Parameter, PlanRequest, RoIs, Shape, Stream, Tensor, WorkspaceMemory,
+    Activation, AnyLayer, Conv2d, Conv2dSpec, DType, Device, Element, Error, Inputs, Layer, LayerSpec, MemoryFormat, Parameter,
+    PlanRequest, RoIs, Shape, Stream, Tensor, WorkspaceMemory,
 };
 
-static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
+use crate::common::checked;
 
-fn checked() -> Device {
-    Device::host_with(HostOptions { checked: true, seed: 1, ..Default::default() }).unwrap()
-}
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
 fn layer(op: &str, attrs: &Value) -> LayerSpec {
     LayerSpec::from_json(&json!({"op": op, "attrs": attrs}).to_string()).unwrap()
@@ -101,7 +99,7 @@ fn problems(sizes: Sizes) -> Vec<Problem> {
 #[case::outputs(|sizes, value| Sizes { outputs: value, ..sizes })]
 #[case::rois(|sizes, value| Sizes { rois: value, ..sizes })]
 fn nothing_is_touched_outside_of_what_is_there(#[case] change: fn(Sizes, usize) -> Sizes) {
-    let device = checked();
+    let device = checked(1);
     let mut ran = BTreeSet::new();
     for value in [0, 1] {
         for (problem, usual) in problems(change(USUAL, value)).into_iter().zip(problems(USUAL)) {
@@ -128,7 +126,7 @@ fn array(shape: &[usize], values: &[f64]) -> Array {
 /// Positions between the padding and an image without rows, or without columns, see nothing.
 #[test]
 fn a_deformable_convolution_of_no_pixels_reads_none() {
-    let device = checked();
+    let device = checked(1);
     for x in [[1, 1, 0, 1], [1, 1, 1, 0], [1, 1, 0, 0]] {
         let (height, width) = (x[2] + 2, x[3] + 2);
         let offsets: Vec<f64> = (0..2 * height * width).map(|i| if i < height * width { -0.5 } else { 0.0 }).collect();
@@ -249,7 +247,7 @@ fn bins_that_no_kernel_counts_are_refused() {
 /// Column tiles of weights begin where they should, also beyond 2^31 bytes: there are more than 2^25 output channels of 64 bytes.
 #[test]
 fn weights_beyond_2_gigabytes_have_their_place() {
-    let device = checked();
+    let device = checked(1);
     for tile in [1, (1 << 19) - 1, 1 << 19, (1 << 20) + 3] {
         let y = Tensor::<f32>::zeros(&device, [1, 1, 1, 64], MemoryFormat::Contiguous).unwrap();
         // SAFETY: the kernel writes its 64 numbers
@@ -265,7 +263,7 @@ fn weights_beyond_2_gigabytes_have_their_place() {
 #[case::dilation("conv2d", json!({"dilation": [1, 1 << 29], "padding": [0, 1 << 28]}), [1, 1, 1, 2], [1, 1, 1, 1])]
 fn what_once_wrapped_does_not(#[case] op: &str, #[case] attrs: Value, #[case] weight: Shape, #[case] x: Shape) {
     let problem = Problem::new(layer(op, &attrs), &[("x", &x), ("weight", &weight)]);
-    let runs = every_run(&problem, &checked()).unwrap();
+    let runs = every_run(&problem, &checked(1)).unwrap();
     assert!(runs.len() >= 12);
     for run in runs {
         assert!(run.outcome.is_ok(), "{run}");
@@ -496,7 +494,7 @@ impl Drawn {
 /// Specs of any numbers at all: each is planned or refused, and what is planned runs. This is a build with overflow checks.
 #[rstest]
 fn any_spec_is_planned_or_refused(#[values(1, 2, 3)] seed: u64) {
-    let device = checked();
+    let device = checked(1);
     let mut draw = Draw(StdRng::seed_from_u64(seed));
     let mut ran = 0;
     for _ in 0..200 {

@@ -4,24 +4,21 @@
 use half::f16;
 use rstest::rstest;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Error, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Parameter, Plan,
-    PlanRequest, Stream, Tensor, Workspace, WorkspaceMemory,
+    Activation, Conv2d, Conv2dSpec, Device, Error, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Plan, PlanRequest, Stream, Tensor,
+    Workspace, WorkspaceMemory,
 };
+
+use crate::common::{checked, grid, parameter};
 
 const WORKSPACE: usize = 1 << 20;
 const SLICED: [&str; 2] = ["conv_gemm_f16_vectors_64x64_k2", "conv_gemm_f16_vectors_32x64_k4"];
 const SPLIT: [&str; 2] = ["conv_gemm_f16_vectors_64x64_split", "conv_gemm_f16_vectors_32x64_split"];
 
-/// Multiples of 1/64 of which sums are exact.
-fn grid(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 + i / 11) % 33) as f32 / 64.0 - 0.25).collect()
-}
-
 fn layer(c_in: usize, c_out: usize, kernel: usize, dilation: usize) -> Conv2d {
     let padding = Padding::all(dilation * (kernel / 2));
     let spec = Conv2dSpec { padding, dilation: [dilation; 2], activation: Activation::Relu, ..Default::default() };
-    let weight = Parameter::new(&[c_out, c_in, kernel, kernel], &grid(c_out * c_in * kernel * kernel)).unwrap();
-    Conv2d::new(spec, weight).unwrap().with_bias(Parameter::vector(&grid(c_out))).unwrap()
+    let weight = parameter(&[c_out, c_in, kernel, kernel], 1);
+    Conv2d::new(spec, weight).unwrap().with_bias(parameter(&[c_out], 2)).unwrap()
 }
 
 fn request(x: [usize; 4]) -> PlanRequest {
@@ -55,7 +52,7 @@ fn randn(device: &Device, shape: [usize; 4], seed: u64) -> Tensor<f16> {
 fn parts_and_slices_give_the_whole_sum(#[values(1, 3)] kernel: usize, #[values(false, true)] contiguous: bool) {
     let device = Device::host().unwrap();
     let (shape, layer) = ([2, 128, 7, 5], layer(128, 72, kernel, 1));
-    let x = Tensor::from_slice(&device, shape, &grid(2 * 128 * 35).into_iter().map(f16::from_f32).collect::<Vec<_>>()).unwrap();
+    let x = Tensor::from_slice(&device, shape, &grid(2 * 128 * 35, 3).into_iter().map(f16::from_f32).collect::<Vec<_>>()).unwrap();
     let x = x.to_format(MemoryFormat::ChannelsLast).unwrap();
     let residual = randn(&device, [2, 72, 7, 5], 3);
     let mut request = request(shape).workspace_limit(WORKSPACE);
@@ -89,16 +86,12 @@ fn slices_do_not_depend_on_the_batch() {
     assert!(matches!(&odd, Error::NoKernel { reasons, .. } if reasons.contains("no whole steps of 2 slices")), "{odd}");
 }
 
-fn checked() -> Device {
-    Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap()
-}
-
 /// Copies, fragments and staged sums, of every tile and gather.
 #[rstest]
 #[case::tensor_cores("f16_vectors", &["256x128", "128x128", "128x64", "64x128", "64x64", "128x32", "32x64", "64x64_k2", "32x64_k4"])]
 #[case::single_channels("f16_channels", &["128x64", "64x64"])]
 fn no_bank_conflicts(#[case] gather: &str, #[case] tiles: &[&str], #[values(1, 3)] kernel: usize) {
-    let device = checked();
+    let device = checked(0);
     let (shape, layer) = ([1, 128, 16, 16], layer(128, 128, kernel, 1));
     let x = randn(&device, shape, 1);
     for tile in tiles {
@@ -113,7 +106,7 @@ fn no_bank_conflicts(#[case] gather: &str, #[case] tiles: &[&str], #[values(1, 3
 /// only the lower three lie in the padding, for the last of the seven tiles: 16 pixels of the last row.
 #[test]
 fn taps_that_lie_in_the_padding_are_left_out() {
-    let (device, shape) = (checked(), [1, 64, 20, 20]);
+    let (device, shape) = (checked(0), [1, 64, 20, 20]);
     let x = randn(&device, shape, 2);
     let read = |dilation: usize| {
         let plan = layer(64, 64, 3, dilation).plan(&device, &request(shape).kernel("conv_gemm_f16_vectors_64x64")).unwrap();
@@ -183,7 +176,7 @@ fn k_is_split_only_where_the_request_allows_it() {
 /// Each launch reads and writes what it must: the weight once, the sums of the parts once each way.
 #[test]
 fn the_second_launch_reads_the_sums_once() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let (shape, layer) = ([1, 256, 4, 8], layer(256, 64, 1, 1));
     let x = randn(&device, shape, 1);
     let plan = layer.plan::<f16>(&device, &request(shape).workspace_limit(WORKSPACE).kernel(SPLIT[1])).unwrap();

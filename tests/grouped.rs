@@ -3,62 +3,50 @@
 
 use half::{bf16, f16};
 use rstest::rstest;
-use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::{Case, Kernels};
+use std::collections::BTreeSet;
+use warpconv::cases::{Kind, Problem};
+use warpconv::check::DTypeAndFormats;
 use warpconv::{
     Activation, Conv2d, Conv2dSpec, DType, Device, Element, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, OperandCounters,
-    Padding, Parameter, PlanRequest, Stream, Tensor, Workspace, reference,
+    Padding, Parameter, PlanRequest, Stream, Tensor, Workspace,
 };
 
+use crate::common::{bits, check_where, checked, kinds_of};
+
 /// The kernels of the family that ran, all of them right.
-fn check(kind: &str, count: u64, device: &Device) -> Vec<&'static str> {
-    let kinds: Vec<Kind> = kinds().filter(|k| k.op == "conv2d" && k.name == kind).collect();
+fn check_kind(kind: &str, count: u64, device: &Device) -> BTreeSet<&'static str> {
+    let kinds: Vec<Kind> = kinds_of("conv2d").into_iter().filter(|k| k.name == kind).collect();
     check_all((0..count).map(|i| Problem::of_kinds(&kinds, 5, i)), device)
 }
 
-fn check_all(problems: impl Iterator<Item = Problem>, device: &Device) -> Vec<&'static str> {
-    let mut ran = Vec::new();
-    for problem in problems {
-        for dtype in [DType::F16, DType::Bf16] {
-            let tensors = problem.tensors(dtype).unwrap();
-            let (output, scale) = reference::layer(&problem.layer, &tensors).unwrap();
-            let case = Case::new(problem.layer, &tensors, output, scale.into_data()).unwrap();
-            let case = case.frames(problem.frames());
-            for run in MemoryFormat::ALL.iter().flat_map(|&format| case.check(dtype, format, format, Kernels::All, device)) {
-                if let Err(failure) = &run.outcome {
-                    panic!("{}: {failure}: {}", run.kernel, serde_json::to_string(&problem).unwrap());
-                }
-                if run.kernel.starts_with("conv_grouped") && !ran.contains(&run.kernel) {
-                    ran.push(run.kernel);
-                }
-            }
-        }
-    }
-    ran
+fn check_all(problems: impl Iterator<Item = Problem>, device: &Device) -> BTreeSet<&'static str> {
+    let wanted = |(dtype, x, y): DTypeAndFormats, _: Option<&str>| dtype != DType::F32 && x == y;
+    let ran = problems.flat_map(|problem| check_where(&problem, device, &wanted));
+    ran.filter(|kernel| kernel.starts_with("conv_grouped")).collect()
 }
 
 #[rstest]
 fn every_kernel_is_right_in_every_order_of_threads(#[values(0, 1, 2)] seed: u64) {
     let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
-    let ran = check("grouped_vectors", if seed == 0 { 60 } else { 24 }, &device);
+    let ran = check_kind("grouped_vectors", if seed == 0 { 60 } else { 24 }, &device);
     assert_eq!(ran.len(), 10, "{ran:?}");
-    check("grouped_narrow", 8, &device);
-    check("grouped_wide", 8, &device);
+    check_kind("grouped_narrow", 8, &device);
+    check_kind("grouped_wide", 8, &device);
 }
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2, 3, 4, 5)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    check("grouped_vectors", 4, &device);
-    check("grouped_narrow", 1, &device);
-    check("channel_slices", 2, &device);
+    let device = checked(seed);
+    check_kind("grouped_vectors", 4, &device);
+    check_kind("grouped_narrow", 1, &device);
+    check_kind("channel_slices", 2, &device);
 }
 
 /// Planes and rows of every alignment: runs of 8, 4, 2 pixels and of one, over the ends of rows and within them; tiles narrower
 /// than a run; strides, dilation and padding on one side; quads that are not full; slices whose images are not aligned.
 #[rstest]
 fn contiguous_tensors_of_every_alignment(#[values(1, 2)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     let problem = |groups: usize, [c_in, c_out]: [usize; 2], image: [usize; 2], stride: usize, dilation: usize, padding: [usize; 4]| {
         let padding = Padding::Explicit(padding);
         let spec = Conv2dSpec { stride: [stride; 2], padding, dilation: [dilation; 2], groups, activation: Activation::Silu };
@@ -87,7 +75,7 @@ fn contiguous_tensors_of_every_alignment(#[values(1, 2)] seed: u64) {
 
 /// What a grouped 3x3 of 16 channels moves, in a grid that fills a GPU with tiles of full size.
 fn counters(n: usize, groups: usize, [h, w]: [usize; 2], format: MemoryFormat, seed: u64) -> LaunchCounters {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     let x = Tensor::<f16>::randn(&device, [n, 16, h, w], format, 1).unwrap();
     let values: Vec<f32> = (0..16 * 16 / groups * 9).map(|i| (i * 37 % 65) as f32 / 64.0 - 0.5).collect();
     let spec = Conv2dSpec { groups, padding: Padding::all(1), ..Default::default() };
@@ -164,9 +152,9 @@ fn crowd<T: Element>(device: &Device, (groups, [c_in, _], [h, w], ..): Walk, cou
 fn walked<T: Element>(walk: Walk, kernel: &str, format: MemoryFormat, count: usize, device: &Device) -> (Vec<Vec<u32>>, [usize; 2]) {
     let x = crowd::<T>(device, walk, count).to_format(format).unwrap();
     let plan = walking(walk).plan::<T>(device, &PlanRequest::new(x.shape()).format(format).kernel(kernel)).unwrap();
-    let mut y = Tensor::zeros(device, plan.output_shape(), format).unwrap();
+    let mut y = Tensor::<T>::zeros(device, plan.output_shape(), format).unwrap();
     plan.run(&Inputs::new(&x), &mut y, Workspace::none(), &Stream::default_of(device)).unwrap();
-    let bits: Vec<u32> = y.to_vec().unwrap().into_iter().map(|value| value.to_f32().to_bits()).collect();
+    let bits = bits(&y);
     let [_, _, h, w] = plan.output_shape();
     (bits.chunks_exact(bits.len() / count).map(<[u32]>::to_vec).collect(), [plan.explain().grid[0] as usize, h * w])
 }
@@ -210,7 +198,7 @@ fn walks_sum_the_same(#[case] walk: Walk, #[case] kernel: &str, #[values(0, 7)] 
 #[case((4, [4, 4], [45, 8], 1, 2, [3, 2, 2, 1]), "4x8_wide")]
 #[case((2, [3, 5], [73, 8], 1, 1, [1; 4]), "4x8_narrow")]
 fn the_checker_finds_nothing_in_walks(#[case] walk: Walk, #[case] kernel: &str, #[values(1, 2, 3)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     for format in MemoryFormat::ALL.into_iter().filter(|&format| kernel.ends_with("wide") || format == MemoryFormat::ChannelsLast) {
         let (_, [blocks, pixels]) = walked::<f16>(walk, &format!("conv_grouped_f16_{kernel}"), format, CROWD, &device);
         assert!(blocks * 256 < pixels, "{format}: {blocks} blocks for {pixels} pixels");

@@ -4,19 +4,16 @@
 use half::f16;
 use rstest::rstest;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, Device, Element, HostOptions, Inputs, Layer, MemoryFormat, Padding, Parameter, PlanRequest, Precision,
-    Tensor,
+    Activation, Conv2d, Conv2dSpec, Device, Element, HostOptions, Inputs, Layer, MemoryFormat, Padding, PlanRequest, Precision, Tensor,
 };
+
+use crate::common::{bits, parameter};
 
 const CHANNELS_LAST: MemoryFormat = MemoryFormat::ChannelsLast;
 const CONTIGUOUS: MemoryFormat = MemoryFormat::Contiguous;
 
 fn device(threads: usize, checked: bool, seed: u64) -> Device {
     Device::host_with(HostOptions { threads, checked, seed, ..Default::default() }).unwrap()
-}
-
-fn grid(count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i * 37 + i / 11) % 33) as f32 / 64.0 - 0.25).collect()
 }
 
 /// Two groups of 32 channels, the last tile of which is not whole: tiles of pixels, of groups and of columns follow each other.
@@ -28,8 +25,8 @@ fn conv(kernel: usize) -> Conv2d {
         activation: Activation::Relu,
         ..Default::default()
     };
-    let weight = Parameter::new(&[272, 32, kernel, kernel], &grid(272 * 32 * kernel * kernel)).unwrap();
-    Conv2d::new(spec, weight).unwrap().with_bias(Parameter::vector(&grid(272))).unwrap()
+    let weight = parameter(&[272, 32, kernel, kernel], 1);
+    Conv2d::new(spec, weight).unwrap().with_bias(parameter(&[272], 2)).unwrap()
 }
 
 /// The input's shape, and the formats of input and output.
@@ -50,7 +47,7 @@ fn run<T: Element>(device: &Device, layer: &impl Layer, Case { x, formats: [x_fo
     let inputs = Inputs::new(&x).residual(&residual);
     let mut memory = warpconv::WorkspaceMemory::new(device, plan.workspace_bytes()).unwrap();
     plan.run(&inputs, &mut y, memory.workspace(), &warpconv::Stream::default_of(device)).unwrap();
-    (y.to_vec().unwrap().iter().map(|y| y.to_f32().to_bits()).collect(), plan.explain().grid[0])
+    (bits(&y), plan.explain().grid[0])
 }
 
 /// However many tiles a block takes, the result is the same; the checker finds nothing in what is copied for the next tile while the

@@ -9,9 +9,7 @@ use warpconv::{
     PixelShuffleSpec, PlanRequest, RoIs, Tensor,
 };
 
-fn parameter(shape: &[usize]) -> Parameter {
-    Parameter::new(shape, &vec![0f32; shape.iter().product()]).unwrap()
-}
+use crate::common::parameter;
 
 #[test]
 fn of_a_layers_json() {
@@ -160,12 +158,12 @@ fn of_shapes_and_tensors() {
     );
 
     // groups
-    let grouped = |groups, weight: &[usize]| Conv2d::new(Conv2dSpec { groups, ..Default::default() }, parameter(weight));
+    let grouped = |groups, weight: &[usize]| Conv2d::new(Conv2dSpec { groups, ..Default::default() }, parameter(weight, 0));
     says(
         grouped(4, &[6, 2, 3, 3]),
         "C_out is 6, which is not divisible by groups = 4; the weight [6, 2, 3, 3] with groups = 4 is for C_in = 8 and C_out = 6",
     );
-    let transposed = ConvTranspose2d::new(ConvTranspose2dSpec { groups: 4, ..Default::default() }, parameter(&[6, 2, 3, 3]));
+    let transposed = ConvTranspose2d::new(ConvTranspose2dSpec { groups: 4, ..Default::default() }, parameter(&[6, 2, 3, 3], 0));
     says(
         transposed,
         "C_in is 6, which is not divisible by groups = 4; the weight [6, 2, 3, 3] with groups = 4 is for C_in = 6 and C_out = 8",
@@ -189,7 +187,7 @@ fn of_shapes_and_tensors() {
     );
 
     // sizes: each by its own name, the size that is too large
-    let plan = |spec: Conv2dSpec, x| Conv2d::new(spec, parameter(&[1, 1, 1, 1])).unwrap().plan::<f32>(&device, &PlanRequest::new(x));
+    let plan = |spec: Conv2dSpec, x| Conv2d::new(spec, parameter(&[1, 1, 1, 1], 0)).unwrap().plan::<f32>(&device, &PlanRequest::new(x));
     says(plan(Conv2dSpec::default(), [1, 1, 1, 3_000_000_000]), "the input width is 3000000000, above the limit of 2147418112");
     let far = Conv2dSpec { padding: Padding::all(1_000_000_000), stride: [100_000_000; 2], ..Default::default() };
     says(
@@ -221,7 +219,7 @@ fn of_shapes_and_tensors() {
 
     // tensors by name
     let any = |text: &str, names: &[(&str, &[usize])]| {
-        let named: BTreeMap<String, Parameter> = names.iter().map(|(name, shape)| (name.to_string(), parameter(shape))).collect();
+        let named: BTreeMap<String, Parameter> = names.iter().map(|(name, shape)| (name.to_string(), parameter(shape, 0))).collect();
         AnyLayer::new(LayerSpec::from_json(text).unwrap(), named)
     };
     let conv2d = r#"{"op": "conv2d"}"#;

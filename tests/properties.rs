@@ -5,20 +5,11 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 use warpconv::cases::{Problem, kinds};
-use warpconv::check::every_run;
 use warpconv::{Activation, Conv2d, Conv2dSpec, Device, Element, Inputs, Layer, MemoryFormat, Padding, Parameter, Shape, Tensor};
 
-static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
+use crate::common::{check, grid};
 
-/// k/64 with |k| <= 64: sums of up to 2^12 of their products are exact in f32.
-fn grid(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % 129) as f32 / 64.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
 
 fn convolve<T: Element>(spec: Conv2dSpec, x: Shape, x_values: &[f32], weight: Shape, w_values: &[f32], format: MemoryFormat) -> Vec<f32> {
     let values: Vec<T> = x_values.iter().map(|&v| T::from_f32(v)).collect();
@@ -61,19 +52,12 @@ prop_compose! {
     }
 }
 
-/// Every kernel, dtype and format of a problem against the oracle; panics with what failed.
-fn check_against_oracle(problem: &Problem) {
-    for run in every_run(problem, &DEVICE).unwrap() {
-        assert!(run.outcome.is_ok(), "{run}: {problem:?}");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn every_kernel_agrees_with_the_oracle(problem in convolutions()) {
-        check_against_oracle(&problem);
+        check(&problem, &DEVICE);
     }
 
     #[test]
@@ -188,7 +172,7 @@ proptest! {
 #[test]
 fn awkward_problems() {
     for index in 0..kinds().count() as u64 {
-        check_against_oracle(&Problem::random(0, index));
+        check(&Problem::random(0, index), &DEVICE);
     }
 }
 

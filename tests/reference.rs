@@ -1,20 +1,12 @@
 //! The oracle against the corpus (two independent statements of the same definitions), and folding against the oracle.
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
 use warpconv::reference::{Array, batch_norm, conv2d, conv2d_scale};
 use warpconv::{BatchNorm, Conv2d, Conv2dSpec, LayerSpec, Padding, Parameter};
 
-fn array(tensors: &SafeTensors<'_>, key: &Value) -> Array {
-    let tensor = tensors.tensor(key.as_str().unwrap()).unwrap();
-    let data = match tensor.dtype() {
-        Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
-        Dtype::F64 => tensor.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
-        other => panic!("the corpus has no {other:?}"),
-    };
-    Array::new(tensor.shape(), data).unwrap()
-}
+use crate::common::array;
 
 fn spec(case: &Value) -> Result<LayerSpec, warpconv::Error> {
     LayerSpec::from_json(&serde_json::json!({ "op": case["op"], "attrs": case["attrs"] }).to_string())

@@ -4,12 +4,11 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 use rstest::rstest;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use warpconv::cases::{Kind, Problem, kinds};
-use warpconv::check::every_run;
+use warpconv::cases::{Kind, Problem};
 use warpconv::reference::{self, Array};
 use warpconv::{
     DType, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, Device, Element, Error, FullyConnected, HostOptions, Inputs, Layer,
@@ -17,26 +16,19 @@ use warpconv::{
     RoiPoolSpec, RoisView, Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
+use crate::common::{array, bits, check, checked, kinds_of};
+
 const OPS: [&str; 4] = ["roi_align", "roi_pool", "ps_roi_pool", "deform_roi_pool"];
 
-fn kinds_of(op: &str, names: &[&str]) -> Vec<Kind> {
-    kinds().filter(|kind| kind.op == op && (names.is_empty() || names.contains(&kind.name))).collect()
-}
-
-/// Runs a problem in every dtype, pair of formats and kernel; gives the kernels that ran.
-fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
-        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
-        run.kernel
-    });
-    ran.collect()
+fn kinds_named(op: &str, names: &[&str]) -> Vec<Kind> {
+    kinds_of(op).into_iter().filter(|kind| names.contains(&kind.name)).collect()
 }
 
 /// Every kind of problem, through every kernel, in another order of the threads for each seed.
 #[rstest]
 fn every_kernel_is_right(#[values("roi_align", "roi_pool", "ps_roi_pool", "deform_roi_pool")] op: &str, #[values(0, 7)] seed: u64) {
     let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
-    let kinds = kinds_of(op, &[]);
+    let kinds = kinds_of(op);
     let ran: BTreeSet<_> = (0..3 * kinds.len() as u64).flat_map(|i| check(&Problem::of_kinds(&kinds, seed + 3, i), &device)).collect();
     // channels_last: 16 bytes and one element; planes: all dtypes
     assert_eq!(ran.len(), if op == "ps_roi_pool" { 3 } else { 9 }, "{ran:?}");
@@ -44,8 +36,8 @@ fn every_kernel_is_right(#[values("roi_align", "roi_pool", "ps_roi_pool", "defor
 
 #[rstest]
 fn the_checker_finds_nothing(#[values("roi_align", "roi_pool", "ps_roi_pool", "deform_roi_pool")] op: &str, #[values(1, 2)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    let kinds = kinds_of(
+    let device = checked(seed);
+    let kinds = kinds_named(
         op,
         &["channels_at_tile_edge", "special_values", "channel_slices", "vectors_in_slices", "grid_fixed", "offset", "classes"],
     );
@@ -58,18 +50,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
     #[test]
     fn random_problems_meet_the_oracle(seed in any::<u32>(), op in 0..4usize) {
-        let kinds = kinds_of(OPS[op], &["plain", "grid_adaptive", "special_values", "modulated", "position_sensitive"]);
+        let kinds = kinds_named(OPS[op], &["plain", "grid_adaptive", "special_values", "modulated", "position_sensitive"]);
         check(&Problem::of_kinds(&kinds, seed.into(), u64::from(seed) % 97), &Device::host_with(warpconv::HostOptions::default()).unwrap());
     }
-}
-
-fn array(tensors: &SafeTensors<'_>, key: &Value) -> Array {
-    let tensor = tensors.tensor(key.as_str().unwrap()).unwrap();
-    let data = match tensor.dtype() {
-        Dtype::F32 => tensor.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
-        _ => tensor.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
-    };
-    Array::new(tensor.shape(), data).unwrap()
 }
 
 /// Two independent statements of the same definitions; the corpus's positions are f64.
@@ -212,14 +195,13 @@ fn zero_offset_is_roi_align_in<T: Element>(format: MemoryFormat, sampling_ratio:
     let rois = RoIs::from_slice(&device, 2, &rois).unwrap();
     let inputs = Inputs::new(&x).rois(&rois);
     let align = RoiAlignSpec { output_size: [3, 5], spatial_scale: 0.3, sampling_ratio, aligned: true };
-    let align = RoiAlign::new(align).unwrap().forward(&inputs).unwrap().to_vec().unwrap();
+    let align = RoiAlign::new(align).unwrap().forward(&inputs).unwrap();
     let deform = DeformRoiPool::new(DeformRoiPoolSpec { spatial_scale: 0.3, sampling_ratio, ..DeformRoiPoolSpec::new([3, 5]) }).unwrap();
     let (zeros, ones) = (Tensor::<T>::zeros(&device, [3, 2, 3, 5], format).unwrap(), vec![1f32; 3 * 15]);
     let (zeros_f32, ones) = (zeros.cast::<f32>().unwrap(), Tensor::from_slice(&device, [3, 1, 3, 5], &ones).unwrap());
-    let bits = |y: &[T]| y.iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
     let in_f32 = |tensor| OffsetOrMask::F32(Tensor::view(tensor));
     for inputs in [inputs, inputs.offset(&zeros), inputs.offset(in_f32(&zeros_f32)), inputs.mask(in_f32(&ones))] {
-        assert_eq!(bits(&deform.forward(&inputs).unwrap().to_vec().unwrap()), bits(&align), "{format} {sampling_ratio}");
+        assert_eq!(bits(&deform.forward(&inputs).unwrap()), bits(&align), "{format} {sampling_ratio}");
     }
 }
 
@@ -251,7 +233,7 @@ fn a_constant_offset_moves_the_roi() {
 /// Far more samples than a loop could visit: only those inside the image are.
 #[rstest]
 fn an_adaptive_grid_of_any_size_ends(#[values(1e4, 1e6, 1.6e7)] far: f32) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = RoiAlignSpec::new([2, 1]);
     let values = [[0.0, -far, -far, far, far], [0.0, -far, 1.0, 3.0, 2.0]];
     for format in MemoryFormat::ALL {
@@ -270,7 +252,7 @@ fn an_adaptive_grid_of_any_size_ends(#[values(1e4, 1e6, 1.6e7)] far: f32) {
 /// Offsets that a diverged network may give, none of which may read outside x.
 #[test]
 fn any_offset_is_safe() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let offsets = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -3e38, 1e9, -1e9, 65504.0];
     for (format, sampling_ratio) in [(MemoryFormat::Contiguous, 0), (MemoryFormat::ChannelsLast, 0), (MemoryFormat::ChannelsLast, 33)] {
         let x = Tensor::<f32>::rand(&device, [1, 8, 40, 40], format, 1).unwrap();
@@ -303,7 +285,7 @@ fn nothing_to_pool() {
 /// RoIs that a detector left on the device: bad batch indices give zeros through `run`, and an error from `forward`.
 #[test]
 fn batch_indices_out_of_range() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     for bad in [-1.0, 2.0, 0.5, f32::NAN, f32::INFINITY, 3e9] {
         let refused = RoIs::from_slice(&device, 2, &[[bad, 0.0, 0.0, 4.0, 4.0]]);
         assert!(matches!(refused, Err(Error::Attribute { name: "a RoI's batch index", .. })), "{bad}");
@@ -402,7 +384,7 @@ fn pack_is_its_stages<T: Element>(format: MemoryFormat, modulated: bool, hidden:
         pack = pack.with_mask(mask_fc.clone()).unwrap();
     }
     let inputs = Inputs::new(&x).rois(&rois);
-    let packed = pack.forward(&inputs).unwrap().to_vec().unwrap();
+    let packed = pack.forward(&inputs).unwrap();
 
     // by hand, on the host between the stages
     let pool = DeformRoiPool::new(spec).unwrap();
@@ -430,10 +412,9 @@ fn pack_is_its_stages<T: Element>(format: MemoryFormat, modulated: bool, hidden:
     let offset = Tensor::from_slice(&device, [3, 2, 2, 3], &connect(&offset_fc, false)).unwrap();
     let mask = Tensor::from_slice(&device, [3, 1, 2, 3], &connect(&mask_fc, true)).unwrap();
     let staged = if modulated { inputs.offset(&offset).mask(&mask) } else { inputs.offset(&offset) };
-    let staged = pool.forward(&staged).unwrap().to_vec().unwrap();
-    let bits = |y: &[T]| y.iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
+    let staged = pool.forward(&staged).unwrap();
     assert_eq!(bits(&packed), bits(&staged));
-    assert_ne!(bits(&packed), bits(&pool.forward(&inputs).unwrap().to_vec().unwrap()), "something moved");
+    assert_ne!(bits(&packed), bits(&pool.forward(&inputs).unwrap()), "something moved");
 
     // against the oracle, from the names of the JSON form
     let spec = pack.spec();
@@ -445,7 +426,7 @@ fn pack_is_its_stages<T: Element>(format: MemoryFormat, modulated: bool, hidden:
     let (expected, _) = reference::layer(&spec, &tensors).unwrap();
     // rounded offsets move samples on a rough image: stage by stage is the strict comparison
     let room = if T::DTYPE == DType::F32 { 1e-4 } else { 64.0 * T::DTYPE.unit_roundoff() };
-    for (own, expected) in packed.iter().zip(expected.data()) {
+    for (own, expected) in packed.to_vec().unwrap().iter().zip(expected.data()) {
         assert!((f64::from(own.to_f32()) - expected).abs() <= room, "{} {own:?} {expected}", T::DTYPE);
     }
 }
@@ -517,7 +498,7 @@ fn channels_last_takes_vectors() {
 /// A lane computes one row's or column's position for all the channels of its warp.
 #[test]
 fn positions_are_computed_once_for_a_warp() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let x = Tensor::<f16>::rand(&device, [1, 256, 16, 16], MemoryFormat::ChannelsLast, 1).unwrap();
     let rois = RoIs::from_slice(&device, 1, &[[0.0, 1.0, 1.0, 15.0, 15.0]]).unwrap();
     let align = RoiAlign::new(RoiAlignSpec { sampling_ratio: 2, ..RoiAlignSpec::new([7, 7]) }).unwrap();

@@ -5,30 +5,18 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use rstest::rstest;
 use std::sync::LazyLock;
-use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::every_run;
+use warpconv::cases::{Problem, Values};
 use warpconv::factorise::{low_rank, ranks, separate};
 use warpconv::reference::{self, Array, DepthwiseSeparable};
 use warpconv::{
     Activation, AnyLayer, BatchNorm, Conv2d, Conv2dSpec, DType, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device, Element, Error,
-    HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, SpatiallySeparableConv2d,
-    SpatiallySeparableSpec, Stream, Tensor, Workspace, WorkspaceMemory,
+    Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape, SpatiallySeparableConv2d, SpatiallySeparableSpec,
+    Stream, Tensor, Workspace, WorkspaceMemory,
 };
 
+use crate::common::{check, checked, kinds_of};
+
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
-
-fn kinds_of(op: &str) -> Vec<Kind> {
-    kinds().filter(|kind| kind.op == op).collect()
-}
-
-/// Every kernel, dtype and format of a problem against the oracle; panics with what failed, gives the names of the kernels.
-fn check(problem: &Problem, device: &Device) -> Vec<&'static str> {
-    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
-        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
-        run.kernel
-    });
-    ran.collect()
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
@@ -42,7 +30,7 @@ proptest! {
 
 #[rstest]
 fn the_checker_finds_nothing(#[values("depthwise_separable", "spatially_separable")] op: &str, #[values(1, 2)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+    let device = checked(seed);
     let kinds = kinds_of(op);
     for index in 0..kinds.len() as u64 {
         check(&Problem::of_kinds(&kinds, seed, index), &device);
@@ -139,7 +127,7 @@ fn one_launch_gives_the_bits_of_two(
 /// In one launch the middle is in no tensor: x is read, y written once.
 #[test]
 fn the_middle_is_never_in_global_memory() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = DepthwiseSeparableSpec { padding: Padding::all(1), mid_activation: Activation::Relu, ..Default::default() };
     let layer = DepthwiseSeparableConv2d::new(spec, parameter(&[32, 1, 3, 3], &[1.0], 0), parameter(&[64, 32, 1, 1], &[1.0], 0)).unwrap();
     let x = Tensor::<f16>::randn(&device, [1, 32, 8, 8], MemoryFormat::ChannelsLast, 1).unwrap();
@@ -368,7 +356,7 @@ fn one_launch_of_a_column_and_a_row_gives_the_bits_of_two(
 #[case::channels(MemoryFormat::ChannelsLast, "spatial_separable_f16_channels_last_v1")]
 #[case::pairs(MemoryFormat::Contiguous, "spatial_separable_f16_contiguous")]
 fn a_column_and_a_row_move_each_byte_once(#[case] format: MemoryFormat, #[case] kernel: &str) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let layer = spatial(64, [3, 3], SpatiallySeparableSpec { padding: Padding::Same, ..Default::default() });
     let x = Tensor::<f16>::randn(&device, [2, 64, 8, 4], format, 1).unwrap();
     let plan = layer.plan::<f16>(&device, &PlanRequest::new(x.shape()).format(format).kernel(kernel)).unwrap();
@@ -550,7 +538,7 @@ fn dense_stages_under_the_checker(#[case] x: Shape, #[case] channels: [usize; 2]
     ];
     let problem = Problem::new(LayerSpec::SpatiallySeparableConv2d(spec), &shapes).with_residual(true);
     for (seed, values) in [(1, Values::Special), (2, Values::FullMantissa), (3, Values::Exact)] {
-        let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
+        let device = checked(seed);
         let kernels = check(&Problem { values, ..problem.clone() }, &device);
         assert!(kernels.iter().any(|name| name.starts_with("spatial_gemm_f16_channels")), "{kernels:?}");
         assert!(kernels.iter().any(|name| name.starts_with("spatial_gemm_bf16_pixels")), "{kernels:?}");
@@ -565,7 +553,7 @@ fn dense_stages_under_the_checker(#[case] x: Shape, #[case] channels: [usize; 2]
 #[case::large_tile([1, 32, 16, 16], "spatial_gemm_f16_vectors_128x64")]
 #[case::narrow_tile([1, 32, 16, 16], "spatial_gemm_f16_vectors_128x32")]
 fn a_dense_middle_is_in_shared_memory(#[case] x: Shape, #[case] kernel: &str) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = SpatiallySeparableSpec { padding: Padding::Same, ..Default::default() };
     let layer = dense([32, 64, 128], [3, 3], &[1.0, -1.0], spec);
     let x = Tensor::<f16>::randn(&device, x, MemoryFormat::ChannelsLast, 1).unwrap();

@@ -8,42 +8,24 @@ use rstest::rstest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
-use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::every_run;
+use warpconv::cases::{Problem, Values};
 use warpconv::{
-    Activation, AnyLayer, ChannelOrder, Conv2d, Conv2dSpec, DType, Device, Element, Error, Focus, FocusSpec, HostOptions, Inputs, Layer,
-    LayerSpec, MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, PlanRequest, Shape, Stream,
-    SubPixelConv2d, SubPixelConv2dSpec, Tensor, Workspace, WorkspaceMemory,
+    Activation, AnyLayer, ChannelOrder, Conv2d, Conv2dSpec, DType, Device, Element, Error, Focus, FocusSpec, Inputs, Layer, LayerSpec,
+    MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, PlanRequest, Shape, Stream, SubPixelConv2d,
+    SubPixelConv2dSpec, Tensor, Workspace, WorkspaceMemory,
 };
+
+use crate::common::{bits, check, checked, problems_of};
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host_with(warpconv::HostOptions::default()).unwrap());
 const ORDERS: [ChannelOrder; 3] = [ChannelOrder::Crd, ChannelOrder::Dcr, ChannelOrder::Focus];
 
-fn checked(seed: u64) -> Device {
-    Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap()
-}
-
-/// Every kernel, dtype and pair of formats of a problem against the oracle; the kernels that ran.
-fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
-        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
-        run.kernel
-    });
-    ran.collect()
-}
-
-/// Random problems of some ops.
-fn random(ops: &[&str], seed: u64, count: u64) -> impl Iterator<Item = Problem> {
-    let own: Vec<Kind> = kinds().filter(|kind| ops.contains(&kind.op)).collect();
-    (0..count).map(move |index| Problem::of_kinds(&own, seed, index))
-}
-
 #[test]
 fn every_kernel_agrees_with_the_oracle() {
     let rearranging: BTreeSet<_> =
-        random(&["pixel_shuffle", "pixel_unshuffle"], 1, 160).flat_map(|problem| check(&problem, &DEVICE)).collect();
+        problems_of(&["pixel_shuffle", "pixel_unshuffle"], 1, 160).flat_map(|problem| check(&problem, &DEVICE)).collect();
     assert_eq!(rearranging.len(), 4 + 8 + 2, "{rearranging:?}");
-    let convolving: BTreeSet<_> = random(&["sub_pixel_conv", "focus"], 2, 40).flat_map(|problem| check(&problem, &DEVICE)).collect();
+    let convolving: BTreeSet<_> = problems_of(&["sub_pixel_conv", "focus"], 2, 40).flat_map(|problem| check(&problem, &DEVICE)).collect();
     for family in ["conv_gemm_f16_vectors", "conv_gemm_bf16_pixels", "conv_gemm_f32_channels", "conv_direct_f32", "pair"] {
         assert!(convolving.iter().any(|kernel| kernel.starts_with(family)), "{family}: {convolving:?}");
     }
@@ -52,18 +34,14 @@ fn every_kernel_agrees_with_the_oracle() {
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
     let device = checked(seed);
-    random(&["pixel_shuffle", "pixel_unshuffle"], seed, 12).for_each(|problem| drop(check(&problem, &device)));
-    for problem in random(&["sub_pixel_conv", "focus"], seed, 4) {
+    problems_of(&["pixel_shuffle", "pixel_unshuffle"], seed, 12).for_each(|problem| drop(check(&problem, &device)));
+    for problem in problems_of(&["sub_pixel_conv", "focus"], seed, 4) {
         check(&problem, &device);
     }
 }
 
 fn forward<T: Element>(layer: &impl Layer, x: &Tensor<T>) -> Tensor<T> {
     layer.forward(&Inputs::new(x)).unwrap()
-}
-
-fn bits<T: Element>(tensor: &Tensor<T>) -> Vec<u32> {
-    tensor.to_vec().unwrap().into_iter().map(|v| v.to_f32().to_bits()).collect()
 }
 
 /// NaN, infinities and subnormals are moved like everything else.

@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use warpconv::cases::{Kind, Problem, kinds};
 use warpconv::check::{Run, every_run, runs_where};
 use warpconv::{
-    Conv2d, Conv2dSpec, DType, Device, Element, Error, HostOptions, Inputs, Layer, Layout, MemoryFormat, Padding, Parameter, PlanRequest,
-    Shape, Stream, Tensor, TensorView, TensorViewMut, Workspace,
+    Conv2d, Conv2dSpec, DType, Device, Element, Error, Inputs, Layer, Layout, MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream,
+    Tensor, TensorView, TensorViewMut, Workspace,
 };
+
+use crate::common::checked;
 
 fn passed(problem: &Problem, runs: &[Run]) {
     for run in runs {
@@ -29,7 +31,7 @@ fn framed(wanted: impl Fn(&Kind) -> bool, count: usize) -> Vec<Problem> {
 /// The checker knows which elements are the crop's: reads and writes of what lies around are findings.
 #[test]
 fn every_op_stays_within_its_crops() {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let (mut ops, mut kernels) = (BTreeSet::new(), BTreeSet::new());
     let slices = |kind: &Kind| kind.name.contains("slices") || kind.name == "vectors";
     for (index, problem) in framed(slices, 40).into_iter().enumerate() {
@@ -94,7 +96,7 @@ fn a_plan_takes_another_kernel_for_a_crop_and_says_so() {
 
 /// A host device, and one that leaves out the kernels that copy: there the host does their work.
 fn with_and_without_copies() -> [Device; 2] {
-    let devices = [(); 2].map(|()| Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap());
+    let devices = [(); 2].map(|()| checked(0));
     let dtypes = DType::ALL.map(DType::name);
     let casts = dtypes.iter().flat_map(|from| dtypes.map(|to| format!("cast_{from}_{to}")));
     let moves = ["16", "32"].iter().flat_map(|bits| ["wide", "narrow"].map(|access| format!("pixel_runs_{bits}_{access}")));

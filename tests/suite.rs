@@ -7,6 +7,7 @@ use std::path::Path;
 mod bench;
 mod checker;
 mod cli;
+mod common;
 mod conformance;
 mod contiguous;
 mod deformable;

@@ -6,41 +6,29 @@ use proptest::prelude::*;
 use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
-use warpconv::cases::{Kind, Problem, Values, kinds};
-use warpconv::check::every_run;
+use warpconv::cases::{Problem, Values};
 use warpconv::layers::bilinear_kernel;
 use warpconv::{
     Activation, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Device, Element, Error, HostOptions, Inputs, Layer, LayerSpec,
     MemoryFormat, Padding, Parameter, PlanRequest, Shape, Stream, Tensor, Workspace,
 };
 
+use crate::common::{bits, check, checked, grid, kinds_of};
+
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
-
-/// Every kernel, dtype and pair of formats of a problem against the oracle; gives the kernels that ran.
-fn check(problem: &Problem, device: &Device) -> BTreeSet<&'static str> {
-    let ran = every_run(problem, device).unwrap().into_iter().map(|run| {
-        assert!(run.outcome.is_ok(), "{run}: {}", serde_json::to_string(problem).unwrap());
-        run.kernel
-    });
-    ran.collect()
-}
-
-fn own_kinds() -> Vec<Kind> {
-    kinds().filter(|kind| kind.op == "conv_transpose2d").collect()
-}
 
 #[rstest]
 fn awkward_problems(#[values(0, 1, 2)] seed: u64) {
     let device = Device::host_with(HostOptions { seed, ..Default::default() }).unwrap();
-    let kinds = own_kinds();
+    let kinds = kinds_of("conv_transpose2d");
     let ran: BTreeSet<_> = (0..3 * kinds.len() as u64).flat_map(|index| check(&Problem::of_kinds(&kinds, seed, index), &device)).collect();
     assert_eq!(ran.len(), 32, "{ran:?}");
 }
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    let kinds = own_kinds();
+    let device = checked(seed);
+    let kinds = kinds_of("conv_transpose2d");
     // images of a few pixels; the checker is slow
     let small = |problem: &Problem| problem.output_shape().unwrap().iter().product::<usize>() < 5000;
     (0..kinds.len() as u64).map(|index| Problem::of_kinds(&kinds, seed, index)).filter(small).for_each(|problem| {
@@ -68,16 +56,6 @@ prop_compose! {
         let problem = problem.with("bias", bias.then_some(&[groups * group_out])).with_residual(residual);
         Some(Problem { values, seed, ..problem })
     }
-}
-
-/// k/64 with |k| <= 64, as many as the shape has: sums of their products are exact in f32.
-fn grid(shape: &[usize], seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % 129) as f32 / 64.0 - 1.0
-    };
-    (0..shape.iter().product()).map(|_| next()).collect()
 }
 
 fn run(layer: &impl Layer, x: Shape, values: &[f32]) -> (Shape, Vec<f32>) {
@@ -121,11 +99,11 @@ proptest! {
         let image = [0, 1].map(|axis| dilation[axis] * (kernel[axis] - 1) + 1 + more[axis]);
         let spec = Conv2dSpec { stride, padding: Padding::Explicit(padding), dilation, groups, activation: Activation::None };
         let weight = [groups * channels[0], channels[1], kernel[0], kernel[1]];
-        let (conv, transpose) = pair(spec, image, weight, &grid(&weight, seed));
+        let (conv, transpose) = pair(spec, image, weight, &grid(weight.iter().product(), seed));
         let x_shape = [2, groups * channels[1], image[0], image[1]];
-        let x = grid(&x_shape, seed ^ 1);
+        let x = grid(x_shape.iter().product(), seed ^ 1);
         let (y_shape, forward) = run(&conv, x_shape, &x);
-        let y = grid(&y_shape, seed ^ 2);
+        let y = grid(y_shape.iter().product(), seed ^ 2);
         let (shape, backward) = run(&transpose, y_shape, &y);
         prop_assert_eq!(shape, x_shape);
         prop_assert_eq!(dot(&forward, &y), dot(&x, &backward));
@@ -137,7 +115,7 @@ proptest! {
         prop_assume!(kernel < stride * n + stride);
         let [c_in, c_out] = channels;
         let weight = [c_in, c_out, kernel, kernel];
-        let (x, w) = (grid(&[c_in, n, n], seed), grid(&weight, seed ^ 1));
+        let (x, w) = (grid(c_in * n * n, seed), grid(weight.iter().product(), seed ^ 1));
         let size = stride * (n - 1) + 1 + 2 * (stride - 1);
         let mut inserted = vec![0.0; c_in * size * size];
         for (index, &value) in x.iter().enumerate() {
@@ -181,7 +159,7 @@ fn its_matrix_is_the_transpose_of_the_convolutions(
     let image = [6, 7];
     let spec = Conv2dSpec { stride, padding: Padding::Explicit(padding), dilation, groups, activation: Activation::None };
     let weight = [groups * 2, 2, kernel[0], kernel[1]];
-    let (conv, transpose) = pair(spec, image, weight, &grid(&weight, 3));
+    let (conv, transpose) = pair(spec, image, weight, &grid(weight.iter().product(), 3));
     // an image of a batch for each unit vector: the rows of the result are the columns of the matrix
     type Apply<'a> = dyn Fn(Shape, &[f32]) -> (Shape, Vec<f32>) + 'a;
     let matrix = |layer: &Apply<'_>, [_, c, h, w]: Shape| {
@@ -249,7 +227,7 @@ fn the_bilinear_kernel_interpolates(#[values(1, 2, 3, 4, 5)] stride: usize) {
     let weight = Parameter::new(&[1, 1, kernel, kernel], &bilinear_kernel(kernel, stride).unwrap()).unwrap();
     let spec = ConvTranspose2dSpec { stride: [stride; 2], padding: [(kernel - stride) / 2; 4], ..Default::default() };
     let (h, w) = (5, 6);
-    let x = grid(&[h, w], 7);
+    let x = grid(h * w, 7);
     let (shape, y) = run(&ConvTranspose2d::new(spec, weight).unwrap(), [1, 1, h, w], &x);
     assert_eq!(shape, [1, 1, h * stride, w * stride]);
     let source = |at: usize| (at as f64 + 0.5) / stride as f64 - 0.5;
@@ -391,11 +369,10 @@ fn columns_hold_the_sums_of_the_phases(
                             let kernel = format!("conv_transpose_{form}{}_{gather}_{tile}", T::DTYPE);
                             run_with::<T>(layer, &request, &kernel, &x, &residual)
                         };
-                        let bits = |y: Tensor<T>| y.to_vec().unwrap().into_iter().map(|v| v.to_f32().to_bits()).collect::<Vec<_>>();
                         let phases = if *tile == "128x32" { "64x64" } else { tile }; // which have no tile as narrow
                         assert_eq!(
-                            bits(of("columns_", tile)),
-                            bits(of("", phases)),
+                            bits(&of("columns_", tile)),
+                            bits(&of("", phases)),
                             "{} {x_format} to {y_format}: {gather} {tile}",
                             T::DTYPE
                         );
@@ -424,7 +401,7 @@ fn columns_read_the_input_once(
     #[case] taps: u64,
     #[case] phases: u64,
 ) {
-    let device = Device::host_with(HostOptions { checked: true, ..Default::default() }).unwrap();
+    let device = checked(0);
     let spec = ConvTranspose2dSpec { stride: [stride; 2], padding: [padding; 4], ..Default::default() };
     let layer = rounded(spec, 32, c_out, [kernel; 2]);
     let (x, request) = ([1, 32, 16, 16], PlanRequest::new([1, 32, 16, 16]).format(MemoryFormat::ChannelsLast));

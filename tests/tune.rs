@@ -8,19 +8,16 @@ use warpconv::bench::Time;
 use warpconv::tuning::{TunedKernel, TuningRow};
 use warpconv::{
     ChosenBy, Conv2d, Conv2dSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Device, Element, Error, Explanation, Inputs, Layer,
-    MemoryFormat, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PlanRequest, RoiAlign, RoiAlignSpec, Shape, Tensor, TuningTable,
+    MemoryFormat, Padding, PixelShuffle, PixelShuffleSpec, PlanRequest, RoiAlign, RoiAlignSpec, Shape, Tensor, TuningTable,
     UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize,
 };
 
+use crate::common::parameter;
+
 const X: Shape = [1, 16, 12, 12];
 
-fn parameter(shape: &[usize]) -> Parameter {
-    let count = shape.iter().product();
-    Parameter::new(shape, &(0..count).map(|i| ((i * 37) % 129) as f32 / 64.0 - 1.0).collect::<Vec<f32>>()).unwrap()
-}
-
 fn conv() -> Conv2d {
-    Conv2d::new(Conv2dSpec { padding: Padding::Same, ..Default::default() }, parameter(&[16, 16, 3, 3])).unwrap()
+    Conv2d::new(Conv2dSpec { padding: Padding::Same, ..Default::default() }, parameter(&[16, 16, 3, 3], 0)).unwrap()
 }
 
 fn request(x: Shape) -> PlanRequest {
@@ -88,7 +85,7 @@ fn every_op_that_chooses_goes_by_a_table() {
 #[test]
 fn a_pair_of_launches_is_chosen_by_a_table_too() {
     let spec = DepthwiseSeparableSpec { padding: Padding::Same, ..Default::default() };
-    let layer = DepthwiseSeparableConv2d::new(spec, parameter(&[64, 1, 3, 3]), parameter(&[64, 64, 1, 1])).unwrap();
+    let layer = DepthwiseSeparableConv2d::new(spec, parameter(&[64, 1, 3, 3], 0), parameter(&[64, 64, 1, 1], 0)).unwrap();
     let request = request([1, 64, 28, 28]);
     for wanted in ["pair", "fused"] {
         let device = Device::host_with(warpconv::HostOptions::default()).unwrap();
@@ -130,7 +127,7 @@ fn only_the_exact_problem_is_steered() {
     let by = |layer: &Conv2d, request: &PlanRequest| explain::<f16>(layer, &device, request).chosen_by;
     assert_ne!(by(&layer, &request(X)), ChosenBy::CostModel);
     // the tail is no part of the problem
-    assert_ne!(by(&layer.clone().with_bias(parameter(&[16])).unwrap(), &request(X)), ChosenBy::CostModel);
+    assert_ne!(by(&layer.clone().with_bias(parameter(&[16], 0)).unwrap(), &request(X)), ChosenBy::CostModel);
     for other in [[2, 16, 12, 12], [1, 16, 12, 13]] {
         assert_eq!(by(&layer, &request(other)), ChosenBy::CostModel);
     }
@@ -143,7 +140,7 @@ fn only_the_exact_problem_is_steered() {
         Conv2dSpec { padding: Padding::all(2), ..Default::default() },
     ];
     for spec in specs {
-        assert_eq!(by(&Conv2d::new(spec, parameter(&[16, 16, 3, 3])).unwrap(), &request(X)), ChosenBy::CostModel, "{spec:?}");
+        assert_eq!(by(&Conv2d::new(spec, parameter(&[16, 16, 3, 3], 0)).unwrap(), &request(X)), ChosenBy::CostModel, "{spec:?}");
     }
     // who asks for a kernel gets it, and a table of some batches has no say where the batch may not matter
     assert_eq!(by(&layer, &request(X).kernel("conv_direct_f16_channels_last")), ChosenBy::Request);

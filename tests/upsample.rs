@@ -8,31 +8,16 @@ use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
-use warpconv::cases::{Kind, Problem, Values, kinds};
+use warpconv::cases::{Problem, Values};
 use warpconv::check::every_run;
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DType, Device, Error, HostOptions, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter,
-    PlanRequest, Shape, Tensor, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, reference,
+    Activation, Conv2d, Conv2dSpec, DType, Device, Error, Inputs, Layer, LayerSpec, MemoryFormat, Padding, Parameter, PlanRequest, Shape,
+    Tensor, UpsampleBilinear, UpsampleBilinearSpec, UpsampleSize, reference,
 };
 
+use crate::common::{check, checked, problems_of};
+
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
-
-/// Every kernel, dtype and pair of formats of a problem against the oracle: the kernels that ran, and whether every element was
-/// compared bit for bit.
-fn check(problem: &Problem, device: &Device) -> (BTreeSet<&'static str>, bool) {
-    let (mut ran, mut exact) = (BTreeSet::new(), true);
-    for run in every_run(problem, device).unwrap() {
-        let report = run.outcome.as_ref().unwrap_or_else(|_| panic!("{run}: {}", serde_json::to_string(problem).unwrap()));
-        exact &= report.exact == report.elements;
-        ran.insert(run.kernel);
-    }
-    (ran, exact)
-}
-
-fn random(seed: u64, count: u64) -> impl Iterator<Item = Problem> {
-    let own: Vec<Kind> = kinds().filter(|kind| kind.op == "upsample_bilinear").collect();
-    (0..count).map(move |index| Problem::of_kinds(&own, seed, index))
-}
 
 fn problem(size: UpsampleSize, align_corners: bool, x: Shape) -> Problem {
     Problem::new(LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size, align_corners }), &[("x", &x)])
@@ -40,14 +25,14 @@ fn problem(size: UpsampleSize, align_corners: bool, x: Shape) -> Problem {
 
 #[test]
 fn every_kernel_agrees_with_the_oracle() {
-    let ran: BTreeSet<_> = random(1, 60).flat_map(|problem| check(&problem, &DEVICE).0).collect();
+    let ran: BTreeSet<_> = problems_of(&["upsample_bilinear"], 1, 60).flat_map(|problem| check(&problem, &DEVICE)).collect();
     assert_eq!(ran.len(), 12, "{ran:?}");
 }
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2, 3)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    random(seed, 6).for_each(|problem| drop(check(&problem, &device)));
+    let device = checked(seed);
+    problems_of(&["upsample_bilinear"], seed, 6).for_each(|problem| drop(check(&problem, &device)));
 }
 
 /// Weights that are multiples of 1/8 are exact, and so are the results before they are rounded once.
@@ -60,8 +45,11 @@ fn the_checker_finds_nothing(#[values(1, 2, 3)] seed: u64) {
 #[case::one_pixel(UpsampleSize::Output([1, 1]), true, [1, 8, 5, 6], true)]
 #[case::three_times(UpsampleSize::Scale([3.0, 1.0]), false, [1, 3, 4, 5], false)]
 fn results_are_rounded_once(#[case] size: UpsampleSize, #[case] align_corners: bool, #[case] x: Shape, #[case] expected: bool) {
-    let (ran, exact) = check(&problem(size, align_corners, x), &DEVICE);
-    assert!(!ran.is_empty() && exact == expected);
+    let runs = every_run(&problem(size, align_corners, x), &DEVICE).unwrap();
+    let reports: Vec<_> = runs.iter().map(|run| run.outcome.as_ref().unwrap_or_else(|_| panic!("{run}"))).collect();
+    // bit for bit, in every element
+    let exact = reports.iter().all(|report| report.exact == report.elements);
+    assert!(!reports.is_empty() && exact == expected);
 }
 
 /// Positions at and beside the boundaries of pixels, where f32 decides between two of them.
@@ -100,7 +88,7 @@ fn the_recipe_of_segmentation_composes() {
 
 #[test]
 fn every_byte_of_the_output_is_written_once() {
-    let device = Device::host_with(HostOptions { checked: true, seed: 1, ..Default::default() }).unwrap();
+    let device = checked(1);
     let up = UpsampleBilinear::new(UpsampleBilinearSpec { size: UpsampleSize::Output([10, 16]), align_corners: false }).unwrap();
     for format in MemoryFormat::ALL {
         let x = Tensor::<f16>::rand(&device, [2, 8, 5, 8], format, 5).unwrap();
