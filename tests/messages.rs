@@ -11,19 +11,39 @@ use warpconv::{
 
 use crate::common::parameter;
 
+const PAIR: &str = "[height, width] or one number for both, none negative";
+const PADDING: &str = "zeros on each side: a number, [height, width], [top, left, bottom, right], none negative, or \"same\"";
+const WHOLE: &str = "a whole number, 0 or larger";
+
+fn conv2d(attrs: &str) -> String {
+    format!(r#"{{"op": "conv2d", "attrs": {attrs}}}"#)
+}
+
+fn shuffle(attrs: &str) -> String {
+    format!(r#"{{"op": "pixel_shuffle", "attrs": {attrs}}}"#)
+}
+
+/// Reads each layer, and compares the text of its error with the expected one.
+#[track_caller]
+fn refused(cases: Vec<(String, String)>) {
+    let wrong: Vec<String> = cases
+        .into_iter()
+        .filter_map(|(text, expected)| {
+            let got = LayerSpec::from_json(&text).map_or_else(|error| error.to_string(), |spec| format!("accepted: {spec:?}"));
+            (got != format!("layer: {expected}")).then(|| format!("{text}\n  expected layer: {expected}\n  got      {got}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} messages are others:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Names of ONNX, of PyTorch and mistyped ones.
 #[test]
-fn of_a_layers_json() {
+fn of_names_in_a_layers_json() {
     const CONV2D: &str = "expected one of `stride`, `padding`, `dilation`, `groups`, `activation`, `alpha`";
     let unknown = |name: &str, hint: &str| format!("conv2d: unknown field `{name}`, {CONV2D}{hint}");
-    let pair = "[height, width] or one number for both, none negative";
-    let padding = "zeros on each side: a number, [height, width], [top, left, bottom, right], none negative, or \"same\"";
-    let whole = "a whole number, 0 or larger";
     let ops = LayerSpec::OPS.join("`, `");
     let op = |name: &str, hint: &str| format!("unknown variant `{name}`, expected one of `{ops}`{hint}");
-    let conv2d = |attrs: &str| format!(r#"{{"op": "conv2d", "attrs": {attrs}}}"#);
-    let shuffle = |attrs: &str| format!(r#"{{"op": "pixel_shuffle", "attrs": {attrs}}}"#);
-    let cases: Vec<(String, String)> = vec![
-        // names of ONNX, of PyTorch and mistyped ones
+    refused(vec![
         (conv2d(r#"{"strides": 2}"#), unknown("strides", "; did you mean `stride`?")),
         (conv2d(r#"{"pads": [1, 1, 1, 1]}"#), unknown("pads", "; did you mean `padding`?")),
         (conv2d(r#"{"pading": 1}"#), unknown("pading", "; did you mean `padding`?")),
@@ -76,50 +96,52 @@ fn of_a_layers_json() {
             conv2d(r#"{"activation": "swish"}"#),
             "activation of conv2d: unknown variant `swish`, expected one of `none`, `relu`, `relu6`, `leaky_relu`, `prelu`, `sigmoid`, `tanh`, `silu`, `gelu`, `hardswish`; did you mean `silu`?".into(),
         ),
-        // values
-        (conv2d(r#"{"padding": [1, -1, 1, 1]}"#), format!("padding of conv2d: invalid value: integer `-1`, expected {whole}")),
-        (conv2d(r#"{"padding": -1}"#), format!("padding of conv2d: invalid type: integer `-1`, expected {padding}")),
-        (conv2d(r#"{"padding": [1, 2, 3]}"#), format!("padding of conv2d: invalid length 3, expected {padding}")),
-        (conv2d(r#"{"padding": "valid"}"#), format!("padding of conv2d: invalid value: string \"valid\", expected {padding}")),
-        (conv2d(r#"{"stride": [2, -2]}"#), format!("stride of conv2d: invalid value: integer `-2`, expected {whole}")),
-        (conv2d(r#"{"stride": "two"}"#), format!("stride of conv2d: invalid type: string \"two\", expected {pair}")),
-        (conv2d(r#"{"dilation": [1, 1, 1]}"#), format!("dilation of conv2d: invalid length 3, expected {pair}")),
-        (conv2d(r#"{"groups": -1}"#), format!("groups of conv2d: invalid value: integer `-1`, expected {whole}")),
-        (conv2d(r#"{"groups": 1.5}"#), format!("groups of conv2d: invalid type: floating point `1.5`, expected {whole}")),
-        (conv2d(r#"{"groups": null}"#), format!("groups of conv2d: invalid type: null, expected {whole}")),
+    ]);
+}
+
+#[test]
+fn of_values_in_a_layers_json() {
+    refused(vec![
+        (conv2d(r#"{"padding": [1, -1, 1, 1]}"#), format!("padding of conv2d: invalid value: integer `-1`, expected {WHOLE}")),
+        (conv2d(r#"{"padding": -1}"#), format!("padding of conv2d: invalid type: integer `-1`, expected {PADDING}")),
+        (conv2d(r#"{"padding": [1, 2, 3]}"#), format!("padding of conv2d: invalid length 3, expected {PADDING}")),
+        (conv2d(r#"{"padding": "valid"}"#), format!("padding of conv2d: invalid value: string \"valid\", expected {PADDING}")),
+        (conv2d(r#"{"stride": [2, -2]}"#), format!("stride of conv2d: invalid value: integer `-2`, expected {WHOLE}")),
+        (conv2d(r#"{"stride": "two"}"#), format!("stride of conv2d: invalid type: string \"two\", expected {PAIR}")),
+        (conv2d(r#"{"dilation": [1, 1, 1]}"#), format!("dilation of conv2d: invalid length 3, expected {PAIR}")),
+        (conv2d(r#"{"groups": -1}"#), format!("groups of conv2d: invalid value: integer `-1`, expected {WHOLE}")),
+        (conv2d(r#"{"groups": 1.5}"#), format!("groups of conv2d: invalid type: floating point `1.5`, expected {WHOLE}")),
+        (conv2d(r#"{"groups": null}"#), format!("groups of conv2d: invalid type: null, expected {WHOLE}")),
         (conv2d(r#"{"alpha": 0.1}"#), "conv2d: alpha belongs to leaky_relu, but the activation is none".into()),
         (conv2d(r#"{"stride": 1, "stride": 2}"#), "duplicate field `stride` at line 1 column 52".into()),
-        (shuffle(r#"{"r": "two"}"#), format!("r of pixel_shuffle: invalid type: string \"two\", expected {whole}")),
+        (shuffle(r#"{"r": "two"}"#), format!("r of pixel_shuffle: invalid type: string \"two\", expected {WHOLE}")),
         (shuffle("{}"), "pixel_shuffle: missing field `r`".into()),
         (r#"{"op": "pixel_shuffle"}"#.into(), "pixel_shuffle: missing field `r`".into()),
         (
             r#"{"op": "conv_transpose2d", "attrs": {"padding": "same"}}"#.into(),
             "conv_transpose2d: padding \"same\" is not defined for a transposed convolution".into(),
         ),
-        (
-            r#"{"op": "upsample_bilinear"}"#.into(),
-            "upsample_bilinear: exactly one of output_size and scale must be given".into(),
-        ),
-        // what is no layer
+        (r#"{"op": "upsample_bilinear"}"#.into(), "upsample_bilinear: exactly one of output_size and scale must be given".into()),
+    ]);
+}
+
+#[test]
+fn of_what_is_no_layer() {
+    refused(vec![
         (String::new(), "it is empty, where JSON is expected".into()),
         ("\u{feff} \n".into(), "it is empty, where JSON is expected".into()),
         ("{".into(), "EOF while parsing an object at line 1 column 1".into()),
         ("3".into(), "invalid type: integer `3`, expected a layer, {\"op\": ..., \"attrs\": {...}} at line 1 column 1".into()),
         (r#"{"attrs": {}}"#.into(), "missing field `op` at line 1 column 13".into()),
-        (r#"{"op": "conv2d", "attrs": 7}"#.into(), "invalid type: integer `7`, expected attributes, {\"name\": value, ...} at line 1 column 27".into()),
+        (
+            r#"{"op": "conv2d", "attrs": 7}"#.into(),
+            "invalid type: integer `7`, expected attributes, {\"name\": value, ...} at line 1 column 27".into(),
+        ),
         (
             r#"{"op": "conv2d", "attributes": {}}"#.into(),
             "unknown field `attributes`, expected `op` or `attrs` at line 1 column 29; did you mean `attrs`?".into(),
         ),
-    ];
-    let wrong: Vec<String> = cases
-        .into_iter()
-        .filter_map(|(text, expected)| {
-            let got = LayerSpec::from_json(&text).map_or_else(|error| error.to_string(), |spec| format!("accepted: {spec:?}"));
-            (got != format!("layer: {expected}")).then(|| format!("{text}\n  expected layer: {expected}\n  got      {got}"))
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{} messages are others:\n{}", wrong.len(), wrong.join("\n"));
+    ]);
 }
 
 #[test]
@@ -137,10 +159,14 @@ fn says<T: std::fmt::Debug>(result: warpconv::Result<T>, expected: &str) {
     assert_eq!(result.unwrap_err().to_string(), expected);
 }
 
+/// A convolution of one channel to two, 3 x 3.
+fn dense() -> Conv2d {
+    Conv2d::new(Conv2dSpec::default(), parameter(&[2, 1, 3, 3], 0)).unwrap()
+}
+
 #[test]
-fn of_shapes_and_tensors() {
+fn of_regions() {
     let device = Device::host().unwrap();
-    // regions
     let rois = |shape: &[usize]| {
         let layer = LayerSpec::from_json(r#"{"op": "roi_align", "attrs": {"output_size": 1}}"#).unwrap();
         warpconv::cases::Problem::new(layer, &[("x", &[1, 1, 2, 2]), ("rois", shape)]).check()
@@ -156,8 +182,10 @@ fn of_shapes_and_tensors() {
         RoIs::from_slice(&device, 2, &[[2.0, 0.0, 0.0, 1.0, 1.0]]),
         "a RoI's batch index is 2 (RoI 0, batch of 2), but must be the index of an image of the batch",
     );
+}
 
-    // groups
+#[test]
+fn of_groups_and_channels() {
     let grouped = |groups, weight: &[usize]| Conv2d::new(Conv2dSpec { groups, ..Default::default() }, parameter(weight, 0));
     says(
         grouped(4, &[6, 2, 3, 3]),
@@ -172,7 +200,7 @@ fn of_shapes_and_tensors() {
         grouped(3, &[6, 2, 1, 1]).unwrap().output_shape(&[1, 4, 8, 8].into()),
         "x has shape [1, 4, 8, 8], but must have C_in = 6 channels, 2 in each of 3 groups, as the weight [6, 2, 1, 1] has",
     );
-    let dense = grouped(1, &[2, 1, 3, 3]).unwrap();
+    let dense = dense();
     says(
         dense.output_shape(&[1, 3, 8, 8].into()),
         "x has shape [1, 3, 8, 8], but must have C_in = 1 channels, as the weight [2, 1, 3, 3] has",
@@ -185,8 +213,12 @@ fn of_shapes_and_tensors() {
         PixelShuffle::new(PixelShuffleSpec { factor: 2, order: Default::default() }).unwrap().output_shape(&[1, 6, 2, 2].into()),
         "the number of channels is 6, which is not divisible by r * r = 4",
     );
+}
 
-    // sizes: each by its own name, the size that is too large
+/// Each by its own name: the size that is too large.
+#[test]
+fn of_sizes() {
+    let device = Device::host().unwrap();
     let plan = |spec: Conv2dSpec, x| Conv2d::new(spec, parameter(&[1, 1, 1, 1], 0)).unwrap().plan::<f32>(&device, &PlanRequest::new(x));
     says(plan(Conv2dSpec::default(), [1, 1, 1, 3_000_000_000]), "the input width is 3000000000, above the limit of 2147418112");
     let far = Conv2dSpec { padding: Padding::all(1_000_000_000), stride: [100_000_000; 2], ..Default::default() };
@@ -194,8 +226,12 @@ fn of_shapes_and_tensors() {
         plan(far, [1, 1, 1, 1]),
         "(output size - 1) * stride + dilation * (kernel - 1) + padding, the farthest position that kernels compute, is 3000000000, above the limit of 2147418112",
     );
+}
 
-    // kernels
+#[test]
+fn of_kernels() {
+    let device = Device::host().unwrap();
+    let dense = dense();
     let named = |name: &str| dense.plan::<f32>(&device, &PlanRequest::new([1, 1, 8, 8]).kernel(name)).unwrap_err().to_string();
     let all = dense.plan::<f32>(&device, &PlanRequest::new([1, 1, 8, 8])).unwrap().explain().choices.clone();
     let mut applying: Vec<&str> = all.iter().filter(|choice| choice.verdict.is_ok()).map(|choice| choice.kernel).collect();
@@ -216,8 +252,10 @@ fn of_shapes_and_tensors() {
     );
     let other = named("roi_pool_align_f32_planes");
     assert!(other.contains("is not the name of a kernel"), "{other}");
+}
 
-    // tensors by name
+#[test]
+fn of_parameters_by_name() {
     let any = |text: &str, names: &[(&str, &[usize])]| {
         let named: BTreeMap<String, Parameter> = names.iter().map(|(name, shape)| (name.to_string(), parameter(shape, 0))).collect();
         AnyLayer::new(LayerSpec::from_json(text).unwrap(), named)
@@ -239,7 +277,12 @@ fn of_shapes_and_tensors() {
     let many: Vec<(String, [usize; 1])> = (0..30).map(|i| (format!("layer{i:02}"), [1])).collect();
     let many: Vec<(&str, &[usize])> = many.iter().map(|(name, shape)| (name.as_str(), &shape[..])).collect();
     says(any(conv2d, &many), "conv2d has no layer00; it takes weight, bias, slope");
+}
 
+#[test]
+fn of_tensors_and_devices() {
+    let device = Device::host().unwrap();
+    let dense = dense();
     let x = Tensor::<f32>::from_slice(&device, [1, 1, 3, 3], &[0.0; 9]).unwrap();
     let other = Tensor::<f32>::from_slice(&device, [1, 1, 3, 3], &[0.0; 9]).unwrap();
     says(dense.forward(&Inputs::new(&x).residual(&other)), "residual has shape [1, 1, 3, 3], but must have shape [1, 2, 1, 1]");
