@@ -129,6 +129,20 @@ pub fn depthwise_section() -> Result<Section> {
 }
 
 pub fn dilated() -> Result<Section> {
+    let mut exhibits = scales()?;
+    exhibits.extend(at_one_rate()?);
+    Ok(Section {
+        id: "dilated",
+        title: "Dilated (à trous)",
+        text: "The taps stand apart by a rate, so that a small filter sees far. Smoothing again and again with rates 1, 2, 4, 8 by the \
+               same 5×5 B-spline takes the picture apart into scales (the à-trous wavelet); each layer below gives the smooth \
+               picture and the detail that it has lost.",
+        exhibits,
+    })
+}
+
+/// The à-trous wavelet: the picture taken apart into scales, and put together again.
+fn scales() -> Result<Vec<Exhibit>> {
     // smooth and detail of one channel are neighbours in the output
     let spline = Kernel::spline();
     let detail = Kernel::identity(5).plus(&spline.clone().scaled(-1.0));
@@ -152,87 +166,86 @@ pub fn dilated() -> Result<Section> {
         let rows: [[f32; 12]; 3] = std::array::from_fn(|c| std::array::from_fn(|k| if k % 3 == c { gains[k / 3] } else { 0.0 }));
         conv(Conv2dSpec::default(), matrix(&rows)?)
     };
+    Ok(vec![
+        layers("dilated-atrous-1", "Scale 1: rate 1", "The finest detail: hair, seams, grain.", 1, PICTURE)?,
+        layers(
+            "dilated-atrous-2",
+            "Scale 2: rate 2",
+            "The smooth picture of scale 1 once more, with holes of one pixel between the taps.",
+            2,
+            smooth_of("dilated-atrous-1"),
+        )?,
+        layers(
+            "dilated-atrous-4",
+            "Scale 3: rate 4",
+            "As many taps as before, further apart: what is left are shapes.",
+            4,
+            smooth_of("dilated-atrous-2"),
+        )?,
+        layers(
+            "dilated-atrous-8",
+            "Scale 4: rate 8",
+            "The field about doubles with each layer, while parameters and work stay the same.",
+            8,
+            smooth_of("dilated-atrous-4"),
+        )?,
+        Exhibit::new(
+            "dilated-sum",
+            "Put together again",
+            "A 1×1 layer adds up the four details, and the last smooth picture comes in as its residual: the picture is back.",
+            sum([1.0; 4])?,
+        )
+        .of(&details)
+        .plus(smooth_of("dilated-atrous-8")),
+        Exhibit::new(
+            "dilated-equaliser",
+            "An equaliser for pictures",
+            "The same sum with a gain for each scale, on top of the picture itself: the middle scales get the most.",
+            sum([0.5, 0.8, 0.6, 0.3])?,
+        )
+        .of(&details)
+        .plus(PICTURE)
+        .run_as(F16, NHWC),
+    ])
+}
+
+/// Single dilated filters.
+fn at_one_rate() -> Result<Vec<Exhibit>> {
     let ghosts = Conv2dSpec { dilation: [1, 20], ..same() };
     let ghosts = conv(ghosts, each_channel(&Kernel::new([[0.05, 0.15, 0.6, 0.15, 0.05]]), 3)?)?;
     let clarity = Kernel::identity(3).plus(&Kernel::mean(3).scaled(-1.0)).scaled(0.8).plus(&Kernel::identity(3));
     let clarity = conv(Conv2dSpec { dilation: [9, 9], ..same() }, each_channel(&clarity, 3)?)?;
     let holes = conv(Conv2dSpec { dilation: [14, 14], ..per_channel() }, depthwise(&[Kernel::mean(3), Kernel::mean(3), Kernel::mean(3)])?)?;
     let coarse = conv(Conv2dSpec { dilation: [6, 6], ..same() }, of_brightness(&[Kernel::laplacian()])?)?;
-    Ok(Section {
-        id: "dilated",
-        title: "Dilated (à trous)",
-        text: "The taps stand apart by a rate, so that a small filter sees far. Smoothing again and again with rates 1, 2, 4, 8 by the \
-               same 5×5 B-spline takes the picture apart into scales (the à-trous wavelet); each layer below gives the smooth \
-               picture and the detail that it has lost.",
-        exhibits: vec![
-            layers("dilated-atrous-1", "Scale 1: rate 1", "The finest detail: hair, seams, grain.", 1, PICTURE)?,
-            layers(
-                "dilated-atrous-2",
-                "Scale 2: rate 2",
-                "The smooth picture of scale 1 once more, with holes of one pixel between the taps.",
-                2,
-                smooth_of("dilated-atrous-1"),
-            )?,
-            layers(
-                "dilated-atrous-4",
-                "Scale 3: rate 4",
-                "As many taps as before, further apart: what is left are shapes.",
-                4,
-                smooth_of("dilated-atrous-2"),
-            )?,
-            layers(
-                "dilated-atrous-8",
-                "Scale 4: rate 8",
-                "The field about doubles with each layer, while parameters and work stay the same.",
-                8,
-                smooth_of("dilated-atrous-4"),
-            )?,
-            Exhibit::new(
-                "dilated-sum",
-                "Put together again",
-                "A 1×1 layer adds up the four details, and the last smooth picture comes in as its residual: the picture is back.",
-                sum([1.0; 4])?,
-            )
-            .of(&details)
-            .plus(smooth_of("dilated-atrous-8")),
-            Exhibit::new(
-                "dilated-equaliser",
-                "An equaliser for pictures",
-                "The same sum with a gain for each scale, on top of the picture itself: the middle scales get the most.",
-                sum([0.5, 0.8, 0.6, 0.3])?,
-            )
-            .of(&details)
-            .plus(PICTURE)
-            .run_as(F16, NHWC),
-            Exhibit::new(
-                "dilated-ghosts",
-                "A rate for each axis",
-                "Five taps in a row, 20 pixels apart: the picture and its echoes. The vertical rate stays 1.",
-                ghosts,
-            )
-            .run_as(BF16, NHWC),
-            Exhibit::new(
-                "dilated-clarity",
-                "Clarity",
-                "The pixel against the mean of nine that stand nine apart: sharpening at a coarse scale lifts shapes, not grain.",
-                clarity,
-            )
-            .run_as(F16, NCHW),
-            Exhibit::new(
-                "dilated-holes",
-                "Why a pyramid begins at rate 1",
-                "A 3×3 mean at rate 14 alone does not blur. It sees nine pixels and none between them, and nine pictures overlap.",
-                holes,
-            )
-            .run_as(BF16, NCHW),
-            Exhibit::new(
-                "dilated-laplacian",
-                "The Laplacian at rate 6",
-                "The same nine numbers as in the dense section, seen from further away: blobs instead of lines.",
-                coarse,
-            )
-            .run_as(F16, NCHW)
-            .shown(Tone::Signed, &[("output", &[0])]),
-        ],
-    })
+    Ok(vec![
+        Exhibit::new(
+            "dilated-ghosts",
+            "A rate for each axis",
+            "Five taps in a row, 20 pixels apart: the picture and its echoes. The vertical rate stays 1.",
+            ghosts,
+        )
+        .run_as(BF16, NHWC),
+        Exhibit::new(
+            "dilated-clarity",
+            "Clarity",
+            "The pixel against the mean of nine that stand nine apart: sharpening at a coarse scale lifts shapes, not grain.",
+            clarity,
+        )
+        .run_as(F16, NCHW),
+        Exhibit::new(
+            "dilated-holes",
+            "Why a pyramid begins at rate 1",
+            "A 3×3 mean at rate 14 alone does not blur. It sees nine pixels and none between them, and nine pictures overlap.",
+            holes,
+        )
+        .run_as(BF16, NCHW),
+        Exhibit::new(
+            "dilated-laplacian",
+            "The Laplacian at rate 6",
+            "The same nine numbers as in the dense section, seen from further away: blobs instead of lines.",
+            coarse,
+        )
+        .run_as(F16, NCHW)
+        .shown(Tone::Signed, &[("output", &[0])]),
+    ])
 }
