@@ -4,15 +4,13 @@ use half::{bf16, f16};
 use warpconv::cases::{Problem, kinds};
 use warpconv::check::{Case, Kernels};
 use warpconv::{
-    Activation, Conv2d, Conv2dSpec, DType, Device, Element, HostOptions, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Parameter,
-    PlanRequest, Shape, Stream, Tensor, Workspace, reference,
+    Activation, Conv2d, Conv2dSpec, DType, Device, Element, Inputs, LaunchCounters, Layer, MemoryFormat, Padding, Parameter, PlanRequest,
+    Shape, Stream, Tensor, Workspace, reference,
 };
 
-use super::{SEEDS, checked};
+use crate::common::{self, bits};
 
-fn bits<T: Element>(tensor: &Tensor<T>) -> Vec<u32> {
-    tensor.to_vec().unwrap().iter().map(|v| v.to_f32().to_bits()).collect()
-}
+use super::{SEEDS, checked};
 
 /// What is read and written in place: x and y are slices of wider tensors, the residual a third one or y itself.
 fn run_conv2d<T: Element>(device: &Device, layer: &Conv2d, x: Shape, formats: [MemoryFormat; 2]) -> Vec<Vec<u32>> {
@@ -98,8 +96,7 @@ fn conv2d_bf16_is_clean_and_the_same_in_every_order() {
 /// A problem of every kind through every kernel that applies: findings are failures, and the bits do not depend on the order of threads.
 #[test]
 fn every_kernel_gives_the_same_bits_in_every_order() {
-    let checked = |seed| Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    let devices = [Device::host_with(warpconv::HostOptions::default()).unwrap(), checked(4), checked(5)];
+    let devices = [Device::host_with(warpconv::HostOptions::default()).unwrap(), common::checked(4), common::checked(5)];
     let mut compared = 0;
     for problem in (0..kinds().count() as u64).map(|index| Problem::random(6, index)) {
         for (dtype, format) in [(DType::F32, MemoryFormat::Contiguous), (DType::F16, MemoryFormat::ChannelsLast)] {

@@ -5,6 +5,8 @@ use half::{bf16, f16};
 use warpconv::testing::{Operand, launch};
 use warpconv::{Device, Element, HostOptions, MemoryFormat, Shape, Tensor};
 
+use crate::common::bits;
+
 use super::{SEEDS, checked, nothing, ramp};
 
 /// Plain and checked devices of every kind.
@@ -101,7 +103,7 @@ fn gemm_is_right<T: Element>() {
                 &Tensor::<T>::randn(&device, [1, 1, m, k], MemoryFormat::Contiguous, 1).unwrap(),
                 &Tensor::<T>::randn(&device, [1, 1, k, n], MemoryFormat::Contiguous, 2).unwrap(),
             );
-            let bits: Vec<u32> = random.to_vec().unwrap().iter().map(|v| v.to_f32().to_bits()).collect();
+            let bits = bits(&random);
             assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{name}: {m}x{n}x{k} differs in some bit");
         }
     }
