@@ -1,14 +1,14 @@
-//! Functions and modules for candle, against candle's own results on the CPU and against the oracle.
+//! The functions and modules for candle give what candle itself computes on the CPU, or what the oracle does.
 //!
-//! candle's results are computed in f64, of the same values and of their absolute ones, so that the numerics contract says how far
-//! off a result may be in each dtype.
+//! candle computes in f64, once with the values and once with their absolute values: from the two the numerics contract derives the
+//! error that a result may have in each dtype.
 
-#[allow(dead_code)] // the other programs of tests ask for the rest
+#[allow(dead_code)] // other test programs use the rest of it
 #[path = "heap.rs"]
 mod heap;
 
 use candle_core::{DType, Device, IndexOp, Module, Result, Tensor, Var};
-use candle_nn::{BatchNorm, Conv1dConfig, Conv2dConfig, ConvTranspose2dConfig, VarBuilder, VarMap};
+use candle_nn::{BatchNorm, Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig, VarBuilder, VarMap};
 use std::collections::BTreeMap;
 use warpconv::candle::{self, Conv2d, DeformConv2d, DepthwiseSeparable};
 use warpconv::numerics::Contract;
@@ -18,7 +18,7 @@ use warpconv::{Activation, DeformConv2dSpec, LayerSpec};
 const CPU: Device = Device::Cpu;
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-/// Values of a normal distribution, the same for the same seed, rounded to a dtype.
+/// Normally distributed values, rounded to a dtype. The same seed gives the same values.
 fn randn(shape: &[usize], seed: u64, dtype: DType) -> Tensor {
     let count = shape.iter().product::<usize>().max(1);
     let device = warpconv::Device::host().unwrap();
@@ -30,7 +30,7 @@ fn values<V: candle_core::WithDType>(tensor: &Tensor) -> Vec<V> {
     tensor.to_dtype(V::DTYPE).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Equal in every bit: shape, dtype and values, the signs of zeros included.
+/// Asserts that shape, dtype and every bit of the values are equal, including the signs of zeros.
 #[track_caller]
 fn same(a: &Tensor, b: &Tensor) {
     let bits = |t: &Tensor| values::<f32>(t).into_iter().map(f32::to_bits).collect::<Vec<_>>();
@@ -38,7 +38,8 @@ fn same(a: &Tensor, b: &Tensor) {
     assert!(bits(a) == bits(b), "{a}\n{b}");
 }
 
-/// Compares with what `of` makes of the same tensors in f64, by the contract of sums of `products` products.
+/// Compares `y` with what `of` computes in f64 from the same tensors. The numerics contract for sums of `products` products gives
+/// the bound.
 #[track_caller]
 fn check(y: &Tensor, products: usize, tensors: &[&Tensor], of: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let wide: Vec<Tensor> = tensors.iter().map(|t| t.to_dtype(DType::F64).unwrap()).collect();
@@ -94,7 +95,8 @@ fn convolutions_are_those_of_candle() {
 
 #[test]
 fn convolutions_in_one_dimension_are_those_of_candle() {
-    // wav2vec's, Whisper's two, a dilated one, Conformer's depthwise one
+    // C_in, C_out, kernel, padding, stride, dilation, groups: the first layer of wav2vec, two of Whisper, a dilated layer, the depthwise
+    // layer of Conformer
     let cases =
         [(1, 16, 10, 0, 5, 1, 1), (20, 16, 3, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1, 1), (8, 4, 3, 4, 1, 4, 1), (16, 16, 31, 15, 1, 1, 16)];
     for dtype in DTYPES {
@@ -112,7 +114,7 @@ fn convolutions_in_one_dimension_are_those_of_candle() {
     }
 }
 
-/// As Mamba has it: a depthwise convolution of 4 taps, and the activation behind it.
+/// Mamba's layer: a depthwise convolution with 4 taps, followed by an activation.
 #[test]
 fn causal_convolutions_see_nothing_that_comes_later() {
     for dtype in DTYPES {
@@ -128,7 +130,7 @@ fn causal_convolutions_see_nothing_that_comes_later() {
             let module = candle::Conv1d::causal(&w, Some(&b), dilation, channels).unwrap();
             same(&module.forward(&x).unwrap(), &y);
         }
-        // the first half of the output comes of the first half of the input
+        // The first half of the output depends on the first half of the input only.
         let y = candle::causal_conv1d(&x, &w, None, 1, channels).unwrap();
         let half = candle::causal_conv1d(&x.narrow(2, 0, 25).unwrap(), &w, None, 1, channels).unwrap();
         same(&y.narrow(2, 0, 25).unwrap(), &half);
@@ -158,13 +160,78 @@ fn transposed_convolutions_are_those_of_candle() {
             same(&module.forward(&x).unwrap(), &y);
         }
     }
-    // groups, which candle has not: each on its own
+    // candle has no groups here: each group is computed on its own.
     let (x, w) = (randn(&[1, 8, 5, 5], 15, DType::F32), randn(&[8, 3, 4, 4], 16, DType::F32));
     let y = candle::conv_transpose2d(&x, &w, None, 1, 0, 2, 1, 2).unwrap();
     check(&y, 4 * 16, &[&x, &w], |t| {
         let half = |i: usize| t[0].narrow(1, 4 * i, 4)?.conv_transpose2d(&t[1].narrow(0, 4 * i, 4)?, 1, 0, 2, 1);
         Tensor::cat(&[half(0)?, half(1)?], 1)
     });
+}
+
+#[test]
+fn transposed_convolutions_in_one_dimension_are_those_of_candle() {
+    // C_in, C_out, kernel, padding, output_padding, stride, dilation, groups: two upsampling layers of HiFi-GAN, one of EnCodec, and
+    // one with everything
+    let cases = [(16, 8, 16, 4, 0, 8, 1, 1), (12, 6, 4, 1, 0, 2, 1, 1), (8, 8, 10, 0, 0, 5, 1, 8), (8, 12, 3, 1, 1, 2, 2, 4)];
+    for dtype in DTYPES {
+        for (c_in, c_out, k, padding, output_padding, stride, dilation, groups) in cases {
+            let x = randn(&[2, c_in, 21], 100, dtype);
+            let w = randn(&[c_in, c_out / groups, k], 101, dtype);
+            let b = randn(&[c_out], 102, dtype);
+            let y = candle::conv_transpose1d(&x, &w, Some(&b), padding, output_padding, stride, dilation, groups).unwrap();
+            let own = |t: &[Tensor]| biased(t[0].conv_transpose1d(&t[1], padding, output_padding, stride, dilation, groups)?, &t[2]);
+            check(&y, c_in / groups * k, &[&x, &w, &b], own);
+            let config = ConvTranspose1dConfig { padding, output_padding, stride, dilation, groups };
+            let layer = candle_nn::ConvTranspose1d::new(w.clone(), Some(b.clone()), config);
+            same(&candle::ConvTranspose1d::from_candle(&layer).unwrap().forward(&x).unwrap(), &y);
+            // the builder, by the names in a file
+            let tensors = [("up.weight".to_string(), w), ("up.bias".to_string(), b)];
+            let vb = VarBuilder::from_tensors(tensors.into(), dtype, &CPU).pp("up");
+            same(&candle::nn::conv_transpose1d(c_in, c_out, k, config, vb).unwrap().forward(&x).unwrap(), &y);
+        }
+    }
+    let (x, w) = (randn(&[1, 4, 1, 9], 103, DType::F32), randn(&[4, 2, 3], 104, DType::F32));
+    assert!(candle::conv_transpose1d(&x, &w, None, 0, 0, 1, 1, 1).is_err(), "a picture is no sequence");
+}
+
+/// Axes with a stride of 0, as `expand` and `broadcast_as` make them, in x and in every other input.
+#[test]
+fn expanded_tensors_give_what_their_copies_do() {
+    for dtype in DTYPES {
+        let shape = [2, 8, 9, 10];
+        let w = randn(&[8, 8, 3, 3], 110, dtype);
+        let conv = Conv2d::new(&w, None, Conv2dConfig { padding: 1, ..Default::default() }).unwrap();
+        let whole = randn(&shape, 111, dtype);
+        let mut expanded =
+            vec![randn(&[8, 1, 1], 112, dtype).broadcast_as(&shape).unwrap(), randn(&[1], 113, dtype).broadcast_as(&shape).unwrap()];
+        for axis in 0..4 {
+            expanded.push(whole.narrow(axis, 1, 1).unwrap().expand(&shape).unwrap());
+            // the same of a channels_last tensor
+            let nhwc = randn(&[2, 9, 10, 8], 114, dtype).permute((0, 3, 1, 2)).unwrap();
+            expanded.push(nhwc.narrow(axis, 1, 1).unwrap().expand(&shape).unwrap());
+        }
+        // channels_last without gaps, which begins in the middle of a vector
+        let late = randn(&[1 + 2 * 9 * 10 * 8], 115, dtype).narrow(0, 1, 2 * 9 * 10 * 8).unwrap();
+        expanded.push(late.reshape(&[2, 9, 10, 8]).unwrap().permute((0, 3, 1, 2)).unwrap());
+        for x in &expanded {
+            let copy = x.force_contiguous().unwrap();
+            check(&conv.forward(x).unwrap(), 72, &[&copy, &w], |t| t[0].conv2d(&t[1], 1, 1, 1, 1));
+            let y = conv.forward_residual(&whole, x).unwrap();
+            check(&y, 72, &[&whole, &w, &copy], |t| t[0].conv2d(&t[1], 1, 1, 1, 1)? + &t[2]);
+        }
+        let offset = randn(&[1, 18, 1, 1], 116, dtype).expand(&[2, 18, 9, 10]).unwrap();
+        let mask = randn(&[2, 1, 9, 10], 117, dtype).expand(&[2, 9, 9, 10]).unwrap();
+        let deform = |offset: &Tensor, mask: &Tensor| candle::deform_conv2d(&whole, offset, &w, None, 1, 1, 1, Some(mask)).unwrap();
+        same(&deform(&offset, &mask), &deform(&offset.force_contiguous().unwrap(), &mask.force_contiguous().unwrap()));
+        // a weight that is expanded, and a sequence
+        let wide = randn(&[1, 8, 3, 3], 118, dtype).expand(&[8, 8, 3, 3]).unwrap();
+        let y = candle::conv2d(&whole, &wide, None, 1, 1, 1, 1).unwrap();
+        check(&y, 72, &[&whole, &wide.force_contiguous().unwrap()], |t| t[0].conv2d(&t[1], 1, 1, 1, 1));
+        let (x, w) = (randn(&[2, 1, 20], 119, dtype).expand(&[2, 6, 20]).unwrap(), randn(&[6, 1, 4], 120, dtype));
+        let y = candle::causal_conv1d(&x, &w, None, 1, 6).unwrap();
+        check(&y, 4, &[&x.force_contiguous().unwrap(), &w], |t| t[0].conv1d(&t[1], 3, 1, 1, 6)?.narrow(2, 0, 20));
+    }
 }
 
 #[test]
@@ -195,7 +262,7 @@ fn shuffles_and_resizing_are_those_of_candle() {
     }
 }
 
-/// Compares with the crate's oracle.
+/// Compares `y` with what the crate's oracle computes.
 #[track_caller]
 fn against_the_oracle(y: &Tensor, spec: &LayerSpec, tensors: &[(&str, &Tensor)]) {
     let arrays: BTreeMap<String, Array> =
@@ -231,7 +298,7 @@ fn deformable_convolutions_are_the_oracles() {
         let x = randn(&[2, c_in, 9, 11], 18, dtype);
         let w = randn(&[c_out, c_in / groups, 3, 3], 19, dtype);
         let b = randn(&[c_out], 20, dtype);
-        // multiples of 1/16: positions and weights of the interpolation are exact
+        // With offsets that are multiples of 1/16, the positions and weights of the interpolation are exact.
         let grid = |t: Tensor| ((t * 16.0).unwrap().round().unwrap() / 16.0).unwrap();
         let offset = grid(randn(&[2, 2 * offset_groups * 9, 5, 6], 21, DType::F32)).to_dtype(dtype).unwrap();
         let mask = candle_nn::ops::sigmoid(&randn(&[2, offset_groups * 9, 5, 6], 22, DType::F32)).unwrap().to_dtype(dtype).unwrap();
@@ -286,7 +353,7 @@ fn packed(x: &Tensor) -> Tensor {
     x.permute(order).unwrap().force_contiguous().unwrap().permute(back).unwrap()
 }
 
-/// Views of all kinds give what their copies do, bit for bit, and come out in their own format.
+/// A view of any kind gives, bit for bit, what its copy gives, in the memory format of the view.
 #[test]
 fn views_give_what_their_copies_do() {
     let mut as_they_lie = 0;
@@ -346,10 +413,10 @@ fn views_give_what_their_copies_do() {
     check(&y, 4, &[&x, &w], |t| t[0].conv1d(&t[1], 3, 1, 1, 16)?.narrow(2, 0, 40));
 }
 
-/// A block of a network, written once for any kind of layer.
+/// A network whose layers come from the module `$nn`.
 macro_rules! network {
     ($name:ident, $($nn:ident)::+) => {
-        /// ResNeXt's bottleneck with a depthwise branch and an upsampling head, as a model in candle is written.
+        /// A bottleneck as in ResNeXt, with a depthwise convolution and an upsampling head, written as a model in candle is.
         mod $name {
             use candle_core::{Module, Result, Tensor};
             use candle_nn::{BatchNorm, Conv2dConfig, ConvTranspose2dConfig, ModuleT, VarBuilder, batch_norm};
@@ -393,7 +460,7 @@ macro_rules! network {
 network!(with_candle, candle_nn);
 network!(with_warpconv, warpconv::candle::nn);
 
-/// A model whose import alone was changed.
+/// The two networks differ in the import of their layers only.
 #[test]
 fn a_network_runs_unchanged_but_for_the_layers_type() {
     let weights = VarMap::new();
@@ -452,7 +519,7 @@ fn batch_norm_activation_and_residual_are_fused() {
     assert!(values::<f32>(&(y - one_by_one).unwrap()).iter().all(|d| d.abs() < 1e-4));
 }
 
-/// Values that change in place, and tensors of one shape.
+/// A function uses the current values of a weight, also if they change in place or another tensor has the same shape.
 #[test]
 fn functions_see_the_weights_that_there_are() {
     let x = randn(&[1, 4, 6, 6], 50, DType::F32);
@@ -498,7 +565,7 @@ fn errors_say_what_is_wrong() {
     let vb = VarBuilder::from_tensors([("stem.conv.weight".to_string(), w.clone())].into(), DType::F32, &CPU);
     let conv = candle::nn::conv2d_no_bias(4, 4, 3, Default::default(), vb.pp("stem.conv")).unwrap();
     has(message(conv.forward(&x.narrow(1, 0, 3).unwrap())), &["stem.conv", "warpconv's conv2d"]);
-    // no gradient is lost without a word
+    // A gradient through the layer is an error, not a silent zero.
     let var = Var::from_tensor(&x).unwrap();
     let loss = conv.forward(var.as_tensor()).unwrap().sum_all().unwrap();
     has(loss.backward().unwrap_err().to_string(), &["backward", "conv2d"]);
@@ -522,10 +589,10 @@ fn a_module_plans_once_for_each_shape_and_serves_threads() {
     assert_eq!(conv.forward(&inputs[0].narrow(0, 0, 0).unwrap()).unwrap().dims(), [0, 8, 6, 7]);
 }
 
-/// What one forward costs.
+/// The cost of one call of forward.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
-    /// Tensors that candle makes: one for each of its ops, views included.
+    /// The number of tensors that candle makes. Each of its ops makes one, also if it is a view.
     tensors: usize,
     launches: u64,
     bytes: usize,
@@ -533,7 +600,7 @@ struct Cost {
 
 fn cost(forward: impl Fn() -> Result<Tensor>) -> Cost {
     let launches = || warpconv::Device::host().unwrap().launches();
-    // candle numbers all tensors of a process
+    // candle numbers all tensors of a process, one after the other.
     let number = || {
         let id = format!("{:?}", Tensor::zeros(1, DType::F32, &CPU).unwrap().id());
         id.chars().filter(char::is_ascii_digit).collect::<String>().parse::<usize>().unwrap()
@@ -548,8 +615,9 @@ fn cost(forward: impl Fn() -> Result<Tensor>) -> Cost {
 /// Set in the process in which `a_forward_is_one_launch_without_scratch_memory` runs alone.
 const CHILD: &str = "WARPCONV_TEST_CHILD";
 
-/// One launch a forward, and little more memory than the result. What is counted is that of a whole
-/// process, so that the test runs once more in a process of its own, which prints README's table.
+/// One call of forward is one launch, and allocates little more memory than the result takes. The
+/// counters are those of the whole process, so that the test starts itself again in a process of its
+/// own. That process prints the table of the README.
 #[test]
 fn a_forward_is_one_launch_without_scratch_memory() {
     if std::env::var_os(CHILD).is_some() {
@@ -572,7 +640,7 @@ fn costs_of_a_forward() {
         let (ops, bytes) = own.map_or(("none".into(), "".into()), |own| (own.tensors.to_string(), own.bytes.to_string()));
         println!("| {name} | {ops} | {bytes} | {} | {} | {} | {result} |", ours.tensors, ours.launches, ours.bytes);
         assert_eq!(ours.launches, 1, "{name}");
-        // beside the result: the tensor of candle, the op, the launch
+        // Beside the result there are candle's tensor, the op and the launch.
         assert!(ours.bytes < result + 32_000, "{name}: {ours:?}, {result}");
         assert!(own.is_none_or(|own| own.bytes > 2 * ours.bytes && own.tensors > ours.tensors), "{name}: {own:?} {ours:?}");
     };
@@ -601,7 +669,7 @@ fn costs_of_a_forward() {
         let costs = (cost(|| own.forward(&x)), cost(|| ours.forward(&x)));
         row("transposed 4x4, stride 2, [1, 64, 14, 14]", Some(costs.0), costs.1, ours.forward(&x).unwrap());
     }
-    // views that are read where they lie: no copy is allocated
+    // Views that are read in place: no copy is allocated.
     let conv = Conv2d::new(&randn(&[16, 16, 3, 3], 92, DType::F32), None, Default::default()).unwrap();
     let (nchw, nhwc) = (randn(&[3, 32, 20, 20], 93, DType::F32), randn(&[3, 20, 20, 32], 94, DType::F32));
     let nhwc = nhwc.permute((0, 3, 1, 2)).unwrap();

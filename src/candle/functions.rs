@@ -1,18 +1,19 @@
-//! Functions shaped like candle's and torchvision's. They find the layer of an earlier call again:
-//! see [`super`].
+//! Functions shaped like candle's and torchvision's. Each looks up the layer that an earlier call
+//! with the same weight has made: see [`super`].
 
-use super::nn::Planned;
+use super::nn::{Planned, transposed_spec};
 use super::parameter;
 use crate::{Conv2dSpec, ConvTranspose2dSpec, DeformConv2dSpec, DeformRoiPoolSpec, Layer, LayerSpec, Padding, Parameter, PixelShuffleSpec};
 use crate::{PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec, UpsampleBilinearSpec, UpsampleSize};
 use candle_core::{CpuStorage, Module, Result, Storage, Tensor, TensorId, ToUsize2};
+use candle_nn::ConvTranspose1dConfig;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Layers that are kept.
+/// The number of layers that are kept.
 const KEPT: usize = 128;
 
-/// A layer that a function has made, and of what.
+/// A layer that a function has made, and what it was made of.
 struct Known {
     spec: LayerSpec,
     weight: Read,
@@ -21,17 +22,18 @@ struct Known {
     module: Arc<dyn Any + Send + Sync>,
 }
 
-/// The latest last.
+/// The layers that are kept, in the order of their last use.
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
-/// Drops the layers that functions have made, with their packed weights and plans. Those of other
-/// threads go on.
+/// Drops the layers that functions have made, with their packed weights and plans. Calls that other
+/// threads are in the middle of are not disturbed.
 pub fn forget() {
     let known = std::mem::take(&mut *KNOWN.lock().unwrap_or_else(PoisonError::into_inner));
-    drop(known); // may free memory, which waits for the GPU: outside the lock
+    drop(known); // may wait for a GPU that has no memory pools: outside the lock
 }
 
-/// Whether a tensor of the CPU still holds the values that were read from it; a GPU's is taken to.
+/// Whether a tensor of the CPU still holds the values that were read from it. A tensor of a GPU is
+/// not compared, and counts as unchanged.
 fn unchanged(tensor: &Tensor, values: &Parameter) -> bool {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { return true };
@@ -46,14 +48,14 @@ fn unchanged(tensor: &Tensor, values: &Parameter) -> bool {
     }
 }
 
-/// A weight or bias as a layer was made of it.
+/// The identity of a weight or bias, and the values that were read when the layer was made.
 type Read = Option<(TensorId, Parameter)>;
 
 fn id(read: &Read) -> Option<TensorId> {
     read.as_ref().map(|(id, _)| *id)
 }
 
-/// The module of an earlier call with the same spec, weight and bias, or a new one.
+/// The module that an earlier call with the same spec, weight and bias has made, or a new one.
 fn module<L: Layer>(
     spec: LayerSpec,
     weight: Option<&Tensor>,
@@ -83,19 +85,19 @@ fn module<L: Layer>(
     let (weight_read, bias_read) = (read(weight)?, read(bias)?);
     let values = |read: &Read| read.as_ref().map(|(_, values)| values.clone());
     let module = Planned::of(make(values(&weight_read), values(&bias_read))?);
-    // a variable changes behind its tensor's back, which a GPU's does not tell
+    // A variable may be set without a new id, and on a GPU its values are not compared.
     let on_gpu = |tensor: &Tensor| tensor.is_variable() && !tensor.device().is_cpu();
     if !weight.is_some_and(on_gpu) && !bias.is_some_and(on_gpu) {
         let entry = Known { spec, weight: weight_read, bias: bias_read, module: Arc::new(module.clone()) };
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        // what the same tensors held before is not asked for again
+        // The layer made of the earlier values of the same tensors is of no use any more.
         let mut gone: Vec<Known> = known.extract_if(.., |known| is_it(known)).collect();
         if known.len() >= KEPT {
             gone.push(known.remove(0));
         }
         known.push(entry);
         drop(known);
-        drop(gone); // may free memory, which waits for the GPU: outside the lock
+        drop(gone); // may wait for a GPU that has no memory pools: outside the lock
     }
     Ok(module)
 }
@@ -105,10 +107,10 @@ fn required(weight: Option<Parameter>) -> Result<Parameter> {
     weight.ok_or_else(|| candle_core::Error::msg("there is no weight"))
 }
 
-/// A convolution by its spec.
+/// A convolution by its spec. The weight has one axis or two for the filter.
 fn convolution(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: Conv2dSpec) -> Result<Tensor> {
     let make = |weight: Option<Parameter>, bias: Option<Parameter>| {
-        let layer = crate::Conv2d::new(spec, required(weight)?)?;
+        let layer = crate::Conv2d::new(spec, of_images(required(weight)?)?)?;
         Ok(match bias {
             Some(bias) => layer.with_bias(bias)?,
             None => layer,
@@ -154,8 +156,9 @@ pub fn conv1d(
     in_one_dimension(x, weight, bias, [padding; 2], stride, dilation, groups)
 }
 
-/// 1-D convolution whose output is as long as its input and sees none of what comes later: Mamba's
-/// and RWKV's with as many groups as channels.
+/// Causal 1-D convolution: the output is as long as the input, and each position depends on that
+/// position and earlier ones only. With as many groups as channels it is the convolution of Mamba
+/// and RWKV.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -188,17 +191,30 @@ fn in_one_dimension(
     weight.dims3()?;
     let padding = Padding::Explicit([0, before, 0, after]);
     let spec = Conv2dSpec { padding, stride: [1, stride], dilation: [1, dilation], groups, ..Default::default() };
-    // the weight by its own id: that of a view with one more axis would be new at each call
-    let make = |weight: Option<Parameter>, bias: Option<Parameter>| {
-        let weight = required(weight)?;
-        let [c_out, c_in, kernel] = weight.shape() else { return Err(candle_core::Error::msg("the weight has three axes")) };
-        let layer = crate::Conv2d::new(spec, weight.reshaped(&[*c_out, *c_in, 1, *kernel])?)?;
-        Ok(match bias {
-            Some(bias) => layer.with_bias(bias)?,
-            None => layer,
-        })
-    };
-    module(LayerSpec::Conv2d(spec), Some(weight), bias, make)?.forward(&x.unsqueeze(2)?)?.squeeze(2)
+    convolution(&x.unsqueeze(2)?, weight, bias, spec)?.squeeze(2)
+}
+
+/// Transposed 1-D convolution of x [N, C_in, L] with a weight [C_in, C_out / groups, k] and perhaps a
+/// bias `[C_out]`: candle's `x.conv_transpose1d(weight, padding, output_padding, stride, dilation,
+/// groups)`.
+///
+/// # Errors
+/// As [`conv2d`].
+#[allow(clippy::too_many_arguments)] // candle's, and a bias
+pub fn conv_transpose1d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    padding: usize,
+    output_padding: usize,
+    stride: usize,
+    dilation: usize,
+    groups: usize,
+) -> Result<Tensor> {
+    x.dims3()?;
+    weight.dims3()?;
+    let spec = transposed_spec(ConvTranspose1dConfig { padding, output_padding, stride, dilation, groups });
+    transposed(&x.unsqueeze(2)?, weight, bias, spec)?.squeeze(2)
 }
 
 /// Transposed 2-D convolution of x [N, C_in, H, W] with a weight [C_in, C_out / groups, kh, kw] and
@@ -220,8 +236,13 @@ pub fn conv_transpose2d(
 ) -> Result<Tensor> {
     let (stride, dilation, output_padding) = ([stride; 2], [dilation; 2], [output_padding; 2]);
     let spec = ConvTranspose2dSpec { padding: [padding; 4], stride, dilation, output_padding, groups, ..Default::default() };
+    transposed(x, weight, bias, spec)
+}
+
+/// A transposed convolution by its spec. The weight has one axis or two for the filter.
+fn transposed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, spec: ConvTranspose2dSpec) -> Result<Tensor> {
     let make = |weight: Option<Parameter>, bias: Option<Parameter>| {
-        let layer = crate::ConvTranspose2d::new(spec, required(weight)?)?;
+        let layer = crate::ConvTranspose2d::new(spec, of_images(required(weight)?)?)?;
         Ok(match bias {
             Some(bias) => layer.with_bias(bias)?,
             None => layer,
@@ -230,9 +251,18 @@ pub fn conv_transpose2d(
     module(LayerSpec::ConvTranspose2d(spec), Some(weight), bias, make)?.forward(x)
 }
 
+/// A weight for images of one row, if it is one for sequences. The tensor that a caller gives is
+/// looked up by its own id; a view of it with one more axis would have a new id at each call.
+fn of_images(weight: Parameter) -> Result<Parameter> {
+    match *weight.shape() {
+        [a, b, kernel] => Ok(weight.reshaped(&[a, b, 1, kernel])?),
+        _ => Ok(weight),
+    }
+}
+
 /// Deformable convolution, v1 and, with a mask, v2: torchvision's `deform_conv2d(input, offset,
 /// weight, bias, stride, padding, dilation, mask)`. The numbers of groups and of offset groups
-/// follow from the shapes, as there. Offset and mask are in the dtype of x or in f32.
+/// follow from the shapes, as there. Offset and mask are each in the dtype of x or in f32.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -251,7 +281,7 @@ pub fn deform_conv2d(
     let [pad_h, pad_w] = pair(padding.to_usize2());
     let (_, group_channels, kh, kw) = weight.dims4()?;
     let (channels, offsets) = (x.dims4()?.1, offset.dims4()?.1);
-    // what does not divide is refused by the layer, which then sees shapes that do not fit
+    // If the numbers do not divide, the layer sees shapes that do not fit, and refuses them.
     let groups = channels.checked_div(group_channels).unwrap_or(0);
     let offset_groups = offsets.checked_div(kh.saturating_mul(kw).saturating_mul(2)).unwrap_or(0);
     let spec = DeformConv2dSpec {
@@ -313,8 +343,8 @@ pub fn upsample_bilinear_with_scale(x: &Tensor, vertical: f64, horizontal: f64, 
 }
 
 /// torchvision's `roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)`,
-/// with RoIs [K, 5]: batch index, x1, y1, x2, y2. On the CPU an index that is not of the batch is
-/// an error; on a GPU, where nobody reads it, such a RoI gives zeros.
+/// with RoIs [K, 5]: batch index, x1, y1, x2, y2. A batch index beyond the batch is an error on the
+/// CPU. On a GPU, where the host does not read the indices, such a RoI gives zeros.
 ///
 /// # Errors
 /// As [`conv2d`].

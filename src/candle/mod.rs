@@ -1,9 +1,10 @@
 //! Layers for [candle](https://docs.rs/candle-core): functions and modules shaped like candle's
 //! own, over this crate's kernels.
 //!
-//! Tensors of the CPU run on the host device (feature `host`), which is there for tests and for
-//! trying things out: candle's own CPU convolutions are faster. Tensors of a GPU (feature
-//! `candle-cuda`) run where they are, on candle's own stream, without a copy and without waiting.
+//! Tensors of the CPU are computed on the host device (feature `host`), which is meant for tests and
+//! for trying things out: candle's own CPU convolutions are faster. Tensors of a GPU (feature
+//! `candle-cuda`) are read and written in candle's memory and on candle's stream, without a copy and
+//! without waiting.
 //!
 //! ```
 //! use candle_core::{Device, Module, Tensor};
@@ -31,8 +32,9 @@
 //! says `use candle_nn::{Conv2d, conv2d_no_bias}` says `use warpconv::candle::nn::{Conv2d,
 //! conv2d_no_bias}` instead. What differs:
 //!
-//! - `Conv2d::new` copies and checks the weights, and so returns a `Result`. Values that a `Var` gets later are not seen.
-//! - Forward only: a gradient through one of these layers is an error of candle's, not a zero.
+//! - `Conv2d::new` copies and checks the weights, so that it returns a `Result`. If a `Var` is set later, the layer keeps
+//!   the values that it had before.
+//! - The layers have no backward pass: asking for a gradient through one is an error of candle's, not a zero.
 //! - The dtype is that of x (f32, f16 or bf16), whatever the weights were given in. Sums are f32, and a result is rounded once.
 //!
 //! Any layer of this crate becomes a module by [`Planned::of`], with weights by [`parameter`].
@@ -40,18 +42,20 @@
 //! # Memory formats
 //!
 //! A tensor that is channels_last by permutation (`x.permute((0, 3, 1, 2))` of `[N, H, W, C]`) is
-//! read as it lies, and the result lies alike: a chain of such layers copies nothing. So is a
-//! `narrow` along any axis, where what is left is aligned as well as a copy would be. All else is
-//! copied first. The result is bit for bit that of a copy in the same format.
+//! read in place, and the result is channels_last as well: a chain of such layers copies nothing. The
+//! result of `narrow` along any axis is also read in place, if it is aligned as well as a copy would
+//! be. All other views, such as those of `expand` and `broadcast_as`, are copied first. In every case
+//! the result is bit for bit that of a copy in the same format.
 //!
 //! # Functions or modules
 //!
-//! A function finds its layer, with packed weights and plans, again by the
-//! [`TensorId`](candle_core::TensorId) of weight and bias: up to 128 layers, of which the one that
-//! was used longest ago goes, and [`forget`] drops all. On the CPU the values are compared besides.
-//! On a GPU they are not, which would wait for it: a weight that is overwritten in place there
-//! needs [`forget`]; that of a `Var` is packed anew at each call. A weight that is computed for
-//! each call is packed for each call. Modules do none of this.
+//! A function looks its layer up, with packed weights and plans, by the
+//! [`TensorId`](candle_core::TensorId) of weight and bias. Up to 128 layers are kept; the one that was
+//! used longest ago goes first, and [`forget`] drops all of them. On the CPU, a function also compares
+//! the values with those that it has packed. On a GPU it does not, since that would wait for the GPU:
+//! call [`forget`] after overwriting a weight in place there. The weight of a `Var` on a GPU, and a
+//! weight that the model computes anew for each call, are packed at each call. A module does none of
+//! this, since it owns its weights.
 
 #[cfg(feature = "candle-cuda")]
 mod cuda;
@@ -61,12 +65,12 @@ mod plans;
 mod views;
 
 pub use functions::{
-    causal_conv1d, conv_transpose2d, conv1d, conv2d, deform_conv2d, deform_roi_pool, forget, pixel_shuffle, pixel_unshuffle, ps_roi_pool,
-    roi_align, roi_pool, upsample_bilinear, upsample_bilinear_with_scale,
+    causal_conv1d, conv_transpose1d, conv_transpose2d, conv1d, conv2d, deform_conv2d, deform_roi_pool, forget, pixel_shuffle,
+    pixel_unshuffle, ps_roi_pool, roi_align, roi_pool, upsample_bilinear, upsample_bilinear_with_scale,
 };
 pub use nn::{
-    Conv1d, Conv2d, ConvTranspose2d, DeformConv2d, DeformRoiPool, DepthwiseSeparable, PixelShuffle, PixelUnshuffle, Planned, PsRoiPool,
-    RoiAlign, RoiPool, Upsample,
+    Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, DeformConv2d, DeformRoiPool, DepthwiseSeparable, PixelShuffle, PixelUnshuffle,
+    Planned, PsRoiPool, RoiAlign, RoiPool, Upsample,
 };
 
 use crate::{Error, Parameter};
@@ -78,8 +82,7 @@ impl From<Error> for candle_core::Error {
     }
 }
 
-/// A copy of a tensor's values, as the weight or bias of a layer. Waits for the device that holds
-/// it.
+/// Copies a tensor's values, for use as the weight or bias of a layer. Waits for the tensor's device.
 ///
 /// # Errors
 /// For dtypes other than f64, f32, f16 and bf16; what reading the tensor returns.

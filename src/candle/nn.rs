@@ -1,4 +1,15 @@
-//! Modules, and builders with candle-nn's names and arguments, from a [`VarBuilder`].
+//! Modules, and builders with candle-nn's names and arguments, which take their weights from a
+//! [`VarBuilder`](candle_nn::VarBuilder).
+
+mod builders;
+mod one_dimension;
+
+pub use builders::{
+    conv_transpose1d, conv_transpose1d_no_bias, conv_transpose2d, conv_transpose2d_no_bias, conv1d, conv1d_no_bias, conv2d, conv2d_no_bias,
+    deform_conv2d, depthwise_separable,
+};
+pub(super) use one_dimension::transposed_spec;
+pub use one_dimension::{Conv1d, ConvTranspose1d};
 
 use super::parameter;
 use super::plans::{Plans, Role};
@@ -7,12 +18,14 @@ use crate::{
 };
 use crate::{Device, PixelShuffleSpec, UpsampleBilinearSpec, UpsampleSize};
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Conv1dConfig, Conv2dConfig, ConvTranspose2dConfig, VarBuilder};
+use candle_nn::{Conv2dConfig, ConvTranspose2dConfig};
 use std::sync::Arc;
 
-/// A layer of this crate as a module of candle. It plans once for each shape, dtype and device that
-/// comes, and keeps the latest 64 plans of each dtype and device. Cheap to clone: clones share
-/// plans and packed weights.
+/// A layer of this crate as a module of candle.
+///
+/// The module makes a plan when it meets a shape, dtype or device for the first time, and keeps the
+/// 64 plans used last for each dtype and device. Clones are cheap: they share plans and packed
+/// weights.
 ///
 /// ```
 /// use candle_core::{Device, Module, Tensor};
@@ -70,8 +83,8 @@ impl<L: Layer> Planned<L> {
         Self(Arc::new(Plans::new(layer, name)))
     }
 
-    /// The same with a name that errors begin with: the builders give the prefix of their
-    /// [`VarBuilder`].
+    /// The same layer with a name, with which its errors begin. The builders name a layer by the
+    /// prefix of their [`VarBuilder`](candle_nn::VarBuilder).
     pub fn named(self, name: impl Into<String>) -> Self
     where
         L: Clone,
@@ -121,11 +134,11 @@ fn batch_norm(norm: &candle_nn::BatchNorm) -> Result<BatchNorm> {
     Ok(BatchNorm { gamma, beta, mean, variance, epsilon: norm.eps() as f32 })
 }
 
-/// What the layers with a weight, a bias and an activation have in common.
+/// The methods that all layers with a weight, a bias and an activation have in common.
 macro_rules! convolutions {
     ($($layer:ident($spec:ident)),*) => {$(
         impl Planned<crate::$layer> {
-            /// A layer of any attributes, with a weight and perhaps a bias.
+            /// A layer with these attributes, a weight and perhaps a bias.
             fn build(spec: $spec, weight: &Tensor, bias: Option<&Tensor>, name: Option<String>) -> Result<Self> {
                 let layer = crate::$layer::new(spec, parameter(weight)?)?;
                 let layer = match bias {
@@ -135,8 +148,8 @@ macro_rules! convolutions {
                 Ok(Self::with_name(layer, name))
             }
 
-            /// The layer with a batch norm behind it (and before the activation), folded into
-            /// weight and bias.
+            /// The layer followed by a batch norm, which is folded into weight and bias. The
+            /// activation comes after the batch norm.
             ///
             /// # Errors
             /// When the numbers of channels differ, or a variance is not positive.
@@ -144,11 +157,11 @@ macro_rules! convolutions {
                 Ok(self.replaced(self.layer().clone().fold_batch_norm(&batch_norm(norm)?)?))
             }
 
-            /// The layer with a nonlinearity at its end, in the same launch.
+            /// The layer with an activation at its end, computed in the same launch. For
+            /// [`Activation::Prelu`], which needs a slope, see [`Self::with_prelu`].
             ///
             /// # Errors
-            /// None but those of [`Self::new`]. ([`Activation::Prelu`] needs a slope:
-            /// [`Self::with_prelu`].)
+            /// As [`Self::new`].
             pub fn with_activation(&self, activation: Activation) -> Result<Self> {
                 let layer = self.layer();
                 let changed = crate::$layer::new($spec { activation, ..*layer.attributes() }, layer.weight().clone())?;
@@ -158,7 +171,7 @@ macro_rules! convolutions {
                 }))
             }
 
-            /// The layer with a prelu at its end, of a slope for each output channel.
+            /// The layer with a prelu at its end. The slope has a value for each output channel.
             ///
             /// # Errors
             /// For a slope of another shape.
@@ -181,14 +194,9 @@ macro_rules! convolutions {
 
 convolutions!(Conv2d(Conv2dSpec), ConvTranspose2d(ConvTranspose2dSpec), DeformConv2d(DeformConv2dSpec));
 
-/// The prefix of a [`VarBuilder`], as a layer's name.
-fn name(vb: &VarBuilder<'_>) -> Option<String> {
-    Some(vb.prefix()).filter(|prefix| !prefix.is_empty())
-}
-
 impl Conv2d {
-    /// From a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`. `cudnn_fwd_algo`
-    /// does not apply.
+    /// A layer with a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`. The
+    /// config's `cudnn_fwd_algo` is ignored, since cuDNN is not used.
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -201,7 +209,7 @@ impl Conv2d {
         Conv2dSpec { padding: Padding::all(padding), stride, dilation, groups, ..Default::default() }
     }
 
-    /// From candle's own layer.
+    /// The layer that computes what a layer of candle does.
     ///
     /// # Errors
     /// As [`Conv2d::new`].
@@ -211,8 +219,8 @@ impl Conv2d {
 }
 
 impl ConvTranspose2d {
-    /// From a weight [C_in, C_out, kh, kw] and perhaps a bias `[C_out]`. (Groups, which candle's
-    /// config has not: [`Planned::of`].)
+    /// A layer with a weight [C_in, C_out, kh, kw] and perhaps a bias `[C_out]`. candle's config has
+    /// no groups; [`Planned::of`] makes a module of a transposed layer with groups.
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -225,7 +233,7 @@ impl ConvTranspose2d {
         ConvTranspose2dSpec { padding: [padding; 4], stride, dilation, output_padding, ..Default::default() }
     }
 
-    /// From candle's own layer.
+    /// The layer that computes what a layer of candle does.
     ///
     /// # Errors
     /// As [`ConvTranspose2d::new`].
@@ -235,7 +243,7 @@ impl ConvTranspose2d {
 }
 
 impl DeformConv2d {
-    /// From a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`.
+    /// A layer with a weight [C_out, C_in / groups, kh, kw] and perhaps a bias `[C_out]`.
     ///
     /// # Errors
     /// For shapes and attributes that do not fit one another.
@@ -243,9 +251,9 @@ impl DeformConv2d {
         Self::build(spec, weight, bias, None)
     }
 
-    /// With offsets [N, 2 * offset_groups * kh * kw, H_out, W_out] and perhaps a mask [N,
-    /// offset_groups * kh * kw, H_out, W_out], as torchvision's module; both in the dtype of x or
-    /// in f32.
+    /// Runs the layer with offsets [N, 2 * offset_groups * kh * kw, H_out, W_out] and perhaps a mask
+    /// [N, offset_groups * kh * kw, H_out, W_out], like torchvision's module. Each of the two is in
+    /// the dtype of x or in f32.
     ///
     /// # Errors
     /// For other shapes, dtypes or devices, and as [`Module::forward`].
@@ -258,13 +266,13 @@ impl DeformConv2d {
 }
 
 impl DepthwiseSeparable {
-    /// Two layers as one: a depthwise convolution and the 1x1 convolution behind it, each with its
-    /// bias and activation (and batch norm, where it has been absorbed). Where one launch is
-    /// faster, what is between the two never leaves the multiprocessor.
+    /// Makes one layer of a depthwise convolution and the 1x1 convolution that follows it. Both keep
+    /// their bias, their activation and a batch norm that they have absorbed. If a single launch is
+    /// faster than two, the values between the two convolutions never leave the multiprocessor.
     ///
     /// # Errors
-    /// When the first is not depthwise, the second is not 1x1 with stride 1, or their channels do
-    /// not fit.
+    /// When `depthwise` is not a depthwise convolution, `pointwise` is not a 1x1 convolution with
+    /// stride 1, or their channels do not fit.
     pub fn fuse(depthwise: &Conv2d, pointwise: &Conv2d) -> Result<Self> {
         let (first, second) = (depthwise.layer(), pointwise.layer());
         let Conv2dSpec { stride, padding, dilation, groups, activation: mid_activation } = *first.attributes();
@@ -322,8 +330,8 @@ impl PixelUnshuffle {
 }
 
 impl Upsample {
-    /// Bilinear, by a factor along both axes, as `torch.nn.Upsample(scale_factor=...,
-    /// mode="bilinear")`.
+    /// Bilinear upsampling by the same factor along both axes, like
+    /// `torch.nn.Upsample(scale_factor=..., mode="bilinear")`.
     ///
     /// # Errors
     /// For a scale that is not positive and finite.
@@ -333,13 +341,13 @@ impl Upsample {
     }
 }
 
-/// Modules that pool RoIs.
+/// The method of all modules that pool RoIs.
 macro_rules! pools {
     ($($pool:ident),*) => {$(
         impl Planned<crate::$pool> {
-            /// Pools regions [K, 5] of x: batch index, x1, y1, x2, y2, in any float dtype. On the
-            /// CPU an index that is not of the batch is an error; on a GPU, where nobody reads it,
-            /// such a RoI gives zeros.
+            /// Pools regions of x. `rois` [K, 5] holds a batch index, x1, y1, x2 and y2 for each
+            /// region, in any float dtype. A batch index beyond the batch is an error on the CPU.
+            /// On a GPU, where the host does not read the indices, such a region gives zeros.
             ///
             /// # Errors
             /// For other shapes or devices, and as [`Module::forward`].
@@ -361,182 +369,4 @@ impl DeformRoiPool {
     pub fn forward_rois_at(&self, x: &Tensor, rois: &Tensor, offset: &Tensor) -> Result<Tensor> {
         self.run(x, &[(Role::Rois, rois), (Role::Offset, offset)])
     }
-}
-
-/// A 1-D convolution over [N, C, L]: [`Conv2d`] on images of one row. Input that is a transposed
-/// [N, L, C] is read as it lies.
-#[derive(Debug, Clone)]
-pub struct Conv1d(Conv2d);
-
-impl Conv1d {
-    /// From a weight [C_out, C_in / groups, k] and perhaps a bias `[C_out]`. `cudnn_fwd_algo` does
-    /// not apply.
-    ///
-    /// # Errors
-    /// For shapes and attributes that do not fit one another.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, config: Conv1dConfig) -> Result<Self> {
-        let Conv1dConfig { padding, stride, dilation, groups, .. } = config;
-        Self::build([padding; 2], stride, dilation, groups, weight, bias, None)
-    }
-
-    /// A causal convolution: position l of the output sees positions up to l of the input, and is
-    /// as long. That is Mamba's and RWKV's with as many groups as channels, and needs no `narrow`
-    /// behind it.
-    ///
-    /// # Errors
-    /// As [`Conv1d::new`].
-    pub fn causal(weight: &Tensor, bias: Option<&Tensor>, dilation: usize, groups: usize) -> Result<Self> {
-        let before = weight.dim(2)?.saturating_sub(1).saturating_mul(dilation);
-        Self::build([before, 0], 1, dilation, groups, weight, bias, None)
-    }
-
-    fn build(
-        [before, after]: [usize; 2],
-        stride: usize,
-        dilation: usize,
-        groups: usize,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        name: Option<String>,
-    ) -> Result<Self> {
-        weight.dims3()?;
-        let padding = Padding::Explicit([0, before, 0, after]);
-        let spec = Conv2dSpec { padding, stride: [1, stride], dilation: [1, dilation], groups, ..Default::default() };
-        Ok(Self(Conv2d::build(spec, &weight.unsqueeze(2)?, bias, name)?))
-    }
-
-    /// From candle's own layer.
-    ///
-    /// # Errors
-    /// As [`Conv1d::new`].
-    pub fn from_candle(layer: &candle_nn::Conv1d) -> Result<Self> {
-        Self::new(layer.weight(), layer.bias(), *layer.config())
-    }
-
-    /// The layer that runs: on images of one row.
-    pub fn layer(&self) -> &crate::Conv2d {
-        self.0.layer()
-    }
-
-    /// As [`Conv2d::absorb_bn`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn absorb_bn(&self, norm: &candle_nn::BatchNorm) -> Result<Self> {
-        Ok(Self(self.0.absorb_bn(norm)?))
-    }
-
-    /// As [`Conv2d::with_activation`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn with_activation(&self, activation: Activation) -> Result<Self> {
-        Ok(Self(self.0.with_activation(activation)?))
-    }
-}
-
-impl Module for Conv1d {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.dims3()?;
-        self.0.forward(&x.unsqueeze(2)?)?.squeeze(2)
-    }
-}
-
-/// Builders of which candle has the like: parameters, their names and how new ones begin are
-/// candle's.
-macro_rules! builders {
-    ($($(#[$docs:meta])* $name:ident($config:ident) -> $layer:ident = $make:expr;)*) => {$(
-        $(#[$docs])*
-        ///
-        /// # Errors
-        /// As candle's, and for shapes and attributes that do not fit one another.
-        pub fn $name(in_channels: usize, out_channels: usize, kernel_size: usize, config: $config, vb: VarBuilder<'_>) -> Result<$layer> {
-            let name = name(&vb);
-            let layer = candle_nn::$name(in_channels, out_channels, kernel_size, config, vb)?;
-            let make: fn(_, _, _, _) -> Result<$layer> = $make;
-            make(*layer.config(), layer.weight(), layer.bias(), name)
-        }
-    )*};
-}
-
-fn make_conv1d(config: Conv1dConfig, weight: &Tensor, bias: Option<&Tensor>, name: Option<String>) -> Result<Conv1d> {
-    let Conv1dConfig { padding, stride, dilation, groups, .. } = config;
-    Conv1d::build([padding; 2], stride, dilation, groups, weight, bias, name)
-}
-
-fn make_conv2d(config: Conv2dConfig, weight: &Tensor, bias: Option<&Tensor>, name: Option<String>) -> Result<Conv2d> {
-    Conv2d::build(Conv2d::spec(config), weight, bias, name)
-}
-
-fn make_conv_transpose2d(
-    config: ConvTranspose2dConfig,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    name: Option<String>,
-) -> Result<ConvTranspose2d> {
-    ConvTranspose2d::build(ConvTranspose2d::spec(config), weight, bias, name)
-}
-
-builders! {
-    /// As [`candle_nn::conv1d`]: `weight` and `bias`.
-    conv1d(Conv1dConfig) -> Conv1d = make_conv1d;
-    /// As [`candle_nn::conv1d_no_bias`]: `weight`.
-    conv1d_no_bias(Conv1dConfig) -> Conv1d = make_conv1d;
-    /// As [`candle_nn::conv2d`]: `weight` and `bias`.
-    conv2d(Conv2dConfig) -> Conv2d = make_conv2d;
-    /// As [`candle_nn::conv2d_no_bias`]: `weight`.
-    conv2d_no_bias(Conv2dConfig) -> Conv2d = make_conv2d;
-    /// As [`candle_nn::conv_transpose2d`]: `weight` and `bias`.
-    conv_transpose2d(ConvTranspose2dConfig) -> ConvTranspose2d = make_conv_transpose2d;
-    /// As [`candle_nn::conv_transpose2d_no_bias`]: `weight`.
-    conv_transpose2d_no_bias(ConvTranspose2dConfig) -> ConvTranspose2d = make_conv_transpose2d;
-}
-
-/// A deformable convolution with torchvision's `weight` and `bias`, the bias where the
-/// [`VarBuilder`] has one.
-///
-/// # Errors
-/// When there is no weight of this shape, and for attributes that do not fit it.
-pub fn deform_conv2d(
-    in_channels: usize,
-    out_channels: usize,
-    kernel_size: usize,
-    spec: DeformConv2dSpec,
-    vb: VarBuilder<'_>,
-) -> Result<DeformConv2d> {
-    let config = Conv2dConfig { groups: spec.groups, ..Default::default() };
-    let name = name(&vb);
-    let layer = like_conv2d(in_channels, out_channels, kernel_size, config, vb)?;
-    DeformConv2d::build(spec, layer.weight(), layer.bias(), name)
-}
-
-/// candle's convolution, with a bias where there is one.
-fn like_conv2d(c_in: usize, c_out: usize, kernel: usize, config: Conv2dConfig, vb: VarBuilder<'_>) -> Result<candle_nn::Conv2d> {
-    let build = if vb.contains_tensor("bias") { candle_nn::conv2d } else { candle_nn::conv2d_no_bias };
-    build(c_in, c_out, kernel, config, vb)
-}
-
-/// A depthwise convolution `depthwise` with the config's stride, padding and dilation (its groups
-/// are the channels) and the 1x1 convolution `pointwise` behind it, each with a `weight`, and with
-/// a `bias` where the [`VarBuilder`] has one.
-///
-/// # Errors
-/// When there are no weights of these shapes, and for attributes that do not fit them.
-pub fn depthwise_separable(
-    in_channels: usize,
-    out_channels: usize,
-    kernel_size: usize,
-    config: Conv2dConfig,
-    vb: VarBuilder<'_>,
-) -> Result<DepthwiseSeparable> {
-    let config = Conv2dConfig { groups: in_channels, ..config };
-    let part = |c_out, kernel, config, part: &str| {
-        let vb = vb.pp(part);
-        let name = name(&vb);
-        let layer = like_conv2d(in_channels, c_out, kernel, config, vb)?;
-        make_conv2d(config, layer.weight(), layer.bias(), name)
-    };
-    let depthwise = part(in_channels, kernel_size, config, "depthwise")?;
-    let pointwise = part(out_channels, 1, Conv2dConfig::default(), "pointwise")?;
-    DepthwiseSeparable::fuse(&depthwise, &pointwise)
 }

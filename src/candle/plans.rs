@@ -1,4 +1,5 @@
-//! A layer on candle's tensors: its plans, and its run as an op of candle.
+//! Runs of a layer on candle's tensors: the plans that a module keeps, and the op of candle that runs
+//! one of them.
 
 use super::views::{as_it_lies, readable};
 use crate::error::Error;
@@ -13,13 +14,13 @@ use half::{bf16, f16};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// As candle's, unless told otherwise.
+/// A result with candle's error, unless another is named.
 type Result<V, E = candle_core::Error> = std::result::Result<V, E>;
 
-/// Plans that are kept for each device and dtype: as many shapes may take turns.
+/// The number of plans that a module keeps for each device and dtype, one for each shape.
 const SHAPES: usize = 64;
 
-/// The plans of a layer for tensors of one dtype, for each device that they came from.
+/// The plans of a layer for tensors of one dtype, by device.
 type Caches<L, T> = Mutex<Vec<(Device, Arc<PlanCache<Shared<L>, T>>)>>;
 
 /// A dtype that candle and this crate have in common.
@@ -27,7 +28,7 @@ pub(super) trait Common: Element + WithDType + OnCuda {
     fn caches<L: Layer>(plans: &Plans<L>) -> &Caches<L, Self>;
 }
 
-/// What candle asks of a dtype on a GPU.
+/// The traits that candle and cudarc require of a dtype on a GPU.
 #[cfg(feature = "candle-cuda")]
 pub(super) trait OnCuda: CudaDType + cudarc::driver::DeviceRepr {}
 #[cfg(feature = "candle-cuda")]
@@ -104,7 +105,7 @@ impl<L: Layer> Layer for Shared<L> {
     }
 }
 
-/// What a tensor beside x is for.
+/// The role of an input beside x.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Role {
     Residual,
@@ -113,10 +114,10 @@ pub(super) enum Role {
     Rois,
 }
 
-/// A layer, and its plans for every shape, dtype and device that came.
+/// A layer, and its plans for the shapes, dtypes and devices that it has met.
 pub(super) struct Plans<L: Layer> {
     pub layer: Shared<L>,
-    /// What errors call the layer.
+    /// The name by which errors call the layer.
     pub name: Option<String>,
     f32: Caches<L, f32>,
     f16: Caches<L, f16>,
@@ -157,7 +158,7 @@ impl<L: Layer> Plans<L> {
         cache.get(request)
     }
 
-    /// What is asked of a plan for an input that lies so.
+    /// The request for a plan for an input of this layout.
     pub fn request(x: &Layout, rois: Option<usize>) -> PlanRequest {
         let request = PlanRequest::new(x.shape()).format(x.format());
         rois.into_iter().fold(request, PlanRequest::rois)
@@ -175,7 +176,7 @@ impl<L: Layer> Plans<L> {
         })
     }
 
-    /// Runs on candle's tensors; the result is in the memory format of x.
+    /// Runs on candle's tensors. The result has the memory format of x.
     pub fn run(self: &Arc<Self>, x: &Tensor, others: &[(Role, &Tensor)]) -> Result<Tensor> {
         let op = self.layer.spec().op();
         dispatch!(x.dtype(), op, T => self.run_as::<T>(x, others))
@@ -209,7 +210,7 @@ impl<L: Layer> Plans<L> {
             [a] => x.apply_op2(a, call),
             [a, b, ..] => x.apply_op3(a, b, call),
         }?;
-        // what kernels write as channels_last is a tensor [N, H, W, C] of candle
+        // A channels_last result is a tensor [N, H, W, C] for candle.
         if format == MemoryFormat::ChannelsLast { y.permute((0, 3, 1, 2)) } else { Ok(y) }
     }
 }
@@ -230,14 +231,14 @@ pub(super) fn shape_in_memory([n, c, h, w]: crate::Shape, format: MemoryFormat) 
 /// A layer's run, as an op of candle.
 pub(super) struct Call<L: Layer> {
     pub plans: Arc<Plans<L>>,
-    /// What the tensors behind x are.
+    /// The roles of the inputs beside x, in order.
     pub roles: [Option<Role>; 2],
 }
 
 /// A tensor as candle hands it to an op.
 pub(super) type Given<'a, S> = (&'a S, &'a CandleLayout);
 
-/// A tensor of the host's memory as a view.
+/// A view of a tensor in host memory.
 fn host_view<'a, T: Common>(device: &'a Device, (storage, layout): Given<'a, CpuStorage>) -> Result<TensorView<'a, T>, Fault> {
     let view = as_it_lies::<T>(layout).ok_or_else(|| not_readable(layout))?;
     let values = T::cpu_storage_as_slice(storage)?.get(layout.start_offset()..).unwrap_or_default();
@@ -250,7 +251,7 @@ fn host_field<'a, T: Common>(device: &'a Device, given: Given<'a, CpuStorage>, o
     if in_f32 { Ok(OffsetOrMask::F32(host_view::<f32>(device, given)?)) } else { Ok(host_view::<T>(device, given)?.into()) }
 }
 
-/// What may go wrong in a run: on our side or on candle's.
+/// An error of a run, from this crate or from candle.
 pub(super) enum Fault {
     Ours(Error),
     Candles(candle_core::Error),
