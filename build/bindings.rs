@@ -21,12 +21,13 @@ impl bindgen::callbacks::ParseCallbacks for PlainData {
 /// Writes OUT_DIR/params.rs, which scripts/regenerate-bindings.sh puts into its place.
 #[cfg(feature = "regenerate-bindings")]
 pub fn generate(build: &Build) -> Result<(), String> {
-    let header = build.kernels.join("params.h");
+    let header = |name: &str| build.kernels.join(name).to_string_lossy().into_owned();
     bindgen::Builder::default()
-        .header(header.to_string_lossy())
-        .allowlist_file(header.to_string_lossy())
+        .header(header("params_pixels.h")) // includes params.h
+        .allowlist_file(header("params.h"))
+        .allowlist_file(header("params_pixels.h"))
         .disable_header_comment()
-        .raw_line("//! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.")
+        .raw_line("//! kernels/params*.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.")
         .raw_line("#![allow(missing_docs, non_camel_case_types, non_upper_case_globals, dead_code)]")
         .raw_line("use bytemuck::{Pod, Zeroable};")
         .derive_default(true)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes src/device/params.rs anew from kernels/params.h. Needs libclang: the system's, LIBCLANG_PATH, or PyPI's.
+# Writes src/device/params.rs anew from kernels/params*.h. Needs libclang: the system's, LIBCLANG_PATH, or PyPI's.
 #   scripts/regenerate-bindings.sh           write the file
 #   scripts/regenerate-bindings.sh --check   exit 1 if the file in the repository differs
 set -euo pipefail
@@ -19,7 +19,7 @@ for line in sys.stdin:
         print(message["out_dir"] + "/params.rs")')
 [ -n "$generated" ] || { tail -n 30 target/regenerate-bindings.log >&2; echo "the build script failed: cargo check --lib --no-default-features --features regenerate-bindings" >&2; exit 1; }
 if [ "${1:-}" = --check ]; then
-  diff -u src/device/params.rs "$generated" && echo "src/device/params.rs mirrors kernels/params.h"
+  diff -u src/device/params.rs "$generated" && echo "src/device/params.rs mirrors kernels/params*.h"
 else
   cp "$generated" src/device/params.rs && echo "wrote src/device/params.rs"
 fi

@@ -129,13 +129,14 @@ pub use dtype::{DType, Element, MemoryFormat};
 pub use error::{Error, ErrorKind, Result};
 pub use half;
 pub use layers::{
-    Activation, AnyLayer, BatchNorm, BatchPlans, ChannelOrder, Choice, ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec,
-    DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec,
-    DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation, Focus, FocusSpec, FromParameters, FullyConnected, Graph, GroupPart,
-    Inputs, Layer, LayerSpec, OffsetOrMask, Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache,
-    PlanRequest, Precision, PsRoiPool, PsRoiPoolSpec, Recorder, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView,
-    Slot, SpatiallySeparableConv2d, SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear,
-    UpsampleBilinearSpec, UpsampleSize, Workspace, WorkspaceMemory,
+    Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dSpec, AnyLayer, AvgPool2d, AvgPool2dSpec, BatchNorm, BatchPlans, ChannelOrder, Choice,
+    ChosenBy, Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec,
+    DeformConv2dSpec, DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, DepthwiseSeparableConv2d, DepthwiseSeparableSpec, Explanation,
+    Focus, FocusSpec, FromParameters, FullyConnected, Graph, GroupPart, Inputs, Layer, LayerSpec, MaxPool2d, MaxPool2dSpec, OffsetOrMask,
+    Outline, Padding, Parameter, PixelShuffle, PixelShuffleSpec, PixelUnshuffle, Plan, PlanCache, PlanRequest, Precision, PsRoiPool,
+    PsRoiPoolSpec, Recorder, Residual, RoIs, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec, RoisView, Slot, SpatiallySeparableConv2d,
+    SpatiallySeparableSpec, SubPixelConv2d, SubPixelConv2dSpec, Target, Tensors, Tuned, UpsampleBilinear, UpsampleBilinearSpec,
+    UpsampleSize, Workspace, WorkspaceMemory,
 };
 pub use plan::Estimate;
 pub use shape::Shape;

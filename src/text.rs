@@ -93,7 +93,7 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// Names that other libraries use for attributes, values, ops and tensors, in the form of
 /// [`plain`], and the names that this crate uses. A name may stand for several things, of which an
 /// op knows one.
-const ALIASES: [(&[&str], &str); 31] = [
+const ALIASES: [(&[&str], &str); 35] = [
     (&["strides", "subsampling"], "stride"),
     (&["pads", "pad"], "padding"),
     (&["dilations", "dilationrate", "rate", "rates"], "dilation"),
@@ -121,6 +121,10 @@ const ALIASES: [(&[&str], &str); 31] = [
     (&["resize", "interpolate", "upsample", "upsamplingbilinear2d"], "upsample_bilinear"),
     (&["separableconv2d"], "depthwise_separable"),
     (&["deformconv", "dcn", "dcnv2", "modulateddeformconv2d"], "deform_conv2d"),
+    (&["maxpool", "maxpooling2d"], "max_pool2d"),
+    (&["avgpool", "averagepool", "averagepooling2d"], "avg_pool2d"),
+    (&["globalaveragepool", "globalavgpool", "adaptiveavgpool"], "adaptive_avg_pool2d"),
+    (&["kernelshape", "kernel", "ksize", "poolsize", "window"], "kernel_size"),
     (&["maxroipool"], "roi_pool"),
     (&["kernel", "filter", "filters", "w"], "weight"),
     (&["input", "image", "data"], "x"),

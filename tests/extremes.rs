@@ -77,6 +77,9 @@ fn problems(sizes: Sizes) -> Vec<Problem> {
         of("pixel_shuffle", json!({"r": 2}), &[("x", &[n, 4 * c, h, w])]),
         of("pixel_unshuffle", json!({"r": 2}), &[("x", &[n, c, 2 * h, 2 * w])]),
         of("upsample_bilinear", json!({"output_size": [4, 3]}), &[("x", &image)]),
+        of("max_pool2d", json!({"kernel_size": 2, "padding": 1, "ceil_mode": true}), &[("x", &image)]),
+        of("avg_pool2d", json!({"kernel_size": 2, "padding": 1, "ceil_mode": true}), &[("x", &image)]),
+        of("adaptive_avg_pool2d", json!({"output_size": [1, 2]}), &[("x", &image)]),
         pooled("roi_align", json!({"output_size": [2, 3]}), c),
         pooled("roi_pool", json!({"output_size": [2, 3]}), c),
         pooled("ps_roi_pool", json!({"output_size": [2, 3]}), 6 * c),
@@ -198,6 +201,8 @@ fn plan<T: Element>(op: &str, attrs: &Value, weight: Option<Shape>, x: Shape) ->
 // positions that are f32
 #[case::upsampled("upsample_bilinear", json!({"output_size": [1, 4]}), None, [1, 1, 1, 1 << 23], [1, 1, 1, (1 << 23) + 1], 1 << 23)]
 #[case::rows("upsample_bilinear", json!({"scale": [2, 1]}), None, [1, 1, 1 << 22, 1], [1, 1, (1 << 22) + 1, 1], 1 << 23)]
+#[case::adaptive("adaptive_avg_pool2d", json!({"output_size": [1, 16]}), None, [1, 1, 1, MAX_COUNT / 16 - 1], [1, 1, 1, MAX_COUNT / 16], MAX_COUNT)]
+#[case::padded_pool("max_pool2d", json!({"kernel_size": [1, 2], "padding": [0, 1]}), None, [1, 1, 1, MAX_COUNT - 6], [1, 1, 1, MAX_COUNT - 5], MAX_COUNT)]
 #[case::roi("roi_align", json!({"output_size": 1}), None, [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]
 #[case::deformed("deform_conv2d", json!({}), Some([1, 1, 1, 1]), [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]
 #[case::deformed_padding("deform_conv2d", json!({"padding": [0, 8], "stride": [1, 16]}), Some([1, 1, 1, 1]), [1, 1, 1, 1 << 24], [1, 1, 1, (1 << 24) + 1], 1 << 24)]

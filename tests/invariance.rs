@@ -38,6 +38,9 @@ const SAMPLES: &[Sample] = &[
     (r#"{"op": "pixel_shuffle", "attrs": {"r": 2}}"#, &[], [16, 4, 4], &[]),
     (r#"{"op": "pixel_unshuffle", "attrs": {"r": 2}}"#, &[], [4, 8, 8], &[]),
     (r#"{"op": "upsample_bilinear", "attrs": {"scale": 1.7}}"#, &[], [8, 5, 7], &[]),
+    (r#"{"op": "max_pool2d", "attrs": {"kernel_size": 3, "stride": 2, "padding": 1}}"#, &[], [8, 5, 7], &[]),
+    (r#"{"op": "avg_pool2d", "attrs": {"kernel_size": 3, "stride": 2}}"#, &[], [8, 5, 7], &[]),
+    (r#"{"op": "adaptive_avg_pool2d", "attrs": {"output_size": 1}}"#, &[], [16, 9, 9], &[]),
     (
         r#"{"op": "depthwise_separable", "attrs": {"padding": 1, "mid_activation": "relu"}}"#,
         &[("dw_weight", &[64, 1, 3, 3]), ("pw_weight", &[128, 64, 1, 1])],

@@ -25,6 +25,7 @@ mod invariance;
 mod many_tiles;
 mod messages;
 mod plans;
+mod pool;
 mod properties;
 mod reference;
 mod roi;

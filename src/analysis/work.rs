@@ -3,7 +3,7 @@
 use super::report::{Bytes, LayerReport, Operands, Operations, ParameterShape, Parameters};
 use super::{ReceptiveField, count, product, sum};
 use crate::error::{Error, Result};
-use crate::geometry::{BlockGeometry, ConvGeometry, DeformGeometry, Shape, UpsampleGeometry, rank4};
+use crate::geometry::{BlockGeometry, ConvGeometry, DeformGeometry, PoolGeometry, Pooled, Shape, UpsampleGeometry, Windows, rank4};
 use crate::layers::{
     Activation, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, LayerSpec, PlanRequest, Pool, Pooling,
 };
@@ -47,6 +47,9 @@ pub fn analyse(spec: &LayerSpec, parameters: &[ParameterShape], request: &PlanRe
             }
         }
         LayerSpec::UpsampleBilinear(spec) => upsample_bilinear(&UpsampleGeometry::new(spec, request.x)?)?,
+        LayerSpec::MaxPool2d(spec) => pool(&PoolGeometry::max(spec, request.x)?)?,
+        LayerSpec::AvgPool2d(spec) => pool(&PoolGeometry::average(spec, request.x)?)?,
+        LayerSpec::AdaptiveAvgPool2d(spec) => pool(&PoolGeometry::adaptive(spec, request.x)?)?,
         LayerSpec::DepthwiseSeparableConv2d(spec) => {
             let weights = [shape("dw_weight")?, shape("pw_weight")?];
             let geometries = spec.geometries(request.x, weights[0], weights[1])?;
@@ -170,6 +173,29 @@ fn upsample_bilinear(g: &UpsampleGeometry) -> Result<Work> {
     let sampling_flops = product("the number of FLOPs", [count(&output)?, 9])?;
     let step = g.scale.map(|pixels| pixels.ceil().max(1.0) as usize);
     Ok(Work { sampling_flops, ..moved(output, Sees::AtMost { size: [2, 2], step }) })
+}
+
+/// A comparison or an addition for each pixel of the largest window, and a division for a mean.
+fn pool(g: &PoolGeometry) -> Result<Work> {
+    let output = g.output_shape();
+    let size = g.window();
+    let of_window = product("the number of FLOPs", [size[0] as u64, size[1] as u64])?;
+    let flops = sum("the number of FLOPs", [of_window, u64::from(g.pooled != Pooled::Max)])?;
+    let sees = match g.windows {
+        Windows::Regular([rows, columns]) => {
+            let of = |value: fn(crate::geometry::Axis) -> usize| [value(rows), value(columns)];
+            let [top, left] = of(|axis| axis.padding[0]);
+            let field = ReceptiveField::input().then(
+                of(|axis| axis.kernel),
+                of(|axis| axis.stride),
+                of(|axis| axis.dilation),
+                [top, left, top, left],
+            )?;
+            Sees::All(field)
+        }
+        Windows::Adaptive => Sees::AtMost { size, step: [0, 1].map(|axis| g.input[axis].div_ceil(g.output[axis])) },
+    };
+    Ok(Work { sampling_flops: product("the number of FLOPs", [count(&output)?, flops])?, ..moved(output, sees) })
 }
 
 /// FLOPs for the position of a sample: two additions of offsets, four for the fractions and their

@@ -69,10 +69,11 @@ impl<T: Element> Whole<'_, T> {
         let image = n - 1;
         let channels = self.channels();
         let frame = frame(self.problem)?;
-        // Upsampling to a given size depends on the size of the whole image.
+        // Upsampling or pooling to a given size depends on the size of the whole image.
         let layer = &self.problem.layer;
         let upsamples = matches!(layer, LayerSpec::UpsampleBilinear(UpsampleBilinearSpec { size: UpsampleSize::Output(_), .. }));
-        let whole = upsamples || layer.pooling().is_some();
+        let adapts = matches!(layer, LayerSpec::AdaptiveAvgPool2d(_));
+        let whole = upsamples || adapts || layer.pooling().is_some();
         let size = |extra: usize| {
             let wanted = |axis: usize| frame[axis].saturating_add(extra).checked_next_multiple_of(2).unwrap_or(usize::MAX);
             let cut = |axis: usize, size: usize| if whole { size } else { size.min(wanted(axis)) };
@@ -152,6 +153,9 @@ impl<T: Element> Whole<'_, T> {
             | LayerSpec::SubPixelConv2d(_)
             | LayerSpec::Focus(_)
             | LayerSpec::UpsampleBilinear(_)
+            | LayerSpec::MaxPool2d(_)
+            | LayerSpec::AvgPool2d(_)
+            | LayerSpec::AdaptiveAvgPool2d(_)
             | LayerSpec::DepthwiseSeparableConv2d(_)
             | LayerSpec::SpatiallySeparableConv2d(_)
             | LayerSpec::DeformConv2dBlock(_)

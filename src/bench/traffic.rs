@@ -11,7 +11,8 @@ const BUDGET: u64 = 600_000;
 /// The families whose speed is limited by memory, and how often all blocks together may read the
 /// sectors of x: halos, sectors with more channels than a block has, tiles of transpositions. L2
 /// serves the repeated reads. For RoIs and upsampling, x is small and is read once for each output.
-const MEMORY_BOUND: [(&str, f64); 4] = [("depthwise", 5.5), ("rearrange", 3.5), ("upsample", f64::INFINITY), ("roi", f64::INFINITY)];
+const MEMORY_BOUND: [(&str, f64); 5] =
+    [("depthwise", 5.5), ("rearrange", 3.5), ("pool", 5.5), ("upsample", f64::INFINITY), ("roi", f64::INFINITY)];
 /// The bytes that a memory-bound kernel may move, as a multiple of its floor.
 const LIMIT: f64 = 1.15;
 /// The same limit for other kernels, whose weights are padded, and which may be two launches with a

@@ -7,6 +7,7 @@ mod conv_transpose2d;
 mod deform_conv2d;
 mod frame;
 mod pixel;
+mod pool;
 mod roi;
 mod separable;
 mod smaller;
@@ -99,7 +100,7 @@ enum Make {
 /// Every kind from which random problems are drawn, op by op.
 pub fn kinds() -> impl Iterator<Item = Kind> {
     let conv = conv2d::kinds().chain(conv_transpose2d::kinds()).chain(deform_conv2d::kinds());
-    conv.chain(separable::kinds()).chain(pixel::kinds()).chain(roi::kinds())
+    conv.chain(separable::kinds()).chain(pixel::kinds()).chain(pool::kinds()).chain(roi::kinds())
 }
 
 /// The index at place `index` of an order that visits each of `count` indices once in a round, with
@@ -356,6 +357,9 @@ impl Problem {
             LayerSpec::PixelShuffle(_)
             | LayerSpec::PixelUnshuffle(_)
             | LayerSpec::UpsampleBilinear(_)
+            | LayerSpec::MaxPool2d(_)
+            | LayerSpec::AvgPool2d(_)
+            | LayerSpec::AdaptiveAvgPool2d(_)
             | LayerSpec::RoiAlign(_)
             | LayerSpec::RoiPool(_)
             | LayerSpec::PsRoiPool(_)

@@ -48,7 +48,7 @@ fn values(rng: &mut StdRng) -> Values {
 }
 
 /// The problem with margins that keep vectors aligned, or do not.
-fn with_margins(problem: Problem, rng: &mut StdRng) -> Problem {
+pub(super) fn with_margins(problem: Problem, rng: &mut StdRng) -> Problem {
     let mut margin = |odds: f64| if rng.random_bool(odds) { [pick(rng, &[0, 8, 16, 3]), pick(rng, &[0, 8, 5])] } else { [0, 0] };
     let (x_margin, y_margin) = (margin(0.3), margin(0.3));
     Problem { values: values(rng), x_margin, y_margin, seed: rng.random::<u32>().into(), ..problem }
@@ -183,6 +183,9 @@ pub(super) fn simpler(problem: &Problem, add: &mut dyn FnMut(Problem)) {
         LayerSpec::Focus(spec) => filters(spec.conv, &|conv| LayerSpec::Focus(FocusSpec { conv }), add),
         LayerSpec::Conv2d(_)
         | LayerSpec::ConvTranspose2d(_)
+        | LayerSpec::MaxPool2d(_)
+        | LayerSpec::AvgPool2d(_)
+        | LayerSpec::AdaptiveAvgPool2d(_)
         | LayerSpec::DepthwiseSeparableConv2d(_)
         | LayerSpec::SpatiallySeparableConv2d(_)
         | LayerSpec::DeformConv2d(_)

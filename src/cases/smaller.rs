@@ -1,6 +1,6 @@
 //! Problems that fail are made smaller for as long as they fail.
 
-use super::{Problem, conv_transpose2d, conv2d, deform_conv2d, pixel, roi, separable};
+use super::{Problem, conv_transpose2d, conv2d, deform_conv2d, pixel, pool, roi, separable};
 use crate::layers::LayerSpec;
 
 /// Ways to make a size smaller, the largest step first.
@@ -31,6 +31,7 @@ impl Problem {
             | LayerSpec::SubPixelConv2d(_)
             | LayerSpec::Focus(_)
             | LayerSpec::UpsampleBilinear(_) => pixel::simpler(self, &mut add),
+            LayerSpec::MaxPool2d(_) | LayerSpec::AvgPool2d(_) | LayerSpec::AdaptiveAvgPool2d(_) => pool::simpler(self, &mut add),
             LayerSpec::DepthwiseSeparableConv2d(spec) => separable::simpler_depthwise(self, spec, &mut add),
             LayerSpec::SpatiallySeparableConv2d(spec) => separable::simpler_spatially(self, spec, &mut add),
             LayerSpec::DeformConv2d(spec) => deform_conv2d::simpler(self, spec, &mut add),

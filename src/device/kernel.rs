@@ -174,11 +174,13 @@ pub(crate) enum Math {
     Tf32,
 }
 
-/// The form in which a transposed convolution is a GEMM.
+/// The form of a computation, where a family has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// All phases are columns of one GEMM.
+    /// All phases of a transposed convolution are columns of one GEMM.
     Columns,
+    /// The threads of a block share the pixels of a pooling's window.
+    Blocks,
 }
 
 /// Whether k is split over blocks.

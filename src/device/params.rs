@@ -1,4 +1,4 @@
-//! kernels/params.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.
+//! kernels/params*.h, mirrored by bindgen. Do not edit: run scripts/regenerate-bindings.sh.
 #![allow(missing_docs, non_camel_case_types, non_upper_case_globals, dead_code)]
 use bytemuck::{Pod, Zeroable};
 
@@ -547,4 +547,66 @@ const _: () = {
     ["Offset of field: UpsampleParams::scale_w"][::std::mem::offset_of!(UpsampleParams, scale_w) - 92usize];
     ["Offset of field: UpsampleParams::align_corners"][::std::mem::offset_of!(UpsampleParams, align_corners) - 96usize];
     ["Offset of field: UpsampleParams::reserved"][::std::mem::offset_of!(UpsampleParams, reserved) - 100usize];
+};
+pub const POOL_WIDE_ROWS: _bindgen_ty_2 = 2;
+pub const POOL_NARROW_ROWS: _bindgen_ty_2 = 4;
+pub const POOL_BLOCK_THREADS: _bindgen_ty_2 = 128;
+pub type _bindgen_ty_2 = ::std::os::raw::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct PoolAxis {
+    pub kernel: i32,
+    pub stride: i32,
+    pub padding: i32,
+    pub dilation: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PoolAxis"][::std::mem::size_of::<PoolAxis>() - 16usize];
+    ["Alignment of PoolAxis"][::std::mem::align_of::<PoolAxis>() - 4usize];
+    ["Offset of field: PoolAxis::kernel"][::std::mem::offset_of!(PoolAxis, kernel) - 0usize];
+    ["Offset of field: PoolAxis::stride"][::std::mem::offset_of!(PoolAxis, stride) - 4usize];
+    ["Offset of field: PoolAxis::padding"][::std::mem::offset_of!(PoolAxis, padding) - 8usize];
+    ["Offset of field: PoolAxis::dilation"][::std::mem::offset_of!(PoolAxis, dilation) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, Pod, Zeroable)]
+pub struct PoolParams {
+    pub x: Tensor4,
+    pub y: Tensor4,
+    pub n: i32,
+    pub c: i32,
+    pub h: i32,
+    pub w: i32,
+    pub h_out: i32,
+    pub w_out: i32,
+    pub rows: PoolAxis,
+    pub columns: PoolAxis,
+    pub max: i32,
+    pub divisor: i32,
+    pub count_padding: i32,
+    pub channels_inner: i32,
+    pub lanes: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PoolParams"][::std::mem::size_of::<PoolParams>() - 144usize];
+    ["Alignment of PoolParams"][::std::mem::align_of::<PoolParams>() - 8usize];
+    ["Offset of field: PoolParams::x"][::std::mem::offset_of!(PoolParams, x) - 0usize];
+    ["Offset of field: PoolParams::y"][::std::mem::offset_of!(PoolParams, y) - 32usize];
+    ["Offset of field: PoolParams::n"][::std::mem::offset_of!(PoolParams, n) - 64usize];
+    ["Offset of field: PoolParams::c"][::std::mem::offset_of!(PoolParams, c) - 68usize];
+    ["Offset of field: PoolParams::h"][::std::mem::offset_of!(PoolParams, h) - 72usize];
+    ["Offset of field: PoolParams::w"][::std::mem::offset_of!(PoolParams, w) - 76usize];
+    ["Offset of field: PoolParams::h_out"][::std::mem::offset_of!(PoolParams, h_out) - 80usize];
+    ["Offset of field: PoolParams::w_out"][::std::mem::offset_of!(PoolParams, w_out) - 84usize];
+    ["Offset of field: PoolParams::rows"][::std::mem::offset_of!(PoolParams, rows) - 88usize];
+    ["Offset of field: PoolParams::columns"][::std::mem::offset_of!(PoolParams, columns) - 104usize];
+    ["Offset of field: PoolParams::max"][::std::mem::offset_of!(PoolParams, max) - 120usize];
+    ["Offset of field: PoolParams::divisor"][::std::mem::offset_of!(PoolParams, divisor) - 124usize];
+    ["Offset of field: PoolParams::count_padding"][::std::mem::offset_of!(PoolParams, count_padding) - 128usize];
+    ["Offset of field: PoolParams::channels_inner"][::std::mem::offset_of!(PoolParams, channels_inner) - 132usize];
+    ["Offset of field: PoolParams::lanes"][::std::mem::offset_of!(PoolParams, lanes) - 136usize];
+    ["Offset of field: PoolParams::reserved"][::std::mem::offset_of!(PoolParams, reserved) - 140usize];
 };

@@ -5,6 +5,7 @@ mod axis;
 mod block;
 mod conv;
 mod deform;
+mod pool;
 mod roi;
 mod upsample;
 
@@ -14,5 +15,6 @@ pub use axis::Axis;
 pub use block::BlockGeometry;
 pub use conv::ConvGeometry;
 pub use deform::DeformGeometry;
+pub use pool::{PoolGeometry, Pooled, Windows};
 pub use roi::RoiGeometry;
 pub use upsample::UpsampleGeometry;

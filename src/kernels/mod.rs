@@ -19,6 +19,7 @@ mod known;
 pub(crate) mod launch;
 mod order;
 pub(crate) mod pixel_shuffle;
+pub(crate) mod pool;
 mod problem;
 pub(crate) mod roi_pool;
 pub(crate) mod separable;

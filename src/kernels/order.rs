@@ -33,6 +33,8 @@ pub(crate) enum SumOrder {
     SampleRows,
     /// The samples of a bin of a RoI, square by square.
     SampleSquares,
+    /// The pixels of a window: each thread of a block adds some, then the block adds pairwise.
+    Pairwise,
     /// The op adds nothing, or all its kernels add in the same order.
     Only,
     /// Several launches, each with an order of its own.
@@ -64,6 +66,7 @@ impl fmt::Display for SumOrder {
             SumOrder::Bands => f.write_str("tensor cores along (row, column)"),
             SumOrder::SampleRows => f.write_str("rows of samples"),
             SumOrder::SampleSquares => f.write_str("squares of 16 x 16 samples"),
+            SumOrder::Pairwise => f.write_str("pixels by threads, then pairwise"),
             SumOrder::Only => f.write_str("the only order"),
             SumOrder::OfLaunches => f.write_str("the orders of several launches"),
         }

@@ -1,6 +1,7 @@
 //! A layer of any kind, for programs that learn only at run time which kind it is: from a JSON
 //! file, from a network, or from the command line.
 
+use super::{AdaptiveAvgPool2d, AdaptiveAvgPool2dSpec, AvgPool2d, AvgPool2dSpec, MaxPool2d, MaxPool2dSpec};
 use super::{Conv2d, Conv2dSpec, ConvTranspose2d, ConvTranspose2dSpec, Focus, FocusSpec};
 use super::{DeformConv2d, DeformConv2dBlock, DeformConv2dBlockSpec, DeformConv2dSpec};
 use super::{DeformRoiPool, DeformRoiPoolPack, DeformRoiPoolSpec, PsRoiPool, PsRoiPoolSpec, RoiAlign, RoiAlignSpec, RoiPool, RoiPoolSpec};
@@ -252,6 +253,12 @@ kinds! {
     Focus(FocusSpec) = "focus";
     /// [`UpsampleBilinear`]
     UpsampleBilinear(UpsampleBilinearSpec) = "upsample_bilinear";
+    /// [`MaxPool2d`]
+    MaxPool2d(MaxPool2dSpec) = "max_pool2d";
+    /// [`AvgPool2d`]
+    AvgPool2d(AvgPool2dSpec) = "avg_pool2d";
+    /// [`AdaptiveAvgPool2d`]
+    AdaptiveAvgPool2d(AdaptiveAvgPool2dSpec) = "adaptive_avg_pool2d";
     /// [`DepthwiseSeparableConv2d`]
     DepthwiseSeparableConv2d(DepthwiseSeparableSpec) = "depthwise_separable";
     /// [`SpatiallySeparableConv2d`]

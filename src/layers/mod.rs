@@ -15,6 +15,7 @@ mod depthwise_separable;
 mod focus;
 mod pixel_shuffle;
 mod plans;
+mod pool;
 mod roi;
 mod spatially_separable;
 mod sub_pixel;
@@ -37,6 +38,7 @@ pub use depthwise_separable::DepthwiseSeparableConv2d;
 pub use focus::Focus;
 pub use pixel_shuffle::{PixelShuffle, PixelUnshuffle};
 pub use plans::{BatchPlans, PlanCache};
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 pub use roi::{DeformRoiPool, PsRoiPool, RoiAlign, RoiPool};
 pub use spatially_separable::SpatiallySeparableConv2d;
 pub use sub_pixel::SubPixelConv2d;
@@ -54,9 +56,9 @@ pub use crate::plan::{
 pub(crate) use crate::plan::{PAIR, pair};
 pub(crate) use crate::spec::attributes;
 pub use crate::spec::{
-    Activation, ChannelOrder, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec, DeformConv2dSpec, DeformRoiPoolSpec,
-    DepthwiseSeparableSpec, FocusSpec, Padding, PixelShuffleSpec, Precision, PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec,
-    SpatiallySeparableSpec, SubPixelConv2dSpec, UpsampleBilinearSpec, UpsampleSize,
+    Activation, AdaptiveAvgPool2dSpec, AvgPool2dSpec, ChannelOrder, Conv2dSpec, ConvTranspose2dSpec, DeformConv2dBlockSpec,
+    DeformConv2dSpec, DeformRoiPoolSpec, DepthwiseSeparableSpec, FocusSpec, MaxPool2dSpec, Padding, PixelShuffleSpec, Precision,
+    PsRoiPoolSpec, RoiAlignSpec, RoiPoolSpec, SpatiallySeparableSpec, SubPixelConv2dSpec, UpsampleBilinearSpec, UpsampleSize,
 };
 pub(crate) use crate::spec::{Pool, Pooling};
 use crate::{Device, Element, Result, Shape, Stream, Tensor};

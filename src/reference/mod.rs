@@ -32,6 +32,7 @@ mod conv2d;
 mod conv_transpose2d;
 mod deform_conv2d;
 mod pixel_shuffle;
+mod pool;
 mod rearrange;
 mod roi;
 mod separable;
@@ -44,6 +45,7 @@ pub use conv_transpose2d::{conv_transpose2d, conv_transpose2d_scale};
 pub use conv2d::{conv2d, conv2d_scale};
 pub use deform_conv2d::{Deformed, InDtype, deform_conv2d, deform_conv2d_block, deform_conv2d_scale, deform_samples};
 pub use pixel_shuffle::{focus, focus_scale, pixel_shuffle, pixel_unshuffle, sub_pixel_conv, sub_pixel_conv_scale};
+pub use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 pub use rearrange::{from_memory_order, to_memory_order};
 pub use roi::{deform_roi_pool, deform_roi_pool_pack, ps_roi_pool, roi_align, roi_pool};
 pub use separable::{
@@ -102,6 +104,19 @@ pub fn layer(spec: &LayerSpec, tensors: &BTreeMap<String, Array>) -> Result<(Arr
         LayerSpec::UpsampleBilinear(spec) => {
             let x = needed("x")?;
             Ok((upsample_bilinear(spec, x)?, upsample_bilinear(spec, &x.abs())?))
+        }
+        LayerSpec::MaxPool2d(spec) => {
+            let y = max_pool2d(spec, needed("x")?)?;
+            let scale = y.abs();
+            Ok((y, scale))
+        }
+        LayerSpec::AvgPool2d(spec) => {
+            let x = needed("x")?;
+            Ok((avg_pool2d(spec, x)?, avg_pool2d(spec, &x.abs())?))
+        }
+        LayerSpec::AdaptiveAvgPool2d(spec) => {
+            let x = needed("x")?;
+            Ok((adaptive_avg_pool2d(spec, x)?, adaptive_avg_pool2d(spec, &x.abs())?))
         }
         LayerSpec::DepthwiseSeparableConv2d(spec) => {
             let tensors = given.depthwise_separable()?;

@@ -44,7 +44,7 @@ const SIZES: [usize; 22] = [
 ];
 
 /// Every op, the plain convolution more often than others.
-const OPS: [&str; 18] = [
+const OPS: [&str; 21] = [
     "conv2d",
     "conv2d",
     "conv2d",
@@ -58,6 +58,9 @@ const OPS: [&str; 18] = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "upsample_bilinear",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
     "roi_align",
     "roi_pool",
     "ps_roi_pool",
@@ -124,6 +127,8 @@ impl Draw {
                 drawn.attrs = json!({"r": self.step(), "mode": mode});
                 drawn.x[1] = self.any(&[4, 9, 12, 36]);
             }
+            "max_pool2d" | "avg_pool2d" => self.windows(&mut drawn, kernel),
+            "adaptive_avg_pool2d" => drawn.attrs = json!({"output_size": size}),
             "upsample_bilinear" => self.interpolation(&mut drawn, size),
             _ => self.pooling(&mut drawn, size),
         }
@@ -156,6 +161,24 @@ impl Draw {
             }
             "focus" => (x[2], x[3]) = (x[2].saturating_mul(2), x[3].saturating_mul(2)),
             _ => {}
+        }
+    }
+
+    fn windows(&mut self, drawn: &mut Drawn, [kh, kw]: [usize; 2]) {
+        drawn.attrs = json!({
+            "kernel_size": [kh, kw],
+            "stride": [self.step(), self.step()],
+            "padding": [self.padding().min(kh / 2), self.padding().min(kw / 2)],
+            "ceil_mode": self.0.random_bool(0.5),
+        });
+        match drawn.op {
+            // A dilated window may be beside the image, and then is no zero.
+            "max_pool2d" if self.0.random_bool(0.5) => {
+                drawn.attrs["padding"] = json!(0);
+                drawn.attrs["dilation"] = json!([self.step(), self.step()]);
+            }
+            "max_pool2d" => {}
+            _ => drawn.attrs["divisor_override"] = json!(self.0.random_bool(0.2).then(|| self.size())),
         }
     }
 
@@ -252,7 +275,7 @@ fn any_spec_is_planned_or_refused(#[values(1, 2, 3)] seed: u64) {
     let device = checked(1);
     let mut draw = Draw(StdRng::seed_from_u64(seed));
     let mut ran = 0;
-    for _ in 0..200 {
+    for _ in 0..240 {
         let (drawn, dtype) = (draw.layer(), draw.0.random_range(0..3));
         let outcome = catch_unwind(AssertUnwindSafe(|| match dtype {
             0 => drawn.attempt::<f32>(&device),
