@@ -28,6 +28,8 @@ const SCATTERED: f64 = 8.0;
 const WINDOW_INSTRUCTIONS: f64 = 150.0;
 const PIXEL_INSTRUCTIONS: f64 = 10.0;
 const ELEMENT_INSTRUCTIONS: f64 = 5.0;
+/// Cycles of a load from L1.
+const L1_CYCLES: f64 = 40.0;
 /// Cycles of one addition through shared memory, with its barrier.
 const SHARED_CYCLES: f64 = 60.0;
 /// Pixels of a window whose loads are under way at once.
@@ -116,20 +118,29 @@ impl Unweighted for Pooling {
         };
         let of_pixel = PIXEL_INSTRUCTIONS + chunk as f64 * ELEMENT_INSTRUCTIONS;
         let threads = f64::from(kernel.threads);
-        // The pixels that a thread loads, and those of them that one window waits for.
-        let (loaded, waited, steps) = if is_shared {
+        // The pixels that a thread loads, and the cycles in which it waits for them. A thread with
+        // windows of its own finds those in L1 that a neighbouring window has, too.
+        let (loaded, cycles) = if is_shared {
             let slots = threads / lanes as f64;
-            ((pixels / slots).ceil(), (pixels / slots).ceil(), slots.log2())
+            let loaded = (pixels / slots).ceil();
+            (loaded, loaded / LOADS_AT_ONCE * ACCESS_CYCLES + slots.log2() * SHARED_CYCLES)
         } else {
             let rows = f64::from(if is_wide { POOL_WIDE_ROWS } else { POOL_NARROW_ROWS });
-            (pixels * rows, pixels, 0.0)
+            let own = match g.windows {
+                Windows::Regular(axes) => axes.map(|axis| axis.kernel.min(axis.stride) as f64).iter().product(),
+                Windows::Adaptive => pixels,
+            };
+            (pixels * rows, own * ACCESS_CYCLES + (pixels - own) * L1_CYCLES)
         };
         let blocks = of_image as f64 * g.n as f64;
+        let outputs = elements(&g.output_shape()).unwrap_or(0) as f64;
+        let l2_bytes = if is_shared { outputs * pixels * self.dtype.bytes() as f64 } else { bytes as f64 };
         let work = Work {
             blocks,
             blocks_per_multiprocessor: BLOCKS_PER_MULTIPROCESSOR,
-            block_cycles: ACCESS_CYCLES * (1.0 + waited / if is_shared { LOADS_AT_ONCE } else { 1.0 }) + steps * SHARED_CYCLES,
+            block_cycles: ACCESS_CYCLES + cycles,
             dram_bytes: bytes as f64 * factor,
+            l2_bytes,
             ffma: blocks * threads * (WINDOW_INSTRUCTIONS + loaded * of_pixel) / 2.0, // two instructions a cycle and lane
             ..Default::default()
         };
