@@ -2,17 +2,18 @@
 //! where division is exact, NaN, and what is refused.
 #![cfg(feature = "host")]
 
+use crate::common::{checked, problems_of};
 use half::f16;
 use proptest::prelude::*;
 use rstest::rstest;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use warpconv::analysis::{Operands, analyse};
-use warpconv::cases::{Kind, Problem, Values, kinds};
+use warpconv::cases::{Problem, Values};
 use warpconv::check::every_run;
 use warpconv::{
-    AdaptiveAvgPool2d, AdaptiveAvgPool2dSpec, AvgPool2d, AvgPool2dSpec, DType, Device, Error, HostOptions, Inputs, Layer, LayerSpec,
-    MaxPool2d, MaxPool2dSpec, MemoryFormat, PlanRequest, Shape, Tensor,
+    AdaptiveAvgPool2d, AdaptiveAvgPool2dSpec, AvgPool2d, AvgPool2dSpec, DType, Device, Error, Inputs, Layer, LayerSpec, MaxPool2d,
+    MaxPool2dSpec, MemoryFormat, PlanRequest, Shape, Tensor,
 };
 
 static DEVICE: LazyLock<Device> = LazyLock::new(|| Device::host().unwrap());
@@ -31,21 +32,16 @@ fn check(problem: &Problem, device: &Device) -> (BTreeSet<&'static str>, bool) {
     (ran, exact)
 }
 
-fn random(seed: u64, count: u64) -> impl Iterator<Item = Problem> {
-    let own: Vec<Kind> = kinds().filter(|kind| OPS.contains(&kind.op)).collect();
-    (0..count).map(move |index| Problem::of_kinds(&own, seed, index))
-}
-
 #[test]
 fn every_kernel_agrees_with_the_oracle() {
-    let ran: BTreeSet<_> = random(1, 70).flat_map(|problem| check(&problem, &DEVICE).0).collect();
+    let ran: BTreeSet<_> = problems_of(&OPS, 1, 70).flat_map(|problem| check(&problem, &DEVICE).0).collect();
     assert_eq!(ran.len(), 12, "{ran:?}");
 }
 
 #[rstest]
 fn the_checker_finds_nothing(#[values(1, 2, 3)] seed: u64) {
-    let device = Device::host_with(HostOptions { checked: true, seed, ..Default::default() }).unwrap();
-    random(seed, 7).for_each(|problem| drop(check(&problem, &device)));
+    let device = checked(seed);
+    problems_of(&OPS, seed, 7).for_each(|problem| drop(check(&problem, &device)));
 }
 
 /// The largest pixel is a pixel, and a division by a power of 2 is exact.
@@ -138,7 +134,7 @@ fn batch_invariant_means_are_of_one_order() {
 
 #[test]
 fn every_byte_of_the_output_is_written_once() {
-    let device = Device::host_with(HostOptions { checked: true, seed: 1, ..Default::default() }).unwrap();
+    let device = checked(1);
     let pool = MaxPool2d::new(MaxPool2dSpec { stride: Some([2, 2]), padding: [1, 1], ..MaxPool2dSpec::new([3, 3]) }).unwrap();
     for format in MemoryFormat::ALL {
         let x = Tensor::<f16>::rand(&device, [2, 8, 9, 16], format, 5).unwrap();
