@@ -150,15 +150,15 @@ template <typename T, bool kWide, bool kMax> WC_DEVICE void pool_blocks_of(const
             for (int k = 0; k < kCount; ++k) pooled[k] = Pooled<kMax>::with(pooled[k], to_float(v.at[k]));
         }
 #pragma unroll 1
-        for (int32_t half = slots / 2; half > 0; half /= 2) {
-            if (slot >= half && slot < 2 * half)
+        for (int32_t active = slots / 2; active > 0; active /= 2) {
+            if (slot >= active && slot < 2 * active)
 #pragma unroll
                 for (int k = 0; k < kCount; ++k) partial[k * kThreads + place] = pooled[k];
             __syncthreads();
-            if (slot < half)
+            if (slot < active)
 #pragma unroll
                 for (int k = 0; k < kCount; ++k)
-                    pooled[k] = Pooled<kMax>::with(pooled[k], partial[k * kThreads + place + half * lanes]);
+                    pooled[k] = Pooled<kMax>::with(pooled[k], partial[k * kThreads + place + active * lanes]);
         }
         if (slot == 0 && chunk < chunks)
 #pragma unroll
