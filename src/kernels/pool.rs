@@ -7,6 +7,7 @@ use super::order::SumOrder;
 use super::params::{POOL_BLOCK_THREADS, POOL_NARROW_ROWS, POOL_WIDE_ROWS, PoolAxis, PoolParams, Tensor4};
 use super::pixel_shuffle::{ACCESS_CYCLES, BLOCKS_PER_MULTIPROCESSOR};
 use super::unweighted::{Unweighted, plan as plan_op};
+use super::upsample::{CHUNK_BYTES, ELEMENTS, SCATTERED};
 use super::{KernelInfo, check_image, family, product, to_i32};
 use crate::device::kernel::{Access, Form};
 use crate::error::Result;
@@ -16,14 +17,8 @@ use crate::shape::elements;
 use crate::{DType, Device, Element, MemoryFormat};
 
 const FAMILY: &str = "pool";
-/// Bytes of a wide access.
-const CHUNK_BYTES: usize = 16;
 /// The largest number of threads that have channels of their own in a block that shares windows.
 const MAX_LANES: usize = 32;
-/// The cost of one byte if a thread moves one element, and if neighbouring threads do not read or
-/// write neighbouring elements.
-const ELEMENTS: f64 = 2.0;
-const SCATTERED: f64 = 8.0;
 /// Instructions for the windows of a thread, for the address of a pixel, and for each element.
 const WINDOW_INSTRUCTIONS: f64 = 150.0;
 const PIXEL_INSTRUCTIONS: f64 = 10.0;

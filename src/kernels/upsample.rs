@@ -17,13 +17,13 @@ use crate::{DType, Device, Element, MemoryFormat};
 
 const FAMILY: &str = "upsample";
 /// Bytes of a wide access.
-const CHUNK_BYTES: usize = 16;
+pub(super) const CHUNK_BYTES: usize = 16;
 /// The largest axis for which f32 represents the centres of pixels, p + 0.5.
 const MAX_AXIS: usize = MAX_POSITION / 2;
-/// The cost of one byte if a thread writes one element, and if neighbouring threads do not write
+/// The cost of one byte if a thread moves one element, and if neighbouring threads do not move
 /// neighbouring elements.
-const ELEMENTS: f64 = 2.0;
-const SCATTERED: f64 = 8.0;
+pub(super) const ELEMENTS: f64 = 2.0;
+pub(super) const SCATTERED: f64 = 8.0;
 /// Instructions for the place of a thread and the positions between which it blends, and for each
 /// element: loads, conversions, three blends.
 const POSITION_INSTRUCTIONS: f64 = 100.0;
